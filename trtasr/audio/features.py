@@ -1,0 +1,250 @@
+"""NeMo's log-mel front-end in torch: waveform -> normalized log-mel features.
+
+Follows ``AudioToMelSpectrogramPreprocessor`` / ``FilterbankFeatures`` of NeMo 3.0 at inference (dither 0). Every
+config key that changes inference is a field of `FrontendConfig`; keys that only matter in training are accepted and
+ignored; unknown keys are refused.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from trtasr.errors import CheckpointError
+from trtasr.values import FloatArray
+
+STD_GUARD = 1e-5  # NeMo's CONSTANT: added to the standard deviation before dividing
+TRAINING_ONLY = {"_target_", "dither", "rng", "nb_augmentation_prob", "nb_max_freq", "stft_exact_pad", "stft_conv",
+                 "use_torchaudio", "use_grads", "max_duration"}  # fmt: skip
+WINDOWS = {"hann": torch.hann_window, "hamming": torch.hamming_window, "blackman": torch.blackman_window,
+           "bartlett": torch.bartlett_window}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FrontendConfig:
+    """Parameters of the log-mel front-end, named as in NeMo.
+
+    Attributes:
+        sample_rate: Hz.
+        window_size: seconds; window_stride likewise. ``n_window_size`` and ``n_window_stride`` (samples) win over them.
+        window: ``hann``, ``hamming``, ``blackman``, ``bartlett`` (symmetric) or ``none``.
+        normalize: ``per_feature``, ``all_features`` or anything else for none.
+        n_fft: transform length; None: the next power of two of the window.
+        preemph: pre-emphasis coefficient; None: none.
+        features: mel bins.
+        lowfreq: lower edge of the mel bank in Hz; highfreq: upper edge, None: Nyquist.
+        log_zero_guard_type: ``add`` or ``clamp``; log_zero_guard_value: a number, ``tiny`` or ``eps``.
+        pad_to: frames are padded to a multiple of this; 0: no padding.
+        pad_mode: padding of the centred transform, ``constant`` (NeMo since its padding fix) or ``reflect`` (before).
+        mag_power: exponent of the magnitude spectrum.
+    """
+
+    sample_rate: int = 16000
+    window_size: float = 0.02
+    window_stride: float = 0.01
+    n_window_size: int | None = None
+    n_window_stride: int | None = None
+    window: str = "hann"
+    normalize: str | None = "per_feature"
+    n_fft: int | None = None
+    preemph: float | None = 0.97
+    features: int = 64
+    lowfreq: float = 0
+    highfreq: float | None = None
+    log: bool = True
+    log_zero_guard_type: str = "add"
+    log_zero_guard_value: float | str = 2**-24
+    pad_to: int = 16
+    frame_splicing: int = 1
+    exact_pad: bool = False
+    pad_value: float = 0
+    mag_power: float = 2.0
+    mel_norm: str | None = "slaney"
+    pad_mode: str = "constant"
+
+    @classmethod
+    def from_mapping(cls, config: Mapping[str, Any]) -> "FrontendConfig":
+        """Read a NeMo ``preprocessor`` section.
+
+        Raises:
+            CheckpointError: unknown key, or a value this front-end cannot honour.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(config) - known - TRAINING_ONLY)
+        if unknown:
+            raise CheckpointError(
+                f"preprocessor: unknown keys {', '.join(unknown)}",
+                f"remove them or use only {', '.join(sorted(known))}",
+            )
+        frontend = cls(**{k: v for k, v in config.items() if k in known})
+        frontend.check()
+        return frontend
+
+    def check(self) -> None:
+        """Refuse values that would give features other than NeMo's.
+
+        Raises:
+            CheckpointError: naming the key.
+        """
+        allowed: list[tuple[str, Any, tuple[Any, ...]]] = [
+            ("window", self.window, (*WINDOWS, "none")),
+            ("log_zero_guard_type", self.log_zero_guard_type, ("add", "clamp")),
+            ("pad_mode", self.pad_mode, ("constant", "reflect")),
+            ("mel_norm", self.mel_norm, ("slaney", None)),
+        ]
+        for key, value, choices in allowed:
+            if value not in choices:
+                raise CheckpointError(f"preprocessor.{key}: {value!r}", f"use one of {', '.join(map(str, choices))}")
+        if not isinstance(self.pad_to, int) or self.pad_to < 0:
+            raise CheckpointError(f"preprocessor.pad_to: {self.pad_to!r}", "use an integer number of frames >= 0")
+
+    @property
+    def win_length(self) -> int:
+        """Window in samples."""
+        return self.n_window_size or int(self.window_size * self.sample_rate)
+
+    @property
+    def hop_length(self) -> int:
+        """Stride in samples."""
+        return self.n_window_stride or int(self.window_stride * self.sample_rate)
+
+    @property
+    def fft_length(self) -> int:
+        """Transform length in samples."""
+        return self.n_fft or int(2 ** math.ceil(math.log2(self.win_length)))
+
+    @property
+    def frames_per_second(self) -> float:
+        """Feature frames per second of audio."""
+        return self.sample_rate / self.hop_length
+
+
+def mel_bank(config: FrontendConfig) -> FloatArray:
+    """Slaney-scale triangular mel bank, float32 [mel, n_fft // 2 + 1].
+
+    The Auditory Toolbox scale (linear below 1 kHz, logarithmic above) with area normalization, as ``librosa.filters.mel``
+    computes it; NeMo calls that function.
+    """
+    high = config.highfreq or config.sample_rate / 2
+    edges = _mel_to_hz(np.linspace(_hz_to_mel(config.lowfreq), _hz_to_mel(high), config.features + 2))
+    bins = np.linspace(0, config.sample_rate / 2, config.fft_length // 2 + 1)
+    ramps = edges[:, None] - bins[None, :]
+    widths = np.diff(edges)
+    rising = -ramps[:-2] / widths[:-1, None]
+    falling = ramps[2:] / widths[1:, None]
+    bank = np.maximum(0, np.minimum(rising, falling))
+    if config.mel_norm == "slaney":
+        bank *= (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    return cast(FloatArray, bank.astype(np.float32))
+
+
+LINEAR_HZ_PER_MEL = 200.0 / 3
+LOG_START_HZ = 1000.0
+LOG_START_MEL = LOG_START_HZ / LINEAR_HZ_PER_MEL
+LOG_STEP = math.log(6.4) / 27.0
+
+
+def _hz_to_mel(hz: float) -> float:
+    if hz < LOG_START_HZ:
+        return hz / LINEAR_HZ_PER_MEL
+    return LOG_START_MEL + math.log(hz / LOG_START_HZ) / LOG_STEP
+
+
+def _mel_to_hz(mel: np.typing.NDArray[np.float64]) -> np.typing.NDArray[np.float64]:
+    linear = mel * LINEAR_HZ_PER_MEL
+    logarithmic = LOG_START_HZ * np.exp(LOG_STEP * (mel - LOG_START_MEL))
+    return np.where(mel < LOG_START_MEL, linear, logarithmic)
+
+
+class MelFrontend:
+    """Waveform -> features, with the window and the mel bank computed once.
+
+    Args:
+        config: front-end parameters.
+    """
+
+    def __init__(self, config: FrontendConfig) -> None:
+        config.check()
+        self.config = config
+        maker = WINDOWS.get(config.window)
+        self.window = maker(config.win_length, periodic=False) if maker else torch.ones(config.win_length)
+        self.bank = torch.from_numpy(mel_bank(config))
+
+    def __call__(self, audio: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of a zero-padded batch.
+
+        Args:
+            audio: float32 [B, samples] in -1..1 at ``config.sample_rate``.
+            lengths: int64 [B], valid samples.
+
+        Returns:
+            features float32 [B, mel * frame_splicing, T] and valid frames int64 [B] (samples // hop).
+        """
+        cfg = self.config
+        frames = self.frames(lengths)
+        spectrum = self._power_spectrum(self._preemphasize(audio, lengths))
+        x = self.bank @ spectrum
+        if cfg.log:
+            x = self._log(x)
+        if cfg.frame_splicing > 1:
+            x = torch.cat([x] * cfg.frame_splicing, dim=1)  # NeMo's splice_frames repeats the same frame
+        x = normalize(x, frames, cfg.normalize)
+        padding = torch.arange(x.shape[-1]) >= frames[:, None]
+        x = x.masked_fill(padding[:, None], cfg.pad_value)
+        extra = -x.shape[-1] % cfg.pad_to if cfg.pad_to else 0
+        return torch.nn.functional.pad(x, (0, extra), value=cfg.pad_value), frames
+
+    def frames(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Valid frames int64 [B] for valid samples int64 [B]."""
+        cfg = self.config
+        pad = 2 * ((cfg.fft_length - cfg.hop_length) // 2) if cfg.exact_pad else 2 * (cfg.fft_length // 2)
+        frames = torch.div(lengths + pad - cfg.fft_length, cfg.hop_length, rounding_mode="floor")
+        return torch.where(lengths == 0, torch.zeros_like(frames), frames).long()
+
+    def _preemphasize(self, audio: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        cfg = self.config
+        if cfg.exact_pad:
+            pad = (cfg.fft_length - cfg.hop_length) // 2
+            audio = torch.nn.functional.pad(audio, (pad, pad))
+        if cfg.preemph is None:
+            return audio
+        emphasized = torch.cat((audio[:, :1], audio[:, 1:] - cfg.preemph * audio[:, :-1]), dim=1)
+        beyond = torch.arange(audio.shape[1]) >= lengths[:, None]
+        return emphasized.masked_fill(beyond, 0.0)
+
+    def _power_spectrum(self, audio: torch.Tensor) -> torch.Tensor:
+        cfg = self.config
+        stft = torch.stft(audio, cfg.fft_length, cfg.hop_length, cfg.win_length, self.window, not cfg.exact_pad,
+                          cfg.pad_mode, return_complex=True)  # fmt: skip
+        magnitude = torch.view_as_real(stft).pow(2).sum(-1).sqrt()
+        return magnitude if cfg.mag_power == 1.0 else magnitude.pow(cfg.mag_power)
+
+    def _log(self, x: torch.Tensor) -> torch.Tensor:
+        value = self.config.log_zero_guard_value
+        guard = getattr(torch.finfo(x.dtype), value) if isinstance(value, str) else value
+        return torch.log(x + guard) if self.config.log_zero_guard_type == "add" else torch.log(x.clamp(min=guard))
+
+
+def normalize(x: torch.Tensor, frames: torch.Tensor, mode: str | None) -> torch.Tensor:
+    """Mean 0, standard deviation 1 over the valid frames.
+
+    Args:
+        x: log-mel [B, mel, T].
+        frames: valid frames [B].
+        mode: ``per_feature`` (each mel bin alone), ``all_features`` (whole spectrogram), else unchanged.
+
+    Returns:
+        [B, mel, T]; (x - mean) / (std + 1e-5) with the unbiased standard deviation (0 for a single frame).
+    """
+    if mode not in ("per_feature", "all_features"):
+        return x
+    valid = (torch.arange(x.shape[-1]) < frames[:, None])[:, None]
+    dims = [2] if mode == "per_feature" else [1, 2]
+    count = frames[:, None, None] * (1 if mode == "per_feature" else x.shape[1])
+    mean = torch.where(valid, x, 0.0).sum(dims, keepdim=True) / count
+    square = torch.where(valid, x - mean, 0.0).pow(2).sum(dims, keepdim=True)
+    std = torch.sqrt(square / (count - 1.0)).nan_to_num(0.0)
+    return (x - mean) / (std + STD_GUARD)

@@ -1,0 +1,1 @@
+"""Checkpoint readers: untrusted archives in, typed configuration and weights out."""

@@ -1,0 +1,61 @@
+"""User errors: each says what is wrong, names the file or key, and ends with the repair.
+
+Exit codes: 0 ok, 1 unexpected (a bug, with traceback), 2 wrong usage, recipe or input, 3 quality gate missed,
+4 environment (missing library, GPU or driver), 5 engine build failed.
+"""
+
+
+class TrtasrError(Exception):
+    """Base of all errors that are the user's to repair.
+
+    Args:
+        problem: what is wrong, naming the file, key or tensor.
+        repair: what the user can do about it; printed as the last line of the message.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, repair: str) -> None:
+        super().__init__(f"{problem}\n  repair: {repair}")
+        self.problem = problem
+        self.repair = repair
+
+
+class UsageError(TrtasrError, ValueError):
+    """The command line, an output folder or another argument cannot be used."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe (TOML or ``--set``) has an unknown key or a value of the wrong kind."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint is missing, broken, untrustworthy or of an unsupported class."""
+
+
+class AudioError(UsageError):
+    """An audio file or a manifest line cannot be used."""
+
+
+class BundleError(UsageError):
+    """A bundle does not match its sidecar (hash, version or device)."""
+
+
+class QualityError(TrtasrError):
+    """The engine was built, but a quality gate is missed: WER, parity, empty transcripts, NaN."""
+
+    exit_code = 3
+
+
+class MissingError(TrtasrError):
+    """This machine lacks something the command needs: a library, a GPU, a driver."""
+
+    exit_code = 4
+
+
+class BuildError(TrtasrError):
+    """The engine builder refused the graph."""
+
+    exit_code = 5

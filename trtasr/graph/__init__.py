@@ -1,0 +1,1 @@
+"""Graph passes, each Model -> Model, one file each."""

@@ -1,0 +1,81 @@
+"""torch module -> FP32 ONNX graph with batch norm folded and readable node names."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+OPSET = 20  # FP16 scales of QuantizeLinear / DequantizeLinear need 19
+
+
+def fold_batchnorm(model: nn.Module) -> nn.Module:
+    """Fold every BatchNorm1d into the convolution in front of it.
+
+        x -> Conv(W, b) -> BatchNorm(g, beta, mu, v, eps)      becomes      x -> Conv(W', b') -> Identity
+
+        W' = W g / sqrt(v + eps)
+        b' = (b - mu) g / sqrt(v + eps) + beta
+
+    (Jacob et al. 2018, arXiv 1712.05877, section 3.2, with the stored statistics.) Pairs are found inside ModuleList and
+    Sequential containers: an `nn.Conv1d`, or a module whose ``.conv`` is one, directly followed by `nn.BatchNorm1d`.
+    Module names and indices stay.
+
+    Args:
+        model: module in eval mode; not changed.
+
+    Returns:
+        a copy that computes the same function.
+    """
+    folded = copy.deepcopy(model)
+    for container in folded.modules():
+        if isinstance(container, nn.ModuleList | nn.Sequential):
+            for index, conv, norm in list(_pairs(container)):
+                _fold(conv, norm)
+                container[index] = nn.Identity()
+    return folded
+
+
+def export_onnx(model: nn.Module, path: Path, mel_bins: int) -> None:
+    """Write ``model`` as one ONNX file (opset 20) with dynamic batch and time.
+
+    Inputs: ``features`` float32 [batch, mel, time], ``lengths`` int64 [batch]. Outputs: ``log_probs`` float32
+    [batch, frames, vocabulary + 1], ``output_lengths`` int64 [batch]. The same module gives the same bytes.
+
+    Args:
+        model: module in eval mode with batch norm folded: (features, lengths) -> (log_probs, output_lengths).
+        path: file to write.
+        mel_bins: mel of the features.
+    """
+    example = (torch.zeros(2, mel_bins, 64), torch.tensor([64, 40]))
+    # The older exporter keeps module paths as node names (/encoder/encoder.0/mconv.0/conv/Conv); layer reports and
+    # Q/DQ decisions are read by those names.
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model, example, str(path), dynamo=False, opset_version=OPSET,
+            input_names=["features", "lengths"], output_names=["log_probs", "output_lengths"],
+            dynamic_axes={"features": {0: "batch", 2: "time"}, "lengths": {0: "batch"},
+                          "log_probs": {0: "batch", 1: "frames"}, "output_lengths": {0: "batch"}},
+        )  # fmt: skip
+
+
+def _pairs(container: nn.ModuleList | nn.Sequential) -> Iterator[tuple[int, nn.Conv1d, nn.BatchNorm1d]]:
+    children = list(container)
+    for index, (first, second) in enumerate(zip(children, children[1:], strict=False), start=1):
+        conv = first if isinstance(first, nn.Conv1d) else getattr(first, "conv", None)
+        if isinstance(conv, nn.Conv1d) and isinstance(second, nn.BatchNorm1d):
+            yield index, conv, second
+
+
+@torch.no_grad()
+def _fold(conv: nn.Conv1d, norm: nn.BatchNorm1d) -> None:
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    gain = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
+    bias = torch.zeros_like(mean) if conv.bias is None else conv.bias
+    conv.weight.copy_(conv.weight.double() * gain[:, None, None])
+    conv.bias = nn.Parameter(((bias.double() - mean.double()) * gain + norm.bias.double()).to(conv.weight.dtype))

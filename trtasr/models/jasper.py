@@ -1,0 +1,282 @@
+"""QuartzNet and Jasper: the Jasper-block encoder and the convolutional CTC decoder.
+
+State-dict names equal those of NeMo's ``ConvASREncoder`` and ``ConvASRDecoder``; the arithmetic follows NeMo's
+``jasper.py``. One difference in form only: the length mask is computed once per resolution and without boolean
+operators (TensorRT's calibrator refuses networks that contain them).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from trtasr.errors import CheckpointError
+
+BLOCK_KEYS = {"filters", "repeat", "kernel", "stride", "dilation", "dropout", "residual", "groups", "separable",
+              "heads", "residual_mode", "residual_dense", "se", "se_reduction_ratio", "se_context_size",
+              "se_interpolation_mode", "kernel_size_factor", "stride_last", "future_context"}  # fmt: skip
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "hardtanh": nn.Hardtanh, "selu": nn.SELU,
+                                              "swish": nn.SiLU, "silu": nn.SiLU, "gelu": nn.GELU}  # fmt: skip
+BATCHNORM_EPS = 1e-3
+
+
+def length_mask(lengths: Tensor, frames: int | Tensor) -> Tensor:
+    """1.0 inside, 0.0 beyond the valid length: clip(length - t, 0, 1).
+
+    Args:
+        lengths: int64 [B], valid frames.
+        frames: T.
+
+    Returns:
+        float32 [B, 1, T].
+    """
+    steps = torch.arange(cast(int, frames), device=lengths.device)
+    return (lengths[:, None] - steps[None, :]).clamp(0, 1).to(torch.float32)[:, None]
+
+
+class MaskedConv1d(nn.Module):
+    """Convolution that zeroes the frames beyond each utterance first, so that padding never leaks in.
+
+    Args:
+        shape: (in channels, out channels, kernel size).
+        stride: output stride.
+        dilation: kernel dilation.
+        padding: (left, right) frames of zeros.
+        groups: channel groups; the number of input channels for a depthwise convolution.
+        masked: False for a model trained with ``conv_mask: false``.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], stride: int = 1, dilation: int = 1,
+                 padding: tuple[int, int] = (0, 0), groups: int = 1, masked: bool = True) -> None:  # fmt: skip
+        super().__init__()
+        self.symmetric = padding[0] == padding[1]
+        self.conv = nn.Conv1d(*shape, stride, padding[0] if self.symmetric else 0, dilation, groups, bias=False)
+        self.padding = padding
+        self.masked = masked
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Convolve x [B, C, T] under mask [B, 1, T]."""
+        if self.masked:
+            x = x * mask
+        if not self.symmetric:
+            x = nn.functional.pad(x, self.padding)
+        return cast(Tensor, self.conv(x))
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Valid output frames: (length + padding - dilation (kernel - 1) - 1) // stride + 1."""
+        span = self.conv.dilation[0] * (self.conv.kernel_size[0] - 1)
+        if self.conv.stride[0] == 1 and sum(self.padding) == span:
+            return lengths
+        return torch.div(lengths + sum(self.padding) - span - 1, self.conv.stride[0], rounding_mode="trunc") + 1
+
+
+class JasperBlock(nn.Module):
+    """``repeat`` x (convolution, batch norm, activation, dropout), plus the residual branches.
+
+    Args:
+        channels: of the block input.
+        config: one entry of the encoder's ``jasper`` list.
+        panes: input channels of each dense-residual branch; empty: one branch from the block input.
+        activation: class of the activation module.
+        masked: whether convolutions mask their input.
+    """
+
+    def __init__(self, channels: int, config: Mapping[str, Any], panes: Sequence[int],
+                 activation: type[nn.Module], masked: bool) -> None:  # fmt: skip
+        super().__init__()
+        filters, dropout = config["filters"], config.get("dropout", 0.0)
+        strides = block_strides(config)
+        layers: list[nn.Module] = []
+        for index, stride in enumerate(strides):
+            layers += conv_bn(channels if index == 0 else filters, config, stride, masked)
+            if index < len(strides) - 1:
+                layers += [activation(), nn.Dropout(dropout)]
+        self.mconv = nn.ModuleList(layers)
+        self.mout = nn.Sequential(activation(), nn.Dropout(dropout))
+        self.use_max = config.get("residual_mode", "add") == "max"
+        self.dense = bool(config["residual"]) and bool(panes)
+        self.res: nn.ModuleList | None = None
+        if config["residual"]:
+            stride = _first(config["stride"]) if config.get("residual_mode") == "stride_add" else 1
+            branches = [residual_branch((pane, filters, 1), stride, masked) for pane in (panes or [channels])]
+            self.res = nn.ModuleList(branches)
+
+    def forward(self, inputs: list[Tensor], lengths: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Run one block.
+
+        Args:
+            inputs: block inputs, newest last, each [B, C, T].
+            lengths: valid frames [B].
+            mask: [B, 1, T] for those lengths.
+
+        Returns:
+            inputs for the next block, its lengths and its mask.
+        """
+        out, source_mask = inputs[-1], mask
+        for layer in self.mconv:
+            if isinstance(layer, MaskedConv1d):
+                out = layer(out, mask)
+                longer = layer.output_lengths(lengths)
+                if longer is not lengths:
+                    lengths, mask = longer, length_mask(longer, out.shape[2])
+            else:
+                out = layer(out)
+        if self.res is not None:
+            for source, branch in zip(inputs, self.res, strict=False):
+                extra = cast(nn.ModuleList, branch)[1](cast(nn.ModuleList, branch)[0](source, source_mask))
+                out = torch.maximum(out, extra) if self.use_max else out + extra
+        out = self.mout(out)
+        return ([*inputs, out] if self.dense else [out]), lengths, mask
+
+
+def block_strides(config: Mapping[str, Any]) -> list[int]:
+    """Stride of each repeated convolution: all of them, or the last alone with ``stride_last``."""
+    stride, repeat = _first(config["stride"]), int(config["repeat"])
+    return [1] * (repeat - 1) + [stride] if config.get("stride_last", False) else [stride] * repeat
+
+
+def conv_bn(channels: int, config: Mapping[str, Any], stride: int, masked: bool) -> list[nn.Module]:
+    """Depthwise + pointwise (separable) or plain convolution, then batch norm, in NeMo's order."""
+    filters, kernel, dilation = config["filters"], kernel_size(config), _first(config["dilation"])
+    padding = same_padding(kernel, dilation, int(config.get("future_context", -1)))
+    norm = nn.BatchNorm1d(filters, eps=BATCHNORM_EPS, momentum=0.1)
+    if config.get("separable", False):
+        depthwise = MaskedConv1d((channels, channels, kernel), stride, dilation, padding, channels, masked)
+        return [depthwise, MaskedConv1d((channels, filters, 1), masked=masked), norm]
+    return [MaskedConv1d((channels, filters, kernel), stride, dilation, padding, masked=masked), norm]
+
+
+def residual_branch(shape: tuple[int, int, int], stride: int, masked: bool) -> nn.ModuleList:
+    """Pointwise convolution and batch norm of one residual branch."""
+    return nn.ModuleList([MaskedConv1d(shape, stride, masked=masked), nn.BatchNorm1d(shape[1], eps=BATCHNORM_EPS)])
+
+
+def kernel_size(config: Mapping[str, Any]) -> int:
+    """Kernel size, scaled by ``kernel_size_factor`` and made odd when scaling is asked for (as NeMo does)."""
+    size = max(int(_first(config["kernel"]) * float(config.get("kernel_size_factor", 1.0))), 1)
+    return size + 1 if size % 2 == 0 else size
+
+
+def same_padding(kernel: int, dilation: int, future_context: int) -> tuple[int, int]:
+    """(left, right) zeros that keep the length at stride 1; ``future_context`` >= 0 limits the right side."""
+    if 0 <= future_context < kernel:
+        left = kernel - 1 if dilation == 1 else dilation * kernel - 1  # NeMo's padding when dilated, kept as it is
+        return (left - dilation * future_context, dilation * future_context)
+    both = dilation * (kernel - 1) // 2
+    return (both, both)
+
+
+class ConvASREncoder(nn.Module):
+    """The Jasper-block encoder.
+
+    Args:
+        config: NeMo's ``encoder`` section.
+
+    Raises:
+        CheckpointError: for block options that are not supported (squeeze-and-excitation, groups, heads, other norms).
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        check_encoder(config)
+        activation = ACTIVATIONS[config["activation"]]
+        masked = bool(config.get("conv_mask", True))
+        channels = config["feat_in"] * config.get("frame_splicing", 1)
+        mode = config.get("residual_mode", "add")
+        panes: list[int] = []
+        blocks = []
+        for block in config["jasper"]:
+            mode = block.get("residual_mode", mode)  # NeMo lets one block's mode hold for the blocks after it
+            if block.get("residual_dense", False):
+                panes.append(channels)
+            dense = list(panes) if block.get("residual_dense", False) else []
+            blocks.append(JasperBlock(channels, {**block, "residual_mode": mode}, dense, activation, masked))
+            channels = block["filters"]
+        self.encoder = nn.Sequential(*blocks)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, mel, T], lengths [B] -> encoded [B, C, T'], lengths [B]."""
+        outputs, mask = [features], length_mask(lengths, features.shape[2])
+        for block in self.encoder:
+            outputs, lengths, mask = block(outputs, lengths, mask)
+        return outputs[-1], lengths
+
+
+class ConvASRDecoder(nn.Module):
+    """Pointwise convolution to the vocabulary and log-softmax.
+
+    Args:
+        channels: encoder output channels.
+        classes: vocabulary size plus one for the blank, which is the last class.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.decoder_layers = nn.Sequential(nn.Conv1d(channels, classes, 1))
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Encoded [B, C, T] -> log-probabilities [B, T, V + 1]."""
+        return torch.log_softmax(self.decoder_layers(encoded).transpose(1, 2), dim=-1)
+
+
+class JasperCtc(nn.Module):
+    """QuartzNet or Jasper with a CTC head: features and lengths in, log-probabilities and lengths out.
+
+    Args:
+        encoder: NeMo's ``encoder`` section.
+        decoder: NeMo's ``decoder`` section.
+    """
+
+    def __init__(self, encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder = ConvASREncoder(encoder)
+        classes = len(decoder["vocabulary"]) if decoder.get("vocabulary") else int(decoder["num_classes"])
+        self.decoder = ConvASRDecoder(encoder["jasper"][-1]["filters"], classes + 1)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B]."""
+        encoded, lengths = self.encoder(features, lengths)
+        return self.decoder(encoded), lengths
+
+
+def check_encoder(config: Mapping[str, Any]) -> None:
+    """Refuse what would be computed otherwise than NeMo does.
+
+    Raises:
+        CheckpointError: naming the key and what is supported.
+    """
+    if config.get("activation") not in ACTIVATIONS:
+        raise CheckpointError(f"encoder.activation: {config.get('activation')!r}",
+                              f"use one of {', '.join(ACTIVATIONS)}")  # fmt: skip
+    if config.get("normalization_mode", "batch") != "batch":
+        raise CheckpointError(f"encoder.normalization_mode: {config['normalization_mode']!r}",
+                              "only 'batch' works: data-free calibration needs batch-norm statistics")  # fmt: skip
+    for index, block in enumerate(config["jasper"]):
+        check_block(f"encoder.jasper[{index}]", block)
+
+
+def check_block(where: str, block: Mapping[str, Any]) -> None:
+    """Refuse one block's unsupported options.
+
+    Raises:
+        CheckpointError: naming the block and the key.
+    """
+    unknown, missing = sorted(set(block) - BLOCK_KEYS), sorted({"filters", "repeat", "kernel", "stride", "dilation",
+                                                                "residual"} - set(block))  # fmt: skip
+    if unknown or missing:
+        raise CheckpointError(f"{where}: unknown keys {unknown}, missing keys {missing}",
+                              "use the block keys of NeMo's ConvASREncoder")  # fmt: skip
+    if block.get("se", False):
+        raise CheckpointError(f"{where}: squeeze-and-excitation (se: true) is not supported yet",
+                              "use a QuartzNet or Jasper checkpoint; Citrinet and ContextNet are refused")  # fmt: skip
+    if block.get("groups", 1) != 1 or block.get("heads", -1) != -1:
+        raise CheckpointError(f"{where}: groups or heads are set", "use groups: 1 and heads: -1")
+    if _first(block["stride"]) > 1 and _first(block["dilation"]) > 1:
+        raise CheckpointError(f"{where}: stride and dilation above 1 in one block", "set one of them to 1")
+    if block.get("residual_mode", "add") not in ("add", "stride_add", "max"):
+        raise CheckpointError(f"{where}.residual_mode: {block['residual_mode']!r}", "use add, stride_add or max")
+
+
+def _first(value: int | Sequence[int]) -> int:
+    return int(value[0]) if isinstance(value, Sequence) else int(value)

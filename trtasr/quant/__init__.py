@@ -1,0 +1,1 @@
+"""Quantization mathematics on tensors; no file access."""

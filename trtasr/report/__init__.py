@@ -1,0 +1,1 @@
+"""Tables and HTML from result dataclasses; computes nothing."""

@@ -1,0 +1,1 @@
+"""What each target accepts, and which passes lower a graph for it."""

@@ -1,0 +1,1 @@
+"""Tokens, greedy CTC decoding and text normalization."""

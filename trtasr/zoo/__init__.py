@@ -1,0 +1,1 @@
+"""The bundled small checkpoints and the scripts that made them."""
