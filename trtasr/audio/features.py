@@ -125,8 +125,8 @@ class FrontendConfig:
 def mel_bank(config: FrontendConfig) -> FloatArray:
     """Slaney-scale triangular mel bank, float32 [mel, n_fft // 2 + 1].
 
-    The Auditory Toolbox scale (linear below 1 kHz, logarithmic above) with area normalization, as ``librosa.filters.mel``
-    computes it; NeMo calls that function.
+    The Auditory Toolbox scale (linear below 1 kHz, logarithmic above) with area normalization, as
+    ``librosa.filters.mel`` computes it; NeMo calls that function.
     """
     high = config.highfreq or config.sample_rate / 2
     edges = _mel_to_hz(np.linspace(_hz_to_mel(config.lowfreq), _hz_to_mel(high), config.features + 2))

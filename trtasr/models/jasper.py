@@ -61,7 +61,9 @@ class MaskedConv1d(nn.Module):
             x = x * mask
         if not self.symmetric:
             x = nn.functional.pad(x, self.padding)
-        return cast(Tensor, self.conv(x))
+        if self.conv.groups == 1 or torch.onnx.is_in_onnx_export():
+            return cast(Tensor, self.conv(x))
+        return depthwise_channels_last(x, self.conv)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Valid output frames: (length + padding - dilation (kernel - 1) - 1) // stride + 1."""
@@ -69,6 +71,23 @@ class MaskedConv1d(nn.Module):
         if self.conv.stride[0] == 1 and sum(self.padding) == span:
             return lengths
         return torch.div(lengths + sum(self.padding) - span - 1, self.conv.stride[0], rounding_mode="trunc") + 1
+
+
+def depthwise_channels_last(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """The same depthwise convolution in torch's 2-D channels-last form, which is many times faster on a CPU.
+
+    Args:
+        x: [B, C, T].
+        conv: depthwise, without bias or with it.
+
+    Returns:
+        [B, C, T'].
+    """
+    flat = x[:, :, None].to(memory_format=torch.channels_last)
+    padding = (0, cast(int, conv.padding[0]))
+    out = nn.functional.conv2d(flat, conv.weight[:, :, None], conv.bias, (1, conv.stride[0]), padding,
+                               (1, conv.dilation[0]), conv.groups)  # fmt: skip
+    return out[:, :, 0]
 
 
 class JasperBlock(nn.Module):

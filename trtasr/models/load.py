@@ -1,0 +1,76 @@
+"""State dict -> evaluated torch module, with every mismatch named."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trtasr.errors import CheckpointError
+from trtasr.models.jasper import JasperCtc
+
+UNUSED = ("preprocessor.", "spec_augmentation.", "loss.")  # buffers of modules that play no part in the network
+LISTED = 8
+REPAIR = "use weights and configuration from the same archive"
+
+
+def build_model(family: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+    """Build a module and load its weights.
+
+    Args:
+        family: ``jasper``.
+        config: model configuration with ``encoder`` and ``decoder`` sections.
+        weights: state dict with NeMo's names; floating-point tensors of any precision.
+
+    Returns:
+        the module in evaluation mode, float32, without gradients.
+
+    Raises:
+        CheckpointError: unknown family, missing or extra keys, other shapes, or values that are not finite.
+    """
+    if family != "jasper":
+        raise CheckpointError(f"model family {family!r} is not known", "use a checkpoint of family 'jasper'")
+    model = JasperCtc(config["encoder"], config["decoder"])
+    expected = model.state_dict()
+    given = {canonical(name, expected): tensor for name, tensor in weights.items() if not name.startswith(UNUSED)}
+    check_weights(expected, given)
+    model.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in given.items()})
+    return model.eval().requires_grad_(False)
+
+
+def canonical(name: str, expected: Mapping[str, Tensor]) -> str:
+    """Our name of a weight: NeMo has bare convolutions (no ``conv.`` level) in encoders with ``conv_mask: false``."""
+    wrapped = name.removesuffix("weight") + "conv.weight"
+    return wrapped if name not in expected and wrapped in expected else name
+
+
+def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Compare two state dicts.
+
+    Raises:
+        CheckpointError: listing missing keys, extra keys, differing shapes, or tensors that are not finite.
+    """
+    common = [name for name in expected if name in given]
+    problems = {
+        "missing": [name for name in expected if name not in given],
+        "extra": [name for name in given if name not in expected],
+        "other shape": [f"{name} {list(given[name].shape)} instead of {list(expected[name].shape)}"
+                        for name in common if given[name].shape != expected[name].shape],
+    }  # fmt: skip
+    if any(problems.values()):
+        raise CheckpointError("weights do not fit the configuration; " + listing(problems), REPAIR)
+    broken = {"not finite": [name for name in common if not bool(torch.isfinite(given[name]).all())]}
+    if broken["not finite"]:
+        raise CheckpointError("weights are damaged; " + listing(broken), "use a checkpoint whose training did not diverge")
+
+
+def listing(problems: Mapping[str, list[str]]) -> str:
+    """``kind (count): first names, and n more`` for each kind that has names."""
+    return "; ".join(f"{kind} ({len(names)}): {shortened(names)}" for kind, names in problems.items() if names)
+
+
+def shortened(names: Iterable[str]) -> str:
+    """The first few names and how many there are besides."""
+    listed = list(names)
+    rest = len(listed) - LISTED
+    return ", ".join(listed[:LISTED]) + (f", and {rest} more" if rest > 0 else "")

@@ -1,0 +1,138 @@
+"""The scale table: per-tensor activation scales, per-channel weight scales, checked before anyone reads them."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from trtasr.errors import QualityError
+from trtasr.quant.ranges import CODES, Histogram, activation_scale
+from trtasr.values import FloatArray, ScaleTable, TensorScale, WeightScale
+
+logger = logging.getLogger(__name__)
+
+DEAD_CHANNEL_FLOOR = 1e-8  # smallest weight amax; a zero scale breaks TensorRT's parser
+
+
+def weight_scale(weight: FloatArray, axis: int) -> WeightScale:
+    """Per-channel symmetric scales: max |W_c| / 127 over every axis but the output-channel axis (Q-ASR, section 3).
+
+    Args:
+        weight: float32, any rank.
+        axis: output-channel axis.
+
+    Returns:
+        scales [O]; channels whose weights are all (nearly) zero get a floor and are listed.
+    """
+    others = tuple(a for a in range(weight.ndim) if a != axis)
+    amax = np.abs(weight).max(axis=others)
+    floored = tuple(int(c) for c in np.flatnonzero(amax < DEAD_CHANNEL_FLOOR))
+    scales = np.maximum(amax, DEAD_CHANNEL_FLOOR).astype(np.float32) / np.float32(CODES)
+    return WeightScale(scales, axis, weight_sqnr_db(weight, scales, axis), floored)
+
+
+def quantize_weight(weight: FloatArray, scales: FloatArray, axis: int) -> npt.NDArray[np.int8]:
+    """round(W / s_c), half to even, clipped to -127..127."""
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    codes = np.rint(weight / scales.reshape(shape))
+    return cast(npt.NDArray[np.int8], np.clip(codes, -CODES, CODES).astype(np.int8))
+
+
+def weight_sqnr_db(weight: FloatArray, scales: FloatArray, axis: int) -> float:
+    """Weight SQNR in dB; NaN for an all-zero or exactly represented weight."""
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    error = weight - quantize_weight(weight, scales, axis) * scales.reshape(shape)
+    noise, signal = float(np.square(error, dtype=np.float64).sum()), float(np.square(weight, dtype=np.float64).sum())
+    return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.nan
+
+
+def scale_table(histograms: Mapping[str, Histogram], weights: Mapping[str, tuple[FloatArray, int]], method: str,
+                settings: Mapping[str, Any]) -> ScaleTable:  # fmt: skip
+    """Scales of every observed activation and every weight.
+
+    Args:
+        histograms: activation tensor name -> histogram.
+        weights: initializer name -> (weight, output-channel axis).
+        method: observer for the activations.
+        settings: what the table was made with, kept beside it.
+
+    Raises:
+        QualityError: a scale that is not positive and finite.
+    """
+    activations = {name: activation_scale(histogram, method) for name, histogram in histograms.items()}
+    table = ScaleTable(activations, {n: weight_scale(w, axis) for n, (w, axis) in weights.items()}, {}, settings)
+    check_table(table)
+    return table
+
+
+def check_table(table: ScaleTable) -> None:
+    """Refuse scales that are zero, negative, NaN or infinite; name dead channels.
+
+    Raises:
+        QualityError: naming the tensor.
+    """
+    for name, entry in table.activations.items():
+        if not (math.isfinite(entry.scale) and entry.scale > 0):
+            raise QualityError(f"activation {name}: scale {entry.scale} is not positive and finite",
+                               "calibrate again with `make calib`; if it stays, exclude the layer")  # fmt: skip
+    for name, weight in table.weights.items():
+        if not (np.isfinite(weight.scales).all() and (weight.scales > 0).all()):
+            raise QualityError(f"weight {name}: a channel scale is not positive and finite",
+                               "check the checkpoint for NaN weights")  # fmt: skip
+        if weight.floored:
+            logger.warning("%s: %d dead output channels (%s): scale raised to the floor", name, len(weight.floored),
+                           ", ".join(map(str, weight.floored[:8])))  # fmt: skip
+
+
+def table_to_json(table: ScaleTable) -> dict[str, Any]:
+    """JSON form; floats keep every bit (``scale`` is the float32 that Q/DQ nodes and the cache carry)."""
+    activations = {
+        name: {"amax": e.amax, "scale": float(e.scale), "method": e.method, "non_negative": e.non_negative,
+               "sqnr_db": _finite(e.sqnr_db)}
+        for name, e in table.activations.items()
+    }  # fmt: skip
+    weights = {
+        name: {"axis": w.axis, "scales": [float(s) for s in w.scales], "sqnr_db": _finite(w.sqnr_db),
+               "floored": list(w.floored)}
+        for name, w in table.weights.items()
+    }  # fmt: skip
+    return {"activations": activations, "weights": weights, "alphas": dict(table.alphas),
+            "settings": dict(table.settings)}  # fmt: skip
+
+
+def table_from_json(data: Mapping[str, Any]) -> ScaleTable:
+    """Read `table_to_json`'s form back, bit for bit.
+
+    Raises:
+        QualityError: an entry whose stored scale does not follow from its amax, or a broken table.
+    """
+    try:
+        activations = {
+            name: TensorScale(e["amax"], e["method"], e["non_negative"], _number(e["sqnr_db"]))
+            for name, e in data["activations"].items()
+        }
+        weights = {
+            name: WeightScale(np.array(w["scales"], np.float32), w["axis"], _number(w["sqnr_db"]), tuple(w["floored"]))
+            for name, w in data["weights"].items()
+        }
+        stale = [n for n, e in data["activations"].items() if float(activations[n].scale) != e["scale"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise QualityError(f"scale table: broken entry ({error})", "remake it with `make calib`") from error
+    if stale:
+        raise QualityError(f"scale table: scale and amax of {stale[0]} disagree", "remake it with `make calib`")
+    table = ScaleTable(activations, weights, data.get("alphas", {}), data.get("settings", {}))
+    check_table(table)
+    return table
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 3) if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,161 @@
+"""Synthetic calibration features: inputs whose batch-norm statistics match the training data (Q-ASR).
+
+Method: "Integer-only Zero-shot Quantization for Efficient Speech Recognition" (arXiv 2103.16827). The variable is the
+encoder input, normalized log-mel [B, mel, T]; no audio is involved.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from trtasr.errors import CheckpointError
+from trtasr.values import CalibrationSet
+
+logger = logging.getLogger(__name__)
+
+VARIANCE_GUARD = 1e-6  # added to both variances, as in the authors' code
+PLATEAU_PATIENCE = 12  # steps without a new best loss before a batch is done
+PLATEAU_IMPROVEMENT = 5e-3  # smaller relative gains count as none
+
+
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """How much synthetic data, and how hard to optimize it.
+
+    Attributes:
+        batches: independent batches.
+        batch_size: utterances per batch.
+        frames: length of each utterance in feature frames.
+        steps: most Adam steps per batch; a plateau ends a batch earlier.
+        learning_rate: of Adam on the features.
+        seed: of the random start.
+        bfloat16: run the network in bfloat16 autocast; the statistics and the loss stay float32.
+    """
+
+    batches: int = 4
+    batch_size: int = 4
+    frames: int = 400
+    steps: int = 60
+    learning_rate: float = 0.05
+    seed: int = 0
+    bfloat16: bool = True
+
+
+def gaussian_kl(target_mean: Tensor, target_std: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Kullback-Leibler divergence KL(N(mu, s^2) || N(m, t^2)), elementwise; zero where both agree.
+
+    log(t / s) - 1/2 (1 - (s^2 + (mu - m)^2) / t^2), with mu, s the stored and m, t the batch statistics [C].
+    """
+    ratio = (target_std**2 + (target_mean - mean) ** 2) / std**2
+    return torch.log(std / target_std) - 0.5 * (1 - ratio)
+
+
+def synthesize(model: nn.Module, mel_bins: int, settings: SynthesisSettings) -> CalibrationSet:
+    """Optimize features so that every batch norm sees the statistics it stored in training.
+
+    The loss is the sum over batch norms of the channel mean of `gaussian_kl` on each layer's input, over batch and
+    time. Each batch starts from uniform noise in -0.3..0.3 and is optimized alone by Adam with a learning rate that
+    falls on a plateau; memory is bounded by one batch.
+
+    Args:
+        model: eval-mode network with `nn.BatchNorm1d` layers, called as ``model(features, lengths)``.
+        mel_bins: feature rows.
+        settings: amount and effort.
+
+    Returns:
+        batches [batch_size, mel, frames], all frames valid.
+
+    Raises:
+        CheckpointError: the network has no batch norm, or its stored statistics are not usable.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]
+    check_statistics(norms)
+    generator = torch.Generator().manual_seed(settings.seed)
+    shape = (settings.batch_size, mel_bins, settings.frames)
+    lengths = torch.full((settings.batch_size,), settings.frames, dtype=torch.int64)
+    batches = []
+    bar: tqdm[Any]
+    with tqdm(total=settings.batches * settings.steps, desc="synthesize", unit="step", disable=None) as bar:
+        for index in range(settings.batches):
+            start = torch.rand(shape, generator=generator) * 0.6 - 0.3
+            features, first, last = optimize(
+                start, lambda x: matching_loss(model, norms, x, lengths, settings.bfloat16), settings, bar)  # fmt: skip
+            logger.info("synthetic batch %d of %d: loss %.2f -> %.2f", index + 1, settings.batches, first, last)
+            batches.append(features.numpy())
+            bar.update((index + 1) * settings.steps - bar.n)
+    return CalibrationSet(tuple(batches), (lengths.numpy(),) * settings.batches, "synthetic", settings.seed)
+
+
+def check_statistics(norms: list[nn.BatchNorm1d]) -> None:
+    """Refuse networks without usable stored statistics.
+
+    Raises:
+        CheckpointError: no batch norm, or a variance that is negative or not finite.
+    """
+    if not norms:
+        raise CheckpointError("the model has no batch norm: there are no statistics to match",
+                              "calibrate from audio with --set calibration.method=\"audio\"")  # fmt: skip
+    for index, norm in enumerate(norms):
+        mean, var = norm.running_mean, norm.running_var
+        if mean is None or var is None or not bool(torch.isfinite(mean).all() and torch.isfinite(var).all()):
+            raise CheckpointError(f"batch norm {index}: stored statistics are missing or not finite",
+                                  "export the checkpoint again after training has seen data")  # fmt: skip
+        if bool((var < 0).any()):
+            raise CheckpointError(f"batch norm {index}: negative running variance", "repair the checkpoint")
+
+
+def optimize(start: Tensor, loss_of: Callable[[Tensor], Tensor], settings: SynthesisSettings,
+             bar: "tqdm[Any]") -> tuple[Tensor, float, float]:  # fmt: skip
+    """Adam on the features until the step limit or a plateau.
+
+    Returns:
+        the best features seen, the first and the best loss.
+    """
+    features = start.clone().requires_grad_(True)
+    adam = torch.optim.Adam([features], lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, patience=PLATEAU_PATIENCE // 2, factor=0.3, min_lr=1e-4)
+    best, best_features, first, since = float("inf"), start, float("nan"), 0
+    for step in range(settings.steps):
+        adam.zero_grad()
+        loss = loss_of(features)
+        value = loss.item()
+        first = value if step == 0 else first
+        since = 0 if value < best * (1 - PLATEAU_IMPROVEMENT) else since + 1
+        if value < best:
+            best, best_features = value, features.detach().clone()
+        if since >= PLATEAU_PATIENCE:
+            break
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        schedule.step(value)
+        bar.set_postfix_str(f"loss {value:.2f}")
+        bar.update(1)
+    return best_features, first, best
+
+
+def matching_loss(model: nn.Module, norms: list[nn.BatchNorm1d], features: Tensor, lengths: Tensor,
+                  bfloat16: bool) -> Tensor:  # fmt: skip
+    """Sum over batch norms of the mean channel divergence between stored and batch statistics (scalar)."""
+    losses: list[Tensor] = []
+    hooks = [norm.register_forward_pre_hook(lambda norm, inputs: losses.append(
+        layer_divergence(cast(nn.BatchNorm1d, norm), inputs[0]))) for norm in norms]  # fmt: skip
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            model(features, lengths)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(losses).sum()
+
+
+def layer_divergence(norm: nn.BatchNorm1d, inputs: Tensor) -> Tensor:
+    """Mean over channels of `gaussian_kl` for one batch norm's input [B, C, T] (scalar)."""
+    with torch.autocast("cpu", enabled=False):
+        var, mean = torch.var_mean(inputs.float(), dim=(0, 2), correction=0)
+        stored_std = torch.sqrt(cast(Tensor, norm.running_var) + VARIANCE_GUARD)
+        return gaussian_kl(cast(Tensor, norm.running_mean), stored_std, mean, torch.sqrt(var + VARIANCE_GUARD)).mean()

@@ -1,0 +1,236 @@
+"""Recipes: frozen dataclasses read from TOML, overridden by ``--set section.key=value``.
+
+An unknown key is an error that names the nearest known key; a value of the wrong kind is an error that names the kind.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, cast, get_args, get_origin, get_type_hints
+
+from trtasr.errors import RecipeError
+
+TARGETS = ("auto", "t4", "t4-rtx", "cpu")
+METHODS = ("synthetic", "noise", "audio")
+SMALLEST: Mapping[str, float] = {"batches": 1, "batch_size": 1, "steps": 1, "seconds": 0.1, "min_seconds": 0.05,
+                                 "min_batch": 1, "batch": 1, "threads": 0, "learning_rate": 1e-9,
+                                 "seed": 0}  # fmt: skip
+RANGES = ("max", "percentile", "mse", "entropy")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the calibration features come from.
+
+    Attributes:
+        method: ``synthetic`` (no data), or the controls ``noise`` and ``audio``.
+        seed: of the synthetic start and of the noise.
+        batches: synthetic batches; batch_size: utterances each; seconds: length of each utterance.
+        steps: most optimizer steps per batch.
+        learning_rate: of Adam on the features.
+        bfloat16: run the network in bfloat16 while optimizing.
+        manifest: audio for method ``audio`` and for the audio control; empty: the evaluation manifest's audio.
+    """
+
+    method: str = "synthetic"
+    seed: int = 0
+    batches: int = 4
+    batch_size: int = 4
+    seconds: float = 4.0
+    steps: int = 60
+    learning_rate: float = 0.05
+    bfloat16: bool = True
+    manifest: str = ""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How ranges become scales, and which nodes stay out.
+
+    Attributes:
+        ranges: observer of activation ranges: ``max``, ``percentile``, ``mse`` or ``entropy``.
+        exclude: ONNX node name patterns that are never quantized, as in ``["/encoder/encoder.0/*"]``.
+    """
+
+    ranges: str = "max"
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EngineShapes:
+    """Optimization profile, in units of speech.
+
+    Attributes:
+        target: ``auto``, ``t4``, ``t4-rtx`` or ``cpu``.
+        min_seconds: shortest, opt_seconds: most common, max_seconds: longest utterance.
+        min_batch, opt_batch, max_batch: utterances per run.
+    """
+
+    target: str = "auto"
+    min_seconds: float = 0.2
+    opt_seconds: float = 5.0
+    max_seconds: float = 20.0
+    min_batch: int = 1
+    opt_batch: int = 1
+    max_batch: int = 8
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured and what must hold.
+
+    Attributes:
+        manifest: NeMo JSON lines or a LibriSpeech-style folder; empty: no WER.
+        max_wer_increase: absolute percentage points INT8 may lose; more is a missed gate (exit 3).
+        batch: utterances per run when measuring WER.
+        bench_seconds: seconds of audio per benchmarked run.
+        threads: CPU threads of the latency benchmark; 0: all cores.
+    """
+
+    manifest: str = ""
+    max_wer_increase: float = 0.3
+    batch: int = 1
+    bench_seconds: tuple[float, ...] = (2.0, 7.0, 15.0)
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One deployable engine.
+
+    Attributes:
+        name: bundle name; checkpoint: path of the archive, relative to the recipe file.
+        calibration, quantization, engine, evaluation: the sections above.
+    """
+
+    name: str
+    checkpoint: str
+    calibration: Calibration = field(default_factory=Calibration)
+    quantization: Quantization = field(default_factory=Quantization)
+    engine: EngineShapes = field(default_factory=EngineShapes)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a TOML recipe; relative paths in it are resolved against its folder.
+
+    Raises:
+        RecipeError: missing file, broken TOML, unknown key, value of the wrong kind.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such recipe", "pass a .nemo archive or a recipe, see engines/*.toml") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise RecipeError(f"{path}: not a TOML recipe ({error})", "compare it with engines/quartznet.toml") from error
+    recipe = cast(Recipe, build(Recipe, {"name": path.stem, **data}, str(path)))
+    return resolve_paths(recipe, path.parent)
+
+
+def resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """Make the recipe's relative paths relative to the current folder instead of the recipe's."""
+
+    def resolve(value: str) -> str:
+        return str(folder / value) if value else ""
+
+    return replace(
+        recipe,
+        checkpoint=resolve(recipe.checkpoint),
+        calibration=replace(recipe.calibration, manifest=resolve(recipe.calibration.manifest)),
+        evaluation=replace(recipe.evaluation, manifest=resolve(recipe.evaluation.manifest)),
+    )
+
+
+def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """Apply ``section.key=value`` assignments; values are TOML, bare words are taken as strings.
+
+    Raises:
+        RecipeError: no ``=``, unknown key, or a value of the wrong kind.
+    """
+    data = asdict(recipe)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise RecipeError(f"--set {assignment!r}: no '='", "write it as --set section.key=value")
+        _assign(data, key.strip().split("."), parse_value(text.strip()), assignment)
+    return cast(Recipe, build(Recipe, data, "--set"))
+
+
+def parse_value(text: str) -> Any:
+    """One TOML value; a bare word is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as plain JSON types."""
+    return cast(dict[str, Any], _plain(asdict(recipe)))
+
+
+def build(kind: type, data: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from a mapping, with every key and value checked.
+
+    Raises:
+        RecipeError: naming ``where`` and the key.
+    """
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]
+    for key in data:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names)}"
+            raise RecipeError(f"{where}: unknown key {key!r}", hint)
+    missing = [n for n in ("name", "checkpoint") if n in names and n not in data]
+    if missing:
+        raise RecipeError(f"{where}: missing key {missing[0]!r}", "add it; see engines/quartznet.toml")
+    built = kind(**{k: _value(hints[k], v, f"{where}: {k}") for k, v in data.items()})
+    _check(built, where)
+    return built
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{where}: expected a section, got {value!r}", "write it as a TOML table")
+        return build(cast(type, hint), value, where)
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise RecipeError(f"{where}: expected a list, got {value!r}", f"write it as [{value!r}]")
+        return tuple(_value(item, v, where) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}", f"give a {hint.__name__}")
+    return value
+
+
+def _assign(data: dict[str, Any], path: list[str], value: Any, assignment: str) -> None:
+    for part in path[:-1]:
+        if not isinstance(data.get(part), dict):
+            near = difflib.get_close_matches(part, list(data), 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"sections: {', '.join(data)}"
+            raise RecipeError(f"--set {assignment!r}: unknown section {part!r}", hint)
+        data = data[part]
+    data[path[-1]] = value
+
+
+def _check(section: Any, where: str) -> None:
+    choices = ((Calibration, "method", METHODS), (Quantization, "ranges", RANGES), (EngineShapes, "target", TARGETS))
+    for kind, key, allowed in choices:
+        if isinstance(section, kind) and getattr(section, key) not in allowed:
+            raise RecipeError(f"{where}: {key} = {getattr(section, key)!r}", f"use one of {', '.join(allowed)}")
+    for f in fields(section):
+        value = getattr(section, f.name)
+        if f.name in SMALLEST and value < SMALLEST[f.name]:
+            raise RecipeError(f"{where}: {f.name} = {value}", f"use at least {SMALLEST[f.name]}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
