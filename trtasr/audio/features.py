@@ -100,6 +100,29 @@ class FrontendConfig:
                 raise CheckpointError(f"preprocessor.{key}: {value!r}", f"use one of {', '.join(map(str, choices))}")
         if not isinstance(self.pad_to, int) or self.pad_to < 0:
             raise CheckpointError(f"preprocessor.pad_to: {self.pad_to!r}", "use an integer number of frames >= 0")
+        if not isinstance(self.normalize, str | None):
+            raise CheckpointError(f"preprocessor.normalize: {self.normalize!r}", "use per_feature or all_features")
+        self.check_numbers()
+
+    def check_numbers(self) -> None:
+        """Refuse sizes that no transform can have.
+
+        Raises:
+            CheckpointError: naming the key.
+        """
+        for key in ("sample_rate", "features", "frame_splicing"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < 1:
+                raise CheckpointError(f"preprocessor.{key}: {value!r}", "use a positive integer")
+        for key in ("window_size", "window_stride"):
+            value = getattr(self, f"n_{key}") or getattr(self, key)
+            if not isinstance(value, int | float) or value <= 0:
+                raise CheckpointError(f"preprocessor.{key}: {value!r}", f"set {key} (seconds) or n_{key} (samples)")
+        guard = self.log_zero_guard_value
+        if guard not in ("tiny", "eps") and (isinstance(guard, str) or guard < 0):
+            raise CheckpointError(f"preprocessor.log_zero_guard_value: {guard!r}", "use a number, tiny or eps")
+        if self.fft_length < self.win_length:
+            raise CheckpointError(f"preprocessor.n_fft: {self.n_fft!r}", f"use at least the window, {self.win_length}")
 
     @property
     def win_length(self) -> int:
@@ -130,7 +153,7 @@ def mel_bank(config: FrontendConfig) -> FloatArray:
     """
     high = config.highfreq or config.sample_rate / 2
     edges = _mel_to_hz(np.linspace(_hz_to_mel(config.lowfreq), _hz_to_mel(high), config.features + 2))
-    bins = np.linspace(0, config.sample_rate / 2, config.fft_length // 2 + 1)
+    bins = np.fft.rfftfreq(config.fft_length, 1 / config.sample_rate)
     ramps = edges[:, None] - bins[None, :]
     widths = np.diff(edges)
     rising = -ramps[:-2] / widths[:-1, None]

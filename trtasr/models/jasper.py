@@ -172,7 +172,7 @@ def residual_branch(shape: tuple[int, int, int], stride: int, masked: bool) -> n
 
 
 def kernel_size(config: Mapping[str, Any]) -> int:
-    """Kernel size, scaled by ``kernel_size_factor`` and made odd when scaling is asked for (as NeMo does)."""
+    """Kernel size, scaled by ``kernel_size_factor`` and rounded up to an odd number, as NeMo does."""
     size = max(int(_first(config["kernel"]) * float(config.get("kernel_size_factor", 1.0))), 1)
     return size + 1 if size % 2 == 0 else size
 
@@ -271,6 +271,8 @@ def check_encoder(config: Mapping[str, Any]) -> None:
     if config.get("normalization_mode", "batch") != "batch":
         raise CheckpointError(f"encoder.normalization_mode: {config['normalization_mode']!r}",
                               "only 'batch' works: data-free calibration needs batch-norm statistics")  # fmt: skip
+    if not config.get("jasper"):
+        raise CheckpointError("encoder.jasper: no blocks", "use the configuration of a QuartzNet or Jasper encoder")
     for index, block in enumerate(config["jasper"]):
         check_block(f"encoder.jasper[{index}]", block)
 

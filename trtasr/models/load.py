@@ -61,7 +61,7 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
         raise CheckpointError("weights do not fit the configuration; " + listing(problems), REPAIR)
     broken = {"not finite": [name for name in common if not bool(torch.isfinite(given[name]).all())]}
     if broken["not finite"]:
-        raise CheckpointError("weights are damaged; " + listing(broken), "use a checkpoint whose training did not diverge")
+        raise CheckpointError("weights are damaged; " + listing(broken), "use a checkpoint that trained to the end")
 
 
 def listing(problems: Mapping[str, list[str]]) -> str:

@@ -1,0 +1,99 @@
+"""NeMo manifests and LibriSpeech folders."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from trtasr.audio.manifest import read_manifest
+from trtasr.errors import AudioError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name, seconds in (("a", 1.0), ("b", 2.0)):
+        soundfile.write(tmp_path / "clips" / f"{name}.flac", np.zeros(int(seconds * 16000)), 16000)
+    return tmp_path
+
+
+def manifest(folder, *lines):
+    path = folder / "test.json"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
+    return path
+
+
+def test_nemo_manifest(folder):
+    path = manifest(folder,
+                    {"audio_filepath": "clips/a.flac", "duration": 0.9, "text": " hello "},
+                    "",
+                    {"audio_filepath": str(folder / "clips" / "b.flac"), "text": "two", "offset": 0.5},
+                    {"audio_filepath": "clips/b.flac", "text": "three", "offset": 0.5, "duration": 1, "speaker": 7},
+                    )  # fmt: skip
+    first, second, third = read_manifest(path)
+    assert first.audio_filepath == folder / "clips" / "a.flac"
+    assert (first.text, first.duration, first.segment) == ("hello", 0.9, (0.0, None))
+    assert (second.text, second.duration, second.segment) == ("two", 1.5, (0.5, 1.5))
+    assert third.segment == (0.5, 1.0)
+
+
+def test_librispeech_folder(folder):
+    chapter = folder / "1688" / "142285"
+    chapter.mkdir(parents=True)
+    for index in range(2):
+        soundfile.write(chapter / f"1688-142285-000{index}.flac", np.zeros(8000), 16000)
+    (chapter / "1688-142285.trans.txt").write_text("1688-142285-0000 THERE'S IRON\n1688-142285-0001 TWO\n")
+    first, second = read_manifest(folder)
+    assert first.audio_filepath == chapter / "1688-142285-0000.flac"
+    assert (first.text, second.text, first.duration, first.offset) == ("THERE'S IRON", "TWO", 0.5, None)
+    (chapter / "1688-142285.trans.txt").write_text("1688-142285-0000 A\n1688-142285-0007 B\n")
+    with pytest.raises(AudioError, match=r"trans\.txt, line 2: no such audio file"):
+        read_manifest(folder)
+
+
+GOOD = {"audio_filepath": "clips/a.flac", "text": "x"}
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("{not json", "not JSON"),
+    ("[1, 2]", "no audio_filepath"),
+    ({"text": "x"}, "no audio_filepath"),
+    ({**GOOD, "audio_filepath": 3}, "no audio_filepath"),
+    ({"audio_filepath": "clips/a.flac"}, "no text"),
+    ({**GOOD, "text": "  "}, "no text"),
+    ({**GOOD, "text": None}, "no text"),
+    ({**GOOD, "text": 5}, "text is no string"),
+    ({**GOOD, "audio_filepath": "clips/none.flac"}, "no such audio file"),
+    ({**GOOD, "audio_filepath": "clips/\0.flac"}, "no such audio file"),
+    ({**GOOD, "duration": "long"}, "duration is 'long'"),
+    ({**GOOD, "offset": -1}, "offset is -1"),
+    ({**GOOD, "offset": True}, "offset is True"),
+])  # fmt: skip
+def test_bad_line_is_named(folder, line, words):
+    path = manifest(folder, GOOD, "", line)
+    with pytest.raises(AudioError, match=words) as error:
+        read_manifest(path)
+    assert f"{path}, line 3" in error.value.problem
+
+
+def test_text_is_optional_where_none_is_needed(folder):
+    assert [entry.text for entry in read_manifest(manifest(folder, {"audio_filepath": "clips/a.flac"}), False)] == [""]
+
+
+def test_empty_or_missing_manifest(folder, tmp_path_factory):
+    for path in (manifest(folder, ""), tmp_path_factory.mktemp("empty")):
+        with pytest.raises(AudioError, match="no utterances"):
+            read_manifest(path)
+    with pytest.raises(AudioError, match="no such manifest"):
+        read_manifest(folder / "none.json")
+    (folder / "latin.json").write_bytes(b'{"text": "caf\xe9"}')
+    with pytest.raises(AudioError, match="not UTF-8"):
+        read_manifest(folder / "latin.json")
+
+
+def test_real_manifest(shared):
+    entries = read_manifest(shared / "data" / "librispeech" / "dev.json")
+    assert len(entries) == 60
+    assert sum(len(entry.text.split()) for entry in entries) == 1039
+    assert sum(entry.duration for entry in entries) == pytest.approx(447.5, abs=0.1)

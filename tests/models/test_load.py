@@ -1,0 +1,59 @@
+"""State dicts that do not fit."""
+
+import pytest
+import torch
+from golden import cases
+
+from trtasr.errors import CheckpointError
+from trtasr.models.jasper import JasperCtc
+from trtasr.models.load import build_model
+
+CONFIG = {"encoder": cases.encoder([cases.block(8, 3), cases.block(8, 3, repeat=3)]), "decoder": {"num_classes": 3}}
+
+
+@pytest.fixture
+def weights():
+    return JasperCtc(CONFIG["encoder"], CONFIG["decoder"]).state_dict()
+
+
+def test_loads_every_weight_in_float32_without_gradients(weights):
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    halves |= {"preprocessor.featurizer.window": torch.zeros(3), "spec_augmentation.x": torch.zeros(1),
+               "loss.weight": torch.zeros(1)}  # fmt: skip
+    model = build_model("jasper", CONFIG, halves)
+    assert not model.training
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == weights[name].dtype
+        torch.testing.assert_close(tensor, weights[name], atol=1e-2, rtol=1e-3)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_missing_and_extra_names_are_listed(weights):
+    weights["encoder.extra.weight"] = weights.pop("decoder.decoder_layers.0.bias")
+    with pytest.raises(CheckpointError, match=r"missing \(1\): decoder\.decoder_layers\.0\.bias; "
+                                              r"extra \(1\): encoder\.extra\.weight"):  # fmt: skip
+        build_model("jasper", CONFIG, weights)
+
+
+def test_long_lists_are_cut_with_a_count(weights):
+    with pytest.raises(CheckpointError, match=rf"missing \({len(weights)}\): .*, and {len(weights) - 8} more") as error:
+        build_model("jasper", CONFIG, {})
+    assert len(error.value.problem) < 600
+
+
+def test_other_shapes_are_listed(weights):
+    weights["decoder.decoder_layers.0.bias"] = torch.zeros(7)
+    with pytest.raises(CheckpointError, match=r"other shape \(1\): decoder\.\S+\.bias \[7\] instead of \[4\]"):
+        build_model("jasper", CONFIG, weights)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(weights, value):
+    weights["decoder.decoder_layers.0.bias"][1] = value
+    with pytest.raises(CheckpointError, match=r"not finite \(1\): decoder\.decoder_layers\.0\.bias"):
+        build_model("jasper", CONFIG, weights)
+
+
+def test_unknown_family(weights):
+    with pytest.raises(CheckpointError, match="family 'whisper'"):
+        build_model("whisper", CONFIG, weights)
