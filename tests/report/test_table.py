@@ -1,0 +1,128 @@
+import math
+
+import pytest
+
+from trtasr.report.table import (
+    ControlRow,
+    controls_table,
+    coverage_line,
+    decision_summary,
+    format_delta,
+    last_line,
+    layer_table,
+    summary_table,
+)
+from trtasr.values import BenchResult, Decision, Latency, LayerRow, Utterance, WerResult
+
+
+def latency(p50: float, seconds: float = 15.0, threads: int = 1, device: str = "Some CPU") -> Latency:
+    return Latency(p50, p50 * 1.1, p50 * 1.2, 50, seconds, 1, threads, device)
+
+
+def wer(percent: float) -> WerResult:
+    return WerResult(percent, 1039, 137, (Utterance("a.wav", 1.0, "a", "a"),), "basic-en-v1")
+
+
+FP32 = BenchResult("fp32 (reference)", "fp32", 75_500_000, (latency(50, 2), latency(400)), wer(13.19))
+RTX = BenchResult("int8 t4-rtx", "t4-rtx", 52_000_000, (), wer(13.25), "Q/DQ graph, ONNX Runtime")
+CPU = BenchResult("int8 cpu", "cpu", 19_400_000, (latency(100),), wer(13.28))
+
+SUMMARY = """\
+engine               size  measured on    p50 / p95 ms  RTFx  WER %  delta
+fp32 (reference)  75.5 MB  cpu           400.0 / 440.0  37.5  13.19      -
+int8 t4-rtx       52.0 MB  (no T4 here)              -     -  13.25  +0.06  (Q/DQ graph, ONNX Runtime)
+int8 cpu          19.4 MB  cpu           100.0 / 110.0   150  13.28  +0.09
+latency: 15 s of audio, batch 1, 1 thread, 50 runs, Some CPU
+WER: 1 utterances, 1039 words, batch 1, normalizer basic-en-v1"""
+
+
+def test_summary_table():
+    assert summary_table([RTX, FP32, CPU]) == SUMMARY
+
+
+def test_summary_without_wer_or_timing_shows_dashes():
+    table = summary_table([BenchResult("fp32", "fp32", 1_000_000), BenchResult("int8 cpu", "cpu", 300_000)])
+    assert table == (
+        "engine      size  measured on  p50 / p95 ms  RTFx  WER %  delta\n"
+        "fp32      1.0 MB  (not timed)             -     -      -      -\n"
+        "int8 cpu  0.3 MB  (not timed)             -     -      -      -"
+    )
+
+
+def test_a_gpu_row_names_the_gpu():
+    gpu = BenchResult("int8 t4", "t4", 1, (latency(4.567, threads=0, device="Tesla T4"),))
+    table = summary_table([gpu])
+    assert "Tesla T4      4.57 / 5.02  3284" in table
+    assert "latency: 15 s of audio, batch 1, 50 runs, Tesla T4" in table
+
+
+@pytest.mark.parametrize(
+    ("points", "shown"), [(None, "-"), (0.0, "+0.00"), (-0.001, "+0.00"), (-0.12, "-0.12"), (1.005, "+1.00")]
+)
+def test_format_delta(points, shown):
+    assert format_delta(points) == shown
+
+
+LAYERS = (
+    LayerRow("__myl_Conv_0", "correlation", ("fp16", "fp16"), ("fp16",), ("/encoder/0/Conv",), 100, False),
+    LayerRow("__myl_Fc_1", "gemm", ("int8", "int8"), ("int8",), ("/encoder/1/Conv", "/encoder/1/Relu"), 900, True),
+    LayerRow("__myl_Add_2", "kgen", ("fp16",), ("fp16",), ()),
+)
+
+
+def test_layer_table_hides_layers_without_weights():
+    assert layer_table(LAYERS) == (
+        "layer         type         operands     output  INT8  MACs %  ONNX nodes\n"
+        "__myl_Conv_0  correlation  fp16 x fp16  fp16    -      10.00  /encoder/0/Conv\n"
+        "__myl_Fc_1    gemm         int8 x int8  int8    yes    90.00  /encoder/1/Conv +1\n"
+        "(1 layer without weights not shown)"
+    )
+
+
+def test_layer_table_shows_all_in_full():
+    table = layer_table(LAYERS, show_all=True).splitlines()
+    assert table[2].endswith("/encoder/1/Conv, /encoder/1/Relu")
+    assert table[3] == "__myl_Add_2   kgen         fp16         fp16    -          -  -"
+    assert len(table) == 4
+
+
+def test_long_names_keep_their_end():
+    name = "x" * 60 + "/conv.17"
+    row = LayerRow(name, "gemm", (), (), (), 1)
+    assert "/conv.17" in layer_table([row])
+    assert name not in layer_table([row])
+    assert name in layer_table([row], show_all=True)
+
+
+def test_coverage_counts_layers_with_weights():
+    assert coverage_line("t4-rtx", LAYERS) == "t4-rtx: 1 of 2 layers INT8 (90.0 % of MACs)"
+    assert coverage_line("cpu", ()) == "cpu: 0 of 0 layers INT8 (0.0 % of MACs)"
+
+
+def test_decision_summary():
+    kept = [Decision(f"n{i}", "Conv", False, "depthwise") for i in range(77)]
+    decisions = [*kept, Decision("logits", "Conv", False, "last-layer"), Decision("a", "Conv", True, "int8")]
+    summary = decision_summary(decisions, reasons={"depthwise": "no INT8 kernel on sm_75"})
+    assert summary == "kept FP16: 77 depthwise (no INT8 kernel on sm_75), 1 last-layer"
+    assert decision_summary(decisions, "FP32").startswith("kept FP32: 77 depthwise, ")
+    assert decision_summary(decisions[-1:]) == "all INT8"
+
+
+def test_controls_table():
+    rows = [
+        ControlRow("synthetic", 13.25, 0.06, 24.31),
+        ControlRow("noise", 61.9, 48.71, -3.0),
+        ControlRow("audio", None, None, math.nan),
+    ]
+    assert controls_table(rows) == (
+        "calibration  WER %   delta  SQNR dB\n"
+        "synthetic    13.25   +0.06     24.3\n"
+        "noise        61.90  +48.71     -3.0\n"
+        "audio            -       -        -"
+    )
+
+
+def test_last_line():
+    values = {"engine": "engines/q/t4-rtx/model.plan", "wer_fp32": 13.19, "wer_int8": 13.254, "layers": 94}
+    expected = "PASSED | 84 s | engine=engines/q/t4-rtx/model.plan | wer_fp32=13.19 | wer_int8=13.25 | layers=94"
+    assert last_line("PASSED", 84.2, values) == expected

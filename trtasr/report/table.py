@@ -1,0 +1,228 @@
+"""Plain-text tables for the terminal. Nothing is computed here beyond differences, shares and counts."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from trtasr.values import BenchResult, Decision, Latency, LayerRow
+
+REFERENCE = "fp32"
+T4_TARGETS = ("t4", "t4-rtx")
+NAME_WIDTH = 48
+
+
+class ControlRow(NamedTuple):
+    """One calibration of the control experiment.
+
+    Attributes:
+        calibration: ``synthetic``, ``noise``, ``audio`` ...
+        wer: of the quantized engine in percent; None without transcripts.
+        delta: WER minus FP32 WER in points; None without transcripts.
+        sqnr_db: of the network output against FP32 in dB.
+    """
+
+    calibration: str
+    wer: float | None
+    delta: float | None
+    sqnr_db: float
+
+
+def format_size(size_bytes: int) -> str:
+    """Megabytes (10^6 bytes) with one decimal, ``75.5 MB``."""
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+def format_delta(points: float | None) -> str:
+    """Signed WER difference with two decimals, never ``-0.00``; ``-`` for None."""
+    return "-" if points is None else f"{round(points, 2) + 0.0:+.2f}"
+
+
+def format_wer(wer: float | None) -> str:
+    """WER in percent with two decimals; ``-`` for None."""
+    return "-" if wer is None else f"{wer:.2f}"
+
+
+def format_ms(milliseconds: float) -> str:
+    """Milliseconds: two decimals below 10, one above."""
+    return f"{milliseconds:.{2 if milliseconds < 10 else 1}f}"
+
+
+def format_rtfx(rtfx: float) -> str:
+    """RTFx: one decimal below 100, none above."""
+    return f"{rtfx:.{1 if rtfx < 100 else 0}f}"
+
+
+def reference_wer(results: Sequence[BenchResult]) -> float | None:
+    """WER of the FP32 row; None when it was not measured."""
+    return next((r.wer.wer for r in results if r.target == REFERENCE and r.wer), None)
+
+
+def wer_delta(result: BenchResult, baseline: float | None) -> float | None:
+    """WER of a row minus the FP32 WER in points; None for the FP32 row itself or where either is missing."""
+    if baseline is None or result.wer is None or result.target == REFERENCE:
+        return None
+    return result.wer.wer - baseline
+
+
+def shown_latency(result: BenchResult) -> Latency | None:
+    """The latency a one-line summary shows: the longest benchmarked input; None where nothing was timed."""
+    return max(result.latencies, key=lambda latency: latency.audio_seconds, default=None)
+
+
+def measured_on(result: BenchResult) -> str:
+    """``cpu`` or the GPU's name; for an engine that was not timed, which device is missing."""
+    latency = shown_latency(result)
+    if latency is not None:
+        return "cpu" if latency.threads else latency.device
+    return "(no T4 here)" if result.target in T4_TARGETS else "(not timed)"
+
+
+def reference_first(results: Sequence[BenchResult]) -> list[BenchResult]:
+    """The FP32 row first, the others in their order."""
+    return sorted(results, key=lambda result: result.target != REFERENCE)
+
+
+def summary_table(results: Sequence[BenchResult]) -> str:
+    """Engines beside each other: size, device, latency, RTFx, WER and the WER difference to FP32.
+
+    A cell that was not measured shows ``-``. The lines below the table say what was timed and scored.
+    """
+    rows = [["engine", "size", "measured on", "p50 / p95 ms", "RTFx", "WER %", "delta", ""]]
+    baseline = reference_wer(results)
+    for result in reference_first(results):
+        latency = shown_latency(result)
+        rows.append([
+            result.engine,
+            format_size(result.size_bytes),
+            measured_on(result),
+            f"{format_ms(latency.p50_ms)} / {format_ms(latency.p95_ms)}" if latency else "-",
+            format_rtfx(latency.rtfx) if latency else "-",
+            format_wer(result.wer.wer if result.wer else None),
+            format_delta(wer_delta(result, baseline)),
+            f"({result.note})" if result.note else "",
+        ])  # fmt: skip
+    return "\n".join([_align(rows, right={1, 3, 4, 5, 6}), *conditions(results)])
+
+
+def conditions(results: Sequence[BenchResult]) -> list[str]:
+    """What was timed and what was scored, one line per distinct condition."""
+    lines = []
+    for result in results:
+        if latency := shown_latency(result):
+            threads = f", {latency.threads} thread{'s'[: latency.threads != 1]}" if latency.threads else ""
+            lines.append(
+                f"latency: {latency.audio_seconds:g} s of audio, batch {latency.batch}{threads}, "
+                f"{latency.runs} runs, {latency.device}"
+            )
+        if wer := result.wer:
+            lines.append(
+                f"WER: {len(wer.utterances)} utterances, {wer.words} words, batch {wer.batch}, "
+                f"normalizer {wer.normalizer}"
+            )
+    return sorted(dict.fromkeys(lines), key=lambda line: not line.startswith("latency"))
+
+
+def coverage_line(target: str, layers: Sequence[LayerRow]) -> str:
+    """``t4-rtx: 94 of 171 layers INT8 (90.7 % of MACs)``; only layers with weights count."""
+    weighted = [layer for layer in layers if layer.macs]
+    int8 = [layer for layer in weighted if layer.int8]
+    share = 100 * sum(layer.macs for layer in int8) / max(1, sum(layer.macs for layer in weighted))
+    return f"{target}: {len(int8)} of {len(weighted)} layers INT8 ({share:.1f} % of MACs)"
+
+
+def decision_summary(
+    decisions: Sequence[Decision], kept_in: str = "FP16", reasons: Mapping[str, str] | None = None
+) -> str:
+    """Which quantizable nodes were left alone and by which rule, the most frequent first.
+
+    Args:
+        decisions: one per quantizable node.
+        kept_in: precision the skipped nodes run in.
+        reasons: rule -> the reason in words, shown in parentheses where given.
+
+    Returns:
+        For instance ``kept FP16: 77 depthwise (no INT8 kernel on sm_75)``, or ``all INT8``.
+    """
+    kept = Counter(decision.rule for decision in decisions if not decision.quantized)
+    if not kept:
+        return "all INT8"
+    words = [f"{n} {rule}" + _parenthesis((reasons or {}).get(rule, "")) for rule, n in kept.most_common()]
+    return f"kept {kept_in}: " + ", ".join(words)
+
+
+def layer_table(layers: Sequence[LayerRow], show_all: bool = False) -> str:
+    """Engine layers in execution order with operand types, share of MACs and the ONNX nodes behind them.
+
+    Args:
+        layers: the layer table of one engine.
+        show_all: also show layers without weights, and names in full.
+    """
+    shown = [layer for layer in layers if layer.macs or show_all]
+    total = max(1, sum(layer.macs for layer in layers))
+    rows = [["layer", "type", "operands", "output", "INT8", "MACs %", "ONNX nodes"]]
+    for layer in shown:
+        share = f"{100 * layer.macs / total:.2f}" if layer.macs else "-"
+        rows.append([
+            _clip(layer.name, show_all),
+            layer.kind,
+            " x ".join(layer.operands) or "-",
+            ", ".join(layer.outputs) or "-",
+            "yes" if layer.int8 else "-",
+            share,
+            _nodes(layer.onnx_nodes, show_all),
+        ])  # fmt: skip
+    lines = [_align(rows, right={5})]
+    if hidden := len(layers) - len(shown):
+        lines.append(f"({hidden} layer{'s'[: hidden != 1]} without weights not shown)")
+    return "\n".join(lines)
+
+
+def controls_table(rows: Sequence[ControlRow]) -> str:
+    """The data-free claim beside its controls: calibration, WER, difference to FP32, output SQNR."""
+    cells = [[r.calibration, format_wer(r.wer), format_delta(r.delta), format_db(r.sqnr_db)] for r in rows]
+    return _align([["calibration", "WER %", "delta", "SQNR dB"], *cells], right={1, 2, 3})
+
+
+def format_db(decibels: float) -> str:
+    """Decibels with one decimal; ``-`` for NaN (not measured)."""
+    return "-" if math.isnan(decibels) else f"{decibels:.1f}"
+
+
+def last_line(outcome: str, seconds: float, values: Mapping[str, str | float]) -> str:
+    """The machine-readable last line: ``PASSED | 84 s | engine=... | wer_fp32=13.19``.
+
+    Args:
+        outcome: ``PASSED`` or ``FAILED``.
+        seconds: wall time of the command.
+        values: keys and values in order; floats are shown with two decimals.
+    """
+    pairs = [f"{key}={value:.2f}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()]
+    return " | ".join([outcome, f"{seconds:.0f} s", *pairs])
+
+
+def _align(rows: Sequence[Sequence[str]], right: set[int]) -> str:
+    """Columns two blanks apart, those in `right` flush right; no trailing blanks."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _parenthesis(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _clip(name: str, full: bool) -> str:
+    """Long names lose their middle: the end tells layers apart."""
+    if full or len(name) <= NAME_WIDTH:
+        return name
+    return f"{name[:16]}...{name[-(NAME_WIDTH - 19) :]}"
+
+
+def _nodes(names: Sequence[str], full: bool) -> str:
+    if full or len(names) <= 1:
+        return ", ".join(_clip(name, full) for name in names) or "-"
+    return f"{_clip(names[0], full)} +{len(names) - 1}"
