@@ -94,6 +94,31 @@ class ScaleTable:
 
 
 @dataclass(frozen=True)
+class Site:
+    """A node with a constant weight: one that could read INT8 operands.
+
+    Attributes:
+        node: ONNX node name.
+        op: ``Conv``, ``MatMul`` or ``Gemm``.
+        weight_shape: as stored: (O, I / groups, *kernel) of a Conv, (I, O) of a MatMul, (O, I) of a Gemm with transB.
+        in_channels: I, over all groups.
+        out_channels: O.
+        groups: channel groups of a Conv; 1 elsewhere.
+        kernel: kernel size per spatial axis; empty for MatMul and Gemm.
+        stride: likewise.
+    """
+
+    node: str
+    op: str
+    weight_shape: tuple[int, ...]
+    in_channels: int
+    out_channels: int
+    groups: int = 1
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Decision:
     """Why a quantizable node was quantized or left alone.
 

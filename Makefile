@@ -1,0 +1,68 @@
+# trtasr: `make engine MODEL=quartznet` sets itself up and runs the main job; `make test` runs the tests.
+
+MODEL ?= quartznet
+TARGET ?=
+MANIFEST ?=
+OUT ?=
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+name = $(basename $(notdir $(MODEL)))
+bundle = $(or $(OUT),engines/$(name))
+manifest = $(if $(MANIFEST),--manifest $(MANIFEST))
+target = $(if $(TARGET),--target $(TARGET))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow lint clean zoo
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "  variables: MODEL=quartznet|recipe.toml|file.nemo  TARGET=auto|t4-rtx|cpu  MANIFEST=speech.json  OUT=folder"
+
+setup: $(STAMP) ## create the virtual environment
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+engine: $(STAMP) ## compile MODEL into a measured INT8 engine
+	@$(BIN)/trtasr compile $(MODEL) -o $(bundle) $(manifest) $(target)
+
+calib: $(STAMP) ## make calib/MODEL.json and calib/MODEL.cache anew
+	@$(BIN)/trtasr calibrate $(MODEL)
+
+bench: $(STAMP) ## latency and WER of engines/MODEL
+	@$(BIN)/trtasr bench $(bundle) $(manifest)
+
+wer: $(STAMP) ## WER of engines/MODEL on MANIFEST
+	@$(BIN)/trtasr bench $(bundle) $(manifest) --seconds 2
+
+compare: $(STAMP) ## FP32 against INT8 through Polygraphy
+	@$(BIN)/trtasr compare $(bundle) $(manifest) $(target) -o $(bundle)-comparison
+
+inspect: $(STAMP) ## layer table of engines/MODEL
+	@$(BIN)/trtasr inspect $(bundle) $(target)
+
+doctor: $(STAMP) ## what this machine can build and run
+	@$(BIN)/trtasr doctor
+
+test: $(STAMP) ## tests that need no GPU
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(STAMP) ## all tests that need no GPU
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(STAMP) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+zoo: $(STAMP) ## train the bundled quartznet again (needs espeak-ng)
+	$(BIN)/python -m trtasr.zoo.train
+
+clean: ## remove built bundles and the virtual environment
+	rm -rf $(VENV) engines/*/ *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

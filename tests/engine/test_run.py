@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import tiny_graphs
+
+from trtasr.engine.run import OrtRunner, cpu_name, expose, observe, open_session, utterances
+from trtasr.errors import BundleError
+from trtasr.values import CalibrationSet
+
+
+def _batch() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return rng.normal(0, 1, (3, tiny_graphs.MELS, 40)).astype(np.float32), np.array([40, 0, 17], np.int64)
+
+
+def test_runner_gives_what_onnx_runtime_gives(tmp_path: Path) -> None:
+    path = tiny_graphs.fp32(tmp_path / "fp32.onnx")
+    features, lengths = _batch()
+    log_probs, output_lengths = OrtRunner(path, threads=1)(features, lengths)
+    plain = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(log_probs, plain.run(None, {"features": features, "lengths": lengths})[0], atol=1e-6)
+    assert log_probs.shape == (3, 40, tiny_graphs.TOKENS)
+    assert log_probs.dtype == np.float32
+    np.testing.assert_array_equal(output_lengths, lengths)
+    assert np.exp(log_probs).sum(axis=-1) == pytest.approx(1, abs=1e-5)
+
+
+def test_runner_gives_named_outputs(tmp_path: Path) -> None:
+    path = tmp_path / "exposed.onnx"
+    path.write_bytes(expose(tiny_graphs.fp32(tmp_path / "fp32.onnx"), ["spread", "log_probs"]))
+    features, lengths = _batch()
+    values = OrtRunner(path, threads=1).outputs(features, lengths, ["output_lengths", "spread"])
+    assert list(values) == ["output_lengths", "spread"]
+    assert values["spread"].shape == (3, tiny_graphs.MELS, 40)
+
+
+def test_observe_streams_valid_frames_only(tmp_path: Path) -> None:
+    path = tiny_graphs.fp32(tmp_path / "fp32.onnx")
+    features, lengths = _batch()
+    calibration = CalibrationSet((features, features[:1]), (lengths, lengths[:1]), "noise")
+    seen = list(observe(path, ["masked", "active"], calibration, threads=1))
+    assert [(name, value.shape) for name, value in seen] == [
+        ("masked", (16, 40)),
+        ("active", (32, 40)),
+        ("masked", (16, 17)),
+        ("active", (32, 17)),
+        ("masked", (16, 40)),
+        ("active", (32, 40)),
+    ]
+    np.testing.assert_array_equal(seen[2][1], features[2, :, :17])
+    assert all(value.dtype == np.float32 for _, value in seen)
+
+
+def test_observe_holds_one_utterance_at_a_time(tmp_path: Path) -> None:
+    features, lengths = _batch()
+    stream = utterances(CalibrationSet((features,), (lengths,), "noise"))
+    assert next(stream)[0].shape == (1, 16, 40)
+    assert [length.tolist() for _, length in stream] == [[17]]
+
+
+def test_convolutions_with_a_bias_run_in_int8(tmp_path: Path) -> None:
+    """The optimizer that is switched off for FP16 graphs is the one that FP32 Q/DQ graphs need for INT8."""
+    optimized = tmp_path / "optimized.onnx"
+    open_session(tiny_graphs.cpu(tmp_path / "cpu.onnx"), threads=1, optimized=optimized)
+    assert b"QLinearConv" in optimized.read_bytes()
+
+
+def test_half_graph_is_run_without_the_wrong_optimizer(tmp_path: Path) -> None:
+    path = tiny_graphs.half_conv(tmp_path / "half.onnx")
+    features, lengths = _batch()
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    plain = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    expected = plain.run(None, {"features": features, "lengths": lengths})[0]
+    np.testing.assert_allclose(OrtRunner(path, threads=1)(features, lengths)[0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("content", [None, b"no protobuf"])
+def test_unreadable_model(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"model\.onnx"):
+        OrtRunner(path)
+
+
+def test_cpu_has_a_name() -> None:
+    assert cpu_name().strip()

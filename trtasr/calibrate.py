@@ -1,0 +1,138 @@
+"""The calibration stage: features by the recipe's method, ranges over them, and the scale table as a lock file."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+from torch import nn
+
+from trtasr.audio.features import FrontendConfig
+from trtasr.audio.manifest import read_manifest
+from trtasr.bundle import write_json
+from trtasr.checkpoint.nemo import Checkpoint
+from trtasr.engine.calibrator import format_cache
+from trtasr.engine.run import observe
+from trtasr.errors import RecipeError, UsageError
+from trtasr.evaluate import prepare
+from trtasr.graph.tensors import activation_tensors, weight_tensors
+from trtasr.quant.ranges import collect
+from trtasr.quant.scales import scale_table, table_from_json, table_to_json
+from trtasr.quant.synthesize import SynthesisSettings, synthesize
+from trtasr.recipe import Calibration, Recipe
+from trtasr.values import CalibrationSet, ScaleTable
+
+logger = logging.getLogger(__name__)
+
+TABLE_FORMAT = 1
+AUDIO_UTTERANCES = 64  # the real-audio control uses at most this many
+
+
+def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything the table depends on; a committed table is reused only when all of it is equal."""
+    return {
+        "format": TABLE_FORMAT,
+        "checkpoint_sha256": checkpoint.sha256,
+        "calibration": asdict(recipe.calibration) | {"manifest": ""},
+        "ranges": recipe.quantization.ranges,
+    }
+
+
+def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> ScaleTable | None:
+    """The table in ``calib/<name>.json`` when it was made with exactly these settings, else None."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return None
+    table = read_table(path)
+    stale = [key for key, value in settings.items() if table.settings.get(key) != value]
+    if stale:
+        logger.info("%s was made with other settings (%s): calibrating anew", path, ", ".join(stale))
+        return None
+    return table
+
+
+def read_table(path: Path) -> ScaleTable:
+    """Read a scale table file.
+
+    Raises:
+        UsageError: not JSON. QualityError: a broken table.
+    """
+    try:
+        return table_from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a scale table ({error})", "remake it with `make calib`") from error
+
+
+def write_table(folder: Path, name: str, table: ScaleTable) -> tuple[Path, Path]:
+    """Write ``<name>.json`` and the same scales as a TensorRT calibration cache, ``<name>.cache``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table_path, cache_path = folder / f"{name}.json", folder / f"{name}.cache"
+    write_json(table_path, table_to_json(table))
+    cache_path.write_text(cache_text(table), encoding="utf-8")
+    return table_path, cache_path
+
+
+def cache_text(table: ScaleTable) -> str:
+    """The activation scales of a table in TensorRT's calibration cache format."""
+    return format_cache({name: entry.scale for name, entry in table.activations.items()})
+
+
+def calibration_features(method: str, recipe: Recipe, checkpoint: Checkpoint, model: nn.Module) -> CalibrationSet:
+    """Features by method: ``synthetic`` needs no data, ``noise`` and ``audio`` are its controls."""
+    frontend = checkpoint.frontend
+    if method == "synthetic":
+        return synthesize(model, mel_rows(frontend), synthesis_settings(recipe.calibration, frontend))
+    if method == "noise":
+        return noise(recipe.calibration, frontend)
+    return audio(recipe, frontend)
+
+
+def synthesis_settings(calibration: Calibration, frontend: FrontendConfig) -> SynthesisSettings:
+    """The recipe's synthesis section with seconds turned into frames."""
+    return SynthesisSettings(
+        batches=calibration.batches, batch_size=calibration.batch_size, steps=calibration.steps,
+        frames=max(1, round(calibration.seconds * frontend.frames_per_second)),
+        learning_rate=calibration.learning_rate, seed=calibration.seed, bfloat16=calibration.bfloat16)  # fmt: skip
+
+
+def noise(calibration: Calibration, frontend: FrontendConfig) -> CalibrationSet:
+    """Gaussian noise of mean 0 and standard deviation 1: what normalized features look like to a naive tool."""
+    generator = np.random.default_rng(calibration.seed)
+    frames = max(1, round(calibration.seconds * frontend.frames_per_second))
+    shape = (calibration.batch_size, mel_rows(frontend), frames)
+    batches = [generator.standard_normal(shape, np.float32) for _ in range(calibration.batches)]
+    lengths = np.full(calibration.batch_size, frames, np.int64)
+    return CalibrationSet(tuple(batches), (lengths,) * len(batches), "noise", calibration.seed)
+
+
+def audio(recipe: Recipe, frontend: FrontendConfig) -> CalibrationSet:
+    """Real speech: the first utterances of the calibration manifest, else of the evaluation manifest.
+
+    Raises:
+        RecipeError: neither manifest is given.
+    """
+    manifest = recipe.calibration.manifest or recipe.evaluation.manifest
+    if not manifest:
+        raise RecipeError("calibration by audio: no manifest", "give one with --set calibration.manifest=FILE")
+    items = prepare(read_manifest(Path(manifest), require_text=False)[:AUDIO_UTTERANCES], frontend)
+    batches = tuple(item.features[None] for item in items)
+    return CalibrationSet(batches, tuple(np.array([item.frames], np.int64) for item in items), "audio")
+
+
+def mel_rows(frontend: FrontendConfig) -> int:
+    """Rows of the feature matrix: mel bins times spliced frames."""
+    return frontend.features * frontend.frame_splicing
+
+
+def table_from_features(fp32: Path, features: CalibrationSet, ranges: str, settings: Mapping[str, Any]) -> ScaleTable:
+    """Run the FP32 graph over the features and turn every observed range into a scale."""
+    graph = onnx.load(fp32)
+    histograms = collect(observe(fp32, activation_tensors(graph), features))
+    arrays = {tensor.name: tensor for tensor in graph.graph.initializer}
+    weights = {w.name: (onnx.numpy_helper.to_array(arrays[w.name]), w.axis) for w in weight_tensors(graph)}
+    return scale_table(histograms, weights, ranges, settings)

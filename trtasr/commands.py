@@ -1,0 +1,242 @@
+"""The verbs of the command line: arguments in, a summary for people and for machines out."""
+
+import argparse
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from trtasr.bundle import write_json
+from trtasr.compile import STAGES, Options, calibrate_recipe, compile_recipe
+from trtasr.engine.device import probe
+from trtasr.engine.inspect import trtexec_layers
+from trtasr.errors import RecipeError, UsageError
+from trtasr.lower import resolve_targets
+from trtasr.recipe import Recipe, load_recipe, override, to_dict
+from trtasr.records import Record, bench_json, comparison_json, control_rows, summary_json
+from trtasr.report.table import controls_table, coverage_line, decision_summary, last_line, layer_table, summary_table
+from trtasr.targets import REASONS
+from trtasr.values import Comparison, Latency, LayerRow
+from trtasr.verbs import bench_bundle, compare_bundle, default_target, engine_layers, open_engine, transcribe_files
+
+ENGINES = Path("engines")
+SHAPE = re.compile(r"^features:(\d+)x(\d+)x(\d+)$")
+FRAMES_PER_SECOND = 100  # of trtexec-style shapes: NeMo front-ends have a stride of 10 ms
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a verb prints.
+
+    Attributes:
+        text: for people; the last line is machine-readable where something was built.
+        data: for ``--json``.
+        exit_code: of the process.
+    """
+
+    text: str
+    data: Any = field(default_factory=dict)
+    exit_code: int = 0
+
+
+def resolve_recipe(arguments: argparse.Namespace) -> Recipe:
+    """Recipe of a model argument: a bundled name, a TOML file or a ``.nemo`` archive, with the flags applied.
+
+    Raises:
+        RecipeError: no such model, or a value that does not fit.
+    """
+    recipe = find_recipe(arguments.model)
+    if arguments.manifest:
+        recipe = replace(recipe, evaluation=replace(recipe.evaluation, manifest=arguments.manifest))
+    recipe = override(recipe, arguments.assignments)
+    return with_engine_flags(recipe, arguments) if arguments.verb == "compile" else recipe
+
+
+def find_recipe(model: str) -> Recipe:
+    """The recipe behind a model argument, before any flag.
+
+    Raises:
+        RecipeError: nothing of that name.
+    """
+    path = Path(model)
+    if path.suffix == ".toml":
+        return load_recipe(path)
+    if path.suffix == ".nemo" or path.is_file():
+        return Recipe(name=re.sub(r"[^A-Za-z0-9._-]", "_", path.stem), checkpoint=model)
+    if (ENGINES / f"{model}.toml").is_file():
+        return load_recipe(ENGINES / f"{model}.toml")
+    names = ", ".join(sorted(p.stem for p in ENGINES.glob("*.toml"))) or "none in this folder"
+    raise RecipeError(f"model {model!r}: no such recipe or archive", f"give a .nemo file or a bundled name ({names})")
+
+
+def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
+    """Apply ``--target`` and trtexec's shape flags.
+
+    Raises:
+        RecipeError: a shape that is not ``features:BxMELxT``, or an unknown target.
+    """
+    engine = recipe.engine
+    for which in ("min", "opt", "max"):
+        text = getattr(arguments, f"{which}_shapes")
+        if text:
+            match = SHAPE.match(text)
+            if not match:
+                raise RecipeError(f"--{which}Shapes={text}", "write it as features:BATCHxMELxFRAMES")
+            changed: dict[str, Any] = {f"{which}_batch": int(match[1]),
+                                       f"{which}_seconds": int(match[3]) / FRAMES_PER_SECOND}  # fmt: skip
+            engine = replace(engine, **changed)
+    recipe = replace(recipe, engine=engine)
+    return override(recipe, [f'engine.target="{arguments.target}"']) if arguments.target else recipe
+
+
+def compile_verb(arguments: argparse.Namespace) -> Summary:
+    """``trtasr compile``."""
+    recipe = resolve_recipe(arguments)
+    out = arguments.out or ENGINES / recipe.name
+    if arguments.dry_run:
+        names = [target.name for target in resolve_targets(recipe.engine.target)]
+        data = {"recipe": to_dict(recipe), "stages": list(STAGES), "targets": names, "out": str(out)}
+        return Summary(json.dumps(data, indent=2), data)
+    options = Options(out, arguments.calib_dir, arguments.controls, arguments.recalibrate)
+    record = compile_recipe(recipe, options)
+    export_extras(record, out, arguments)
+    return Summary(compile_text(record, out), compile_data(record, out), 3 if record.problems else 0)
+
+
+def export_extras(record: Record, out: Path, arguments: argparse.Namespace) -> None:
+    """Honour trtexec's ``--saveEngine`` and ``--exportLayerInfo`` for the first engine."""
+    engine = record.engines[0]
+    if arguments.save_engine:
+        shutil.copyfile(out / engine.path, arguments.save_engine)
+    if arguments.export_layers:
+        write_json(arguments.export_layers, trtexec_layers(engine.layers))
+
+
+def compile_text(record: Record, out: Path) -> str:
+    """The closing table: engines, coverage, controls, missed gates and the machine-readable line."""
+    lines = [summary_table(record.results)]
+    for engine, lowered in zip(record.engines, record.lowered, strict=True):
+        kept = decision_summary(lowered.decisions, "FP32" if engine.target == "cpu" else "FP16", REASONS)
+        lines.append("; ".join(filter(None, (coverage_line(engine.target, engine.layers), kept))))
+    if record.controls:
+        lines += ["", controls_table(control_rows(record))]
+    lines.append(comparison_text(record.comparison))
+    lines.append(f"report: {out / 'report.html'}")
+    lines += [f"gate missed: {problem}" for problem in record.problems]
+    lines.append(final_line(record, out))
+    return "\n".join(lines)
+
+
+def final_line(record: Record, out: Path) -> str:
+    """``PASSED | seconds | engine=... | wer_fp32=... | ...``."""
+    names = {"fp32": "wer_fp32", "t4-rtx": "wer_int8", "cpu": "wer_int8_cpu"}
+    wers = {names[r.target]: r.wer.wer for r in record.results if r.wer}
+    values: dict[str, str | float] = {"engine": str(out / record.engines[0].path), **wers}
+    return last_line(record.outcome, record.seconds, values)
+
+
+def compile_data(record: Record, out: Path) -> dict[str, Any]:
+    """The summary for ``--json``."""
+    return {"outcome": record.outcome, "problems": list(record.problems), "seconds": round(record.seconds, 1),
+            "bundle": str(out), "engine": str(out / record.engines[0].path), "results": summary_json(record),
+            "comparison": comparison_json(record.comparison),
+            "controls": [asdict(control) for control in record.controls]}  # fmt: skip
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """One line of judgement and the equivalent Polygraphy command."""
+    scores = ", ".join(f"{t.tensor} SQNR {t.sqnr_db:.1f} dB, cosine {t.cosine:.5f}" for t in comparison.tensors)
+    return (f"{comparison.candidate} against {comparison.reference}: {scores}, "
+            f"{100 * comparison.token_agreement:.2f} % of {comparison.frames} frames have the same token\n"
+            f"  polygraphy: {comparison.command}")  # fmt: skip
+
+
+def calibrate_verb(arguments: argparse.Namespace) -> Summary:
+    """``trtasr calibrate``."""
+    recipe = resolve_recipe(arguments)
+    started = time.monotonic()
+    table, path, cache = calibrate_recipe(recipe, Options(Path(), arguments.calib_dir))
+    floored = sum(len(w.floored) for w in table.weights.values())
+    data = {"table": str(path), "cache": str(cache), "activations": len(table.activations),
+            "weights": len(table.weights), "dead_channels": floored, "method": recipe.calibration.method}  # fmt: skip
+    text = (f"{path}: {len(table.activations)} activation scales, {len(table.weights)} weights, "
+            f"{floored} dead channels\n{cache}: the same scales as a TensorRT calibration cache\n"
+            + last_line("PASSED", time.monotonic() - started, {"table": str(path), "cache": str(cache)}))  # fmt: skip
+    return Summary(text, data)
+
+
+def bench_verb(arguments: argparse.Namespace) -> Summary:
+    """``trtasr bench``."""
+    settings = open_engine(arguments.bundle).recipe.evaluation
+    if arguments.threads is not None:
+        settings = replace(settings, threads=arguments.threads)
+    if arguments.seconds:
+        settings = replace(settings, bench_seconds=tuple(arguments.seconds))
+    results = bench_bundle(arguments.bundle, arguments.manifest, settings)
+    lines = [summary_table(results)]
+    for result in results:
+        lines += [latency_text(result.engine, latency) for latency in result.latencies]
+    by_target = {result.target: result.latencies for result in results}
+    if "cpu" in by_target:
+        ratios = [f"{a.p50_ms / b.p50_ms:.2f} x at {a.audio_seconds:g} s"
+                  for a, b in zip(by_target["fp32"], by_target["cpu"], strict=True)]  # fmt: skip
+        lines.append(f"int8 cpu against fp32, same run, same threads: {', '.join(ratios)}")
+    return Summary("\n".join(lines), [bench_json(result) for result in results])
+
+
+def latency_text(engine: str, latency: Latency) -> str:
+    """One benchmarked shape in one line."""
+    return (f"{engine}: {latency.audio_seconds:g} s of audio, batch {latency.batch}: p50 {latency.p50_ms:.1f}, "
+            f"p95 {latency.p95_ms:.1f}, p99 {latency.p99_ms:.1f} ms over {latency.runs} runs, "
+            f"RTFx {latency.rtfx:.1f}")  # fmt: skip
+
+
+def compare_verb(arguments: argparse.Namespace) -> Summary:
+    """``trtasr compare``."""
+    target = arguments.target or default_target(arguments.bundle)
+    result = compare_bundle(arguments.bundle, target, arguments.manifest, arguments.out, arguments.utterances)
+    return Summary(comparison_text(result), comparison_json(result))
+
+
+def inspect_verb(arguments: argparse.Namespace) -> Summary:
+    """``trtasr inspect``."""
+    engines = engine_layers(arguments.bundle)
+    if arguments.target and arguments.target not in engines:
+        raise UsageError(f"{arguments.bundle}: has no {arguments.target} engine", f"use one of {', '.join(engines)}")
+    chosen = {arguments.target: engines[arguments.target]} if arguments.target else engines
+    return Summary(layers_text(chosen, arguments.all), {t: [asdict(row) for row in rows] for t, rows in chosen.items()})
+
+
+def layers_text(engines: Mapping[str, Sequence[LayerRow]], show_all: bool) -> str:
+    """Layer table and coverage of each engine."""
+    parts = [f"{layer_table(rows, show_all)}\n{coverage_line(target, rows)}" for target, rows in engines.items()]
+    return "\n\n".join(parts)
+
+
+def transcribe_verb(arguments: argparse.Namespace) -> Summary:
+    """``trtasr transcribe``."""
+    target = arguments.target or default_target(arguments.bundle)
+    rows = list(transcribe_files(arguments.bundle, target, arguments.audio))
+    single = len(rows) == 1
+    text = rows[0][1] if single else "\n".join(f"{file}\t{transcript}" for file, transcript in rows)
+    return Summary(text, [{"audio_filepath": file, "pred_text": transcript} for file, transcript in rows])
+
+
+def doctor_verb(arguments: argparse.Namespace) -> Summary:
+    """``trtasr doctor``: what this machine can build and run, and how to get what is missing."""
+    del arguments
+    found = probe()
+    lines = []
+    for item in found:
+        lines.append(f"{'yes' if item.available else 'no ':3s}  {item.name}: {item.detail}")
+        lines.append(f"       {item.enables}" + (f"; to get it: {item.repair}" if item.repair else ""))
+    return Summary("\n".join(lines), [asdict(item) for item in found])
+
+
+VERBS: Mapping[str, Callable[[argparse.Namespace], Summary]] = {
+    "compile": compile_verb, "calibrate": calibrate_verb, "bench": bench_verb, "compare": compare_verb,
+    "inspect": inspect_verb, "transcribe": transcribe_verb, "doctor": doctor_verb}  # fmt: skip

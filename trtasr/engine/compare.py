@@ -1,0 +1,183 @@
+"""FP32 against quantized, run through Polygraphy and judged by SQNR, cosine similarity and token agreement."""
+
+import logging
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtasr.engine.run import expose, has_half, load_model, open_session
+from trtasr.errors import QualityError, UsageError
+from trtasr.values import Comparison, FloatArray, IntArray, TensorComparison
+
+log = logging.getLogger(__name__)
+
+Feed = tuple[FloatArray, IntArray]
+
+INPUTS_FILE = "comparison_inputs.json"
+RESULTS_FILE = "comparison.json"
+REFERENCE_FILE = "comparison_reference.json"  # written by the printed command, not by `compare`
+SNR_FLOOR_DB = 20  # Polygraphy's own default: the noise has 1 % of the energy
+MAX_INPUT_BYTES = 2_500_000  # keeps both files together below about 5 MB
+
+
+def compare(
+    reference: Path,
+    candidate: Path,
+    feeds: Sequence[Feed],
+    out_dir: Path,
+    labels: tuple[str, str] = ("fp32", "int8"),
+    features_kind: str = "synthetic",
+) -> Comparison:
+    """Runs two graphs on the same features and saves what Polygraphy loads again.
+
+    Every utterance runs alone and cut to its valid length, so that no padded frame counts. Utterances beyond about
+    2.5 MB of features (98 s at 64 mel bins and 100 frames per second) are left out.
+
+    Args:
+        reference: FP32 ONNX file.
+        candidate: quantized ONNX file with the same inputs and outputs.
+        feeds: features float32 [B, mel, T] and lengths int64 [B].
+        out_dir: the bundle; gets ``comparison_inputs.json`` and ``comparison.json``.
+        labels: runner names of reference and candidate.
+        features_kind: ``audio`` or ``synthetic``.
+
+    Returns:
+        Comparison over all valid frames; `Comparison.command` is to be run inside the bundle and exits with 1 when the
+        SNR of an utterance is below 20 dB.
+
+    Raises:
+        UsageError: no frames to compare.
+        QualityError: NaN or infinity in an output, or different output lengths.
+    """
+    from polygraphy.backend.onnxrt import OnnxrtRunner  # noqa: PLC0415
+    from polygraphy.comparator import Comparator  # noqa: PLC0415
+    from polygraphy.json import save_json  # noqa: PLC0415
+    from polygraphy.logger import G_LOGGER  # noqa: PLC0415
+
+    inputs = [{"features": features, "lengths": lengths} for features, lengths in _within_budget(_utterances(feeds))]
+    if not inputs:
+        raise UsageError("nothing to compare: every utterance is empty", "pass features with at least one valid frame")
+    runners = [
+        OnnxrtRunner(lambda path=path: open_session(path), name=label)
+        for path, label in zip((reference, candidate), labels, strict=True)
+    ]
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        results = Comparator.run(runners, data_loader=inputs)
+        save_json(inputs, str(out_dir / INPUTS_FILE))
+        results.save(str(out_dir / RESULTS_FILE))
+        outputs = [[dict(iteration.items()) for iteration in results[label]] for label in labels]
+    tensors, agreement, frames = _judge(outputs[0], outputs[1], labels)
+    log.info("compared %d utterances, %d frames", len(inputs), frames)
+    return Comparison(
+        reference=labels[0],
+        candidate=labels[1],
+        tensors=tensors,
+        token_agreement=agreement,
+        frames=frames,
+        features=features_kind,
+        command=polygraphy_command(reference, candidate, out_dir),
+        results_file=RESULTS_FILE,
+    )
+
+
+def _utterances(feeds: Sequence[Feed]) -> Iterator[Feed]:
+    for features, lengths in feeds:
+        for item, length in zip(features, lengths, strict=True):
+            if length > 0:
+                yield np.ascontiguousarray(item[None, :, : int(length)]), np.array([length], np.int64)
+
+
+def _within_budget(feeds: Iterator[Feed]) -> Iterator[Feed]:
+    used = 0
+    for features, lengths in feeds:
+        used += features.nbytes
+        if used > MAX_INPUT_BYTES and used > features.nbytes:
+            log.info("comparison limited to %.1f MB of features", MAX_INPUT_BYTES / 1e6)
+            return
+        yield features, lengths
+
+
+def _judge(
+    reference: list[dict[str, Any]], candidate: list[dict[str, Any]], labels: tuple[str, str]
+) -> tuple[tuple[TensorComparison, ...], float, int]:
+    """Compares log-probabilities over valid frames: per tensor, share of frames with equal argmax, frames."""
+    name, lengths_name = list(reference[0])[:2]
+    pairs = []
+    for index, (expected, actual) in enumerate(zip(reference, candidate, strict=True)):
+        count = int(expected[lengths_name][0])
+        if count != int(actual[lengths_name][0]):
+            raise QualityError(f"utterance {index}: {labels[1]} gives another output length than {labels[0]}", REPAIR)
+        pairs.append((expected[name][0, :count].astype(np.float64), actual[name][0, :count].astype(np.float64)))
+    first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    for values, label in zip((first, second), labels, strict=True):
+        if not np.isfinite(values).all():
+            raise QualityError(f"{name} of {label} holds NaN or infinity", REPAIR)
+    agreement = float(np.mean(first.argmax(axis=-1) == second.argmax(axis=-1)))
+    return (compare_tensor(name, first, second),), agreement, len(first)
+
+
+REPAIR = "calibrate again; if it stays, report the checkpoint and recipe"
+
+
+def compare_tensor(name: str, reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> TensorComparison:
+    """SQNR, cosine similarity and largest difference of two tensors of one shape."""
+    noise = reference - candidate
+    norms = math.sqrt(float(np.sum(reference**2)) * float(np.sum(candidate**2)))
+    return TensorComparison(
+        tensor=name,
+        sqnr_db=sqnr_db(float(np.sum(reference**2)), float(np.sum(noise**2))),
+        cosine=float(np.sum(reference * candidate)) / norms if norms else float(not noise.any()),
+        max_abs=float(np.max(np.abs(noise))),
+    )
+
+
+def sqnr_db(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) of two energies; infinite for no noise, minus infinity for noise without signal."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def layer_sqnr(reference: Path, candidate: Path, names: Sequence[str], feeds: Sequence[Feed]) -> dict[str, float]:
+    """SQNR in dB of inner tensors, for those of `names` that both graphs hold under one name.
+
+    Args:
+        reference: FP32 ONNX file.
+        candidate: quantized ONNX file.
+        names: ONNX tensor names.
+        feeds: features float32 [B, mel, T] and lengths int64 [B]; each utterance runs alone at its valid length.
+    """
+    held = _tensors(reference) & _tensors(candidate)
+    shared = [name for name in dict.fromkeys(names) if name in held]
+    sessions = [open_session(expose(path, shared)) for path in (reference, candidate)]
+    energies = {name: np.zeros(2) for name in shared}
+    for features, lengths in _utterances(feeds):
+        pair = [session.run(shared, {"features": features, "lengths": lengths}) for session in sessions]
+        for name, first, second in zip(shared, *pair, strict=True):
+            exact = first.astype(np.float64)
+            energies[name] += np.sum(exact**2), np.sum((exact - second) ** 2)
+    return {name: sqnr_db(*energy) for name, energy in energies.items()}
+
+
+def _tensors(path: Path) -> set[str]:
+    return {name for node in load_model(path).graph.node for name in node.output}
+
+
+def polygraphy_command(reference: Path, candidate: Path, out_dir: Path) -> str:
+    """The `polygraphy run` commands that repeat the comparison inside the bundle; exit status 1: SNR below 20 dB."""
+    runs = [_polygraphy_run(path, out_dir) for path in (reference, candidate)]
+    judged = f"--load-outputs {REFERENCE_FILE} --compare snr --snr-threshold {SNR_FLOOR_DB}"
+    return f"{runs[0]} --save-outputs {REFERENCE_FILE} && {runs[1]} {judged}"
+
+
+def _polygraphy_run(path: Path, out_dir: Path) -> str:
+    inside = path.resolve().is_relative_to(out_dir.resolve())
+    shown = path.resolve().relative_to(out_dir.resolve()) if inside else path.resolve()
+    command = f"polygraphy run {shlex.quote(str(shown))} --onnxrt --load-inputs {INPUTS_FILE}"
+    # ONNX Runtime's optimizer is wrong on FP16 Q/DQ convolutions with a bias (see `open_session`).
+    return f"{command} --graph-optimization-level ORT_DISABLE_ALL" if has_half(load_model(path)) else command

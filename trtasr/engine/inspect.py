@@ -1,0 +1,214 @@
+"""The layer table of a built engine: what really runs in INT8, and what was kept in floating point."""
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from trtasr.engine.run import load_model, open_session
+from trtasr.values import Decision, LayerRow
+
+COMPUTE = {"gemm", "correlation", "convolution", "runtime_fusion"}
+ORT_FLOAT = {"Conv", "FusedConv", "NhwcFusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
+# Where the zero points of data, weight and output are among the inputs: their types are those of the tensors.
+ORT_INT8 = {"QLinearConv": (2, 5, 7), "QLinearMatMul": (2, 5, 7), "QGemm": (2, 5, 8), "MatMulIntegerToFloat": (4, 5)}
+ORT_TYPES = {"FLOAT": "Float", "FLOAT16": "Half", "INT8": "Int8", "UINT8": "UInt8"}
+PRECISIONS = {"Half": "FP16", "Float": "FP32", "BFloat16": "BF16"}
+
+LINE = re.compile(
+    r"Name: (?P<name>.*?), LayerType: (?P<kind>.*?), Inputs: (?P<inputs>.*?), Constants: (?P<constants>.*?), "
+    r"Outputs: (?P<outputs>.*?), TacticName: .*?Metadata: ?(?P<metadata>.*)"
+)
+TENSOR = re.compile(r"\{ Name: .*?, Dimensions: \[(.*?)\], .*?Datatype: (\w+),")
+ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """How much of an engine runs in INT8, over its weighted layers (convolutions and matrix products).
+
+    Attributes:
+        int8: layers whose data and weight are both 8-bit integers.
+        total: weighted layers.
+        macs_share: share of all multiply-accumulates done by the INT8 layers, 0..1; NaN when no MACs are known.
+        kept: why the others were kept (the rule of their `Decision`, else their layer type) -> layers.
+        precisions: data types of the kept layers, such as ``FP16``.
+    """
+
+    int8: int
+    total: int
+    macs_share: float
+    kept: Mapping[str, int] = field(default_factory=dict)
+    precisions: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """One line, such as ``94 of 171 layers INT8 (90.7 % of MACs); kept FP16: 77 depthwise``."""
+        share = "" if self.macs_share != self.macs_share else f" ({100 * self.macs_share:.1f} % of MACs)"
+        kept = ", ".join(f"{count} {rule}" for rule, count in self.kept.items())
+        tail = f"; kept {'/'.join(self.precisions)}: {kept}" if kept else ""
+        return f"{self.int8} of {self.total} layers INT8{share}{tail}"
+
+
+def parse_layers(text: str) -> tuple[LayerRow, ...]:
+    """Reads the layer table that TensorRT logs at VERBOSE severity when built with detailed profiling verbosity.
+
+    A layer computes in INT8 when its data operand and its weight (a constant of rank 2 or more) are Int8, or its first
+    two data operands where the weight is none of its constants (attention; weights replicated over the batch).
+
+    Args:
+        text: the ``Layers:`` record, or a whole log that holds one.
+
+    Returns:
+        one row per layer after fusion, in the order of execution; MACs are 0.
+    """
+    matches = (LINE.match(line.strip()) for line in text.splitlines())
+    return tuple(_row(match) for match in matches if match)
+
+
+def _row(match: re.Match[str]) -> LayerRow:
+    inputs, constants, outputs = (TENSOR.findall(match[key]) for key in ("inputs", "constants", "outputs"))
+    weights = [dtype for dims, dtype in constants if "," in dims]
+    operands = tuple(dtype for _, dtype in inputs) + tuple(weights[:1])
+    return LayerRow(
+        name=match["name"],
+        kind=match["kind"],
+        operands=operands,
+        outputs=tuple(dtype for _, dtype in outputs),
+        onnx_nodes=tuple(ONNX_NODE.findall(match["metadata"])),
+        int8=match["kind"] in COMPUTE and operands[:2] == ("Int8", "Int8"),
+    )
+
+
+def attribute_macs(layers: Iterable[LayerRow], macs: Mapping[str, int]) -> tuple[LayerRow, ...]:
+    """Gives each weighted layer the MACs of the FP32 nodes it came from.
+
+    Args:
+        layers: layer table.
+        macs: FP32 node name -> multiply-accumulates per second of audio. Graph passes name what replaces a node
+            ``<node>_MatMul`` or ``<node>_...``.
+
+    Returns:
+        the same rows with `LayerRow.macs`; no node is counted twice.
+    """
+    left, rows = dict(macs), []
+    for layer in layers:
+        owners = _owners(layer.onnx_nodes, left) if is_weighted(layer) else ()
+        rows.append(replace(layer, macs=sum(left.pop(owner) for owner in owners)))
+    return tuple(rows)
+
+
+def _owners(nodes: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
+    """FP32 nodes behind a layer's ONNX nodes: the same name or its MatMul, else the longest name that is a prefix."""
+    known = set(names)
+    exact = dict.fromkeys(node.removesuffix("_MatMul") for node in nodes)
+    found = tuple(name for name in exact if name in known)
+    if found:
+        return found
+    prefixes = (_prefix(node, known) for node in nodes)
+    return tuple(name for name in prefixes if name)[:1]
+
+
+def _prefix(node: str, known: set[str]) -> str:
+    while node and node not in known:
+        node = node.rpartition("_")[0]
+    return node
+
+
+def is_weighted(layer: LayerRow) -> bool:
+    """True for convolutions and matrix products: the layers that INT8 is about."""
+    return (layer.kind in COMPUTE or layer.kind in ORT_FLOAT or layer.kind in ORT_INT8) and len(layer.operands) > 1
+
+
+def ort_layers(path: Path, macs: Mapping[str, int]) -> tuple[LayerRow, ...]:
+    """Layer table of a graph as ONNX Runtime executes it: the convolutions and matrix products after its fusions.
+
+    Args:
+        path: ONNX file.
+        macs: FP32 node name -> multiply-accumulates per second of audio.
+
+    Raises:
+        BundleError: the file is missing or no ONNX model.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        open_session(path, threads=1, optimized=optimized)
+        graph = load_model(optimized).graph
+    types = {tensor.name: _ort_type(tensor.data_type) for tensor in graph.initializer}
+    rows = (_ort_row(node, types) for node in graph.node)
+    return attribute_macs([row for row in rows if row is not None], macs)
+
+
+def _ort_row(node: Any, types: Mapping[str, str]) -> LayerRow | None:
+    nodes = (node.name,)
+    if node.op_type in ORT_INT8:
+        found = [types.get(node.input[i], "") for i in ORT_INT8[node.op_type] if i < len(node.input)]
+        return LayerRow(node.name, node.op_type, tuple(found[:2]), tuple(found[2:]) or ("Float",), nodes, int8=True)
+    weight = types.get(node.input[1]) if len(node.input) > 1 else None
+    if node.op_type not in ORT_FLOAT or weight is None:
+        return None
+    return LayerRow(node.name, node.op_type, (weight, weight), (weight,), nodes)
+
+
+def _ort_type(code: int) -> str:
+    name = str(onnx.TensorProto.DataType.Name(code))
+    return ORT_TYPES.get(name, name)
+
+
+def summarize(layers: Iterable[LayerRow], decisions: Iterable[Decision] = ()) -> LayerSummary:
+    """Counts the weighted layers in INT8 and says why the others were kept.
+
+    Args:
+        layers: layer table.
+        decisions: what placed the Q/DQ nodes; without it the reason is the layer type.
+    """
+    weighted = [layer for layer in layers if is_weighted(layer)]
+    kept = [layer for layer in weighted if not layer.int8]
+    rules = {decision.node: decision.rule for decision in decisions if not decision.quantized}
+    reasons = Counter(_reason(layer, rules) for layer in kept)
+    total = sum(layer.macs for layer in weighted)
+    return LayerSummary(
+        int8=len(weighted) - len(kept),
+        total=len(weighted),
+        macs_share=1 - sum(layer.macs for layer in kept) / total if total else float("nan"),
+        kept=dict(reasons.most_common()),
+        precisions=tuple(sorted({PRECISIONS.get(layer.operands[0], layer.operands[0]) for layer in kept})),
+    )
+
+
+def _reason(layer: LayerRow, rules: Mapping[str, str]) -> str:
+    owners = _owners(layer.onnx_nodes, rules)
+    return rules[owners[0]] if owners else layer.kind
+
+
+def layers_json(layers: Iterable[LayerRow]) -> list[dict[str, Any]]:
+    """The rows of ``layers.json``."""
+    return [asdict(layer) for layer in layers]
+
+
+def layers_from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[LayerRow, ...]:
+    """Reads the rows of ``layers.json`` back."""
+    return tuple(
+        LayerRow(**{**row, **{key: tuple(row[key]) for key in ("operands", "outputs", "onnx_nodes")}}) for row in rows
+    )
+
+
+def trtexec_layers(layers: Iterable[LayerRow]) -> dict[str, Any]:
+    """The layer table with the keys of ``trtexec --exportLayerInfo``; operand types stand for the inputs."""
+    return {
+        "Layers": [
+            {
+                "Name": layer.name,
+                "LayerType": layer.kind,
+                "Inputs": [{"Format/Datatype": dtype} for dtype in layer.operands],
+                "Outputs": [{"Format/Datatype": dtype} for dtype in layer.outputs],
+                "Metadata": "".join(f"[ONNX Layer: {node}]" for node in layer.onnx_nodes),
+            }
+            for layer in layers
+        ]
+    }

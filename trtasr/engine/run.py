@@ -1,0 +1,148 @@
+"""ONNX Runtime on the CPU: the FP32 reference, the `cpu` engine, and the stand-in for engines whose GPU is not here."""
+
+import logging
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from tqdm import tqdm
+
+from trtasr.errors import BundleError
+from trtasr.values import CalibrationSet, FloatArray, IntArray
+
+log = logging.getLogger(__name__)
+
+
+def load_model(model: Path | bytes) -> Any:
+    """Parses an ONNX model from a file or from its bytes.
+
+    Raises:
+        BundleError: the file is missing or no ONNX model.
+    """
+    try:
+        return onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+    except (FileNotFoundError, DecodeError) as error:
+        name = "model" if isinstance(model, bytes) else str(model)
+        raise BundleError(f"{name}: cannot be read as an ONNX model ({error})", "compile the bundle again") from error
+
+
+def has_half(model: Any) -> bool:
+    """True when any constant of the graph (an ONNX ModelProto) is FP16."""
+    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+
+
+def open_session(model: Path | bytes, threads: int = 0, optimized: Path | None = None) -> Any:
+    """An ONNX Runtime CPU session.
+
+    Args:
+        model: ONNX file, or its bytes.
+        threads: threads inside an operator; 0: one per core.
+        optimized: where to write the graph as ONNX Runtime optimized it; None: nowhere.
+
+    Returns:
+        onnxruntime.InferenceSession: sequential, one operator at a time.
+
+    Raises:
+        BundleError: the file is missing or no ONNX model.
+    """
+    import onnxruntime  # noqa: PLC0415 - half a second that `doctor` and `inspect` do not need
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    # WeightBiasQuantization gives wrong results on FP16 Q/DQ convolutions with a bias (an int32 bias needs a scale
+    # product that FP16 cannot hold), but FP32 Q/DQ graphs need it: without it no convolution with a bias runs in INT8.
+    disabled = ["WeightBiasQuantization"] if has_half(load_model(model)) else []
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(
+        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+    )
+
+
+class OrtRunner:
+    """An acoustic model run by ONNX Runtime on the CPU.
+
+    Args:
+        path: ONNX file with inputs ``features`` and ``lengths``; its first two outputs are the log-probabilities and
+            their lengths.
+        threads: threads inside an operator; 0: one per core.
+    """
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        self._session = open_session(path, threads)
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, features: FloatArray, lengths: IntArray) -> tuple[FloatArray, IntArray]:
+        """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B]."""
+        log_probs, output_lengths = self._session.run(self._names[:2], {"features": features, "lengths": lengths})
+        return log_probs, output_lengths
+
+    def outputs(self, features: FloatArray, lengths: IntArray, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """The named outputs of the graph, in the graph's own types."""
+        values = self._session.run(list(names), {"features": features, "lengths": lengths})
+        return dict(zip(names, values, strict=True))
+
+
+def expose(model: Path | bytes, names: Sequence[str]) -> bytes:
+    """The serialized model with the named tensors among its outputs."""
+    proto = load_model(model)
+    present = {output.name for output in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    return bytes(proto.SerializeToString())
+
+
+def observe(
+    model: Path | bytes, names: Sequence[str], calibration: CalibrationSet, threads: int = 0
+) -> Iterator[tuple[str, FloatArray]]:
+    """Streams the values of inner tensors over a calibration set.
+
+    Each utterance runs alone and at its own valid length, so that no padded frame reaches an observer and no more
+    than one utterance's tensors are held at a time.
+
+    Args:
+        model: FP32 ONNX file, or its bytes.
+        names: tensors of the graph; those that are no output yet are exposed.
+        calibration: network inputs.
+        threads: threads inside an operator; 0: one per core.
+
+    Yields:
+        tensor name and float32 values without the batch axis, for a convolution [C, T_valid].
+    """
+    session = open_session(expose(model, names), threads)
+    total = sum(len(lengths) for lengths in calibration.lengths)
+    for features, lengths in tqdm(utterances(calibration), "observe", total, disable=None, unit="utt"):
+        values = session.run(list(names), {"features": features, "lengths": lengths})
+        for name, value in zip(names, values, strict=True):
+            yield name, value[0].astype(np.float32, copy=False)
+
+
+def utterances(calibration: CalibrationSet) -> Iterator[tuple[FloatArray, IntArray]]:
+    """The items of a calibration set one by one: features [1, mel, T_valid], lengths [1]; empty items are left out."""
+    for batch, lengths in zip(calibration.batches, calibration.lengths, strict=True):
+        for item, length in zip(batch, lengths, strict=True):
+            if length > 0:
+                yield np.ascontiguousarray(item[None, :, : int(length)]), np.array([length], np.int64)
+
+
+def cpu_name() -> str:
+    """Model name of this machine's processor."""
+    return cpu_facts().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_facts() -> dict[str, str]:
+    """Fields of the first processor in /proc/cpuinfo; empty where there is no such file."""
+    source = Path("/proc/cpuinfo")
+    if not source.is_file():
+        return {}
+    first = source.read_text(encoding="utf-8").split("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}

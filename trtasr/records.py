@@ -1,0 +1,185 @@
+"""What a compile leaves behind: the JSON files of a bundle, its sidecar and its HTML report."""
+
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from trtasr import __version__
+from trtasr.bench.wer import bootstrap_delta
+from trtasr.bundle import seal, write_json
+from trtasr.calibrate import cache_text
+from trtasr.checkpoint.nemo import Checkpoint
+from trtasr.controls import Control
+from trtasr.engine.inspect import layers_json
+from trtasr.engine.run import cpu_name
+from trtasr.lower import Lowered
+from trtasr.quant.scales import table_to_json
+from trtasr.recipe import Recipe, to_dict
+from trtasr.report.html import ReportData, render
+from trtasr.report.table import ControlRow
+from trtasr.targets import REASONS
+from trtasr.values import BenchResult, Comparison, Engine, ScaleTable, WerResult
+
+LIBRARIES = ("torch", "onnx", "onnxruntime", "polygraphy", "jiwer", "tensorrt-rtx-cu12")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything one compile built and measured.
+
+    Attributes:
+        recipe: resolved.
+        checkpoint: source model.
+        tables: calibration method -> scale table; the recipe's own and the controls that were run.
+        lowered: one per target, in the recipe's order.
+        engines: likewise.
+        results: FP32 first, then one per target.
+        comparison: FP32 against the first target.
+        controls: empty unless asked for.
+        seconds: wall time of the compile.
+    """
+
+    recipe: Recipe
+    checkpoint: Checkpoint
+    tables: Mapping[str, ScaleTable]
+    lowered: tuple[Lowered, ...]
+    engines: tuple[Engine, ...]
+    results: tuple[BenchResult, ...]
+    comparison: Comparison
+    controls: tuple[Control, ...]
+    seconds: float
+
+    @property
+    def table(self) -> ScaleTable:
+        """The scale table the engines were made with."""
+        return self.tables[self.recipe.calibration.method]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Missed quality gates in words; empty when all hold."""
+        reference, limit = self.results[0].wer, self.recipe.evaluation.max_wer_increase
+        missed = []
+        for result in self.results[1:]:
+            if reference and result.wer and result.wer.wer - reference.wer > limit + 1e-9:
+                missed.append(f"{result.engine}: WER {result.wer.wer:.2f} % is {result.wer.wer - reference.wer:+.2f} "
+                              f"points over FP32; the gate is +{limit:.2f}")  # fmt: skip
+        return tuple(missed)
+
+    @property
+    def outcome(self) -> str:
+        """``PASSED`` or ``FAILED``."""
+        return "FAILED" if self.problems else "PASSED"
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write scales, cache, layers, bench, WER, report and, last, the sidecar that seals them."""
+    decisions = {item.target: [asdict(d) for d in item.decisions] for item in record.lowered}
+    write_json(folder / "scales.json", table_to_json(record.table) | {"decisions": decisions})
+    (folder / "calibration.cache").write_text(cache_text(record.table), encoding="utf-8")
+    write_json(folder / "layers.json", {engine.target: layers_json(engine.layers) for engine in record.engines})
+    write_json(folder / "bench.json", [bench_json(result) for result in record.results])
+    write_json(folder / "wer.json", {r.target: wer_json(r.wer) for r in record.results if r.wer})
+    (folder / "report.html").write_text(render(report_data(record)), encoding="utf-8")
+    seal(folder, sidecar(record))
+
+
+def sidecar(record: Record) -> dict[str, Any]:
+    """``bundle.json`` without the file hashes: enough to run the engines without anything else."""
+    checkpoint = record.checkpoint
+    return {
+        "name": record.recipe.name,
+        "family": checkpoint.family,
+        "targets": [engine.target for engine in record.engines],
+        "outcome": record.outcome,
+        "problems": list(record.problems),
+        "checkpoint": {"file": checkpoint.path.name, "sha256": checkpoint.sha256, "class": checkpoint.target},
+        "frontend": asdict(checkpoint.frontend),
+        "vocabulary": list(checkpoint.vocabulary),
+        "graphs": {"fp32": "model.fp32.onnx", **{item.target: item.reference for item in record.lowered}},
+        "engines": {e.target: {"path": e.path, "size_bytes": e.size_bytes, **e.details} for e in record.engines},
+        "recipe": to_dict(record.recipe),
+        "versions": versions(),
+        "device": cpu_name(),
+        "comparison": comparison_json(record.comparison),
+        "controls": [asdict(control) for control in record.controls],
+        "results": summary_json(record),
+        "seconds": round(record.seconds, 1),
+    }
+
+
+def summary_json(record: Record) -> dict[str, Any]:
+    """The figures of the table as one flat mapping per engine."""
+    rows = {}
+    for result in record.results:
+        latency = result.latencies[-1] if result.latencies else None
+        rows[result.target] = {
+            "size_bytes": result.size_bytes,
+            "wer": result.wer.wer if result.wer else None,
+            "p50_ms": latency.p50_ms if latency else None,
+            "p95_ms": latency.p95_ms if latency else None,
+            "rtfx": latency.rtfx if latency else None,
+        }
+    return rows
+
+
+def bench_json(result: BenchResult) -> dict[str, Any]:
+    """One row of ``bench.json``."""
+    return {"engine": result.engine, "target": result.target, "size_bytes": result.size_bytes, "note": result.note,
+            "wer": result.wer.wer if result.wer else None,
+            "latencies": [asdict(latency) | {"rtfx": latency.rtfx} for latency in result.latencies]}  # fmt: skip
+
+
+def wer_json(wer: WerResult) -> dict[str, Any]:
+    """One engine's entry in ``wer.json``, with every utterance."""
+    return asdict(wer)
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """The judgement of the Polygraphy comparison; infinite SQNR (no difference at all) becomes null."""
+    data = asdict(comparison)
+    for tensor in data["tensors"]:
+        tensor.update({k: None for k, v in tensor.items() if isinstance(v, float) and not math.isfinite(v)})
+    return data
+
+
+def versions() -> dict[str, str]:
+    """trtasr, Python and the libraries that shaped the result."""
+    found = {"trtasr": __version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def report_data(record: Record) -> ReportData:
+    """The report's view of a record."""
+    reference = record.results[0].wer
+    intervals = {r.engine: bootstrap_delta(reference, r.wer) for r in record.results[1:] if reference and r.wer}
+    return ReportData(
+        name=record.recipe.name, family=record.checkpoint.family, targets=tuple(e.target for e in record.engines),
+        device=cpu_name(), seed=record.recipe.calibration.seed, versions=versions(), results=record.results,
+        scales=record.table, engines=record.engines, decisions={x.target: x.decisions for x in record.lowered},
+        reasons=REASONS, intervals=intervals, comparisons=(record.comparison,), controls=control_rows(record),
+        audio_scales=record.tables.get("audio") if len(record.tables) > 1 else None, settings=to_dict(record.recipe),
+        commands=commands(record))  # fmt: skip
+
+
+def control_rows(record: Record) -> tuple[ControlRow, ...]:
+    """Rows of the controls table: label, WER, difference to FP32, SQNR."""
+    reference = record.results[0].wer
+    return tuple(ControlRow(c.label, c.wer, c.wer - reference.wer if reference else None, c.sqnr_db)
+                 for c in record.controls)  # fmt: skip
+
+
+def commands(record: Record) -> tuple[str, ...]:
+    """Command lines that make and examine this bundle again."""
+    name = record.recipe.name
+    return (f"trtasr compile {name} -o engines/{name}", f"trtasr inspect engines/{name}",
+            f"trtasr bench engines/{name}", record.comparison.command)  # fmt: skip
+

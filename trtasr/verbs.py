@@ -1,0 +1,133 @@
+"""What one does with a finished bundle: bench, compare, inspect, transcribe."""
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trtasr.audio.features import FrontendConfig
+from trtasr.audio.manifest import ManifestEntry, read_manifest
+from trtasr.bundle import Bundle, open_bundle
+from trtasr.engine.compare import compare
+from trtasr.engine.inspect import layers_from_json
+from trtasr.engine.run import OrtRunner
+from trtasr.errors import UsageError
+from trtasr.evaluate import feeds, latencies, prepare, transcribe, word_error_rate
+from trtasr.recipe import Evaluation, Recipe, build
+from trtasr.values import BenchResult, Comparison, LayerRow
+
+logger = logging.getLogger(__name__)
+
+TIMED = ("fp32", "cpu")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A bundle with the parts its verbs need.
+
+    Attributes:
+        bundle: on disk; recipe: resolved; frontend: feature parameters; vocabulary: tokens without the blank.
+    """
+
+    bundle: Bundle
+    recipe: Recipe
+    frontend: FrontendConfig
+    vocabulary: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """Feature rows."""
+        return self.frontend.features * self.frontend.frame_splicing
+
+    def graph(self, target: str) -> Path:
+        """The ONNX file that stands for a target in ONNX Runtime.
+
+        Raises:
+            UsageError: the bundle was not built for that target.
+        """
+        graphs = self.bundle.sidecar["graphs"]
+        if target not in graphs:
+            raise UsageError(f"{self.bundle.path}: has no {target} engine", f"use one of {', '.join(graphs)}")
+        return self.bundle.file(graphs[target])
+
+
+def open_engine(path: Path) -> Opened:
+    """Open a bundle folder.
+
+    Raises:
+        BundleError: no bundle there, or not of this format.
+    """
+    bundle = open_bundle(path)
+    sidecar = bundle.sidecar
+    return Opened(bundle, build(Recipe, sidecar["recipe"], str(path)), FrontendConfig(**sidecar["frontend"]),
+                  tuple(sidecar["vocabulary"]))  # fmt: skip
+
+
+def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None = None) -> list[BenchResult]:
+    """Measure a bundle again: latency here, and WER when there is a manifest (given, or the recipe's own).
+
+    Returns:
+        FP32 first, then each engine.
+    """
+    opened = open_engine(path)
+    evaluation = settings or opened.recipe.evaluation
+    targets = list(opened.bundle.sidecar["graphs"])
+    here = {target: opened.graph(target) for target in targets if target in TIMED}
+    speed = latencies(here, opened.frontend, evaluation, opened.rows)
+    source = manifest or (Path(evaluation.manifest) if evaluation.manifest else None)
+    items = prepare(read_manifest(source), opened.frontend) if source else []
+    results = []
+    for target in targets:
+        wer = word_error_rate(opened.graph(target), items, opened.vocabulary, evaluation.batch) if items else None
+        results.append(row(opened, target, BenchResult("", target, 0, speed.get(target, ()), wer)))
+    return results
+
+
+def row(opened: Opened, target: str, measured: BenchResult) -> BenchResult:
+    """A measured row with its label, size and note."""
+    engines = opened.bundle.sidecar["engines"]
+    if target == "fp32":
+        size = opened.graph("fp32").stat().st_size
+        return BenchResult("fp32 (reference)", target, size, measured.latencies, measured.wer)
+    note = "Q/DQ graph, ONNX Runtime" if target not in TIMED and measured.wer else ""
+    return BenchResult(f"int8 {target}", target, engines[target]["size_bytes"], measured.latencies, measured.wer, note)
+
+
+def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, limit: int) -> Comparison:
+    """Polygraphy comparison of FP32 against one engine's graph on speech; files go to ``out``.
+
+    Raises:
+        UsageError: no speech to compare on.
+    """
+    opened = open_engine(path)
+    source = manifest or (Path(opened.recipe.evaluation.manifest) if opened.recipe.evaluation.manifest else None)
+    if source is None:
+        raise UsageError(f"{path}: the recipe names no manifest", "add --manifest FILE")
+    items = prepare(read_manifest(source, require_text=False)[:limit], opened.frontend)
+    out.mkdir(parents=True, exist_ok=True)
+    return compare(opened.graph("fp32"), opened.graph(target), feeds(items), out, ("fp32", f"int8-{target}"), "audio")
+
+
+def engine_layers(path: Path) -> dict[str, tuple[LayerRow, ...]]:
+    """Layer table of every engine of a bundle."""
+    file = open_bundle(path).file("layers.json")
+    return {target: layers_from_json(rows) for target, rows in json.loads(file.read_text(encoding="utf-8")).items()}
+
+
+def default_target(path: Path) -> str:
+    """The engine that runs here as itself when the bundle has it (``cpu``), else the first one's reference graph."""
+    graphs = open_bundle(path).sidecar["graphs"]
+    return "cpu" if "cpu" in graphs else next(target for target in graphs if target != "fp32")
+
+
+def transcribe_files(path: Path, target: str, files: Sequence[Path]) -> Iterable[tuple[str, str]]:
+    """(file, transcript) of each audio file.
+
+    Raises:
+        AudioError: naming the file.
+    """
+    opened = open_engine(path)
+    entries = [ManifestEntry(file, 0.0, "") for file in files]
+    return transcribe(OrtRunner(opened.graph(target)), prepare(entries, opened.frontend), opened.vocabulary)
+
