@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -19,9 +20,9 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         W' = W g / sqrt(v + eps)
         b' = (b - mu) g / sqrt(v + eps) + beta
 
-    (Jacob et al. 2018, arXiv 1712.05877, section 3.2, with the stored statistics.) Pairs are found inside ModuleList and
-    Sequential containers: an `nn.Conv1d`, or a module whose ``.conv`` is one, directly followed by `nn.BatchNorm1d`.
-    Module names and indices stay.
+    (Jacob et al. 2018, arXiv 1712.05877, section 3.2, with the stored statistics.) Pairs are found inside ModuleList
+    and Sequential containers: an `nn.Conv1d`, or a module whose ``.conv`` is one, directly followed by
+    `nn.BatchNorm1d`. Module names and indices stay.
 
     Args:
         model: module in eval mode; not changed.
@@ -63,8 +64,7 @@ def export_onnx(model: nn.Module, path: Path, mel_bins: int) -> None:
 
 
 def _pairs(container: nn.ModuleList | nn.Sequential) -> Iterator[tuple[int, nn.Conv1d, nn.BatchNorm1d]]:
-    children = list(container)
-    for index, (first, second) in enumerate(zip(children, children[1:], strict=False), start=1):
+    for index, (first, second) in enumerate(pairwise(container), start=1):
         conv = first if isinstance(first, nn.Conv1d) else getattr(first, "conv", None)
         if isinstance(conv, nn.Conv1d) and isinstance(second, nn.BatchNorm1d):
             yield index, conv, second

@@ -1,1 +1,10 @@
-"""What each target accepts, and which passes lower a graph for it."""
+"""Targets: what each accepts and how its graph is lowered."""
+
+from trtasr.targets.cpu import CPU
+from trtasr.targets.t4 import T4
+from trtasr.targets.t4_rtx import T4_RTX
+from trtasr.targets.target import Target
+
+TARGETS = {target.name: target for target in (T4, T4_RTX, CPU)}
+
+__all__ = ["CPU", "T4", "T4_RTX", "TARGETS", "Target"]

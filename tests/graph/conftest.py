@@ -1,0 +1,62 @@
+"""The tiny network, its FP32 graph, its scale table and a batch of mixed lengths."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))  # tiny_network, whatever the import mode
+from tiny_network import MEL, Tiny
+
+from trtasr.graph.check import run_graph
+from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.graph.tensors import activation_tensors, weight_tensors, with_outputs
+from trtasr.values import ScaleTable, TensorScale, WeightScale
+
+
+@pytest.fixture(scope="session")
+def network():
+    torch.manual_seed(0)
+    model = Tiny()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.2, 1.5)
+            nn.init.normal_(module.weight, 1.5, 0.3)
+            nn.init.normal_(module.bias, 0, 0.3)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def fp32(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    export_onnx(fold_batchnorm(network), path, MEL)
+    return onnx.load(path)
+
+
+@pytest.fixture(scope="session")
+def feeds():
+    lengths = np.array([61, 40, 7])
+    features = np.random.default_rng(1).normal(size=(3, MEL, 61)).astype(np.float32)
+    features *= np.arange(61) < lengths[:, None, None]
+    return {"features": features, "lengths": lengths}
+
+
+@pytest.fixture(scope="session")
+def table(fp32, feeds):
+    """Scales from the test batch itself."""
+    names = activation_tensors(fp32)
+    values = {"features": feeds["features"], **run_graph(with_outputs(fp32, names), feeds)}
+    arrays = {item.name: numpy_helper.to_array(item) for item in fp32.graph.initializer}
+    weights = {}
+    for info in weight_tensors(fp32):
+        channels = np.moveaxis(arrays[info.name], info.axis, 0).reshape(info.shape[info.axis], -1)
+        weights[info.name] = WeightScale((np.abs(channels).max(1) / np.float32(127)).astype(np.float32), info.axis)
+    activations = {name: TensorScale(float(np.abs(values[name]).max()), "max", bool((values[name] >= 0).all()))
+                   for name in names}  # fmt: skip
+    return ScaleTable(activations, weights)

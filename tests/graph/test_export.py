@@ -1,0 +1,57 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, shape_inference
+from tiny_network import MEL
+from torch import nn
+
+from trtasr.graph.check import assert_parity, check_model, run_graph
+from trtasr.graph.export import export_onnx, fold_batchnorm
+
+
+def test_folding_keeps_the_function_and_the_module_names(network):
+    folded = fold_batchnorm(network)
+    x, lengths = torch.randn(2, MEL, 33), torch.tensor([33, 20])
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x, lengths)[0], network(x, lengths)[0], atol=1e-5, rtol=1e-5)
+    assert not any(isinstance(module, nn.BatchNorm1d) for module in folded.modules())
+    assert any(isinstance(module, nn.BatchNorm1d) for module in network.modules())
+    assert [name for name, _ in folded.named_modules()] == [name for name, _ in network.named_modules()]
+
+
+def test_folding_follows_the_formula():
+    block = nn.Sequential(nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4, eps=0.1)).eval()
+    norm = block[1]
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    gain = norm.weight / torch.sqrt(norm.running_var + 0.1)
+    folded = fold_batchnorm(block)
+    torch.testing.assert_close(folded[0].weight, block[0].weight * gain[:, None, None])
+    torch.testing.assert_close(folded[0].bias, (block[0].bias - norm.running_mean) * gain + norm.bias)
+
+
+@pytest.mark.parametrize(("batch", "frames"), [(1, 9), (3, 101)])
+def test_exported_graph_equals_torch_at_unseen_shapes(network, fp32, batch, frames):
+    x = torch.randn(batch, MEL, frames)
+    lengths = torch.linspace(frames, frames // 2, batch).long()
+    with torch.no_grad():
+        log_probs, output_lengths = network(x, lengths)
+    found = run_graph(fp32, {"features": x.numpy(), "lengths": lengths.numpy()})
+    assert_parity({"log_probs": log_probs.numpy(), "output_lengths": output_lengths.numpy()}, found)
+    assert found["output_lengths"].dtype == np.int64
+
+
+def test_exported_graph_is_valid_named_and_free_of_booleans(fp32):
+    check_model(fp32)
+    inferred = shape_inference.infer_shapes(fp32).graph
+    assert all(v.type.tensor_type.elem_type != TensorProto.BOOL for v in [*inferred.value_info, *inferred.output])
+    assert "/mconv.0/conv/Conv" in {node.name for node in fp32.graph.node}
+    assert {node.op_type for node in fp32.graph.node}.isdisjoint({"BatchNormalization", "Identity"})
+    dims = fp32.graph.input[0].type.tensor_type.shape.dim
+    assert [dims[0].dim_param, dims[1].dim_value, dims[2].dim_param] == ["batch", MEL, "time"]
+
+
+def test_export_is_deterministic(network, fp32, tmp_path):
+    export_onnx(fold_batchnorm(network), tmp_path / "again.onnx", MEL)
+    assert onnx.load(tmp_path / "again.onnx").SerializeToString() == fp32.SerializeToString()

@@ -1,0 +1,91 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper, shape_inference
+from tiny_network import sqnr_db
+
+from trtasr.errors import QualityError
+from trtasr.graph.check import assert_parity, check_model, run_graph
+from trtasr.graph.halve import fp16_scale_lint, halve
+from trtasr.graph.pointwise import pointwise_to_matmul
+from trtasr.graph.qdq import insert_qdq
+
+
+def types(model):
+    graph = shape_inference.infer_shapes(model, strict_mode=True).graph
+    return {v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.value_info, *graph.output]}
+
+
+def test_halved_fp32_graph_stays_close(fp32, feeds):
+    before = fp32.SerializeToString()
+    halved = halve(fp32)
+    check_model(halved)
+    assert_parity(run_graph(fp32, feeds), run_graph(halved, feeds), 0.05)
+    assert fp32.SerializeToString() == before
+
+
+@pytest.mark.parametrize("lower", [lambda model: model, pointwise_to_matmul])
+def test_halved_quantized_graph_equals_the_quantized_graph(fp32, table, feeds, lower):
+    quantized = lower(insert_qdq(fp32, table, []).model)
+    halved = halve(quantized)
+    check_model(halved)
+    assert sqnr_db(run_graph(quantized, feeds), run_graph(halved, feeds)) > 30
+
+
+def test_types_are_half_inside_and_full_at_the_border(fp32, table):
+    halved = halve(insert_qdq(fp32, table, []).model)
+    found = types(halved)
+    assert found["features"] == found["log_probs"] == TensorProto.FLOAT
+    for node in halved.graph.node:
+        if node.op_type in ("Conv", "Relu", "DequantizeLinear"):
+            assert found[node.output[0]] == TensorProto.FLOAT16
+        if node.op_type == "LogSoftmax":
+            assert found[node.input[0]] == TensorProto.FLOAT
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scale = next(item for item in halved.graph.initializer if item.name == node.input[1])
+            assert scale.data_type == TensorProto.FLOAT16
+    casts = [
+        node for node in halved.graph.node if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16
+    ]
+    assert len(casts) == 3  # features and the two masks, once each
+
+
+def model_with_weight(value):
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[B,1,T] x, float[1,1,1] w) => (float[B,1,T] y) { y = Conv(x, w) }""")
+    del model.graph.input[1]
+    model.graph.node[0].name = "conv"
+    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 1, 1), value, np.float32), "w"))
+    return model
+
+
+def test_weight_beyond_fp16_is_an_error_that_names_it():
+    with pytest.raises(QualityError, match=r"'w'.*7e\+04"):
+        halve(model_with_weight(7e4))
+
+
+def test_graph_output_made_in_half_is_cast_back():
+    halved = halve(model_with_weight(2.0))
+    x = np.ones((1, 1, 3), np.float32)
+    assert run_graph(halved, {"x": x})["y"].dtype == np.float32
+    assert run_graph(halved, {"x": x})["y"].tolist() == [[[2, 2, 2]]]
+
+
+def test_scale_that_fp16_rounds_to_zero_stays_positive(fp32, table):
+    quantized = insert_qdq(fp32, table, []).model
+    scale = next(item for item in quantized.graph.initializer if item.name == "decoder.0.weight_scale")
+    scale.CopyFrom(numpy_helper.from_array(np.full(scale.dims[0], 1e-9, np.float32), scale.name))
+    halved = {item.name: item for item in halve(quantized).graph.initializer}
+    assert numpy_helper.to_array(halved["decoder.0.weight_scale_fp16"]).min() == np.float16(2.0**-24)
+
+
+def test_lint_names_layers_with_a_subnormal_scale_product(fp32, table):
+    quantized = insert_qdq(fp32, table, []).model
+    scales = {item.name: item for item in quantized.graph.initializer if item.name.endswith("_scale")}
+    for item in scales.values():
+        item.CopyFrom(numpy_helper.from_array(np.full(tuple(item.dims), 0.01, np.float32), item.name))
+    assert fp16_scale_lint(quantized) == []
+    weight = scales["decoder.0.weight_scale"]
+    weight.CopyFrom(numpy_helper.from_array(np.full(tuple(weight.dims), 0.005, np.float32), weight.name))
+    assert fp16_scale_lint(quantized) == ["/decoder/decoder.0/Conv"]
+    assert fp16_scale_lint(pointwise_to_matmul(halve(quantized))) == ["/decoder/decoder.0/Conv"]

@@ -1,0 +1,98 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from onnx import TensorProto, numpy_helper
+from tiny_network import sqnr_db
+
+from trtasr.errors import RecipeError, UsageError
+from trtasr.graph.check import check_model, run_graph
+from trtasr.graph.edit import weight_codes
+from trtasr.graph.qdq import insert_qdq
+from trtasr.graph.tensors import sites
+from trtasr.values import ScaleTable, TensorScale, WeightScale
+
+
+def depthwise(site):
+    return "depthwise" if site.groups > 1 else None
+
+
+def initializers(model):
+    return {item.name: item for item in model.graph.initializer}
+
+
+def test_quantized_graph_stays_close_and_the_input_is_not_mutated(fp32, table, feeds):
+    before = fp32.SerializeToString()
+    result = insert_qdq(fp32, table, [])
+    check_model(result.model)
+    assert fp32.SerializeToString() == before
+    assert sqnr_db(run_graph(fp32, feeds), run_graph(result.model, feeds)) > 25
+
+
+def test_scales_are_the_tables_bit_for_bit_and_rank_zero(fp32, table):
+    found = initializers(insert_qdq(fp32, table, []).model)
+    names = {node.input[0] for node in fp32.graph.node if node.op_type == "Conv"}
+    for name in names:
+        scale = found[f"{name}_scale"]
+        assert list(scale.dims) == []
+        assert numpy_helper.to_array(scale).tobytes() == table.activations[name].scale.tobytes()
+    for name, entry in table.weights.items():
+        assert numpy_helper.to_array(found[f"{name}_scale"]).tobytes() == entry.scales.tobytes()
+        assert found[f"{name}_int8"].data_type == TensorProto.INT8
+        assert name not in found
+
+
+def test_nodes_that_read_one_tensor_share_one_pair(fp32, table):
+    model = insert_qdq(fp32, table, []).model
+    readers = [node.input[0] for node in fp32.graph.node if node.op_type == "Conv"]
+    assert len(set(readers)) < len(readers)
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == len(set(readers))
+
+
+def test_decisions_name_the_rule_and_float_nodes_are_untouched(fp32, table):
+    result = insert_qdq(fp32, table, [depthwise], exclude=["/decoder/*"])
+    rules = {decision.node: decision.rule for decision in result.decisions}
+    assert [decision.node for decision in result.decisions] == [site.node for site in sites(fp32)]
+    assert rules["/mconv.0/conv/Conv"] == "depthwise"
+    assert rules["/decoder/decoder.0/Conv"] == "exclude"
+    assert rules["/mconv.1/conv/Conv"] == "int8"
+    kept = {node.name: node for node in result.model.graph.node}["/decoder/decoder.0/Conv"]
+    assert kept.input[1] == "decoder.0.weight"
+
+
+def test_pattern_that_matches_nothing_is_an_error(fp32, table):
+    with pytest.raises(RecipeError, match="nowhere"):
+        insert_qdq(fp32, table, [], exclude=["/nowhere/*"])
+
+
+def test_missing_scale_names_the_tensor(fp32, table):
+    fewer = dict(table.activations)
+    del fewer["features"], fewer["/stem.0/Mul_output_0"]
+    with pytest.raises(UsageError, match=r"/stem\.0/Mul_output_0"):
+        insert_qdq(fp32, ScaleTable(fewer, table.weights), [])
+
+
+@pytest.mark.parametrize("amax", [0.0, -1.0, float("inf"), float("nan")])
+def test_scales_that_are_not_positive_and_finite_are_refused(fp32, table, amax):
+    broken = {**table.activations, "/stem.0/Mul_output_0": TensorScale(amax, "max")}
+    with pytest.raises(UsageError, match="not positive and finite"):
+        insert_qdq(fp32, dataclasses.replace(table, activations=broken), [])
+
+
+@given(arrays.arrays(np.float32, (3, 4, 1), elements=st.floats(-8, 8, width=32)), st.integers(0, 1))
+def test_weight_codes_are_within_half_a_step(weight, axis):
+    amax = np.maximum(np.abs(weight).max(axis=tuple(i for i in range(3) if i != axis)), np.float32(1e-3))
+    scale = WeightScale((amax / np.float32(127)).astype(np.float32), axis)
+    codes = weight_codes(weight, scale)
+    steps = scale.scales.reshape([-1 if i == axis else 1 for i in range(3)])
+    assert codes.dtype == np.int8
+    assert codes.min(initial=0) >= -127
+    assert (np.abs(codes * steps - weight) <= steps * 0.5001).all()
+
+
+def test_weight_codes_round_half_to_even_and_clamp():
+    scale = WeightScale(np.array([1.0], np.float32), 0)
+    assert weight_codes(np.array([[0.5, 1.5, -2.5, 300, -300]]), scale).tolist() == [[0, 2, -2, 127, -127]]

@@ -1,0 +1,36 @@
+import numpy as np
+from tiny_network import CHANNELS, CLASSES, MEL
+
+from trtasr.graph.check import run_graph
+from trtasr.graph.macs import macs_per_second
+from trtasr.graph.tensors import activation_tensors, sites, weight_tensors, with_outputs
+
+
+def test_activations_are_the_data_path_and_nothing_else(fp32, feeds):
+    names = activation_tensors(fp32)
+    assert names[0] == "features"
+    assert "log_probs" not in names
+    data = {"Conv", "Relu", "Mul", "Add", "Transpose"}
+    assert "output_lengths" not in names
+    made = [node.output[0] for node in fp32.graph.node if node.op_type in data]
+    assert set(names) == {"features", *made} - {"output_lengths"}
+    values = run_graph(with_outputs(fp32, names), feeds)
+    assert list(values) == list(names[1:])
+    assert all(value.dtype == np.float32 and value.ndim == 3 for value in values.values())
+
+
+def test_weights_and_sites_describe_each_convolution(fp32):
+    described = sites(fp32)
+    assert len(described) == len(weight_tensors(fp32)) == 9
+    stem, decoder = described[0], described[-1]
+    assert (stem.groups, stem.kernel, stem.stride, stem.in_channels) == (MEL, (5,), (2,), MEL)
+    assert (decoder.in_channels, decoder.out_channels, decoder.kernel) == (CHANNELS, CLASSES, (1,))
+    assert all(weight.axis == 0 for weight in weight_tensors(fp32))
+
+
+def test_macs_count_weights_times_frame_rate_after_striding(fp32):
+    macs = macs_per_second(fp32, frames_per_second=100)
+    assert macs["/decoder/decoder.0/Conv"] == CHANNELS * CLASSES * 50
+    assert macs["/dense.0/conv/Conv"] == CHANNELS * CHANNELS * 3 * 50
+    assert macs["/stem.0/conv/Conv"] == MEL * 5 * 50
+    assert len(macs) == 9

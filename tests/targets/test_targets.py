@@ -1,0 +1,31 @@
+import pytest
+
+from trtasr.targets import CPU, T4, T4_RTX, TARGETS
+from trtasr.values import Site
+
+POINTWISE = Site("pw", "Conv", (256, 256, 1), 256, 256, 1, (1,), (1,))
+DEPTHWISE = Site("dw", "Conv", (256, 1, 33), 256, 256, 256, (33,), (1,))
+DENSE = Site("jasper", "Conv", (256, 256, 11), 256, 256, 1, (11,), (1,))
+STRIDED = Site("strided", "Conv", (256, 64, 1), 64, 256, 1, (1,), (2,))
+DECODER = Site("decoder", "Conv", (29, 1024, 1), 1024, 29, 1, (1,), (1,))
+LINEAR = Site("linear", "MatMul", (256, 1024), 256, 1024)
+NARROW = Site("narrow", "Conv", (256, 8, 3), 8, 256, 1, (3,), (1,))
+
+
+def skipped(target, site):
+    return next((name for rule in target.rules if (name := rule(site))), None)
+
+
+@pytest.mark.parametrize(("site", "t4", "t4_rtx"), [
+    (POINTWISE, None, None), (DEPTHWISE, "depthwise", "depthwise"), (DENSE, None, "kernel"),
+    (STRIDED, None, "kernel"), (DECODER, "alignment", None), (LINEAR, None, None), (NARROW, "alignment", "kernel"),
+])  # fmt: skip
+def test_rules(site, t4, t4_rtx):
+    assert skipped(T4, site) == t4
+    assert skipped(T4_RTX, site) == t4_rtx
+    assert skipped(CPU, site) is None
+
+
+def test_targets_by_name_and_their_passes():
+    assert {name: target.passes for name, target in TARGETS.items()} == {
+        "t4": ("qdq", "halve"), "t4-rtx": ("qdq", "pointwise", "halve"), "cpu": ("cpu_qdq",)}  # fmt: skip

@@ -1,0 +1,313 @@
+"""INT8 graph for ONNX Runtime on the CPU: integer convolutions on 8-bit codes in [batch, time, channels]."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from trtasr.graph.edit import (
+    activation_scale,
+    constants,
+    consumers,
+    producers,
+    rebuilt,
+    tensor,
+    weight_codes,
+    weight_scale,
+)
+from trtasr.graph.qdq import QdqResult, decide
+from trtasr.graph.tensors import activation_tensors, attribute
+from trtasr.values import FloatArray, ScaleTable, Site, TensorScale
+
+MICROSOFT = "com.microsoft"
+LARGEST_BIAS = 2.0**30
+ELEMENTWISE = ("Add", "Relu", "Max")
+SWAP = [0, 2, 1]
+
+
+def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, exclude: Sequence[str] = ()) -> QdqResult:
+    """Lower an FP32 graph to integer operators of ONNX Runtime.
+
+        x -> Mul(mask) -> Conv(W, b) -> Relu -> Mul(mask) -> Conv ...
+    becomes
+        q -> Where(mask, q, zero point) -> QLinearConv(Wq, bq) -> q -> Where ...            q: uint8 codes [B, T, C]
+
+    - Activations are uint8. Where the table says non-negative: scale `unsigned_scale`, zero point 0, and saturation
+      replaces Relu. Elsewhere: scale `scale`, zero point 128. x86 has fast instructions for uint8 x int8 only.
+    - A mask multiplies codes by 0 or 1, which is a choice between code and zero point: no float in between. In front of
+      a kernel-1 convolution it is dropped: a padded frame then changes itself only, and each wider convolution masks
+      again. Valid frames see no padding; log-probabilities of padded frames differ from the FP32 graph's.
+    - Pointwise convolutions whose result is added (residual branches) or returned (logits) give float32 straight from
+      the int32 accumulator (MatMulIntegerToFloat), so that a sum is rounded to 8 bits once, not three times.
+    - Tensors are kept as [B, T, C], the layout of ONNX Runtime's integer kernels; anything that is not
+      Conv, mask, Relu, Add or Max runs unchanged in float32 on [B, C, T].
+    - A bias is int32 with scale (input scale x weight scale). Where it would not fit, in a channel whose weights vanish
+      beside its bias, the channel's weight scale is raised until it does.
+
+    On x86 without VNNI (AVX2 only) the uint8 x int8 kernels add pairs of products in saturating int16, which can clip
+    large sums; such machines get the right speed but not these numbers.
+
+    Args:
+        model: FP32 graph of opset >= 18; not changed.
+        table: scales of the tensors that convolutions read, and of the weights.
+        exclude: fnmatch patterns of node names that stay float.
+
+    Returns:
+        the graph (it needs ONNX Runtime: domain com.microsoft) and one decision per weighted node, in graph order.
+
+    Raises:
+        RecipeError: an exclude pattern that matches no weighted node.
+        UsageError: a scale is missing, not positive or not finite.
+    """
+    decisions = decide(model, (conv1d_only,), exclude)
+    lowering = _Lowering(model, table, {decision.node for decision in decisions if decision.quantized})
+    return QdqResult(lowering.run(), decisions)
+
+
+def conv1d_only(site: Site) -> str | None:
+    """Rule ``operator``: only 1-D convolutions have an integer form here."""
+    return None if site.op == "Conv" and len(site.kernel) == 1 else "operator"
+
+
+@dataclass(frozen=True)
+class _Value:
+    """Forms in which an FP32 tensor exists in the lowered graph.
+
+    Attributes:
+        columns: float32 [B, C, T], the FP32 graph's layout.
+        rows: float32 [B, T, C].
+        codes: uint8 [B, T, C]; with ``scale`` and ``zero`` the names of its scale and zero point.
+    """
+
+    columns: str = ""
+    rows: str = ""
+    codes: str = ""
+    scale: str = ""
+    zero: str = ""
+
+
+class _Lowering:
+    """Walks the FP32 graph once and collects the nodes of the lowered graph."""
+
+    def __init__(self, model: onnx.ModelProto, table: ScaleTable, quantized: set[str]) -> None:
+        self.model, self.table, self.quantized = model, table, quantized
+        self.weights, self.readers, self.made_by = constants(model), consumers(model), producers(model)
+        self.on_path = set(activation_tensors(model))
+        self.nodes: list[NodeProto] = []
+        self.initializers: dict[str, TensorProto] = dict(self.weights)
+        self.values = {
+            value.name: _Value(columns=value.name) for value in model.graph.input if value.name in self.on_path
+        }
+        self.masks_can_go = all(
+            self._mask_of(node.input[0]) for node in model.graph.node if node.op_type == "Conv" and not _framewise(node)
+        )
+
+    def run(self) -> onnx.ModelProto:
+        for node in self.model.graph.node:
+            if node.output[0] in self.values:
+                continue  # a Relu that its convolution applied
+            if node.name in self.quantized:
+                self._conv(node)
+            elif node.op_type == "Shape" and node.input[0] in self.values:
+                self._shape(node)
+            elif self._mask_of(node.output[0]) and self._only_codes_read(node.input[0]):
+                continue  # each convolution masks the codes it reads
+            elif node.op_type in ELEMENTWISE and all(name in self.values for name in node.input):
+                self._elementwise(node)
+            elif node.op_type == "Transpose" and attribute(node, "perm", []) == SWAP:
+                self.values[node.output[0]] = _Value(columns=self._rows(node.input[0]))
+            else:
+                self._keep(node)
+        self._name_outputs()
+        lowered = rebuilt(self.model, self.nodes, self.initializers.values())
+        lowered.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+        return lowered
+
+    def _emit(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Append a node named like its output."""
+        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+        return output
+
+    def _emit_integer(self, node: NodeProto, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Append an operator of ONNX Runtime's own that does the work of ``node`` and keeps its name."""
+        made = helper.make_node(op, inputs, [output], name=node.name, domain=MICROSOFT, **attributes)
+        self.nodes.append(made)
+        return output
+
+    def _constant(self, name: str, value: object) -> str:
+        self.initializers.setdefault(name, tensor(name, value))
+        return name
+
+    def _conv(self, node: NodeProto) -> None:
+        source, mask = node.input[0], self._mask_of(node.input[0])
+        if mask:
+            source = self.made_by[source].input[0]
+        data = self._codes(source)
+        if mask and not (self.masks_can_go and _framewise(node)):
+            data = replace(data, codes=self._masked_codes(data, mask))
+        output = node.output[0]
+        relu = self._fused_relu(output)
+        if relu or self._only_codes_read(output):
+            self.values[relu or output] = self._integer_conv(node, data, relu or output)
+        elif _framewise(node) and attribute(node, "strides", [1])[0] == 1 and attribute(node, "group", 1) == 1:
+            self.values[output] = _Value(rows=self._integer_matmul(node, data))
+        else:
+            self.values[output] = self._integer_conv(node, data, output)
+
+    def _integer_conv(self, node: NodeProto, data: _Value, result: str) -> _Value:
+        codes, scales = self._weight(node, data)
+        entry = activation_scale(self.table, self._scale_name(result))
+        scale, zero = self._quantizer(result, entry)
+        weight = [self._constant(f"{node.name}/weight", codes), self._constant(f"{node.name}/weight_scale", scales)]
+        inputs = [data.codes, data.scale, data.zero, *weight, self._constant("int8_zero", np.int8(0)), scale, zero]
+        if len(node.input) > 2 and node.input[2]:
+            bias = self._array(node.input[2]).astype(np.float64) / (self._float(data.scale) * scales.astype(np.float64))
+            inputs.append(self._constant(f"{node.name}/bias", np.rint(bias).astype(np.int32)))
+        kept = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        output = self._emit_integer(node, "QLinearConv", inputs, f"{result}_codes", channels_last=1, **kept)
+        return _Value(codes=output, scale=scale, zero=zero)
+
+    def _integer_matmul(self, node: NodeProto, data: _Value) -> str:
+        codes, scales = self._weight(node, data)
+        weight = self._constant(f"{node.name}/weight", np.ascontiguousarray(codes[:, :, 0].T))
+        weight_scales = self._constant(f"{node.name}/weight_scale", scales)
+        zero = self._constant("int8_zero", np.int8(0))
+        inputs = [data.codes, weight, data.scale, weight_scales, data.zero, zero, *node.input[2:]]
+        return self._emit_integer(node, "MatMulIntegerToFloat", inputs, f"{node.output[0]}_rows")
+
+    def _weight(self, node: NodeProto, data: _Value) -> tuple[np.ndarray, FloatArray]:
+        """int8 weight and scales, raised where the bias would overflow int32."""
+        entry = weight_scale(self.table, node.input[1])
+        scales = np.asarray(entry.scales, np.float32)
+        if len(node.input) > 2 and node.input[2]:
+            floor = np.abs(self._array(node.input[2])) / (self._float(data.scale) * LARGEST_BIAS)
+            scales = np.maximum(scales, floor.astype(np.float32))
+        return weight_codes(self._array(node.input[1]), replace(entry, scales=scales)), scales
+
+    def _elementwise(self, node: NodeProto) -> None:
+        name = node.output[0]
+        self.values[name] = _Value(rows=self._emit(node.op_type, [self._rows(i) for i in node.input], f"{name}_rows"))
+        if node.op_type == "Relu" and self._only_codes_read(name):
+            entry = activation_scale(self.table, self._scale_name(name))
+            if entry.non_negative:
+                self.values[name] = self._quantize(self._rows(node.input[0]), name, entry)
+
+    def _keep(self, node: NodeProto) -> None:
+        kept = NodeProto()
+        kept.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            if name in self.values:
+                kept.input[index] = self._columns(name)
+        self.nodes.append(kept)
+        self.values.update({name: _Value(columns=name) for name in node.output if name in self.on_path})
+
+    def _shape(self, node: NodeProto) -> None:
+        value = self.values[node.input[0]]
+        if value.columns:
+            self._keep(node)
+            return
+        shape = self._emit("Shape", [value.rows or value.codes], f"{node.output[0]}_rows")
+        self._emit("Gather", [shape, self._constant("swap", np.array(SWAP))], node.output[0])
+
+    def _name_outputs(self) -> None:
+        """Restore graph outputs that exist in another layout only, or under another name."""
+        made = {name for node in self.nodes for name in node.output}
+        for value in self.model.graph.output:
+            if value.name not in made:
+                self._emit("Identity", [self._columns(value.name)], value.name)
+
+    def _columns(self, name: str) -> str:
+        value = self.values[name]
+        if not value.columns:
+            columns = self._emit("Transpose", [self._rows(name)], f"{name}_columns", perm=SWAP)
+            self.values[name] = replace(self.values[name], columns=columns)
+        return self.values[name].columns
+
+    def _rows(self, name: str) -> str:
+        value = self.values[name]
+        if not value.rows and value.codes:
+            rows = self._emit("DequantizeLinear", [value.codes, value.scale, value.zero], f"{name}_rows")
+            self.values[name] = replace(value, rows=rows)
+        elif not value.rows:
+            rows = self._emit("Transpose", [value.columns], f"{name}_rows", perm=SWAP)
+            self.values[name] = replace(value, rows=rows)
+        return self.values[name].rows
+
+    def _codes(self, name: str) -> _Value:
+        if not self.values[name].codes:
+            made = self._quantize(self._rows(name), name, activation_scale(self.table, self._scale_name(name)))
+            self.values[name] = replace(self.values[name], codes=made.codes, scale=made.scale, zero=made.zero)
+        return self.values[name]
+
+    def _quantize(self, rows: str, name: str, entry: TensorScale) -> _Value:
+        scale, zero = self._quantizer(name, entry)
+        codes = self._emit("QuantizeLinear", [rows, scale, zero], f"{name}_codes")
+        return _Value(codes=codes, scale=scale, zero=zero)
+
+    def _quantizer(self, name: str, entry: TensorScale) -> tuple[str, str]:
+        scale = entry.unsigned_scale if entry.non_negative else entry.scale
+        zero = ("uint8_zero", np.uint8(0)) if entry.non_negative else ("uint8_middle", np.uint8(128))
+        return self._constant(f"{name}_scale", scale), self._constant(*zero)
+
+    def _masked_codes(self, data: _Value, mask: str) -> str:
+        output = f"{data.codes}_masked_{mask}"
+        made = {name for node in self.nodes for name in node.output}
+        rows, keep = f"{mask}_rows", f"{mask}_keep"
+        if keep not in made:
+            self._emit("Cast", [self._emit("Transpose", [mask], rows, perm=SWAP)], keep, to=TensorProto.BOOL)
+        if output not in made:
+            self._emit("Where", [keep, data.codes, data.zero], output)
+        return output
+
+    def _mask_of(self, name: str) -> str:
+        """The mask that makes tensor ``name`` = Mul(data, mask), or nothing."""
+        node = self.made_by.get(name)
+        if node is None or node.op_type != "Mul" or node.input[0] not in self.on_path:
+            return ""
+        return node.input[1] if self._is_mask(node.input[1]) else ""
+
+    def _is_mask(self, name: str) -> bool:
+        """Whether a tensor is Clip(integers, 0, 1), cast and unsqueezed."""
+        node = self.made_by.get(name)
+        while node is not None and node.op_type in ("Unsqueeze", "Cast"):
+            node = self.made_by.get(node.input[0])
+        return node is not None and node.op_type == "Clip" and not self.on_path.intersection(node.input)
+
+    def _code_readers(self, name: str) -> list[tuple[NodeProto, str]]:
+        """Nodes that read a tensor, masks seen through, each with the FP32 name of what it reads; Shape left out."""
+        found = []
+        for node in self.readers.get(name, []):
+            masked = bool(self._mask_of(node.output[0])) and node.input[0] == name
+            seen = node.output[0] if masked else name
+            found += [(reader, seen) for reader in (self.readers.get(seen, []) if masked else [node])]
+        return [(reader, seen) for reader, seen in found if reader.op_type != "Shape"]
+
+    def _only_codes_read(self, name: str) -> bool:
+        readers = self._code_readers(name)
+        return bool(readers) and all(reader.name in self.quantized for reader, _ in readers)
+
+    def _scale_name(self, name: str) -> str:
+        """The tensor whose scale the codes of ``name`` have: what the first integer convolution reads, else itself."""
+        return next((seen for reader, seen in self._code_readers(name) if reader.name in self.quantized), name)
+
+    def _fused_relu(self, name: str) -> str:
+        """Output of the Relu that saturation at code 0 can replace, or nothing."""
+        readers = self.readers.get(name, [])
+        if len(readers) != 1 or readers[0].op_type != "Relu" or not self._only_codes_read(readers[0].output[0]):
+            return ""
+        output = readers[0].output[0]
+        return output if activation_scale(self.table, self._scale_name(output)).non_negative else ""
+
+    def _array(self, name: str) -> np.ndarray:
+        return numpy_helper.to_array(self.weights[name])
+
+    def _float(self, name: str) -> float:
+        return float(numpy_helper.to_array(self.initializers[name]))
+
+
+def _framewise(node: NodeProto) -> bool:
+    """Whether each output frame reads one input frame."""
+    return attribute(node, "kernel_shape", [0]) == [1] and not any(attribute(node, "pads", [0]))

@@ -1,0 +1,115 @@
+"""Small helpers that every pass uses: look up, copy, rebuild."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from trtasr.errors import UsageError
+from trtasr.values import ScaleTable, TensorScale, WeightScale
+
+Array = npt.NDArray[Any]
+
+
+def tensor(name: str, value: Any) -> TensorProto:
+    """An initializer; a numpy scalar keeps rank 0 (TensorRT drops convolutions with a scale of shape [1] from INT8)."""
+    return numpy_helper.from_array(np.asarray(value), name)
+
+
+def constants(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    """Initializers by name."""
+    return {item.name: item for item in model.graph.initializer}
+
+
+def producers(model: onnx.ModelProto) -> dict[str, NodeProto]:
+    """Tensor name -> the node that computes it."""
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def consumers(model: onnx.ModelProto) -> dict[str, list[NodeProto]]:
+    """Tensor name -> the nodes that read it, in graph order."""
+    found: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in model.graph.node:
+        for name in dict.fromkeys(node.input):
+            found[name].append(node)
+    return found
+
+
+def rebuilt(model: onnx.ModelProto, nodes: Iterable[NodeProto], initializers: Iterable[TensorProto]) -> onnx.ModelProto:
+    """A copy of the model with other nodes and initializers; unused ones are dropped."""
+    result = _shell(model)
+    live = _live_nodes(list(nodes), {value.name for value in model.graph.output})
+    used = {name for node in live for name in node.input}
+    result.graph.node.extend(live)
+    result.graph.initializer.extend(item for item in initializers if item.name in used)
+    return result
+
+
+def activation_scale(table: ScaleTable, name: str) -> TensorScale:
+    """Scale of an activation tensor.
+
+    Raises:
+        UsageError: no entry, or a scale that is not positive and finite.
+    """
+    if name not in table.activations:
+        raise UsageError(f"scale table: no activation scale for tensor {name!r}", "calibrate again for this graph")
+    entry = table.activations[name]
+    _check_scales(f"activation {name!r}", np.asarray([entry.scale]))
+    return entry
+
+
+def weight_scale(table: ScaleTable, name: str) -> WeightScale:
+    """Per-channel scales of a weight.
+
+    Raises:
+        UsageError: no entry, or a scale that is not positive and finite.
+    """
+    if name not in table.weights:
+        raise UsageError(f"scale table: no scales for weight {name!r}", "calibrate again for this graph")
+    _check_scales(f"weight {name!r}", table.weights[name].scales)
+    return table.weights[name]
+
+
+def weight_codes(weight: Array, scale: WeightScale) -> npt.NDArray[np.int8]:
+    """round(W / scale) per output channel, half to even, clamped to -127..127."""
+    shape = [1] * weight.ndim
+    shape[scale.axis] = -1
+    codes = np.rint(weight.astype(np.float32) / scale.scales.reshape(shape))
+    return np.asarray(np.clip(codes, -127, 127), np.int8)
+
+
+def dequantize_weight(node: NodeProto, codes: str, scales: str, axis: int) -> NodeProto:
+    """The DequantizeLinear in front of a weighted node (zero points are 0 and left out)."""
+    return helper.make_node(
+        "DequantizeLinear", [codes, scales], [f"{node.input[1]}_dequantized"],
+        name=f"{node.input[1]}/DequantizeLinear", axis=axis,
+    )  # fmt: skip
+
+
+def _check_scales(what: str, scales: Array) -> None:
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
+        raise UsageError(f"scale table: {what} has a scale that is not positive and finite", "calibrate again")
+
+
+def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
+    shell = onnx.ModelProto()
+    shell.ir_version = model.ir_version
+    shell.producer_name = "trtasr"
+    shell.opset_import.extend(model.opset_import)
+    shell.graph.name = model.graph.name
+    shell.graph.input.extend(model.graph.input)
+    shell.graph.output.extend(model.graph.output)
+    return shell
+
+
+def _live_nodes(nodes: list[NodeProto], needed: set[str]) -> list[NodeProto]:
+    live = []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            live.append(node)
+    return live[::-1]

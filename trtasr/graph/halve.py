@@ -1,0 +1,137 @@
+"""FP16 everywhere outside INT8, for strongly typed TensorRT."""
+
+import copy
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from trtasr.errors import QualityError
+from trtasr.graph.edit import constants, producers, rebuilt, tensor
+from trtasr.graph.tensors import WEIGHTED
+
+FULL_PRECISION = ("LogSoftmax", "Softmax")
+SMALLEST_NORMAL = float(np.finfo(np.float16).tiny)
+SMALLEST = np.float16(2.0**-24)
+
+
+def halve(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Strongly typed FP16 graph from an FP32 graph, with or without Q/DQ.
+
+        features (FP32) -> Cast -> [ Q, DQ, Conv, MatMul, Relu, Mul, Add ... in FP16 ] -> Cast -> LogSoftmax (FP32)
+        lengths (INT64) -> mask arithmetic (INT64, FP32) -> Cast, once -^
+
+    Everything on the data path (computed from a float input) and every Q/DQ node becomes FP16, initializers and scales
+    included; LogSoftmax and Softmax, shape and mask arithmetic stay. Graph inputs and outputs keep their types.
+    A scale that FP16 would round to zero becomes 2^-24, the smallest FP16 number.
+
+    Args:
+        model: graph of opset >= 19 (FP16 scales); not changed.
+
+    Raises:
+        QualityError: an initializer that is not finite in FP16, named with its largest value.
+    """
+    half_nodes = _half_nodes(model)
+    half_tensors = {name for node in model.graph.node if node.name in half_nodes and node.op_type != "QuantizeLinear"
+                    for name in node.output}  # fmt: skip
+    types = _float_tensors(model)
+    weights = constants(model)
+    scales = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    nodes: list[NodeProto] = []
+    added: dict[str, TensorProto] = {}
+    casts: set[str] = set()
+    for original in model.graph.node:
+        node = copy.deepcopy(original)
+        is_half = node.name in half_nodes
+        for index, name in enumerate(node.input):
+            if is_half and name in weights and weights[name].data_type == TensorProto.FLOAT:
+                node.input[index] = f"{name}_fp16"
+                if f"{name}_fp16" not in added:
+                    added[f"{name}_fp16"] = _half_tensor(weights[name], name in scales)
+            elif name not in weights and _needs_cast(node, name, is_half, half_tensors, types):
+                target = TensorProto.FLOAT16 if is_half else TensorProto.FLOAT
+                node.input[index] = f"{name}_fp16" if is_half else f"{name}_fp32"
+                if node.input[index] not in casts:
+                    nodes.append(_cast(name, node.input[index], target))
+                    casts.add(node.input[index])
+        nodes.append(node)
+    nodes = _full_precision_outputs(model, nodes, half_tensors)
+    return rebuilt(model, nodes, [*weights.values(), *added.values()])
+
+
+def fp16_scale_lint(model: onnx.ModelProto) -> list[str]:
+    """Names of INT8 nodes whose activation scale x weight scale is below the smallest normal FP16 number (6.1e-5).
+
+    TensorRT folds that product to FP16 in FP16 networks; a subnormal product loses bits in every output of the channel.
+    """
+    made_by, values = producers(model), constants(model)
+    found = []
+    for node in model.graph.node:
+        scales = [_scale_of(made_by, values, name) for name in node.input[:2]] if node.op_type in WEIGHTED else []
+        if len(scales) == 2 and all(scale is not None for scale in scales):
+            products = np.asarray(scales[0], np.float64) * np.asarray(scales[1], np.float64)
+            if products.min() < SMALLEST_NORMAL:
+                found.append(node.name)
+    return found
+
+
+def _half_nodes(model: onnx.ModelProto) -> set[str]:
+    reached = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    names = set()
+    for node in model.graph.node:
+        quantizer = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        if quantizer or (node.op_type != "Shape" and reached.intersection(node.input)):
+            reached.update(node.output)
+            if node.op_type not in FULL_PRECISION:
+                names.add(node.name)
+    return names
+
+
+def _float_tensors(model: onnx.ModelProto) -> set[str]:
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    return {
+        value.name
+        for value in [*inferred.input, *inferred.value_info, *inferred.output]
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+
+
+def _needs_cast(node: NodeProto, name: str, is_half: bool, half_tensors: set[str], floats: set[str]) -> bool:
+    if node.op_type == "Shape" or name not in floats:
+        return False
+    return is_half != (name in half_tensors)
+
+
+def _half_tensor(full: TensorProto, is_scale: bool) -> TensorProto:
+    value = numpy_helper.to_array(full)
+    with np.errstate(over="ignore"):
+        half = value.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise QualityError(
+            f"initializer {full.name!r}: largest value {np.abs(value).max():.4g} does not fit FP16 (65504)",
+            "exclude nothing here: this checkpoint needs a target that computes in FP32, for instance cpu",
+        )
+    return tensor(f"{full.name}_fp16", np.maximum(half, SMALLEST) if is_scale else half)
+
+
+def _cast(source: str, output: str, to: int) -> NodeProto:
+    return helper.make_node("Cast", [source], [output], name=f"{output}/Cast", to=to)
+
+
+def _full_precision_outputs(model: onnx.ModelProto, nodes: list[NodeProto], half: set[str]) -> list[NodeProto]:
+    """Graph outputs made in FP16 keep their name and become FP32 through a Cast."""
+    renamed = {value.name: f"{value.name}_fp16" for value in model.graph.output if value.name in half}
+    for node in nodes:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = renamed.get(name, name)
+    return nodes + [_cast(half_name, name, TensorProto.FLOAT) for name, half_name in renamed.items()]
+
+
+def _scale_of(made_by: dict[str, NodeProto], values: dict[str, TensorProto], name: str) -> np.ndarray | None:
+    node = made_by.get(name)
+    while node is not None and node.op_type == "Transpose":
+        node = made_by.get(node.input[0])
+    if node is None or node.op_type != "DequantizeLinear":
+        return None
+    return numpy_helper.to_array(values[node.input[1]])

@@ -1,0 +1,74 @@
+"""Pointwise convolution -> matrix product."""
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from trtasr.graph.edit import constants, producers, rebuilt, tensor
+from trtasr.graph.tensors import attribute
+
+
+def pointwise_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Lower every 1-D convolution of kernel 1, stride 1, group 1, no padding to a matrix product.
+
+        x [B,I,T] -> Conv(W [O,I,1], b) -> y [B,O,T]
+    becomes
+        x -> Transpose -> MatMul(W' [I,O]) -> Add(b) -> Transpose -> y
+
+    The weight may be constant or int8 behind a DequantizeLinear: channel axis 0 of W is axis 1 of W' = W[:, :, 0].T,
+    with the same per-channel scales, so the pass may run before or after Q/DQ insertion. A Q/DQ pair on x stays in
+    front of the Transpose (one scale per tensor commutes with it). The MatMul takes the convolution's name.
+
+    TensorRT for RTX has INT8 matrix products on sm_75 but no INT8 convolutions. MatMul(x, W) keeps the weight
+    constant; MatMul(W, x) would replicate it per batch item.
+    """
+    weights, made_by = constants(model), producers(model)
+    nodes: list[NodeProto] = []
+    added: dict[str, TensorProto] = {}
+    for node in model.graph.node:
+        dequantize = made_by.get(node.input[1]) if node.op_type == "Conv" else None
+        source = node.input[1] if node.op_type == "Conv" and dequantize is None else None
+        if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+            source = dequantize.input[0]
+        if source not in weights or not _is_pointwise(node, weights[source]):
+            nodes.append(node)
+            continue
+        columns = f"{source}_columns"
+        if columns not in added:
+            weight = numpy_helper.to_array(weights[source])
+            added[columns] = tensor(columns, np.ascontiguousarray(weight[:, :, 0].T))
+            if dequantize is not None:
+                nodes.append(_dequantize_columns(dequantize, columns))
+        nodes += _matmul_nodes(node, columns if dequantize is None else f"{columns}_dequantized")
+    return rebuilt(model, nodes, [*model.graph.initializer, *added.values()])
+
+
+def _is_pointwise(node: NodeProto, weight: TensorProto) -> bool:
+    return (
+        len(weight.dims) == 3
+        and weight.dims[2] == 1
+        and attribute(node, "group", 1) == 1
+        and attribute(node, "strides", [1])[0] == 1
+        and not any(attribute(node, "pads", [0, 0]))
+    )
+
+
+def _dequantize_columns(original: NodeProto, columns: str) -> NodeProto:
+    node = helper.make_node("DequantizeLinear", [columns, *original.input[1:]], [f"{columns}_dequantized"],
+                            name=original.name)  # fmt: skip
+    if attribute(original, "axis", None) is not None:
+        node.attribute.append(helper.make_attribute("axis", 1))
+    return node
+
+
+def _matmul_nodes(node: NodeProto, weight: str) -> list[NodeProto]:
+    base, product = node.name, f"{node.output[0]}_product"
+    has_bias = len(node.input) > 2 and node.input[2]
+    before = helper.make_node("Transpose", [node.input[0]], [f"{base}_rows"], name=f"{base}/rows", perm=[0, 2, 1])
+    matmul = helper.make_node("MatMul", [f"{base}_rows", weight], [product], name=base)
+    after = helper.make_node("Transpose", [f"{product}_biased" if has_bias else product], list(node.output),
+                             name=f"{base}/columns", perm=[0, 2, 1])  # fmt: skip
+    if not has_bias:
+        return [before, matmul, after]
+    bias = helper.make_node("Add", [product, node.input[2]], [f"{product}_biased"], name=f"{base}/bias")
+    return [before, matmul, bias, after]

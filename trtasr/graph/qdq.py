@@ -1,0 +1,130 @@
+"""Insert QuantizeLinear / DequantizeLinear pairs around the nodes that shall run in INT8."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from trtasr.errors import RecipeError
+from trtasr.graph.edit import (
+    activation_scale,
+    constants,
+    dequantize_weight,
+    rebuilt,
+    tensor,
+    weight_codes,
+    weight_scale,
+)
+from trtasr.graph.tensors import WEIGHTED, sites
+from trtasr.values import Decision, ScaleTable, Site
+
+
+@dataclass(frozen=True)
+class QdqResult:
+    """A graph with Q/DQ nodes, and why each weighted node was quantized or left alone."""
+
+    model: onnx.ModelProto
+    decisions: tuple[Decision, ...]
+
+
+def insert_qdq(model: onnx.ModelProto, table: ScaleTable, rules: Sequence[Callable[[Site], str | None]],
+               exclude: Sequence[str] = ()) -> QdqResult:  # fmt: skip
+    """Explicit quantization by TensorRT's placement rules: inputs and weights of weighted nodes, never their outputs.
+
+        x ---------> Conv(W, b) -> y
+    becomes
+        x -> Q -> DQ -> Conv(DQ(Wq), b) -> y
+
+    Activations: per tensor, scale of rank 0, int8, zero point 0; nodes that read the same tensor share one pair.
+    Weights: Wq = clamp(round_half_even(W / scale_o), -127, 127) stored as int8 behind a per-channel DequantizeLinear.
+    Biases stay float. All scales are those of the table, unchanged.
+
+    Args:
+        model: FP32 graph; not changed.
+        table: scales for every tensor and weight that is quantized.
+        rules: asked in order about each site; the first name returned keeps the site out of INT8.
+        exclude: fnmatch patterns of node names that stay float.
+
+    Returns:
+        the graph and one decision per Conv, MatMul and Gemm node, in graph order.
+
+    Raises:
+        RecipeError: an exclude pattern that matches no weighted node.
+        UsageError: a scale is missing, not positive or not finite.
+    """
+    decisions = decide(model, rules, exclude)
+    quantized = {decision.node for decision in decisions if decision.quantized}
+    weights = constants(model)
+    nodes: list[NodeProto] = []
+    added: dict[str, TensorProto] = {"int8_zero": tensor("int8_zero", np.int8(0))}
+    done: set[str] = set()
+    for original in model.graph.node:
+        node = copy.deepcopy(original)
+        if node.name in quantized:
+            for name, maker in ((node.input[0], _activation_pair), (node.input[1], _weight)):
+                if name not in done:
+                    made, initializers = maker(node, table, weights)
+                    nodes += made
+                    added.update({item.name: item for item in initializers})
+                    done.add(name)
+            node.input[0], node.input[1] = f"{node.input[0]}_dequantized", f"{node.input[1]}_dequantized"
+        nodes.append(node)
+    return QdqResult(rebuilt(model, nodes, [*weights.values(), *added.values()]), decisions)
+
+
+def decide(model: onnx.ModelProto, rules: Sequence[Callable[[Site], str | None]],
+           exclude: Sequence[str] = ()) -> tuple[Decision, ...]:  # fmt: skip
+    """Decide each Conv, MatMul and Gemm node.
+
+    The rule names that are not a target's: ``int8`` (quantized), ``exclude`` (a pattern of the recipe), ``activations``
+    (both operands are computed, so there is no weight).
+
+    Raises:
+        RecipeError: an exclude pattern that matches no weighted node.
+    """
+    described = {site.node: site for site in sites(model)}
+    weighted = [node for node in model.graph.node if node.op_type in WEIGHTED]
+    for pattern in exclude:
+        if not any(fnmatchcase(node.name, pattern) for node in weighted):
+            raise RecipeError(f"exclude: {pattern!r} matches no Conv, MatMul or Gemm node",
+                              "use node names as in layers.json; * matches any characters")  # fmt: skip
+    decisions = []
+    for node in weighted:
+        rule = _skip_rule(node, described.get(node.name), rules, exclude)
+        decisions.append(Decision(node.name, node.op_type, rule is None, rule or "int8"))
+    return tuple(decisions)
+
+
+def _skip_rule(node: NodeProto, site: Site | None, rules: Sequence[Callable[[Site], str | None]],
+               exclude: Sequence[str]) -> str | None:  # fmt: skip
+    if any(fnmatchcase(node.name, pattern) for pattern in exclude):
+        return "exclude"
+    if site is None:
+        return "activations"
+    return next((name for rule in rules if (name := rule(site))), None)
+
+
+Made = tuple[list[NodeProto], list[TensorProto]]
+
+
+def _activation_pair(node: NodeProto, table: ScaleTable, _weights: dict[str, TensorProto]) -> Made:
+    name = node.input[0]
+    scale = tensor(f"{name}_scale", activation_scale(table, name).scale)
+    return [
+        helper.make_node("QuantizeLinear", [name, scale.name, "int8_zero"], [f"{name}_quantized"],
+                         name=f"{name}/QuantizeLinear"),
+        helper.make_node("DequantizeLinear", [f"{name}_quantized", scale.name, "int8_zero"], [f"{name}_dequantized"],
+                         name=f"{name}/DequantizeLinear"),
+    ], [scale]  # fmt: skip
+
+
+def _weight(node: NodeProto, table: ScaleTable, weights: dict[str, TensorProto]) -> Made:
+    name = node.input[1]
+    entry = weight_scale(table, name)
+    codes = tensor(f"{name}_int8", weight_codes(numpy_helper.to_array(weights[name]), entry))
+    scales = tensor(f"{name}_scale", np.asarray(entry.scales, np.float32))
+    return [dequantize_weight(node, codes.name, scales.name, entry.axis)], [codes, scales]

@@ -1,0 +1,112 @@
+"""What can be quantized in a graph: activation tensors, weights, sites."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from trtasr.values import Site
+
+WEIGHTED = ("Conv", "MatMul", "Gemm")
+_DATA_OPS = ("Conv", "MatMul", "Gemm", "Relu", "Clip", "Selu", "Sigmoid", "HardSigmoid", "Gelu", "Erf", "Tanh", "Mul",
+             "Add", "Sub", "Div", "Max", "Pad", "Transpose", "Identity")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WeightInfo:
+    """A constant weight of a Conv, MatMul or Gemm node.
+
+    Attributes:
+        name: initializer name.
+        node: name of the first node that reads it.
+        shape: as stored.
+        axis: output-channel axis: 0 for Conv and Gemm with transB, else the last.
+    """
+
+    name: str
+    node: str
+    shape: tuple[int, ...]
+    axis: int
+
+
+def activation_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the float32 activations on the data path of an FP32 graph, in graph order.
+
+    The data path starts at the float graph inputs and ends before LogSoftmax and Softmax: the inputs themselves and
+    all that Conv, Relu, Mul (by the mask), Add ... compute from them. Shape and mask arithmetic is not part of it.
+    Ranges are observed for these tensors, and TensorRT's calibration cache must name each of them.
+    """
+    names = [value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT]
+    on_path = set(names)
+    for node in model.graph.node:
+        if node.op_type in _DATA_OPS and on_path.intersection(node.input):
+            on_path.update(node.output)
+            names += node.output
+    return tuple(names)
+
+
+def weight_tensors(model: onnx.ModelProto) -> tuple[WeightInfo, ...]:
+    """Constant weights in graph order, a weight shared by several nodes once."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    found: dict[str, WeightInfo] = {}
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED and node.input[1] in shapes:
+            name = node.input[1]
+            found.setdefault(name, WeightInfo(name, node.name, shapes[name], output_axis(node, len(shapes[name]))))
+    return tuple(found.values())
+
+
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy whose outputs are exactly ``names`` (float32); graph inputs among them are left out."""
+    inputs = {value.name for value in model.graph.input}
+    copied = copy.deepcopy(model)
+    del copied.graph.output[:]
+    copied.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in inputs
+    )
+    return copied
+
+
+def sites(model: onnx.ModelProto) -> tuple[Site, ...]:
+    """Every Conv, MatMul and Gemm node with a constant weight, in graph order."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return tuple(
+        site(node, shapes[node.input[1]])
+        for node in model.graph.node
+        if node.op_type in WEIGHTED and node.input[1] in shapes
+    )
+
+
+def site(node: NodeProto, shape: tuple[int, ...]) -> Site:
+    """Describe one weighted node with a weight of that shape."""
+    axis = output_axis(node, len(shape))
+    groups = int(attribute(node, "group", 1))
+    kernel = shape[2:] if node.op_type == "Conv" else ()
+    return Site(
+        node=node.name,
+        op=node.op_type,
+        weight_shape=shape,
+        in_channels=shape[1 if axis == 0 else 0] * groups,
+        out_channels=shape[axis],
+        groups=groups,
+        kernel=kernel,
+        stride=tuple(attribute(node, "strides", [1] * len(kernel))),
+    )
+
+
+def output_axis(node: NodeProto, rank: int) -> int:
+    """Output-channel axis of a node's weight as stored."""
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
+        return 0
+    return rank - 1
+
+
+def attribute(node: NodeProto, name: str, default: Any) -> Any:
+    """Value of a node attribute, or ``default`` where it is absent."""
+    for item in node.attribute:
+        if item.name == name:
+            return helper.get_attribute_value(item)
+    return default

@@ -1,0 +1,38 @@
+"""What a target is: named rules that keep nodes out of INT8, and the passes that lower the graph."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trtasr.values import Site
+
+Rule = Callable[[Site], str | None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place to run an engine.
+
+    Attributes:
+        name: as in recipes and bundles.
+        rules: asked in order about each site; the first that answers with its name keeps the site out of INT8.
+        passes: names of the graph passes, in order, that turn the FP32 graph into the target's graph.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    passes: tuple[str, ...]
+
+
+def depthwise(site: Site) -> str | None:
+    """Grouped convolutions: no INT8 kernel on sm_75 (TensorRT issues 4060, 4529)."""
+    return "depthwise" if site.groups > 1 else None
+
+
+def alignment(site: Site) -> str | None:
+    """INT8 tensor-core kernels of Turing need output channels in multiples of 16, and at least 16 input channels."""
+    return "alignment" if site.out_channels % 16 or site.in_channels < 16 else None
+
+
+def kernel(site: Site) -> str | None:
+    """Kernel or stride above 1: no matrix product, and TensorRT for RTX runs convolutions in FP16 on sm_75."""
+    return "kernel" if any(size > 1 for size in (*site.kernel, *site.stride)) else None
