@@ -36,14 +36,14 @@ class Lowered:
         reference: the quantized graph ONNX Runtime can run, relative to the bundle: Q/DQ in FP32, or the CPU graph.
         graph: what the builder reads, relative to the bundle.
         decisions: one per quantizable node, with the rule that decided.
-        warnings: layers whose numbers deserve a look, in words.
+        subnormal: layers with a channel whose activation scale x weight scale is below FP16's normal range.
     """
 
     target: str
     reference: str
     graph: str
     decisions: tuple[Decision, ...]
-    warnings: tuple[str, ...] = ()
+    subnormal: tuple[str, ...] = ()
 
 
 def resolve_targets(name: str) -> tuple[Target, ...]:
@@ -76,9 +76,9 @@ def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str
         graph = REWRITES[name](graph)
     lowered = f"{target.name}/model.lowered.onnx"
     save(graph, folder / lowered)
-    subnormal = tuple(f"{node}: scale product below the FP16 normal range" for node in fp16_scale_lint(graph))
-    for warning in subnormal:
-        logger.warning("%s", warning)
+    subnormal = tuple(fp16_scale_lint(graph))
+    if subnormal:
+        logger.info("%d layers: a channel whose scale product is subnormal in FP16 (bundle.json)", len(subnormal))
     return Lowered(target.name, QDQ, lowered, placed.decisions, subnormal)
 
 

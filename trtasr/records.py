@@ -101,6 +101,7 @@ def sidecar(record: Record) -> dict[str, Any]:
         "vocabulary": list(checkpoint.vocabulary),
         "graphs": {"fp32": "model.fp32.onnx", **{item.target: item.reference for item in record.lowered}},
         "engines": {e.target: {"path": e.path, "size_bytes": e.size_bytes, **e.details} for e in record.engines},
+        "fp16_subnormal_scales": {item.target: list(item.subnormal) for item in record.lowered},
         "recipe": to_dict(record.recipe),
         "versions": versions(),
         "device": cpu_name(),

@@ -23,6 +23,15 @@ class Target:
     passes: tuple[str, ...]
 
 
+REASONS = {
+    "depthwise": "no INT8 kernel on sm_75",
+    "alignment": "channels not a multiple of 16",
+    "kernel": "TensorRT for RTX has no INT8 convolution on sm_75",
+    "exclude": "the recipe says so",
+    "operator": "no integer form",
+}
+
+
 def depthwise(site: Site) -> str | None:
     """Grouped convolutions: no INT8 kernel on sm_75 (TensorRT issues 4060, 4529)."""
     return "depthwise" if site.groups > 1 else None
