@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from trtasr.engine.calibrator import format_cache
 from trtasr.engine.run import observe
 from trtasr.errors import RecipeError, UsageError
 from trtasr.evaluate import prepare
+from trtasr.graph.center import center, centerable
 from trtasr.graph.tensors import activation_tensors, weight_tensors
+from trtasr.quant.centering import centering, collect_channels
 from trtasr.quant.ranges import collect
 from trtasr.quant.scales import scale_table, table_from_json, table_to_json
 from trtasr.quant.synthesize import SynthesisSettings, synthesize
-from trtasr.recipe import Calibration, Recipe
-from trtasr.values import CalibrationSet, ScaleTable
+from trtasr.recipe import Calibration, Quantization, Recipe
+from trtasr.values import CalibrationSet, FloatArray, ScaleTable
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, An
         "format": TABLE_FORMAT,
         "checkpoint_sha256": checkpoint.sha256,
         "calibration": asdict(recipe.calibration) | {"manifest": ""},
-        "ranges": recipe.quantization.ranges,
+        "quantization": asdict(recipe.quantization) | {"exclude": []},
     }
 
 
@@ -129,10 +131,26 @@ def mel_rows(frontend: FrontendConfig) -> int:
     return frontend.features * frontend.frame_splicing
 
 
-def table_from_features(fp32: Path, features: CalibrationSet, ranges: str, settings: Mapping[str, Any]) -> ScaleTable:
-    """Run the FP32 graph over the features and turn every observed range into a scale."""
-    graph = onnx.load(fp32)
-    histograms = collect(observe(fp32, activation_tensors(graph), features))
-    arrays = {tensor.name: tensor for tensor in graph.graph.initializer}
-    weights = {w.name: (onnx.numpy_helper.to_array(arrays[w.name]), w.axis) for w in weight_tensors(graph)}
-    return scale_table(histograms, weights, ranges, settings)
+def table_from_features(exported: Path, features: CalibrationSet, quantization: Quantization,
+                        settings: Mapping[str, Any]) -> ScaleTable:  # fmt: skip
+    """Run the exported graph over the features: center its one-sided channels, then scale every observed range."""
+    graph = onnx.load(exported)
+    offsets: dict[str, FloatArray] = {}
+    fixed: dict[str, float] = {}
+    if quantization.center:
+        carriers = centerable(graph)
+        channels = collect_channels(observe(exported, tuple(carriers), features)) if carriers else {}
+        for name, found in channels.items():
+            offsets[name], amax = centering(found, quantization.headroom)
+            fixed |= dict.fromkeys(carriers[name], amax) if offsets[name].any() else {}
+        offsets = {name: offset for name, offset in offsets.items() if offset.any()}
+        graph = center(graph, offsets)
+    histograms = collect(observe(graph.SerializeToString(), activation_tensors(graph), features))
+    table = scale_table(histograms, weight_arrays(graph), quantization.ranges, quantization.headroom, fixed)
+    return replace(table, offsets=offsets, settings=settings)
+
+
+def weight_arrays(graph: onnx.ModelProto) -> dict[str, tuple[FloatArray, int]]:
+    """Initializer name -> (float32 weight, output-channel axis) of every weighted node."""
+    stored = {tensor.name: tensor for tensor in graph.graph.initializer}
+    return {w.name: (onnx.numpy_helper.to_array(stored[w.name]), w.axis) for w in weight_tensors(graph)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
@@ -28,9 +29,10 @@ from trtasr.controls import METHODS, run_controls
 from trtasr.engine.compare import compare
 from trtasr.errors import UsageError
 from trtasr.evaluate import feeds, latencies, prepare, word_error_rate
+from trtasr.graph.center import center
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
-from trtasr.lower import FP32, Lowered, build_engine, lower, resolve_targets
+from trtasr.lower import FP32, Lowered, build_engine, lower, resolve_targets, save
 from trtasr.models.load import build_model
 from trtasr.recipe import Recipe
 from trtasr.records import Record, write_record
@@ -41,7 +43,7 @@ logger = logging.getLogger(__name__)
 PARITY = 1e-4  # largest difference of log-probabilities between torch and the exported graph
 COMPARED_UTTERANCES = 8
 BENCHMARKED = {"fp32", "cpu"}  # what can be timed on a machine without a T4
-STAGES = ("read checkpoint", "read utterances", "export FP32 graph, prove parity", "calibrate: scale table",
+STAGES = ("read checkpoint", "read utterances", "export", "calibrate: scale table", "center, prove parity",
           "lower: Q/DQ and target graphs", "build engines", "measure WER and latency", "compare through Polygraphy",
           "calibration controls (with --controls)", "write records and report")  # fmt: skip
 NOTES = {"t4-rtx": "Q/DQ graph, ONNX Runtime"}
@@ -82,15 +84,18 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
     checkpoint = read_nemo(Path(recipe.checkpoint))
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     utterances = read_utterances(recipe, checkpoint, options)
-    with staged(options.out) as folder:
-        export(model, folder / FP32, mel_rows(checkpoint.frontend))
-        tables = scale_tables(recipe, options, checkpoint, model, folder / FP32)
+    with staged(options.out) as folder, tempfile.TemporaryDirectory() as scratch:
+        exported = Path(scratch) / FP32
+        export_onnx(fold_batchnorm(model), exported, mel_rows(checkpoint.frontend))
+        tables = scale_tables(recipe, options, checkpoint, model, exported)
         table = tables[recipe.calibration.method]
+        save(center(onnx.load(exported), table.offsets), folder / FP32)
+        prove_parity(model, folder / FP32, mel_rows(checkpoint.frontend))
         lowered = [lower(folder, table, target, recipe.quantization.exclude) for target in targets]
         engines = [build_engine(folder, x, recipe.engine, checkpoint.frontend.frames_per_second) for x in lowered]
         results = measure(folder, recipe, checkpoint, lowered, engines, utterances)
         comparison = compare_first(folder, lowered[0], utterances, checkpoint)
-        controls = run_controls(folder, tables, targets[0], utterances, checkpoint) if options.controls else ()
+        controls = run_controls(exported, tables, targets[0], utterances, checkpoint) if options.controls else ()
         record = Record(recipe, checkpoint, tables, tuple(lowered), tuple(engines), tuple(results), comparison,
                         controls, time.monotonic() - started)  # fmt: skip
         write_record(folder, record)
@@ -111,15 +116,14 @@ def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options) ->
     return []
 
 
-def export(model: nn.Module, path: Path, rows: int) -> None:
-    """Fold batch norm, write the FP32 graph and prove that it computes what the checkpoint computes.
+def prove_parity(model: nn.Module, path: Path, rows: int) -> None:
+    """Prove that the FP32 graph, batch norm folded and channels centered, computes what the checkpoint computes.
 
     The reference is the unfolded module in float64: in float32 torch itself is further from it than the graph is.
 
     Raises:
         QualityError: log-probabilities of a mixed-length batch differ by more than 1e-4.
     """
-    export_onnx(fold_batchnorm(model), path, rows)
     generator = torch.Generator().manual_seed(0)
     features, lengths = torch.randn(2, rows, 217, generator=generator), torch.tensor([217, 96])
     exact = copy.deepcopy(model).double()
@@ -133,7 +137,7 @@ def export(model: nn.Module, path: Path, rows: int) -> None:
 
 
 def scale_tables(recipe: Recipe, options: Options, checkpoint: Checkpoint, model: nn.Module,
-                 fp32: Path) -> dict[str, ScaleTable]:  # fmt: skip
+                 exported: Path) -> dict[str, ScaleTable]:  # fmt: skip
     """Scale table of the recipe's calibration method, and of the controls when they are asked for.
 
     A committed table made with the same checkpoint and settings is used as it is.
@@ -145,7 +149,7 @@ def scale_tables(recipe: Recipe, options: Options, checkpoint: Checkpoint, model
         table = committed_table(options.calib, recipe.name, settings) if ours and not options.recalibrate else None
         if table is None:
             features = calibration_features(method, recipe, checkpoint, model)
-            table = table_from_features(fp32, features, recipe.quantization.ranges, settings if ours else {})
+            table = table_from_features(exported, features, recipe.quantization, settings if ours else {})
         tables[method] = table
     return tables
 
@@ -159,11 +163,11 @@ def calibrate_recipe(recipe: Recipe, options: Options) -> tuple[ScaleTable, Path
     checkpoint = read_nemo(Path(recipe.checkpoint))
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     with tempfile.TemporaryDirectory() as scratch:
-        fp32 = Path(scratch) / FP32
-        export(model, fp32, mel_rows(checkpoint.frontend))
+        exported = Path(scratch) / FP32
+        export_onnx(fold_batchnorm(model), exported, mel_rows(checkpoint.frontend))
         features = calibration_features(recipe.calibration.method, recipe, checkpoint, model)
         settings = calibration_settings(recipe, checkpoint)
-        table = table_from_features(fp32, features, recipe.quantization.ranges, settings)
+        table = table_from_features(exported, features, recipe.quantization, settings)
     return table, *write_table(options.calib, recipe.name, table)
 
 

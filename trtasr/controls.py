@@ -12,8 +12,8 @@ from trtasr.bench.wer import Prepared
 from trtasr.checkpoint.nemo import Checkpoint
 from trtasr.engine.compare import layer_sqnr
 from trtasr.evaluate import feeds, word_error_rate
+from trtasr.graph.center import center
 from trtasr.graph.qdq import insert_qdq
-from trtasr.lower import FP32
 from trtasr.targets import Target
 from trtasr.values import ScaleTable
 
@@ -39,25 +39,26 @@ class Control:
     sqnr_db: float
 
 
-def run_controls(folder: Path, tables: Mapping[str, ScaleTable], target: Target, utterances: Sequence[Prepared],
+def run_controls(exported: Path, tables: Mapping[str, ScaleTable], target: Target, utterances: Sequence[Prepared],
                  checkpoint: Checkpoint) -> tuple[Control, ...]:  # fmt: skip
     """Quantize the FP32 graph with each table and measure WER and SQNR on the same utterances.
 
     Args:
-        folder: bundle folder with ``model.fp32.onnx``.
+        exported: FP32 graph, not centered.
         tables: calibration method -> scale table.
         target: whose placement rules are used.
         utterances: evaluation set.
         checkpoint: its vocabulary decodes the transcripts.
     """
-    fp32 = onnx.load(folder / FP32)
+    fp32 = onnx.load(exported)
     rows = []
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         for method in METHODS:
             graph = Path(scratch) / f"{method}.onnx"
-            onnx.save(insert_qdq(fp32, tables[method], target.rules).model, graph)
+            table = tables[method]
+            onnx.save(insert_qdq(center(fp32, table.offsets), table, target.rules).model, graph)
             wer = word_error_rate(graph, list(utterances), checkpoint.vocabulary, 1).wer
-            sqnr = layer_sqnr(folder / FP32, graph, ["log_probs"], feeds(utterances[:SQNR_UTTERANCES]))["log_probs"]
+            sqnr = layer_sqnr(exported, graph, ["log_probs"], feeds(utterances[:SQNR_UTTERANCES]))["log_probs"]
             logger.info("control %s: WER %.2f %%, SQNR %.1f dB", method, wer, sqnr)
             rows.append(Control(LABELS[method], wer, sqnr))
     return tuple(rows)

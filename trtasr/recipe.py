@@ -15,7 +15,7 @@ from trtasr.errors import RecipeError
 TARGETS = ("auto", "t4", "t4-rtx", "cpu")
 METHODS = ("synthetic", "noise", "audio")
 SMALLEST: Mapping[str, float] = {"batches": 1, "batch_size": 1, "steps": 1, "seconds": 0.1, "min_seconds": 0.05,
-                                 "min_batch": 1, "batch": 1, "threads": 0, "learning_rate": 1e-9,
+                                 "headroom": 0.1, "min_batch": 1, "batch": 1, "threads": 0, "learning_rate": 1e-9,
                                  "seed": 0}  # fmt: skip
 RANGES = ("max", "percentile", "mse", "entropy")
 
@@ -51,10 +51,14 @@ class Quantization:
 
     Attributes:
         ranges: observer of activation ranges: ``max``, ``percentile``, ``mse`` or ``entropy``.
+        headroom: factor on the observed ranges; above 1 leaves room for what the calibration data lack.
+        center: shift one-sided channels between depthwise and pointwise convolutions to halve their range.
         exclude: ONNX node name patterns that are never quantized, as in ``["/encoder/encoder.0/*"]``.
     """
 
     ranges: str = "max"
+    headroom: float = 1.0
+    center: bool = True
     exclude: tuple[str, ...] = ()
 
 

@@ -44,7 +44,7 @@ def test_dead_channels_are_floored_and_named(caplog: pytest.LogCaptureFixture) -
     weight = np.ones((4, 3, 1), np.float32)
     weight[2] = 0
     with caplog.at_level(logging.WARNING):
-        table = scale_table({}, {"layer.weight": (weight, 0)}, "max", {})
+        table = scale_table({}, {"layer.weight": (weight, 0)}, "max")
     assert table.weights["layer.weight"].floored == (2,)
     assert (table.weights["layer.weight"].scales > 0).all()
     assert "layer.weight" in caplog.text
@@ -56,7 +56,7 @@ def test_dead_channels_are_floored_and_named(caplog: pytest.LogCaptureFixture) -
 def test_table_survives_json_bit_for_bit(amax: float, sign: bool) -> None:
     scales = np.random.default_rng(0).uniform(1e-4, 1, 7).astype(np.float32)
     table = ScaleTable({"a:0": TensorScale(amax, "max", sign, 31.25)}, {"w": WeightScale(scales, 0, 40.0, (1,))},
-                       {"layer": 0.5}, {"seed": 3})  # fmt: skip
+                       {"layer": 0.5}, {"a:0": scales}, {"seed": 3})  # fmt: skip
     back = table_from_json(json.loads(json.dumps(table_to_json(table))))
     assert back.activations["a:0"] == table.activations["a:0"]
     assert back.activations["a:0"].scale.tobytes() == table.activations["a:0"].scale.tobytes()
@@ -64,6 +64,7 @@ def test_table_survives_json_bit_for_bit(amax: float, sign: bool) -> None:
     assert back.weights["w"].floored == (1,)
     assert dict(back.alphas) == {"layer": 0.5}
     assert dict(back.settings) == {"seed": 3}
+    assert np.array_equal(back.offsets["a:0"], scales)
 
 
 def test_edited_scale_is_refused() -> None:
@@ -79,8 +80,8 @@ def test_broken_table_is_refused() -> None:
 
 
 def test_nan_weight_is_refused() -> None:
-    with pytest.raises(QualityError, match="layer"):
-        scale_table({}, {"layer": (np.array([[np.nan, 1.0]], np.float32), 0)}, "max", {})
+    with pytest.raises(QualityError, match="NaN"):
+        scale_table({}, {"layer": (np.array([[np.nan, 1.0]], np.float32), 0)}, "max")
 
 
 def test_unsigned_and_signed_scales_cover_the_same_range() -> None:
@@ -91,6 +92,6 @@ def test_unsigned_and_signed_scales_cover_the_same_range() -> None:
 
 def test_table_takes_observer_and_sign_from_the_histogram() -> None:
     histogram = update(empty_histogram(), np.array([0.0, 2.54], np.float32))
-    entry = scale_table({"x": histogram}, {}, "max", {}).activations["x"]
+    entry = scale_table({"x": histogram}, {}, "max").activations["x"]
     assert np.isclose(entry.scale, 0.02)
     assert entry.non_negative

@@ -155,8 +155,13 @@ OBSERVERS: Mapping[str, Callable[[Histogram], float]] = {
     "max": max_amax, "percentile": percentile_amax, "mse": mse_amax, "entropy": entropy_amax}  # fmt: skip
 
 
-def activation_scale(histogram: Histogram, method: str) -> TensorScale:
+def activation_scale(histogram: Histogram, method: str, headroom: float = 1.0) -> TensorScale:
     """The scale of one tensor by one observer.
+
+    Args:
+        histogram: of the tensor.
+        method: observer.
+        headroom: factor on what the observer chose; above 1 leaves room for values beyond the calibration data.
 
     Raises:
         RecipeError: unknown observer.
@@ -164,5 +169,10 @@ def activation_scale(histogram: Histogram, method: str) -> TensorScale:
     if method not in OBSERVERS:
         raise RecipeError(f"quantization.ranges: {method!r}", f"use one of {', '.join(OBSERVERS)}")
     amax = OBSERVERS[method](histogram) if histogram.amax > 0 else 0.0
-    amax = max(amax, SMALLEST_AMAX)
+    amax = max(amax * headroom, SMALLEST_AMAX)
+    return TensorScale(amax, method, histogram.minimum >= 0, sqnr_db(histogram, amax))
+
+
+def fixed_scale(histogram: Histogram, amax: float, method: str) -> TensorScale:
+    """The scale of a tensor whose clipping magnitude was decided elsewhere, with its SQNR."""
     return TensorScale(amax, method, histogram.minimum >= 0, sqnr_db(histogram, amax))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtasr.errors import QualityError
-from trtasr.quant.ranges import CODES, Histogram, activation_scale
+from trtasr.quant.ranges import CODES, Histogram, activation_scale, fixed_scale
 from trtasr.values import FloatArray, ScaleTable, TensorScale, WeightScale
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ def weight_scale(weight: FloatArray, axis: int) -> WeightScale:
         scales [O]; channels whose weights are all (nearly) zero get a floor and are listed.
     """
     others = tuple(a for a in range(weight.ndim) if a != axis)
+    if not np.isfinite(weight).all():
+        raise QualityError("a weight is NaN or infinite", "check the checkpoint")
     amax = np.abs(weight).max(axis=others)
     floored = tuple(int(c) for c in np.flatnonzero(amax < DEAD_CHANNEL_FLOOR))
     scales = np.maximum(amax, DEAD_CHANNEL_FLOOR).astype(np.float32) / np.float32(CODES)
@@ -52,20 +54,25 @@ def weight_sqnr_db(weight: FloatArray, scales: FloatArray, axis: int) -> float:
 
 
 def scale_table(histograms: Mapping[str, Histogram], weights: Mapping[str, tuple[FloatArray, int]], method: str,
-                settings: Mapping[str, Any]) -> ScaleTable:  # fmt: skip
+                headroom: float = 1.0, centered: Mapping[str, float] | None = None) -> ScaleTable:  # fmt: skip
     """Scales of every observed activation and every weight.
 
     Args:
         histograms: activation tensor name -> histogram.
         weights: initializer name -> (weight, output-channel axis).
         method: observer for the activations.
-        settings: what the table was made with, kept beside it.
+        headroom: factor on the observed clipping magnitudes.
+        centered: clipping magnitudes that centering has fixed; observer and headroom do not apply to them.
 
     Raises:
         QualityError: a scale that is not positive and finite.
     """
-    activations = {name: activation_scale(histogram, method) for name, histogram in histograms.items()}
-    table = ScaleTable(activations, {n: weight_scale(w, axis) for n, (w, axis) in weights.items()}, {}, settings)
+    fixed = centered or {}
+    activations = {
+        name: fixed_scale(h, fixed[name], "centered") if name in fixed else activation_scale(h, method, headroom)
+        for name, h in histograms.items()
+    }
+    table = ScaleTable(activations, {n: weight_scale(w, axis) for n, (w, axis) in weights.items()})
     check_table(table)
     return table
 
@@ -101,7 +108,8 @@ def table_to_json(table: ScaleTable) -> dict[str, Any]:
                "floored": list(w.floored)}
         for name, w in table.weights.items()
     }  # fmt: skip
-    return {"activations": activations, "weights": weights, "alphas": dict(table.alphas),
+    offsets = {name: [float(v) for v in values] for name, values in table.offsets.items()}
+    return {"activations": activations, "weights": weights, "alphas": dict(table.alphas), "offsets": offsets,
             "settings": dict(table.settings)}  # fmt: skip
 
 
@@ -120,12 +128,13 @@ def table_from_json(data: Mapping[str, Any]) -> ScaleTable:
             name: WeightScale(np.array(w["scales"], np.float32), w["axis"], _number(w["sqnr_db"]), tuple(w["floored"]))
             for name, w in data["weights"].items()
         }
+        offsets = {name: np.array(values, np.float32) for name, values in data["offsets"].items()}
         stale = [n for n, e in data["activations"].items() if float(activations[n].scale) != e["scale"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise QualityError(f"scale table: broken entry ({error})", "remake it with `make calib`") from error
     if stale:
         raise QualityError(f"scale table: scale and amax of {stale[0]} disagree", "remake it with `make calib`")
-    table = ScaleTable(activations, weights, data.get("alphas", {}), data.get("settings", {}))
+    table = ScaleTable(activations, weights, data.get("alphas", {}), offsets, data.get("settings", {}))
     check_table(table)
     return table
 

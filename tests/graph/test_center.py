@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from tiny_network import valid
+
+from trtasr.errors import UsageError
+from trtasr.graph.center import center, centerable
+from trtasr.graph.check import assert_parity, check_model, run_graph
+from trtasr.graph.tensors import with_outputs
+
+
+def offsets(fp32, seed=0):
+    generator = np.random.default_rng(seed)
+    sizes = {item.name: item.dims[0] for item in fp32.graph.initializer}
+    made = {node.output[0]: node.input[1] for node in fp32.graph.node if node.op_type == "Conv"}
+    return {name: generator.normal(0, 1, sizes[made[name]]).astype(np.float32) for name in centerable(fp32)}
+
+
+def test_depthwise_outputs_read_by_one_pointwise_convolution_are_found(fp32):
+    found = centerable(fp32)
+    assert len(found) == 3
+    assert all(len(carried) == 2 and carried[0] == name for name, carried in found.items())
+
+
+def test_valid_frames_compute_the_same(fp32, feeds):
+    before = fp32.SerializeToString()
+    centered = center(fp32, offsets(fp32))
+    check_model(centered)
+    first, second = run_graph(fp32, feeds), run_graph(centered, feeds)
+    for item in range(3):
+        assert_parity({"log_probs": valid(first, item)}, {"log_probs": valid(second, item)}, 1e-4)
+    assert fp32.SerializeToString() == before
+
+
+def test_the_tensor_moves_by_its_offset(fp32, feeds):
+    moved = offsets(fp32)
+    name = next(iter(moved))
+    before = run_graph(with_outputs(fp32, [name]), feeds)[name]
+    after = run_graph(with_outputs(center(fp32, moved), [name]), feeds)[name]
+    assert np.abs(before - moved[name][None, :, None] - after).max() < 1e-5
+
+
+def test_zero_offsets_are_the_identity(fp32, feeds):
+    zero = {name: np.zeros_like(offset) for name, offset in offsets(fp32).items()}
+    assert_parity(run_graph(fp32, feeds), run_graph(center(fp32, zero), feeds), 1e-6)
+
+
+def test_other_tensors_are_refused(fp32):
+    with pytest.raises(UsageError, match="features"):
+        center(fp32, {"features": np.zeros(16, np.float32)})

@@ -1,0 +1,96 @@
+"""Shift channels between a depthwise and a pointwise convolution; the function stays the same."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+from trtasr.errors import UsageError
+from trtasr.graph.edit import constants, consumers, rebuilt, tensor
+from trtasr.graph.tensors import attribute
+from trtasr.values import FloatArray
+
+
+def centerable(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
+    """Tensors whose channels may be shifted: outputs of depthwise convolutions that only a pointwise one reads.
+
+    Returns:
+        output of the depthwise convolution -> all tensors that carry the shifted values (itself and its masked form).
+    """
+    found = {}
+    readers = _data_readers(model)
+    for node in model.graph.node:
+        if node.op_type == "Conv" and attribute(node, "group", 1) > 1:
+            carried = _carriers(node.output[0], readers)
+            if carried and _is_pointwise(readers[carried[-1]][0], model):
+                found[node.output[0]] = carried
+    return found
+
+
+def center(model: onnx.ModelProto, offsets: Mapping[str, FloatArray]) -> onnx.ModelProto:
+    """Subtract per-channel offsets behind depthwise convolutions and give them back in the pointwise bias.
+
+        Conv(W1, b1) -> Mul(mask) -> Conv(W2, b2)
+    becomes
+        Conv(W1, b1 - b) -> Mul(mask) -> Conv(W2, b2 + W2 b)
+
+    Valid frames compute the same; padded frames differ, and the next mask removes them.
+
+    Args:
+        model: FP32 graph with batch norm folded; not changed.
+        offsets: output of a depthwise convolution -> b float32 [C].
+
+    Raises:
+        UsageError: a tensor that cannot be centered in this graph.
+    """
+    possible, readers = centerable(model), _data_readers(model)
+    unknown = sorted(set(offsets) - set(possible))
+    if unknown:
+        raise UsageError(f"centering: {unknown[0]!r} is not between a depthwise and a pointwise convolution",
+                         "calibrate again for this graph")  # fmt: skip
+    stored = constants(model)
+    shifts: dict[str, np.typing.NDArray[np.float64]] = {}
+    for name, offset in offsets.items():
+        pointwise = readers[possible[name][-1]][0]
+        weight = numpy_helper.to_array(stored[pointwise.input[1]])[:, :, 0].astype(np.float64)
+        shifts[name] = -offset.astype(np.float64)
+        shifts[pointwise.output[0]] = weight @ offset.astype(np.float64)
+    biases = {}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.output[0] in shifts:
+            old = numpy_helper.to_array(stored[node.input[2]]) if len(node.input) > 2 else np.float64(0)
+            bias = f"{node.name}.centered_bias"
+            biases[bias] = (old + shifts[node.output[0]]).astype(np.float32)
+            nodes.append(_with_bias(node, bias))
+        else:
+            nodes.append(node)
+    return rebuilt(model, nodes, [*model.graph.initializer, *(tensor(n, v) for n, v in biases.items())])
+
+
+def _data_readers(model: onnx.ModelProto) -> dict[str, list[NodeProto]]:
+    """Consumers of each tensor's values; Shape reads none."""
+    return defaultdict(list, {name: [node for node in nodes if node.op_type != "Shape"]
+                              for name, nodes in consumers(model).items()})  # fmt: skip
+
+
+def _carriers(name: str, readers: Mapping[str, list[NodeProto]]) -> tuple[str, ...]:
+    carried = [name]
+    while len(readers[carried[-1]]) == 1 and readers[carried[-1]][0].op_type == "Mul":
+        carried.append(readers[carried[-1]][0].output[0])
+    single = len(readers[carried[-1]]) == 1 and readers[carried[-1]][0].op_type == "Conv"
+    return tuple(carried) if single else ()
+
+
+def _is_pointwise(node: NodeProto, model: onnx.ModelProto) -> bool:
+    weight = constants(model).get(node.input[1])
+    unpadded = not any(attribute(node, "pads", [])) and attribute(node, "group", 1) == 1
+    return weight is not None and len(weight.dims) == 3 and weight.dims[2] == 1 and unpadded
+
+
+def _with_bias(node: NodeProto, bias: str) -> NodeProto:
+    changed = helper.make_node("Conv", [node.input[0], node.input[1], bias], list(node.output), name=node.name)
+    changed.attribute.extend(node.attribute)
+    return changed
