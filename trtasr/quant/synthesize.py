@@ -59,8 +59,8 @@ def synthesize(model: nn.Module, mel_bins: int, settings: SynthesisSettings) -> 
     """Optimize features so that every batch norm sees the statistics it stored in training.
 
     The loss is the sum over batch norms of the channel mean of `gaussian_kl` on each layer's input, over batch and
-    time. Each batch starts from uniform noise in -0.3..0.3 and is optimized alone by Adam with a learning rate that
-    falls on a plateau; memory is bounded by one batch.
+    time. Each batch starts from `speech_shaped_noise` (the paper: uniform noise in -0.3..0.3) and is optimized alone by
+    Adam with a learning rate that falls on a plateau; memory is bounded by one batch.
 
     Args:
         model: eval-mode network with `nn.BatchNorm1d` layers, called as ``model(features, lengths)``.
@@ -82,13 +82,50 @@ def synthesize(model: nn.Module, mel_bins: int, settings: SynthesisSettings) -> 
     bar: tqdm[Any]
     with tqdm(total=settings.batches * settings.steps, desc="synthesize", unit="step", disable=None) as bar:
         for index in range(settings.batches):
-            start = torch.rand(shape, generator=generator) * 0.6 - 0.3
+            start = speech_shaped_noise(shape, generator)
             features, first, last = optimize(
                 start, lambda x: matching_loss(model, norms, x, lengths, settings.bfloat16), settings, bar)  # fmt: skip
             logger.info("synthetic batch %d of %d: loss %.2f -> %.2f", index + 1, settings.batches, first, last)
             batches.append(features.numpy())
             bar.update((index + 1) * settings.steps - bar.n)
     return CalibrationSet(tuple(batches), (lengths.numpy(),) * settings.batches, "synthetic", settings.seed)
+
+
+def speech_shaped_noise(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """Noise with the coarse shape of speech in the log-mel plane, without any speech.
+
+    A loudness contour shared by all mel bins (phrases and pauses, then syllables) plus texture that is smooth over
+    neighbouring bins and frames; each bin is normalized to mean 0 and standard deviation 1 over time, as NeMo's
+    ``per_feature`` front-end does.
+
+    Args:
+        shape: [B, mel, T].
+        generator: of the random numbers.
+
+    Returns:
+        float32 [B, mel, T].
+    """
+    batch, mel, frames = shape
+    phrases = smooth(torch.randn(batch, 1, frames, generator=generator), 30.0, 0.0)
+    syllables = smooth(torch.randn(batch, 1, frames, generator=generator), 6.0, 0.0)
+    texture = smooth(torch.randn(batch, mel, frames, generator=generator), 2.5, 3.0)
+    loudness = torch.tanh(2.0 * phrases) + 0.7 * syllables
+    voiced = torch.sigmoid(3.0 * loudness)
+    noise = 1.5 * loudness + (0.3 + voiced) * texture
+    return (noise - noise.mean(2, keepdim=True)) / (noise.std(2, keepdim=True) + 1e-5)
+
+
+def smooth(noise: Tensor, time: float, frequency: float) -> Tensor:
+    """Gaussian smoothing of [B, mel, T] with standard deviations in frames and bins, rescaled to unit variance."""
+    for axis, sigma in ((2, time), (1, frequency)):
+        if sigma > 0:
+            taps = torch.arange(-int(3 * sigma), int(3 * sigma) + 1)
+            kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
+            kernel = (kernel / kernel.square().sum().sqrt())[None, None]
+            moved = noise.movedim(axis, 2)
+            flat = nn.functional.conv1d(moved.reshape(-1, 1, moved.shape[2]), kernel, padding=len(taps) // 2)
+            noise = flat.reshape(moved.shape).movedim(2, axis)
+    return noise
 
 
 def check_statistics(norms: list[nn.BatchNorm1d]) -> None:

@@ -1,0 +1,177 @@
+"""Bad input: a clear message, the documented exit code, nothing half-written, nothing lost."""
+
+import io
+import json
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny_archive import write_archive, write_manifest
+
+from trtasr import compile as pipeline
+from trtasr.cli import main
+
+FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[1.0]",
+        "--target", "cpu"]  # fmt: skip
+
+
+def names(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+def refused(folder: Path, arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command fails with that code and words, offers a repair, and leaves the folder as it was."""
+    before = names(folder)
+    assert main(arguments) == code
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert "repair:" in printed.err
+    assert f"FAILED | exit {code}" in printed.out
+    assert names(folder) == before
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+def bomb() -> bytes:
+    """Weights in torch's zip format whose pickle would create a file."""
+    buffer = io.BytesIO()
+    torch.save({"w": torch.zeros(1)}, buffer)
+    found = io.BytesIO()
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(found, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, pickle.dumps({"w": Bomb()}) if name.endswith("data.pkl") else source.read(name))
+    return found.getvalue()
+
+
+def truncated() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"w": torch.zeros(1000)}, buffer)
+    return buffer.getvalue()[:900]
+
+
+def escape(path: Path) -> Path:
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo("../escaped.txt")
+        info.size = 1
+        archive.addfile(info, io.BytesIO(b"x"))
+    return path
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda p: p, "no such"),
+    (lambda p: p.write_bytes(b"not a tar at all" * 100) and p, "archive"),
+    (lambda p: write_archive(p, members={"model_config.yaml": b""}), "model_config.yaml"),
+    (lambda p: write_archive(p, members={"model_weights.ckpt": truncated()}), "model_weights.ckpt"),
+    (lambda p: write_archive(p, members={"model_weights.ckpt": bomb()}), "model_weights.ckpt"),
+    (escape, "../escaped.txt"),
+    (lambda p: write_archive(p, {"target": "nemo.collections.asr.models.EncDecRNNTModel"}), "EncDecRNNTModel"),
+], ids=["missing", "not-archive", "no-config", "truncated", "bomb", "escape", "unknown-class"])  # fmt: skip
+def test_bad_checkpoints(tmp_path, monkeypatch, capsys, make, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = make(tmp_path / "model.nemo")
+    refused(tmp_path, ["compile", str(path), "-o", "out", *FAST], 2, words, capsys)
+    assert not (tmp_path / "exploded").exists()
+    assert not (tmp_path.parent / "escaped.txt").exists()
+
+
+def wrong_rate(folder: Path) -> Path:
+    return write_manifest(folder, rate=2000)
+
+
+def empty_audio(folder: Path) -> Path:
+    path = write_manifest(folder)
+    soundfile.write(folder / "1.wav", np.zeros(0, np.float32), 16000)
+    return path
+
+
+def no_text(folder: Path) -> Path:
+    path = write_manifest(folder)
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    del lines[1]["text"]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (wrong_rate, "sample rate"), (empty_audio, "1.wav"), (no_text, "line 2: no text")])  # fmt: skip
+def test_bad_speech(tmp_path, capsys, make, words) -> None:
+    model, manifest = write_archive(tmp_path / "model.nemo"), make(tmp_path)
+    out = ["-o", str(tmp_path / "out")]
+    refused(tmp_path, ["compile", str(model), "--manifest", str(manifest), *out, *FAST], 2, words, capsys)
+
+
+@pytest.mark.parametrize(("extra", "words"), [
+    (["--set", "calibration.stepz=3"], "did you mean 'steps'"),
+    (["--set", "calibration.steps=x"], "expected int"),
+    (["--target", "jetson"], "use one of auto"),
+    (["--controls"], "--manifest"),
+    (["--minShapes", "audio:1x2"], "features:BATCHxMELxFRAMES"),
+])  # fmt: skip
+def test_bad_flags(tmp_path, capsys, extra, words) -> None:
+    model = write_archive(tmp_path / "model.nemo")
+    refused(tmp_path, ["compile", str(model), "-o", str(tmp_path / "out"), *FAST, *extra], 2, words, capsys)
+
+
+def test_unknown_model_name_lists_the_bundled_ones(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[1])
+    assert main(["compile", "quartznett"]) == 2
+    assert "quartznet" in capsys.readouterr().err
+
+
+def test_unwritable_output(tmp_path, capsys) -> None:
+    model = write_archive(tmp_path / "model.nemo")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    out = ["-o", str(tmp_path / "file" / "out")]
+    refused(tmp_path, ["compile", str(model), *out, *FAST], 2, "cannot be written", capsys)
+
+
+def test_target_t4_is_an_environment_error(tmp_path, capsys) -> None:
+    model = write_archive(tmp_path / "model.nemo")
+    refused(tmp_path, ["compile", str(model), "-o", str(tmp_path / "out"), "--target", "t4"], 4, "T4 host", capsys)
+
+
+def test_interrupt_leaves_nothing(tmp_path, monkeypatch, capsys) -> None:
+    model = write_archive(tmp_path / "model.nemo")
+    before = names(tmp_path)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "measure", interrupted)
+    assert main(["compile", str(model), "-o", str(tmp_path / "out"), *FAST]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert names(tmp_path) == before
+
+
+def test_verbs_on_a_folder_that_is_no_bundle(tmp_path, capsys) -> None:
+    for verb in (["inspect"], ["bench"], ["compare"]):
+        assert main([*verb, str(tmp_path)]) == 2
+        assert "no bundle here" in capsys.readouterr().err
+
+
+def test_dry_run_prints_recipe_and_stages_and_builds_nothing(tmp_path, capsys) -> None:
+    model = write_archive(tmp_path / "model.nemo")
+    before = names(tmp_path)
+    flags = ["--dry-run", "--maxShapes", "features:4x64x3000"]
+    assert main(["compile", str(model), "-o", str(tmp_path / "out"), *flags]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["recipe"]["engine"]["max_batch"] == 4
+    assert plan["recipe"]["engine"]["max_seconds"] == 30.0
+    assert plan["targets"] == ["t4-rtx", "cpu"]
+    assert any("calibrate" in stage for stage in plan["stages"])
+    assert names(tmp_path) == before
+
+
+def test_doctor_names_what_is_missing(capsys) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "ONNX Runtime" in printed
+    assert "TensorRT" in printed

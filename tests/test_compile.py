@@ -1,0 +1,163 @@
+"""The whole pipeline on a tiny archive: what a bundle holds, and that every consumer reads one scale table."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from tiny_archive import write_archive, write_manifest
+
+from trtasr import records
+from trtasr.cli import main
+from trtasr.engine.calibrator import parse_cache
+from trtasr.quant.scales import table_from_json
+
+FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "evaluation.bench_seconds=[1.0]",
+        "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compile")
+    model, manifest = write_archive(folder / "tiny.nemo"), write_manifest(folder)
+    code = main(["compile", str(model), "--manifest", str(manifest), "-o", str(folder / "out"), "-q", *FAST])
+    assert code == 0
+    return folder
+
+
+def read(compiled: Path, name: str):
+    return json.loads((compiled / "out" / name).read_text(encoding="utf-8"))
+
+
+def stored(compiled: Path, name: str) -> dict[str, np.ndarray]:
+    model = onnx.load(compiled / "out" / name)
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def test_the_bundle_is_complete_and_sealed(compiled) -> None:
+    files = read(compiled, "bundle.json")["files"]
+    assert {"scales.json", "calibration.cache", "model.fp32.onnx", "model.qdq.onnx", "t4-rtx/model.plan",
+            "cpu/model.int8.onnx", "layers.json", "bench.json", "wer.json", "comparison.json",
+            "report.html"} <= set(files)  # fmt: skip
+    assert not [p for p in compiled.iterdir() if p.name.startswith(".")]
+
+
+def test_the_sidecar_describes_the_engine(compiled) -> None:
+    sidecar = read(compiled, "bundle.json")
+    assert sidecar["engines"]["t4-rtx"]["capability"] == "sm75"
+    assert sidecar["outcome"] == "PASSED"
+    assert len(sidecar["vocabulary"]) == 28
+    assert sidecar["frontend"]["features"] == 64
+    assert set(sidecar["results"]) == {"fp32", "t4-rtx", "cpu"}
+    assert sidecar["results"]["t4-rtx"]["p50_ms"] is None  # no number for a device that is not here
+
+
+def test_cache_and_qdq_nodes_carry_the_scales_of_the_table_bit_for_bit(compiled) -> None:
+    table = table_from_json(read(compiled, "scales.json"))
+    _, cached = parse_cache((compiled / "out" / "calibration.cache").read_text(encoding="utf-8"))
+    assert {n: s.tobytes() for n, s in cached.items()} == {n: e.scale.tobytes() for n, e in table.activations.items()}
+    model = onnx.load(compiled / "out" / "model.qdq.onnx")
+    constants = stored(compiled, "model.qdq.onnx")
+    quantized = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    assert len(quantized) >= 5
+    for node in quantized:
+        assert constants[node.input[1]].tobytes() == table.activations[node.input[0]].scale.tobytes()
+    weights = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
+    for node in weights:
+        name = node.output[0].removesuffix("_dequantized")
+        assert constants[node.input[1]].tobytes() == table.weights[name].scales.tobytes()
+
+
+def test_the_cpu_graph_reads_the_same_table(compiled) -> None:
+    table = table_from_json(read(compiled, "scales.json"))
+    allowed = {e.scale.tobytes() for e in table.activations.values()}
+    allowed |= {e.unsigned_scale.tobytes() for e in table.activations.values()}
+    model, constants = onnx.load(compiled / "out" / "cpu/model.int8.onnx"), stored(compiled, "cpu/model.int8.onnx")
+    convolutions = [n for n in model.graph.node if n.op_type == "QLinearConv"]
+    assert convolutions
+    for node in convolutions:
+        assert constants[node.input[1]].tobytes() in allowed
+        assert constants[node.input[6]].tobytes() in allowed
+
+
+def test_layers_say_which_run_in_int8(compiled) -> None:
+    rows = [row for row in read(compiled, "layers.json")["t4-rtx"] if row["macs"]]
+    dense = [row for row in rows if row["int8"]]
+    assert len(dense) == 6  # 5 pointwise (one of them residual) and the decoder
+    assert {row["operands"][0] for row in rows if not row["int8"]} == {"Half"}
+
+
+def test_decisions_name_their_rule(compiled) -> None:
+    decisions = read(compiled, "scales.json")["decisions"]
+    assert {d["rule"] for d in decisions["t4-rtx"]} == {"int8", "depthwise"}
+    assert {d["rule"] for d in decisions["cpu"]} == {"int8"}
+
+
+def test_a_second_compile_gives_the_same_engine_and_replaces_the_first(compiled) -> None:
+    before = read(compiled, "bundle.json")["files"]
+    model, manifest = compiled / "tiny.nemo", compiled / "manifest.json"
+    assert main(["compile", str(model), "--manifest", str(manifest), "-o", str(compiled / "out"), "-q", *FAST]) == 0
+    after = read(compiled, "bundle.json")["files"]
+    for name in ("t4-rtx/model.plan", "cpu/model.int8.onnx", "model.fp32.onnx", "model.qdq.onnx", "scales.json",
+                 "calibration.cache"):  # fmt: skip
+        assert before[name] == after[name], name
+
+
+def test_committed_tables_are_reused_only_for_the_same_checkpoint_and_settings(compiled, tmp_path, caplog) -> None:
+    model = compiled / "tiny.nemo"
+    folder = tmp_path / "calib"
+    settings = ["--calib-dir", str(folder), *FAST[:4], *FAST[8:]]
+    assert main(["calibrate", str(model), *settings]) == 0
+    assert {p.name for p in folder.iterdir()} == {"tiny.json", "tiny.cache"}
+    caplog.set_level(logging.INFO)
+    reuse = ["compile", str(model), "-o", str(tmp_path / "out"), *FAST, "--target", "cpu", "--calib-dir", str(folder)]
+    assert main(reuse) == 0
+    assert "synthetic batch" not in caplog.text
+    caplog.clear()
+    assert main([*reuse, "--set", "calibration.seed=9"]) == 0
+    assert "calibrating anew" in caplog.text
+    assert "synthetic batch 1 of 1" in caplog.text
+
+
+def test_missed_gate_exits_3_and_keeps_the_marked_bundle(compiled, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(records.Record, "problems", property(lambda self: ("int8 cpu: WER too high",)))
+    code = main(["compile", str(compiled / "tiny.nemo"), "-o", str(tmp_path / "out"), *FAST, "--target", "cpu", "-q"])
+    printed = capsys.readouterr().out
+    assert code == 3
+    assert "gate missed: int8 cpu" in printed
+    assert printed.splitlines()[-1].startswith("FAILED | ")
+    assert json.loads((tmp_path / "out" / "bundle.json").read_text(encoding="utf-8"))["outcome"] == "FAILED"
+
+
+def test_verbs_work_on_the_bundle(compiled, tmp_path, capsys) -> None:
+    out, manifest = str(compiled / "out"), str(compiled / "manifest.json")
+    assert main(["inspect", out, "--target", "t4-rtx"]) == 0
+    assert "6 of 9 layers INT8" in capsys.readouterr().out
+    assert main(["bench", out, "--manifest", manifest, "--seconds", "1", "-q"]) == 0
+    assert "int8 cpu against fp32" in capsys.readouterr().out
+    assert main(["compare", out, "--manifest", manifest, "-o", str(tmp_path / "cmp"), "-q"]) == 0
+    assert "polygraphy run" in capsys.readouterr().out
+    assert main(["transcribe", out, str(compiled / "0.wav"), str(compiled / "1.wav"), "--json", "-q"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [Path(row["audio_filepath"]).name for row in rows] == ["0.wav", "1.wav"]
+
+
+def test_trtexec_spellings(compiled, tmp_path) -> None:
+    plan, layers = tmp_path / "my.plan", tmp_path / "layers.json"
+    code = main(["compile", str(compiled / "tiny.nemo"), "-o", str(tmp_path / "out"), *FAST, "-q", "--target", "t4-rtx",
+                 "--saveEngine", str(plan), "--exportLayerInfo", str(layers)])  # fmt: skip
+    assert code == 0
+    assert plan.read_bytes() == (tmp_path / "out" / "t4-rtx" / "model.plan").read_bytes()
+    assert json.loads(layers.read_text(encoding="utf-8"))["Layers"]
+
+
+def test_controls_show_all_three_calibrations(compiled, tmp_path, capsys) -> None:
+    code = main(["compile", str(compiled / "tiny.nemo"), "--manifest", str(compiled / "manifest.json"), "-o",
+                 str(tmp_path / "out"), *FAST, "--target", "t4-rtx", "--controls", "-q"])  # fmt: skip
+    printed = capsys.readouterr().out
+    assert code == 0
+    for label in ("random noise", "synthetic (data-free)", "real audio"):
+        assert label in printed

@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from trtasr.errors import RecipeError
+from trtasr.recipe import Recipe, build, load_recipe, override, to_dict
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "model.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_fill_what_a_recipe_leaves_out(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, 'checkpoint = "m.nemo"\n[quantization]\nranges = "mse"\n'))
+    assert recipe.name == "model"
+    assert recipe.checkpoint == str(tmp_path / "m.nemo")
+    assert recipe.quantization.ranges == "mse"
+    assert recipe.calibration.method == "synthetic"
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ('checkpoint = "m"\nchekpoint = 1', "chekpoint"),
+    ('checkpoint = "m"\n[quantization]\nrange = "max"', "did you mean 'ranges'"),
+    ('checkpoint = "m"\n[calibration]\nsteps = "many"', "expected int"),
+    ('checkpoint = "m"\n[calibration]\nsteps = true', "expected int"),
+    ('checkpoint = "m"\n[calibration]\nmethod = "real"', "use one of synthetic"),
+    ('checkpoint = "m"\n[calibration]\nbatches = 0', "at least 1"),
+    ('checkpoint = "m"\n[quantization]\nexclude = "a"', "expected a list"),
+    ('checkpoint = "m"\ncalibration = 3', "expected a section"),
+    ('name = "x"', "missing key 'checkpoint'"),
+    ('checkpoint = ', "not a TOML recipe"),
+])  # fmt: skip
+def test_bad_recipes_name_the_key(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(written(tmp_path, text))
+
+
+def test_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no such recipe"):
+        load_recipe(tmp_path / "none.toml")
+
+
+def test_overrides_apply_in_order_and_keep_the_rest() -> None:
+    recipe = override(Recipe("a", "b"), ["calibration.seed=3", "calibration.seed=4", "quantization.ranges=mse",
+                                         'quantization.exclude=["/decoder/*"]', "engine.max_seconds=30"])  # fmt: skip
+    assert recipe.calibration.seed == 4
+    assert recipe.quantization.ranges == "mse"
+    assert recipe.quantization.exclude == ("/decoder/*",)
+    assert recipe.engine.max_seconds == 30.0
+    assert recipe.calibration.batches == Recipe("a", "b").calibration.batches
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("calibration.sede=1", "did you mean 'seed'"), ("calibratoin.seed=1", "did you mean 'calibration'"),
+    ("calibration.seed", "no '='"), ("name.x=1", "unknown section")])  # fmt: skip
+def test_bad_overrides(text: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        override(Recipe("a", "b"), [text])
+
+
+def test_a_resolved_recipe_survives_json() -> None:
+    recipe = override(Recipe("a", "b"), ['quantization.exclude=["x"]'])
+    assert build(Recipe, json.loads(json.dumps(to_dict(recipe))), "json") == recipe
+
+
+def test_bundled_recipes_load_and_their_files_exist() -> None:
+    for path in (ROOT / "engines").glob("*.toml"):
+        recipe = load_recipe(path)
+        assert Path(recipe.checkpoint).is_file(), path
+        assert Path(recipe.evaluation.manifest).is_file(), path
