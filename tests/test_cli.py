@@ -3,6 +3,9 @@
 import io
 import json
 import pickle
+import signal
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -148,6 +151,26 @@ def test_interrupt_leaves_nothing(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(pipeline, "measure", interrupted)
     assert main(["compile", str(model), "-o", str(tmp_path / "out"), *FAST]) == 130
     assert "interrupted" in capsys.readouterr().err
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_real_run_leaves_nothing(tmp_path, number) -> None:
+    model = write_archive(tmp_path / "model.nemo")
+    before = names(tmp_path)
+    slow = ["--set", "calibration.batches=500", "--target", "cpu"]
+    command = [sys.executable, "-c", "import sys; from trtasr.cli import main; sys.exit(main())", "compile", str(model),
+               "-o", str(tmp_path / "out"), *slow]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if "synthetic batch 1" in line:
+                assert names(tmp_path) != before  # it was in the middle: the staging folder is there
+                run.send_signal(number)
+                break
+        _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "interrupted: nothing was written" in errors
     assert names(tmp_path) == before
 
 

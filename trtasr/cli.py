@@ -7,6 +7,7 @@ Exit codes: 0 ok, 1 unexpected (traceback), 2 wrong usage, recipe or input, 3 qu
 import argparse
 import json
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     level = logging.DEBUG if arguments.verbose else logging.WARNING if arguments.quiet else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="[%(levelname).1s] %(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped container cleans up like Ctrl-C
     try:
         from trtasr.commands import VERBS  # noqa: PLC0415 - torch and onnxruntime load here, not for --help
 

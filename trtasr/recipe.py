@@ -36,10 +36,10 @@ class Calibration:
 
     method: str = "synthetic"
     seed: int = 0
-    batches: int = 4
+    batches: int = 6
     batch_size: int = 4
     seconds: float = 4.0
-    steps: int = 60
+    steps: int = 30
     learning_rate: float = 0.05
     bfloat16: bool = True
     manifest: str = ""
@@ -57,7 +57,7 @@ class Quantization:
     """
 
     ranges: str = "max"
-    headroom: float = 1.0
+    headroom: float = 1.4
     center: bool = True
     exclude: tuple[str, ...] = ()
 

@@ -37,10 +37,10 @@ class SynthesisSettings:
         bfloat16: run the network in bfloat16 autocast; the statistics and the loss stay float32.
     """
 
-    batches: int = 4
+    batches: int = 6
     batch_size: int = 4
     frames: int = 400
-    steps: int = 60
+    steps: int = 30
     learning_rate: float = 0.05
     seed: int = 0
     bfloat16: bool = True
