@@ -13,6 +13,7 @@ name = $(basename $(notdir $(MODEL)))
 bundle = $(or $(OUT),engines/$(name))
 manifest = $(if $(MANIFEST),--manifest $(MANIFEST))
 target = $(if $(TARGET),--target $(TARGET))
+engine_target = $(if $(filter-out auto,$(TARGET)),--target $(TARGET))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup engine calib bench wer compare inspect doctor test test-slow lint clean zoo
@@ -43,10 +44,10 @@ wer: $(STAMP) ## WER of engines/MODEL on MANIFEST
 	@$(BIN)/trtasr bench $(bundle) $(manifest) --seconds 2
 
 compare: $(STAMP) ## FP32 against INT8 through Polygraphy
-	@$(BIN)/trtasr compare $(bundle) $(manifest) $(target) -o $(bundle)-comparison
+	@$(BIN)/trtasr compare $(bundle) $(manifest) $(engine_target) -o $(bundle)-comparison
 
 inspect: $(STAMP) ## layer table of engines/MODEL
-	@$(BIN)/trtasr inspect $(bundle) $(target)
+	@$(BIN)/trtasr inspect $(bundle) $(engine_target)
 
 doctor: $(STAMP) ## what this machine can build and run
 	@$(BIN)/trtasr doctor

@@ -82,3 +82,27 @@ def test_no_bundle_and_broken_sidecar(tmp_path: Path) -> None:
     write_json(tmp_path / "bundle.json", {"format": 99})
     with pytest.raises(BundleError, match="not a bundle of format"):
         open_bundle(tmp_path)
+
+
+def test_the_current_folder_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="current folder"):
+        make(Path())
+    assert names(tmp_path) == []
+
+
+def test_a_failed_move_brings_the_old_bundle_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "out")
+    rename = Path.rename
+
+    def broken(self: Path, target: Path) -> Path:
+        if self.name.startswith(".out.") and Path(target).name == "out":
+            raise OSError("disk full")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(OSError, match="disk full"):
+        make(tmp_path / "out", "two")
+    monkeypatch.undo()
+    assert names(tmp_path) == ["out"]
+    assert open_bundle(tmp_path / "out").file("sub/file.txt").read_text(encoding="utf-8") == "one"

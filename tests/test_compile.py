@@ -13,7 +13,9 @@ from tiny_archive import write_archive, write_manifest
 from trtasr import records
 from trtasr.cli import main
 from trtasr.engine.calibrator import parse_cache
+from trtasr.lower import lower
 from trtasr.quant.scales import table_from_json
+from trtasr.targets import TARGETS
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "evaluation.bench_seconds=[1.0]",
         "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5"]  # fmt: skip
@@ -66,21 +68,42 @@ def test_cache_and_qdq_nodes_carry_the_scales_of_the_table_bit_for_bit(compiled)
     for node in quantized:
         assert constants[node.input[1]].tobytes() == table.activations[node.input[0]].scale.tobytes()
     weights = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
+    assert len(weights) == 6
     for node in weights:
         name = node.output[0].removesuffix("_dequantized")
         assert constants[node.input[1]].tobytes() == table.weights[name].scales.tobytes()
 
 
 def test_the_cpu_graph_reads_the_same_table(compiled) -> None:
+    """Input and weight scales of each integer convolution are those of its FP32 node in the table."""
     table = table_from_json(read(compiled, "scales.json"))
-    allowed = {e.scale.tobytes() for e in table.activations.values()}
-    allowed |= {e.unsigned_scale.tobytes() for e in table.activations.values()}
+    fp32 = {n.name: n for n in onnx.load(compiled / "out" / "model.fp32.onnx").graph.node}
     model, constants = onnx.load(compiled / "out" / "cpu/model.int8.onnx"), stored(compiled, "cpu/model.int8.onnx")
     convolutions = [n for n in model.graph.node if n.op_type == "QLinearConv"]
-    assert convolutions
+    assert len(convolutions) >= 6
     for node in convolutions:
-        assert constants[node.input[1]].tobytes() in allowed
-        assert constants[node.input[6]].tobytes() in allowed
+        original = fp32[node.name]
+        entry = table.activations[original.input[0]]
+        expected = entry.unsigned_scale if constants[node.input[2]] == 0 else entry.scale
+        assert constants[node.input[1]].tobytes() == expected.tobytes(), node.name
+        assert np.array_equal(constants[node.input[4]], table.weights[original.input[1]].scales), node.name
+
+
+def test_the_fp16_graph_of_the_plan_carries_the_same_scales(compiled, tmp_path) -> None:
+    table = table_from_json(read(compiled, "scales.json"))
+    (tmp_path / "model.fp32.onnx").write_bytes((compiled / "out" / "model.fp32.onnx").read_bytes())
+    lowered = lower(tmp_path, table, TARGETS["t4-rtx"], ())
+    model = onnx.load(tmp_path / lowered.graph)
+    constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    expected = {float(e.scale) for e in table.activations.values()}
+    found = [constants[n.input[1]] for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    assert len(found) >= 5
+    assert all(scale.dtype == np.float16 and float(scale) in expected for scale in found)
+    weights = {w.scales.tobytes() for w in table.weights.values()}
+    readers = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
+    stored16 = [constants[n.input[1]] for n in readers]
+    assert len(stored16) == 6
+    assert all(scales.astype(np.float32).tobytes() in weights for scales in stored16)
 
 
 def test_layers_say_which_run_in_int8(compiled) -> None:

@@ -32,6 +32,10 @@ def test_defaults_fill_what_a_recipe_leaves_out(tmp_path: Path) -> None:
     ('checkpoint = "m"\n[calibration]\nbatches = 0', "at least 1"),
     ('checkpoint = "m"\n[quantization]\nexclude = "a"', "expected a list"),
     ('checkpoint = "m"\ncalibration = 3', "expected a section"),
+    ('checkpoint = "m"\n[evaluation]\nmax_wer_increase = nan', "finite"),
+    ('checkpoint = "m"\n[evaluation]\nbench_seconds = [-1.0]', "bench_seconds"),
+    ('checkpoint = "m"\n[engine]\nmax_seconds = 1.0', "min <= opt <= max"),
+    ('checkpoint = "m"\n[engine]\nopt_batch = -3', "min <= opt <= max"),
     ('name = "x"', "missing key 'checkpoint'"),
     ('checkpoint = ', "not a TOML recipe"),
 ])  # fmt: skip

@@ -72,23 +72,30 @@ def check_replaceable(out: Path) -> None:
     """Refuse to overwrite what is not a bundle.
 
     Raises:
-        UsageError: ``out`` is a file, or a folder with content but without ``bundle.json``.
+        UsageError: ``out`` is a file, the current folder, a mount point, or has content but no ``bundle.json``.
     """
     if out.is_file():
         raise UsageError(f"{out}: is a file", "choose a folder with -o")
+    if out.resolve() == Path.cwd() or out.is_mount():
+        raise UsageError(f"{out}: is the current folder or a mount point and cannot be replaced as a whole",
+                         f"choose a folder inside it: -o {out / 'bundle'}")  # fmt: skip
     if out.is_dir() and any(out.iterdir()) and not (out / SIDECAR).is_file():
         raise UsageError(f"{out}: holds files that are not a bundle", "choose an empty folder with -o")
 
 
 def replace_folder(folder: Path, out: Path) -> None:
-    """Move ``folder`` to ``out``; an old bundle there steps aside first and is removed last."""
+    """Move ``folder`` to ``out``; an old bundle there steps aside first, comes back on a failure, is removed last."""
     if not out.exists():
         folder.rename(out)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    out.rename(aside / out.name)
-    folder.rename(out)
-    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        out.rename(aside / out.name)
+        folder.rename(out)
+    finally:
+        if not out.exists():
+            (aside / out.name).rename(out)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def seal(folder: Path, description: Mapping[str, Any]) -> None:

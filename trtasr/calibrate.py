@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 
 from trtasr.audio.features import FrontendConfig
 from trtasr.audio.manifest import read_manifest
-from trtasr.bundle import write_json
+from trtasr.bundle import sha256_file, write_json
 from trtasr.checkpoint.nemo import Checkpoint
 from trtasr.engine.calibrator import format_cache
 from trtasr.engine.run import observe
@@ -36,8 +37,13 @@ AUDIO_UTTERANCES = 64  # the real-audio control uses at most this many
 
 
 def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Everything the table depends on; a committed table is reused only when all of it is equal."""
+    """Everything the table depends on; a committed table is reused only when all of it is equal.
+
+    For calibration by audio that includes the hash of the manifest (not of the recordings it names).
+    """
+    source = audio_manifest(recipe) if recipe.calibration.method == "audio" else None
     return {
+        "audio_manifest_sha256": sha256_file(source) if source and source.is_file() else "",
         "format": TABLE_FORMAT,
         "checkpoint_sha256": checkpoint.sha256,
         "calibration": asdict(recipe.calibration) | {"manifest": ""},
@@ -71,12 +77,29 @@ def read_table(path: Path) -> ScaleTable:
 
 
 def write_table(folder: Path, name: str, table: ScaleTable) -> tuple[Path, Path]:
-    """Write ``<name>.json`` and the same scales as a TensorRT calibration cache, ``<name>.cache``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``<name>.json`` and the same scales as a TensorRT calibration cache, ``<name>.cache``, never by halves."""
     table_path, cache_path = folder / f"{name}.json", folder / f"{name}.cache"
-    write_json(table_path, table_to_json(table))
-    cache_path.write_text(cache_text(table), encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".calib-") as scratch:
+        made = Path(scratch)
+        write_json(made / table_path.name, table_to_json(table))
+        (made / cache_path.name).write_text(cache_text(table), encoding="utf-8")
+        (made / table_path.name).replace(table_path)
+        (made / cache_path.name).replace(cache_path)
     return table_path, cache_path
+
+
+def writable(folder: Path) -> Path:
+    """The folder, created if need be.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder):
+            return folder
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror})", "choose another folder") from error
 
 
 def cache_text(table: ScaleTable) -> str:
@@ -116,14 +139,20 @@ def audio(recipe: Recipe, frontend: FrontendConfig) -> CalibrationSet:
     """Real speech: the first utterances of the calibration manifest, else of the evaluation manifest.
 
     Raises:
-        RecipeError: neither manifest is given.
+        RecipeError: neither manifest is given. AudioError: a broken manifest or recording.
     """
-    manifest = recipe.calibration.manifest or recipe.evaluation.manifest
-    if not manifest:
+    manifest = audio_manifest(recipe)
+    if manifest is None:
         raise RecipeError("calibration by audio: no manifest", "give one with --set calibration.manifest=FILE")
-    items = prepare(read_manifest(Path(manifest), require_text=False)[:AUDIO_UTTERANCES], frontend)
+    items = prepare(read_manifest(manifest, require_text=False)[:AUDIO_UTTERANCES], frontend)
     batches = tuple(item.features[None] for item in items)
     return CalibrationSet(batches, tuple(np.array([item.frames], np.int64) for item in items), "audio")
+
+
+def audio_manifest(recipe: Recipe) -> Path | None:
+    """Manifest of the audio control: the calibration section's, else the evaluation's, else none."""
+    name = recipe.calibration.manifest or recipe.evaluation.manifest
+    return Path(name) if name else None
 
 
 def mel_rows(frontend: FrontendConfig) -> int:

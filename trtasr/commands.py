@@ -16,8 +16,8 @@ from trtasr.engine.device import probe
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.errors import RecipeError, UsageError
 from trtasr.lower import resolve_targets
-from trtasr.recipe import Recipe, load_recipe, override, to_dict
-from trtasr.records import Record, bench_json, comparison_json, control_rows, summary_json
+from trtasr.recipe import Evaluation, Recipe, build, load_recipe, override, to_dict
+from trtasr.records import Record, bench_json, comparison_json, control_rows, controls_json, summary_json
 from trtasr.report.table import controls_table, coverage_line, decision_summary, last_line, layer_table, summary_table
 from trtasr.targets import REASONS
 from trtasr.values import Comparison, Latency, LayerRow
@@ -74,7 +74,7 @@ def find_recipe(model: str) -> Recipe:
 
 
 def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
-    """Apply ``--target`` and trtexec's shape flags.
+    """Apply ``--target`` and trtexec's shape flags (100 frames per second; the mel bins are the checkpoint's).
 
     Raises:
         RecipeError: a shape that is not ``features:BxMELxT``, or an unknown target.
@@ -84,13 +84,13 @@ def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
         text = getattr(arguments, f"{which}_shapes")
         if text:
             match = SHAPE.match(text)
-            if not match:
+            if not match or not int(match[1]) or not int(match[3]):
                 raise RecipeError(f"--{which}Shapes={text}", "write it as features:BATCHxMELxFRAMES")
             changed: dict[str, Any] = {f"{which}_batch": int(match[1]),
                                        f"{which}_seconds": int(match[3]) / FRAMES_PER_SECOND}  # fmt: skip
             engine = replace(engine, **changed)
-    recipe = replace(recipe, engine=engine)
-    return override(recipe, [f'engine.target="{arguments.target}"']) if arguments.target else recipe
+    target = [f'engine.target="{arguments.target}"'] if arguments.target else []
+    return override(replace(recipe, engine=engine), target)
 
 
 def compile_verb(arguments: argparse.Namespace) -> Summary:
@@ -101,6 +101,9 @@ def compile_verb(arguments: argparse.Namespace) -> Summary:
         names = [target.name for target in resolve_targets(recipe.engine.target)]
         data = {"recipe": to_dict(recipe), "stages": list(STAGES), "targets": names, "out": str(out)}
         return Summary(json.dumps(data, indent=2), data)
+    for extra in (arguments.save_engine, arguments.export_layers):
+        if extra and not extra.parent.is_dir():
+            raise UsageError(f"{extra}: its folder does not exist", "create it first")
     options = Options(out, arguments.calib_dir, arguments.controls, arguments.recalibrate)
     record = compile_recipe(recipe, options)
     export_extras(record, out, arguments)
@@ -144,13 +147,13 @@ def compile_data(record: Record, out: Path) -> dict[str, Any]:
     return {"outcome": record.outcome, "problems": list(record.problems), "seconds": round(record.seconds, 1),
             "bundle": str(out), "engine": str(out / record.engines[0].path), "results": summary_json(record),
             "comparison": comparison_json(record.comparison),
-            "controls": [asdict(control) for control in record.controls]}  # fmt: skip
+            "controls": controls_json(record)}  # fmt: skip
 
 
 def comparison_text(comparison: Comparison) -> str:
     """One line of judgement and the equivalent Polygraphy command."""
     scores = ", ".join(f"{t.tensor} SQNR {t.sqnr_db:.1f} dB, cosine {t.cosine:.5f}" for t in comparison.tensors)
-    return (f"{comparison.candidate} against {comparison.reference}: {scores}, "
+    return (f"{comparison.candidate} against {comparison.reference} on {comparison.features}: {scores}, "
             f"{100 * comparison.token_agreement:.2f} % of {comparison.frames} frames have the same token\n"
             f"  polygraphy: {comparison.command}")  # fmt: skip
 
@@ -172,10 +175,9 @@ def calibrate_verb(arguments: argparse.Namespace) -> Summary:
 def bench_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr bench``."""
     settings = open_engine(arguments.bundle).recipe.evaluation
-    if arguments.threads is not None:
-        settings = replace(settings, threads=arguments.threads)
-    if arguments.seconds:
-        settings = replace(settings, bench_seconds=tuple(arguments.seconds))
+    changed = {} if arguments.threads is None else {"threads": arguments.threads}
+    changed |= {"bench_seconds": arguments.seconds} if arguments.seconds else {}
+    settings = build(Evaluation, asdict(settings) | changed, "bench")
     results = bench_bundle(arguments.bundle, arguments.manifest, settings)
     lines = [summary_table(results)]
     for result in results:

@@ -22,6 +22,7 @@ from trtasr.calibrate import (
     committed_table,
     mel_rows,
     table_from_features,
+    writable,
     write_table,
 )
 from trtasr.checkpoint.nemo import Checkpoint, read_nemo
@@ -34,13 +35,16 @@ from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.lower import FP32, Lowered, build_engine, lower, resolve_targets, save
 from trtasr.models.load import build_model
+from trtasr.quant.synthesize import speech_shaped_noise
 from trtasr.recipe import Recipe
 from trtasr.records import Record, write_record
 from trtasr.values import BenchResult, Comparison, Engine, ScaleTable
 
 logger = logging.getLogger(__name__)
 
-PARITY = 1e-4  # largest difference of log-probabilities between torch and the exported graph
+PARITY = 1e-4  # largest difference of log-probabilities between the module in float64 and the FP32 graph
+PARITY_FACTOR = 4  # ... or this times torch's own float32 rounding, where that is more,
+LARGEST_PARITY = 1e-3  # but never more than this
 COMPARED_UTTERANCES = 8
 BENCHMARKED = {"fp32", "cpu"}  # what can be timed on a machine without a T4
 STAGES = ("read checkpoint", "read utterances", "export", "calibrate: scale table", "center, prove parity",
@@ -90,14 +94,14 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         tables = scale_tables(recipe, options, checkpoint, model, exported)
         table = tables[recipe.calibration.method]
         save(center(onnx.load(exported), table.offsets), folder / FP32)
-        prove_parity(model, folder / FP32, mel_rows(checkpoint.frontend))
+        parity = prove_parity(model, folder / FP32, mel_rows(checkpoint.frontend))
         lowered = [lower(folder, table, target, recipe.quantization.exclude) for target in targets]
         engines = [build_engine(folder, x, recipe.engine, checkpoint.frontend.frames_per_second) for x in lowered]
         results = measure(folder, recipe, checkpoint, lowered, engines, utterances)
         comparison = compare_first(folder, lowered[0], utterances, checkpoint)
-        controls = run_controls(exported, tables, targets[0], utterances, checkpoint) if options.controls else ()
+        controls = run_controls(exported, tables, recipe, utterances, checkpoint) if options.controls else ()
         record = Record(recipe, checkpoint, tables, tuple(lowered), tuple(engines), tuple(results), comparison,
-                        controls, time.monotonic() - started)  # fmt: skip
+                        controls, parity, time.monotonic() - started)  # fmt: skip
         write_record(folder, record)
     return record
 
@@ -116,24 +120,34 @@ def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options) ->
     return []
 
 
-def prove_parity(model: nn.Module, path: Path, rows: int) -> None:
+def prove_parity(model: nn.Module, path: Path, rows: int) -> float:
     """Prove that the FP32 graph, batch norm folded and channels centered, computes what the checkpoint computes.
 
-    The reference is the unfolded module in float64: in float32 torch itself is further from it than the graph is.
+    The reference is the unfolded module in float64. The graph may be off by 1e-4, or by `PARITY_FACTOR` times what
+    torch itself is off in float32 where the network amplifies rounding more than that.
+
+    Returns:
+        largest difference of the log-probabilities of a mixed-length batch, over valid frames.
 
     Raises:
-        QualityError: log-probabilities of a mixed-length batch differ by more than 1e-4.
+        QualityError: it is larger, or output lengths differ.
     """
     generator = torch.Generator().manual_seed(0)
     features, lengths = torch.randn(2, rows, 217, generator=generator), torch.tensor([217, 96])
-    exact = copy.deepcopy(model).double()
     with torch.no_grad():
-        log_probs, frames = exact(features.double(), lengths)
+        log_probs, frames = copy.deepcopy(model).double()(features.double(), lengths)
+        single, _ = model(features, lengths)
     found = run_graph(path, {"features": features.numpy(), "lengths": lengths.numpy()})
-    for item, count in enumerate(frames.tolist()):
-        assert_parity({"log_probs": log_probs[item, :count].numpy()},
-                      {"log_probs": found["log_probs"][item, :count]}, PARITY)  # fmt: skip
     assert_parity({"output_lengths": frames.numpy()}, {"output_lengths": found["output_lengths"]}, 0)
+    exact, torch32, graph = (np.concatenate([x[item, :count] for item, count in enumerate(frames.tolist())])
+                             for x in (log_probs.numpy(), single.numpy(), found["log_probs"]))  # fmt: skip
+    rounding, found_difference = float(np.abs(torch32 - exact).max()), float(np.abs(graph - exact).max())
+    assert_parity({"log_probs": exact}, {"log_probs": graph},
+                  max(PARITY, min(PARITY_FACTOR * rounding, LARGEST_PARITY)))  # fmt: skip
+    if found_difference > PARITY:
+        logger.warning("FP32 graph is off by %.1e in log-probability (torch in float32: %.1e): this network amplifies "
+                       "float32 rounding", found_difference, rounding)  # fmt: skip
+    return found_difference
 
 
 def scale_tables(recipe: Recipe, options: Options, checkpoint: Checkpoint, model: nn.Module,
@@ -160,6 +174,7 @@ def calibrate_recipe(recipe: Recipe, options: Options) -> tuple[ScaleTable, Path
     Returns:
         the table and the two files.
     """
+    folder = writable(options.calib)
     checkpoint = read_nemo(Path(recipe.checkpoint))
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     with tempfile.TemporaryDirectory() as scratch:
@@ -168,7 +183,7 @@ def calibrate_recipe(recipe: Recipe, options: Options) -> tuple[ScaleTable, Path
         features = calibration_features(recipe.calibration.method, recipe, checkpoint, model)
         settings = calibration_settings(recipe, checkpoint)
         table = table_from_features(exported, features, recipe.quantization, settings)
-    return table, *write_table(options.calib, recipe.name, table)
+    return table, *write_table(folder, recipe.name, table)
 
 
 def measure(folder: Path, recipe: Recipe, checkpoint: Checkpoint, lowered: Sequence[Lowered],
@@ -193,11 +208,10 @@ def measure(folder: Path, recipe: Recipe, checkpoint: Checkpoint, lowered: Seque
 
 
 def compare_first(folder: Path, lowered: Lowered, utterances: Sequence[Prepared], checkpoint: Checkpoint) -> Comparison:
-    """Polygraphy comparison of FP32 against the first target's graph, on speech when there is some, else on noise."""
-    pairs = feeds(utterances[:COMPARED_UTTERANCES])
-    kind = "audio"
+    """Polygraphy comparison of FP32 with the first target's graph: on speech, else on speech-shaped noise."""
+    pairs, kind = feeds(utterances[:COMPARED_UTTERANCES]), "audio"
     if not pairs:
-        shape = (1, mel_rows(checkpoint.frontend), round(5 * checkpoint.frontend.frames_per_second))
-        noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-        pairs, kind = [(noise, np.array([shape[2]], np.int64))], "noise"
+        shape = (2, mel_rows(checkpoint.frontend), round(5 * checkpoint.frontend.frames_per_second))
+        made = speech_shaped_noise(shape, torch.Generator().manual_seed(0)).numpy()
+        pairs, kind = [(made, np.full(2, shape[2], np.int64))], "synthetic"
     return compare(folder / FP32, folder / lowered.reference, pairs, folder, ("fp32", f"int8-{lowered.target}"), kind)

@@ -11,10 +11,12 @@ import onnx
 from trtasr.bench.wer import Prepared
 from trtasr.checkpoint.nemo import Checkpoint
 from trtasr.engine.compare import layer_sqnr
+from trtasr.errors import QualityError
 from trtasr.evaluate import feeds, word_error_rate
 from trtasr.graph.center import center
 from trtasr.graph.qdq import insert_qdq
-from trtasr.targets import Target
+from trtasr.recipe import Recipe
+from trtasr.targets import TARGETS
 from trtasr.values import ScaleTable
 
 logger = logging.getLogger(__name__)
@@ -30,23 +32,26 @@ class Control:
 
     Attributes:
         label: method in words.
-        wer: in percent.
+        wer: in percent; None when the transcripts were useless.
         sqnr_db: of the log-probabilities against FP32, in dB.
     """
 
     label: str
-    wer: float
+    wer: float | None
     sqnr_db: float
 
 
-def run_controls(exported: Path, tables: Mapping[str, ScaleTable], target: Target, utterances: Sequence[Prepared],
+def run_controls(exported: Path, tables: Mapping[str, ScaleTable], recipe: Recipe, utterances: Sequence[Prepared],
                  checkpoint: Checkpoint) -> tuple[Control, ...]:  # fmt: skip
     """Quantize the FP32 graph with each table and measure WER and SQNR on the same utterances.
+
+    The graph is the Q/DQ graph of ``t4-rtx``, whatever targets are built; a control whose transcripts are useless has
+    no WER, and that is a result.
 
     Args:
         exported: FP32 graph, not centered.
         tables: calibration method -> scale table.
-        target: whose placement rules are used.
+        recipe: its excluded nodes and batch size.
         utterances: evaluation set.
         checkpoint: its vocabulary decodes the transcripts.
     """
@@ -56,9 +61,25 @@ def run_controls(exported: Path, tables: Mapping[str, ScaleTable], target: Targe
         for method in METHODS:
             graph = Path(scratch) / f"{method}.onnx"
             table = tables[method]
-            onnx.save(insert_qdq(center(fp32, table.offsets), table, target.rules).model, graph)
-            wer = word_error_rate(graph, list(utterances), checkpoint.vocabulary, 1).wer
+            centered = center(fp32, table.offsets)
+            onnx.save(insert_qdq(centered, table, TARGETS["t4-rtx"].rules, recipe.quantization.exclude).model, graph)
+            wer = usable_wer(graph, utterances, checkpoint, recipe.evaluation.batch)
             sqnr = layer_sqnr(exported, graph, ["log_probs"], feeds(utterances[:SQNR_UTTERANCES]))["log_probs"]
-            logger.info("control %s: WER %.2f %%, SQNR %.1f dB", method, wer, sqnr)
-            rows.append(Control(LABELS[method], wer, sqnr))
+            rows.append(Control(label(method, recipe), wer, sqnr))
     return tuple(rows)
+
+
+def usable_wer(graph: Path, utterances: Sequence[Prepared], checkpoint: Checkpoint, batch: int) -> float | None:
+    """WER in percent; None when every transcript is empty or the same, or log-probabilities are NaN."""
+    try:
+        return word_error_rate(graph, list(utterances), checkpoint.vocabulary, batch).wer
+    except QualityError as error:
+        logger.warning("control: %s", error.problem)
+        return None
+
+
+def label(method: str, recipe: Recipe) -> str:
+    """The calibration method in words; says when real audio is the evaluation set itself."""
+    if method == "audio" and not recipe.calibration.manifest:
+        return f"{LABELS[method]} (the evaluation set itself)"
+    return LABELS[method]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from trtasr.engine.build import Profile, build_rtx
+from trtasr.engine.build import Profile, build_rtx, require_rtx
 from trtasr.engine.inspect import ort_layers
 from trtasr.errors import MissingError
 from trtasr.graph.check import check_model
@@ -50,11 +50,13 @@ def resolve_targets(name: str) -> tuple[Target, ...]:
     """Targets of a recipe's ``engine.target``; ``auto`` is ``t4-rtx`` (the artefact) and ``cpu`` (measured here).
 
     Raises:
-        MissingError: ``t4``, which needs TensorRT and a GPU.
+        MissingError: ``t4``, which needs TensorRT and a GPU; or TensorRT for RTX is not installed.
     """
     if name == "t4":
         raise MissingError("target t4 (TensorRT on a T4 host) is not part of this release",
                            "use TARGET=t4-rtx: it builds for compute capability 7.5 without a GPU")  # fmt: skip
+    if name in ("auto", "t4-rtx"):
+        require_rtx()
     return (TARGETS["t4-rtx"], TARGETS["cpu"]) if name == "auto" else (TARGETS[name],)
 
 

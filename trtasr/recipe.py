@@ -4,6 +4,7 @@ An unknown key is an error that names the nearest known key; a value of the wron
 """
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -14,9 +15,9 @@ from trtasr.errors import RecipeError
 
 TARGETS = ("auto", "t4", "t4-rtx", "cpu")
 METHODS = ("synthetic", "noise", "audio")
-SMALLEST: Mapping[str, float] = {"batches": 1, "batch_size": 1, "steps": 1, "seconds": 0.1, "min_seconds": 0.05,
-                                 "headroom": 0.1, "min_batch": 1, "batch": 1, "threads": 0, "learning_rate": 1e-9,
-                                 "seed": 0}  # fmt: skip
+SMALLEST: Mapping[str, float] = {
+    "batches": 1, "batch_size": 1, "steps": 1, "seconds": 0.1, "min_seconds": 0.05, "headroom": 0.1, "min_batch": 1,
+    "max_wer_increase": 0.0, "batch": 1, "threads": 0, "learning_rate": 1e-9, "seed": 0}  # fmt: skip
 RANGES = ("max", "percentile", "mse", "entropy")
 
 
@@ -208,6 +209,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return tuple(_value(item, v, where) for v in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{where}: {value}", "give a finite number")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}", f"give a {hint.__name__}")
     return value
@@ -232,6 +235,17 @@ def _check(section: Any, where: str) -> None:
         value = getattr(section, f.name)
         if f.name in SMALLEST and value < SMALLEST[f.name]:
             raise RecipeError(f"{where}: {f.name} = {value}", f"use at least {SMALLEST[f.name]}")
+    if isinstance(section, Evaluation) and any(not 0 < seconds <= 3600 for seconds in section.bench_seconds):
+        raise RecipeError(f"{where}: bench_seconds = {list(section.bench_seconds)}", "use lengths of 0..3600 seconds")
+    if isinstance(section, EngineShapes):
+        _check_order(section, where)
+
+
+def _check_order(shapes: EngineShapes, where: str) -> None:
+    for unit in ("batch", "seconds"):
+        low, usual, high = (getattr(shapes, f"{which}_{unit}") for which in ("min", "opt", "max"))
+        if not low <= usual <= high:
+            raise RecipeError(f"{where}: {unit} {low}, {usual}, {high} is not min <= opt <= max", "put them in order")
 
 
 def _plain(value: Any) -> Any:

@@ -40,6 +40,7 @@ class Record:
         results: FP32 first, then one per target.
         comparison: FP32 against the first target.
         controls: empty unless asked for.
+        parity: largest difference of log-probabilities between the checkpoint (float64) and the FP32 graph.
         seconds: wall time of the compile.
     """
 
@@ -51,6 +52,7 @@ class Record:
     results: tuple[BenchResult, ...]
     comparison: Comparison
     controls: tuple[Control, ...]
+    parity: float
     seconds: float
 
     @property
@@ -105,8 +107,9 @@ def sidecar(record: Record) -> dict[str, Any]:
         "recipe": to_dict(record.recipe),
         "versions": versions(),
         "device": cpu_name(),
+        "parity": record.parity,
         "comparison": comparison_json(record.comparison),
-        "controls": [asdict(control) for control in record.controls],
+        "controls": controls_json(record),
         "results": summary_json(record),
         "seconds": round(record.seconds, 1),
     }
@@ -171,16 +174,25 @@ def report_data(record: Record) -> ReportData:
         commands=commands(record))  # fmt: skip
 
 
+def controls_json(record: Record) -> list[dict[str, Any]]:
+    """The controls; an SQNR that is not finite becomes null."""
+    return [asdict(c) | {"sqnr_db": c.sqnr_db if math.isfinite(c.sqnr_db) else None} for c in record.controls]
+
+
 def control_rows(record: Record) -> tuple[ControlRow, ...]:
     """Rows of the controls table: label, WER, difference to FP32, SQNR."""
     reference = record.results[0].wer
-    return tuple(ControlRow(c.label, c.wer, c.wer - reference.wer if reference else None, c.sqnr_db)
-                 for c in record.controls)  # fmt: skip
+    rows = []
+    for control in record.controls:
+        delta = control.wer - reference.wer if reference and control.wer is not None else None
+        rows.append(ControlRow(control.label, control.wer, delta, control.sqnr_db))
+    return tuple(rows)
 
 
 def commands(record: Record) -> tuple[str, ...]:
     """Command lines that make and examine this bundle again."""
     name = record.recipe.name
-    return (f"trtasr compile {name} -o engines/{name}", f"trtasr inspect engines/{name}",
+    manifest = f" --manifest {record.recipe.evaluation.manifest}" if record.recipe.evaluation.manifest else ""
+    return (f"trtasr compile {record.recipe.checkpoint}{manifest} -o engines/{name}", f"trtasr inspect engines/{name}",
             f"trtasr bench engines/{name}", record.comparison.command)  # fmt: skip
 

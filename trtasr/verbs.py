@@ -9,6 +9,7 @@ from pathlib import Path
 from trtasr.audio.features import FrontendConfig
 from trtasr.audio.manifest import ManifestEntry, read_manifest
 from trtasr.bundle import Bundle, open_bundle
+from trtasr.calibrate import writable
 from trtasr.engine.compare import compare
 from trtasr.engine.inspect import layers_from_json
 from trtasr.engine.run import OrtRunner
@@ -49,6 +50,8 @@ class Opened:
         graphs = self.bundle.sidecar["graphs"]
         if target not in graphs:
             raise UsageError(f"{self.bundle.path}: has no {target} engine", f"use one of {', '.join(graphs)}")
+        if target == "t4-rtx":
+            logger.info("no T4 here: ONNX Runtime runs the plan's Q/DQ graph")
         return self.bundle.file(graphs[target])
 
 
@@ -105,8 +108,8 @@ def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, li
     if source is None:
         raise UsageError(f"{path}: the recipe names no manifest", "add --manifest FILE")
     items = prepare(read_manifest(source, require_text=False)[:limit], opened.frontend)
-    out.mkdir(parents=True, exist_ok=True)
-    return compare(opened.graph("fp32"), opened.graph(target), feeds(items), out, ("fp32", f"int8-{target}"), "audio")
+    graphs = opened.graph("fp32"), opened.graph(target)
+    return compare(*graphs, feeds(items), writable(out), ("fp32", f"int8-{target}"), "audio")
 
 
 def engine_layers(path: Path) -> dict[str, tuple[LayerRow, ...]]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from trtasr.bench import latency
-from trtasr.bench.latency import Plan, interleave, measure, summarize
+from trtasr.bench.latency import Plan, interleave, summarize
 
 PLAN = Plan(audio_seconds=15.0, batch=1, threads=1, device="some CPU", runs=4, warmup=2)
 
@@ -32,7 +32,8 @@ def test_budget_ends_timing_after_a_whole_round():
 def test_fake_clock_gives_exact_latency(monkeypatch):
     clock = iter(np.cumsum([0, 0, 3_000_000, 0, 0, 5_000_000, 0, 0, 4_000_000, 0]).tolist())
     monkeypatch.setattr(latency, "perf_counter_ns", lambda: next(clock))
-    result = measure(lambda: None, Plan(audio_seconds=2.0, batch=2, threads=0, device="GPU", runs=3, warmup=0))
+    plan = Plan(audio_seconds=2.0, batch=2, threads=0, device="GPU", runs=3, warmup=0)
+    result = interleave({"engine": lambda: None}, plan)["engine"]
     assert (result.p50_ms, result.runs, result.batch, result.threads) == (4.0, 3, 2, 0)
     assert result.rtfx == pytest.approx(500.0)
 
@@ -42,4 +43,4 @@ def test_a_failing_engine_is_not_timed():
         raise RuntimeError("no kernel")
 
     with pytest.raises(RuntimeError, match="no kernel"):
-        measure(crash, PLAN)
+        interleave({"engine": crash}, PLAN)

@@ -9,7 +9,7 @@ import pytest
 import tiny_graphs
 
 from trtasr.engine import build
-from trtasr.engine.build import Profile, build_rtx
+from trtasr.engine.build import Profile, build_rtx, require_rtx
 from trtasr.errors import BuildError, MissingError, UsageError
 
 PROFILE = Profile(batches=(1, 1, 2), seconds=(0.2, 2.0, 4.0), frames_per_second=100, mel_bins=tiny_graphs.MELS)
@@ -69,10 +69,26 @@ def test_a_file_that_is_no_graph_is_a_build_error(tmp_path: Path) -> None:
     assert not (tmp_path / "model.plan").exists()
 
 
-def test_a_crash_of_the_builder_process_is_a_build_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "rtx_version", lambda: "1.7.1.116")
+@needs_rtx
+def test_a_crash_of_the_builder_process_is_a_build_error(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"ended with status 1: .*missing\.onnx"):
         build_rtx(tmp_path / "missing.onnx", tmp_path / "model.plan", PROFILE, {})
+
+
+@pytest.mark.parametrize("error", ["ImportError", "OSError"])
+def test_a_library_that_cannot_be_loaded_is_missing(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "tensorrt_rtx.py").write_text(f"raise {error}('libtensorrt_rtx.so.1: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    monkeypatch.setattr(build, "rtx_version", lambda: "1.7.1.116")
+    with pytest.raises(MissingError, match=r"cannot be loaded: libtensorrt_rtx\.so\.1: cannot open") as caught:
+        build_rtx(tmp_path / "model.onnx", tmp_path / "out" / "model.plan", PROFILE, {})
+    assert caught.value.exit_code == 4
+    assert "--force-reinstall" in caught.value.repair
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_address_randomization_is_off_only_for_the_child() -> None:
@@ -92,6 +108,8 @@ def test_a_plan_for_another_capability_is_refused() -> None:
 @pytest.mark.parametrize(("version", "problem"), [(None, "not installed"), ("1.5.0.114", r"1\.5\.0\.114 builds wrong")])
 def test_missing_library(version: str | None, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "rtx_version", lambda: version)
+    with pytest.raises(MissingError, match=problem):
+        require_rtx()
     with pytest.raises(MissingError, match=problem) as caught:
         build_rtx(tmp_path / "model.onnx", tmp_path / "model.plan", PROFILE, {})
     assert "pip install 'tensorrt-rtx-cu12>=1.7.1'" in caught.value.repair

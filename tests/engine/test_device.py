@@ -33,6 +33,9 @@ def test_probe_survives_a_machine_without_any_library(monkeypatch: pytest.Monkey
     found = device.probe()
     assert not any(capability.available for capability in found)
     assert all(capability.repair for capability in found)
+    gpu_only = [item for item in found if item.name in ("TensorRT", "NVIDIA GPU", "pycuda")]
+    assert all("in this release" in item.enables for item in gpu_only)
+    assert not any("trtasr" in item.repair for item in found)
 
 
 @pytest.mark.parametrize(("version", "able"), [("1.7.1.116", True), ("1.6.1.12", False), ("2.0.0", True)])

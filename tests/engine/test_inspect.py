@@ -1,5 +1,4 @@
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ from trtasr.engine.inspect import (
     layers_json,
     ort_layers,
     parse_layers,
-    summarize,
     trtexec_layers,
 )
-from trtasr.values import Decision, LayerRow
+from trtasr.values import LayerRow
 
 # The VERBOSE "Layers:" record of tiny_graphs.lowered, built by TensorRT for RTX 1.7.1 for sm75.
 RECORD = Path(__file__).with_name("rtx_layers.txt").read_text(encoding="utf-8")
@@ -50,25 +48,13 @@ def test_a_quantized_input_with_a_float_weight_is_not_int8() -> None:
     assert not parse_layers(faked)[0].int8
 
 
-def test_summary_of_the_recorded_log() -> None:
+def test_macs_of_the_recorded_log() -> None:
     layers = attribute_macs(parse_layers(RECORD), MACS)
     assert {layer.name: layer.macs for layer in layers if layer.macs} == {
         "dw_myl0_3": 100,
         "pw_MatMul_myl0_7": 1000,
         "head_myl0_9": 400,
     }
-    decisions = [Decision("dw", "Conv", False, "depthwise"), Decision("pw", "Conv", True, "int8")]
-    summary = summarize(layers, decisions)
-    assert (summary.int8, summary.total) == (1, 3)
-    assert summary.kept == {"depthwise": 1, "correlation": 1}
-    assert summary.macs_share == pytest.approx(1000 / 1500)
-    assert summary.text == "1 of 3 layers INT8 (66.7 % of MACs); kept FP16: 1 depthwise, 1 correlation"
-
-
-def test_summary_without_macs_leaves_the_share_out() -> None:
-    summary = summarize(parse_layers(RECORD))
-    assert math.isnan(summary.macs_share)
-    assert summary.text.startswith("1 of 3 layers INT8; kept FP16")
 
 
 def _gemm(*nodes: str) -> LayerRow:
@@ -103,7 +89,6 @@ def test_onnx_runtime_layers(tmp_path: Path) -> None:
     assert rows["head"] == ("Conv", ("Float", "Float"), False, 400)
     (pointwise,) = [row for row in rows.values() if row[2]]
     assert pointwise == ("QLinearConv", ("UInt8", "Int8"), True, 1000)
-    assert summarize(layers).text == "1 of 3 layers INT8 (66.7 % of MACs); kept FP32: 2 Conv"
 
 
 def test_json_round_trip() -> None:

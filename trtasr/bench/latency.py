@@ -37,11 +37,6 @@ class Plan:
     warmup: int = 3
 
 
-def measure(run: Callable[[], object], plan: Plan) -> Latency:
-    """Time one engine; see `interleave`."""
-    return interleave({"engine": run}, plan)["engine"]
-
-
 def interleave(runs: Mapping[str, Callable[[], object]], plan: Plan) -> dict[str, Latency]:
     """Time several engines on the same input, one run of each per round.
 

@@ -28,6 +28,7 @@ CAPABILITY = "sm75"
 RTX_PACKAGES = ("tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "tensorrt-rtx")
 RTX_MINIMUM = (1, 7, 1)
 RTX_INSTALL = "pip install 'tensorrt-rtx-cu12>=1.7.1'"
+RTX_REINSTALL = "pip install --force-reinstall 'tensorrt-rtx-cu12>=1.7.1'"
 ADDR_NO_RANDOMIZE, QUERY = 0x0040000, 0xFFFFFFFF  # personality(2)
 FRAME_MULTIPLE = 16  # front-ends pad utterances to a multiple of 16 frames: the largest shape must leave room for it
 
@@ -96,16 +97,18 @@ def build_rtx(onnx_path: Path, plan_path: Path, profile: Profile, macs: Mapping[
         Engine: path ``<target>/model.plan``, layer table, and the builder's facts in `Engine.details`.
 
     Raises:
-        MissingError: TensorRT for RTX is not installed or too old.
+        MissingError: TensorRT for RTX is not installed, too old, or cannot be loaded.
         BuildError: the builder refused the graph, or built for another capability.
     """
-    _require_rtx()
+    require_rtx()
     log.info("building %s for %s", plan_path.name, CAPABILITY)
     start = time.perf_counter()
     plan_path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=plan_path.parent) as folder:
         partial = Path(folder) / plan_path.name
         report = _run_child(onnx_path, partial, profile)
+        if "missing" in report:
+            raise MissingError(f"TensorRT for RTX cannot be loaded: {report['missing']}", RTX_REINSTALL)
         if not report["ok"]:
             raise _refusal(onnx_path, report["errors"])
         plan = partial.read_bytes()
@@ -128,7 +131,14 @@ def build_rtx(onnx_path: Path, plan_path: Path, profile: Profile, macs: Mapping[
     return Engine("t4-rtx", f"{plan_path.parent.name}/{plan_path.name}", len(plan), layers, details)
 
 
-def _require_rtx() -> None:
+def require_rtx() -> None:
+    """Refuses a machine that cannot build for ``t4-rtx``, by the installed package alone: fit for a first step.
+
+    A library that is installed but cannot be loaded is found by `build_rtx`.
+
+    Raises:
+        MissingError: TensorRT for RTX is not installed or too old.
+    """
     version = rtx_version()
     if version is None:
         raise MissingError("TensorRT for RTX is not installed; target t4-rtx needs it", RTX_INSTALL)

@@ -44,7 +44,7 @@ def compare(
         feeds: features float32 [B, mel, T] and lengths int64 [B].
         out_dir: the bundle; gets ``comparison_inputs.json`` and ``comparison.json``.
         labels: runner names of reference and candidate.
-        features_kind: ``audio`` or ``synthetic``.
+        features_kind: what `feeds` hold: ``audio`` (from recordings) or ``synthetic`` (generated, noise included).
 
     Returns:
         Comparison over all valid frames; `Comparison.command` is to be run inside the bundle and exits with 1 when the

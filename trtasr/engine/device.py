@@ -11,6 +11,7 @@ from trtasr.engine.run import cpu_facts, cpu_name
 
 INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "avx2", "asimddp")
 COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+TARGET_T4 = "will be needed by target t4 (not in this release)"
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Capability:
         name: library or device.
         available: usable here.
         detail: version and device, or what is wrong.
-        enables: what trtasr does with it.
+        enables: what trtasr does with it, or will.
         repair: how to get it; empty when available.
     """
 
@@ -73,7 +74,7 @@ def _tensorrt_rtx() -> Capability:
 
 def _tensorrt() -> Capability:
     found = _library("tensorrt", lambda module: (True, str(module.__version__)))
-    return _capability("TensorRT", found, "target t4, on a machine with a GPU", "pip install 'trtasr[t4]'")
+    return _capability("TensorRT", found, TARGET_T4, "pip install 'tensorrt-cu12>=10.12'")
 
 
 def _gpu() -> Capability:
@@ -82,7 +83,8 @@ def _gpu() -> Capability:
     except OSError:
         found = (False, "no NVIDIA driver (libcuda.so.1)")
     repair = "run on a host with an NVIDIA GPU and driver (docker run --gpus all)"
-    return _capability("NVIDIA GPU", found, "running targets t4 and t4-rtx", repair)
+    enables = "will be needed to run targets t4 and t4-rtx (no GPU runner in this release)"
+    return _capability("NVIDIA GPU", found, enables, repair)
 
 
 def _cuda_devices(cuda: Any) -> tuple[bool, str]:
@@ -108,8 +110,8 @@ def _cuda_device(cuda: Any, ordinal: int) -> str:
 
 def _pycuda() -> Capability:
     found = _library("pycuda.driver", lambda module: (True, ".".join(map(str, module.get_version()))))
-    repair = "pip install pycuda (needs the CUDA toolkit and a driver)"
-    return _capability("pycuda", found, "device memory for target t4", repair)
+    repair = "pip install 'pycuda>=2025.1' (needs the CUDA toolkit and a driver)"
+    return _capability("pycuda", found, TARGET_T4, repair)
 
 
 def _polygraphy() -> Capability:

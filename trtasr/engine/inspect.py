@@ -2,23 +2,21 @@
 
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from trtasr.engine.run import load_model, open_session
-from trtasr.values import Decision, LayerRow
+from trtasr.values import LayerRow
 
 COMPUTE = {"gemm", "correlation", "convolution", "runtime_fusion"}
 ORT_FLOAT = {"Conv", "FusedConv", "NhwcFusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
 # Where the zero points of data, weight and output are among the inputs: their types are those of the tensors.
 ORT_INT8 = {"QLinearConv": (2, 5, 7), "QLinearMatMul": (2, 5, 7), "QGemm": (2, 5, 8), "MatMulIntegerToFloat": (4, 5)}
 ORT_TYPES = {"FLOAT": "Float", "FLOAT16": "Half", "INT8": "Int8", "UINT8": "UInt8"}
-PRECISIONS = {"Half": "FP16", "Float": "FP32", "BFloat16": "BF16"}
 
 LINE = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>.*?), Inputs: (?P<inputs>.*?), Constants: (?P<constants>.*?), "
@@ -26,33 +24,6 @@ LINE = re.compile(
 )
 TENSOR = re.compile(r"\{ Name: .*?, Dimensions: \[(.*?)\], .*?Datatype: (\w+),")
 ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
-
-
-@dataclass(frozen=True)
-class LayerSummary:
-    """How much of an engine runs in INT8, over its weighted layers (convolutions and matrix products).
-
-    Attributes:
-        int8: layers whose data and weight are both 8-bit integers.
-        total: weighted layers.
-        macs_share: share of all multiply-accumulates done by the INT8 layers, 0..1; NaN when no MACs are known.
-        kept: why the others were kept (the rule of their `Decision`, else their layer type) -> layers.
-        precisions: data types of the kept layers, such as ``FP16``.
-    """
-
-    int8: int
-    total: int
-    macs_share: float
-    kept: Mapping[str, int] = field(default_factory=dict)
-    precisions: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """One line, such as ``94 of 171 layers INT8 (90.7 % of MACs); kept FP16: 77 depthwise``."""
-        share = "" if self.macs_share != self.macs_share else f" ({100 * self.macs_share:.1f} % of MACs)"
-        kept = ", ".join(f"{count} {rule}" for rule, count in self.kept.items())
-        tail = f"; kept {'/'.join(self.precisions)}: {kept}" if kept else ""
-        return f"{self.int8} of {self.total} layers INT8{share}{tail}"
 
 
 def parse_layers(text: str) -> tuple[LayerRow, ...]:
@@ -158,32 +129,6 @@ def _ort_row(node: Any, types: Mapping[str, str]) -> LayerRow | None:
 def _ort_type(code: int) -> str:
     name = str(onnx.TensorProto.DataType.Name(code))
     return ORT_TYPES.get(name, name)
-
-
-def summarize(layers: Iterable[LayerRow], decisions: Iterable[Decision] = ()) -> LayerSummary:
-    """Counts the weighted layers in INT8 and says why the others were kept.
-
-    Args:
-        layers: layer table.
-        decisions: what placed the Q/DQ nodes; without it the reason is the layer type.
-    """
-    weighted = [layer for layer in layers if is_weighted(layer)]
-    kept = [layer for layer in weighted if not layer.int8]
-    rules = {decision.node: decision.rule for decision in decisions if not decision.quantized}
-    reasons = Counter(_reason(layer, rules) for layer in kept)
-    total = sum(layer.macs for layer in weighted)
-    return LayerSummary(
-        int8=len(weighted) - len(kept),
-        total=len(weighted),
-        macs_share=1 - sum(layer.macs for layer in kept) / total if total else float("nan"),
-        kept=dict(reasons.most_common()),
-        precisions=tuple(sorted({PRECISIONS.get(layer.operands[0], layer.operands[0]) for layer in kept})),
-    )
-
-
-def _reason(layer: LayerRow, rules: Mapping[str, str]) -> str:
-    owners = _owners(layer.onnx_nodes, rules)
-    return rules[owners[0]] if owners else layer.kind
 
 
 def layers_json(layers: Iterable[LayerRow]) -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ One process per build, because a failed build spoils the next one of the same pr
 stays its only one, and misuse of the parser ends in a segmentation fault.
 
 The request names ``onnx``, ``plan`` and ``report`` (files) and ``shapes`` (input -> [min, opt, max]). The report holds
-``ok``, ``version``, ``errors``, ``warnings``, ``layers`` (the builder's layer record) and ``memory`` (bytes).
+``ok``, ``version``, ``errors``, ``warnings``, ``layers`` (the builder's layer record) and ``memory`` (bytes);
+where the library cannot be loaded it holds ``missing``, the reason, alone.
 """
 
 import json
@@ -20,10 +21,19 @@ MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 
 
 def main() -> None:
-    """Builds the requested plan and writes the report; a refused graph is a report, not an exit status."""
+    """Builds the requested plan and writes the report: a refused graph or a missing library is no exit status."""
     request = json.load(sys.stdin)
-    import tensorrt_rtx as trt  # noqa: PLC0415 - the tests of this module need no library
+    try:
+        import tensorrt_rtx as trt  # noqa: PLC0415 - the import that may fail
+    except (ImportError, OSError) as error:
+        report = {"missing": str(error) or type(error).__name__}
+    else:
+        report = compile_plan(trt, request)
+    Path(request["report"]).write_text(json.dumps(report), encoding="utf-8")
 
+
+def compile_plan(trt: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """Writes the requested plan, unless the graph was refused; returns the report."""
     messages: list[tuple[str, str]] = []
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -39,8 +49,7 @@ def main() -> None:
         plan = pool.submit(build, trt, Logger(), request).result()
     if plan is not None:
         Path(request["plan"]).write_bytes(plan)
-    report = {"ok": plan is not None, "version": trt.__version__, **digest(messages)}
-    Path(request["report"]).write_text(json.dumps(report), encoding="utf-8")
+    return {"ok": plan is not None, "version": trt.__version__, **digest(messages)}
 
 
 def build(trt: Any, logger: Any, request: dict[str, Any]) -> bytes | None:

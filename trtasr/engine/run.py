@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tqdm import tqdm
@@ -85,11 +84,6 @@ class OrtRunner:
         """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B]."""
         log_probs, output_lengths = self._session.run(self._names[:2], {"features": features, "lengths": lengths})
         return log_probs, output_lengths
-
-    def outputs(self, features: FloatArray, lengths: IntArray, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """The named outputs of the graph, in the graph's own types."""
-        values = self._session.run(list(names), {"features": features, "lengths": lengths})
-        return dict(zip(names, values, strict=True))
 
 
 def expose(model: Path | bytes, names: Sequence[str]) -> bytes:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trtasr.quant.ranges import CODES, representable
 from trtasr.values import FloatArray
-
-CODES = 127
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,9 @@ def collect_channels(stream: Iterable[tuple[str, FloatArray]]) -> dict[str, Chan
 def centering(channels: ChannelRange, headroom: float) -> tuple[FloatArray, float]:
     """Offsets of each channel and the clipping magnitude of the centered tensor.
 
-    With half-range h = max_c (max_c - min_c) / 2 and scale s = headroom h / 126.5 (half a step is left for rounding the
-    offsets), b_c = s round((max_c + min_c) / (2 s)) and amax = 127 s. When that is no smaller than the plain maximum
-    (with the same headroom), nothing is centered.
+    With half-range h = max_c (max_c - min_c) / 2 and scale s = headroom h / 126.5, rounded up to an FP16 value (half a
+    step is left for rounding the offsets): b_c = s round((max_c + min_c) / (2 s)) and amax = 127 s. When that is no
+    smaller than the plain maximum (with the same headroom), nothing is centered.
 
     Args:
         channels: of the tensor, on calibration data.
@@ -54,7 +53,7 @@ def centering(channels: ChannelRange, headroom: float) -> tuple[FloatArray, floa
     """
     plain = headroom * float(max(channels.maximum.max(), -channels.minimum.min(), 0.0))
     half = headroom * float((channels.maximum - channels.minimum).max()) / 2
-    step = np.float32(half / (CODES - 0.5))
+    step = representable(half / (CODES - 0.5))
     if not 0 < CODES * float(step) < plain:
         return np.zeros_like(channels.minimum), plain
     middle = (channels.maximum + channels.minimum) / 2

@@ -7,6 +7,7 @@ larger value arrives (neighbouring bins merge, so no count is ever lost).
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ BINS = 4096
 CODES = 127  # largest magnitude of a symmetric signed 8-bit code
 PERCENTILE = 99.99
 SEARCH_STEPS = 64  # clipping magnitudes tried by the mse and entropy observers
+NEGLIGIBLE = 1e-30  # magnitudes below are counted as zero: their bins would not be float32 numbers
+SMALLEST_HALF = np.float16(2.0**-24)  # smallest positive FP16 value
 SMALLEST_AMAX = 1e-6  # floor for tensors that are all zero on the calibration data
 
 Counts = npt.NDArray[np.float64]
@@ -62,10 +65,11 @@ def update(histogram: Histogram, values: FloatArray) -> Histogram:
     if not math.isfinite(amax):
         raise QualityError("calibration met NaN or infinite activations",
                            "check the checkpoint: its FP32 outputs are not finite")  # fmt: skip
-    if amax == 0.0:
+    if amax < NEGLIGIBLE:
         counts = histogram.counts.copy()
         counts[0] += values.size
-        return Histogram(counts, histogram.limit, histogram.amax, min(histogram.minimum, minimum), histogram.power)
+        return Histogram(counts, histogram.limit, max(histogram.amax, amax), min(histogram.minimum, minimum),
+                         histogram.power)  # fmt: skip
     counts, limit = grow(histogram.counts, histogram.limit, amax)
     bins = np.minimum(np.abs(values).ravel() * np.float32(BINS / limit), BINS - 1).astype(np.int32)
     power = float(np.dot(values.ravel(), values.ravel()))
@@ -155,6 +159,22 @@ OBSERVERS: Mapping[str, Callable[[Histogram], float]] = {
     "max": max_amax, "percentile": percentile_amax, "mse": mse_amax, "entropy": entropy_amax}  # fmt: skip
 
 
+def representable(scales: npt.ArrayLike) -> FloatArray:
+    """The smallest FP16 values that are not below the given scales, as float32 of the same shape.
+
+    Strongly typed TensorRT graphs carry FP16 scales; with these, FP32 and FP16 graphs share every scale bit for bit.
+    """
+    wanted = np.asarray(scales, np.float64)
+    half = wanted.astype(np.float16)
+    raised = np.where(half.astype(np.float64) < wanted, np.nextafter(half, np.float16(np.inf)), half)
+    return cast(FloatArray, np.maximum(raised, SMALLEST_HALF).astype(np.float32))
+
+
+def representable_amax(amax: float) -> float:
+    """The clipping magnitude, at least ``amax``, whose scale amax / 127 is an FP16 value."""
+    return float(representable(amax / CODES)) * CODES
+
+
 def activation_scale(histogram: Histogram, method: str, headroom: float = 1.0) -> TensorScale:
     """The scale of one tensor by one observer.
 
@@ -168,8 +188,8 @@ def activation_scale(histogram: Histogram, method: str, headroom: float = 1.0) -
     """
     if method not in OBSERVERS:
         raise RecipeError(f"quantization.ranges: {method!r}", f"use one of {', '.join(OBSERVERS)}")
-    amax = OBSERVERS[method](histogram) if histogram.amax > 0 else 0.0
-    amax = max(amax * headroom, SMALLEST_AMAX)
+    amax = OBSERVERS[method](histogram) if histogram.limit > 0 else 0.0
+    amax = representable_amax(max(amax * headroom, SMALLEST_AMAX))
     return TensorScale(amax, method, histogram.minimum >= 0, sqnr_db(histogram, amax))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtasr.errors import QualityError
-from trtasr.quant.ranges import CODES, Histogram, activation_scale, fixed_scale
+from trtasr.quant.ranges import CODES, Histogram, activation_scale, fixed_scale, representable
 from trtasr.values import FloatArray, ScaleTable, TensorScale, WeightScale
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,8 @@ DEAD_CHANNEL_FLOOR = 1e-8  # smallest weight amax; a zero scale breaks TensorRT'
 
 def weight_scale(weight: FloatArray, axis: int) -> WeightScale:
     """Per-channel symmetric scales: max |W_c| / 127 over every axis but the output-channel axis (Q-ASR, section 3).
+
+    Scales are rounded up to FP16 values, see `representable`.
 
     Args:
         weight: float32, any rank.
@@ -32,7 +34,7 @@ def weight_scale(weight: FloatArray, axis: int) -> WeightScale:
         raise QualityError("a weight is NaN or infinite", "check the checkpoint")
     amax = np.abs(weight).max(axis=others)
     floored = tuple(int(c) for c in np.flatnonzero(amax < DEAD_CHANNEL_FLOOR))
-    scales = np.maximum(amax, DEAD_CHANNEL_FLOOR).astype(np.float32) / np.float32(CODES)
+    scales = representable(np.maximum(amax, DEAD_CHANNEL_FLOOR).astype(np.float64) / CODES)
     return WeightScale(scales, axis, weight_sqnr_db(weight, scales, axis), floored)
 
 
@@ -91,9 +93,17 @@ def check_table(table: ScaleTable) -> None:
         if not (np.isfinite(weight.scales).all() and (weight.scales > 0).all()):
             raise QualityError(f"weight {name}: a channel scale is not positive and finite",
                                "check the checkpoint for NaN weights")  # fmt: skip
-        if weight.floored:
-            logger.warning("%s: %d dead output channels (%s): scale raised to the floor", name, len(weight.floored),
-                           ", ".join(map(str, weight.floored[:8])))  # fmt: skip
+    warn_dead_channels(table)
+
+
+def warn_dead_channels(table: ScaleTable) -> None:
+    """One line about all output channels whose scale was raised to the floor; the table lists every one of them."""
+    dead = {name: weight.floored for name, weight in table.weights.items() if weight.floored}
+    if dead:
+        worst = sorted(dead, key=lambda name: -len(dead[name]))[:3]
+        named = ", ".join(f"{name} {list(dead[name][:4])}" for name in worst)
+        logger.warning("%d dead output channels in %d weights, scale raised to the floor (scales.json lists all): %s",
+                       sum(map(len, dead.values())), len(dead), named)  # fmt: skip
 
 
 def table_to_json(table: ScaleTable) -> dict[str, Any]:

@@ -5,6 +5,7 @@ encoder input, normalized log-mel [B, mel, T]; no audio is involved.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from trtasr.errors import CheckpointError
+from trtasr.errors import CheckpointError, QualityError
 from trtasr.values import CalibrationSet
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,9 @@ def optimize(start: Tensor, loss_of: Callable[[Tensor], Tensor], settings: Synth
 
     Returns:
         the best features seen, the first and the best loss.
+
+    Raises:
+        QualityError: the loss was never finite.
     """
     features = start.clone().requires_grad_(True)
     adam = torch.optim.Adam([features], lr=settings.learning_rate)
@@ -172,6 +176,9 @@ def optimize(start: Tensor, loss_of: Callable[[Tensor], Tensor], settings: Synth
         schedule.step(value)
         bar.set_postfix_str(f"loss {value:.2f}")
         bar.update(1)
+    if not math.isfinite(best):
+        raise QualityError("synthesis: the batch-norm loss is not finite",
+                           "try --set calibration.bfloat16=false; if it stays, check the checkpoint")  # fmt: skip
     return best_features, first, best
 
 

@@ -1,0 +1,35 @@
+"""The WER gate itself."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from trtasr.recipe import Evaluation, Recipe
+from trtasr.records import Record
+from trtasr.values import BenchResult, WerResult
+
+
+def record(fp32: float, int8: float, limit: float = 0.3) -> Record:
+    def row(target: str, wer: float) -> BenchResult:
+        return BenchResult(f"int8 {target}", target, 1, (), WerResult(wer, 1000, round(10 * wer), (), "basic-en-v1"))
+
+    recipe = Recipe("x", "y", evaluation=Evaluation(max_wer_increase=limit))
+    unused = SimpleNamespace()
+    results = (row("fp32", fp32), row("t4-rtx", int8))
+    return Record(recipe, unused, {}, (), (), results, unused, (), 0.0, 1.0)
+
+
+@pytest.mark.parametrize(("int8", "outcome"), [(5.0, "PASSED"), (5.3, "PASSED"), (5.31, "FAILED"), (4.0, "PASSED")])
+def test_the_gate_is_the_recipes_limit(int8: float, outcome: str) -> None:
+    assert record(5.0, int8).outcome == outcome
+
+
+def test_a_missed_gate_says_which_engine_and_by_how_much() -> None:
+    (problem,) = record(5.0, 6.0).problems
+    assert "int8 t4-rtx" in problem
+    assert "+1.00" in problem
+    assert "+0.30" in problem
+
+
+def test_a_wider_limit_admits_it() -> None:
+    assert record(5.0, 6.0, limit=1.0).problems == ()
