@@ -61,6 +61,24 @@ def test_silence_and_audio_shorter_than_a_frame_give_finite_features():
         assert torch.isfinite(features).all()
 
 
+@pytest.mark.parametrize("config", [
+    {"pad_mode": "reflect"},
+    {"pad_mode": "reflect", "n_window_size": 512, "n_window_stride": 80},
+    {"exact_pad": True},
+], ids=["reflect", "long window", "exact_pad"])  # fmt: skip
+@pytest.mark.parametrize("samples", [1, 100, 200, 256, 257])
+def test_short_audio_gives_the_frames_it_has_in_a_longer_batch(config, samples):
+    frontend = MelFrontend(FrontendConfig(normalize=None, **config))
+    audio = torch.from_numpy(cases.signal(1.0, 16000, 0))[None, :samples]
+    features, frames = frontend(audio, torch.tensor([samples]))
+    batch, expected = frontend(torch.nn.functional.pad(audio, (0, 8000)), torch.tensor([samples]))
+    assert frames == expected >= 0
+    assert features.shape[2] >= frames
+    assert torch.isfinite(features).all()
+    if samples <= 256:
+        torch.testing.assert_close(features[..., :frames], batch[..., :frames])
+
+
 @given(st.integers(2, 40), st.integers(0, 2**31))
 @settings(max_examples=20, deadline=None)
 def test_normalized_features_have_mean_zero_and_deviation_one(frames, seed):
@@ -91,10 +109,34 @@ def test_mel_filters_have_unit_area_in_hertz():
         ("window_size", None),
         ("n_fft", 256),
         ("n_mels", 64),
+        ("n_fft", "512"),
+        ("n_fft", -1),
+        ("n_fft", 2**20),
+        ("log_zero_guard_value", None),
+        ("log_zero_guard_value", [1]),
+        ("log_zero_guard_value", float("nan")),
+        ("window_size", 1e-6),
+        ("window_size", float("inf")),
+        ("window_size", "0.02"),
+        ("window_stride", 1e-6),
+        ("n_window_size", 400.5),
+        ("n_window_stride", "160"),
+        ("sample_rate", True),
+        ("features", 10**9),
+        ("lowfreq", None),
+        ("lowfreq", 9000),
+        ("highfreq", "8000"),
+        ("preemph", "0.97"),
+        ("mag_power", None),
+        ("pad_value", [0]),
+        ("log", "yes"),
+        ("exact_pad", None),
+        ("window", ["hann"]),
+        (5, 1),
     ],
 )
 def test_unusable_key_is_named(key, value):
-    with pytest.raises(CheckpointError, match=key):
+    with pytest.raises(CheckpointError, match=str(key)):
         FrontendConfig.from_mapping({key: value})
 
 

@@ -6,6 +6,8 @@ import io
 import os
 import pickle
 import tarfile
+import tracemalloc
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ import yaml
 from golden import cases
 
 from trtasr.checkpoint import nemo
-from trtasr.checkpoint.nemo import read_nemo
+from trtasr.checkpoint.nemo import read_members, read_nemo
 from trtasr.errors import CheckpointError
 from trtasr.models.jasper import JasperCtc
 from trtasr.models.load import build_model
@@ -118,8 +120,12 @@ def test_references_are_resolved(tmp_path):
 
 def test_labels_stand_in_for_a_missing_vocabulary(tmp_path):
     cfg = config(labels=["a", "b", "c"])
-    cfg["decoder"].pop("vocabulary")
-    assert read_nemo(archive(tmp_path, cfg)).vocabulary == ("a", "b", "c")
+    for key in ("vocabulary", "num_classes"):
+        cfg["decoder"].pop(key)
+        checkpoint = read_nemo(archive(tmp_path, cfg))
+        assert checkpoint.vocabulary == ("a", "b", "c")
+        model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+        assert model.decoder.decoder_layers[0].out_channels == 4
 
 
 def test_missing_file(tmp_path):
@@ -199,6 +205,67 @@ def test_member_larger_than_the_archive_bound(tmp_path):
     refused(path, "8 GiB")
 
 
+@pytest.mark.parametrize("headers", [
+    {"GNU.sparse.map": "a,b"}, {"GNU.sparse.map": "0,1,2"},
+    {"GNU.sparse.size": "abc"}, {"GNU.sparse.realsize": "abc"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
+    {"size": "-5"}, {"size": "9" * 5000}, {"mtime": "never", "uid": "x"},
+    {"path": "a\0b"},
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["model_config.yaml", "x"])
+def test_odd_pax_headers(tmp_path, headers, name):
+    path = tmp_path / "model.nemo"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        info, data = member(name, b"a: 1\n" * 300)
+        info.pax_headers = headers
+        tar.addfile(info, io.BytesIO(data))
+    refused(path, "not a readable NeMo archive|sparse file|negative size|has no|has [0-9]+ bytes")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_chained_headers(tmp_path, kind):
+    info, _ = member("x", kind=kind)
+    path = tmp_path / "model.nemo"
+    path.write_bytes(info.tobuf(tarfile.PAX_FORMAT) * 3000 + b"\0" * 1024)
+    refused(path, "not a readable NeMo archive")
+
+
+def test_headers_are_bounded_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(nemo, "MAX_HEADER_BYTES", 2**16)
+    refused(archive(tmp_path, extra=[member(f"f{index}") for index in range(200)]), "headers take more than")
+
+
+@contextmanager
+def peak_below(size):
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < size
+
+
+def test_weights_that_expand_are_not_held(tmp_path):
+    bomb = b"\0" * (3 * nemo.MAX_READ)
+    path = archive(tmp_path, state=bomb, mode="w:gz")
+    assert path.stat().st_size * nemo.MAX_EXPANSION < len(bomb)
+    with peak_below(len(bomb) // 2):
+        refused(path, "32 times the archive file")
+
+
+def test_weights_are_held_once(tmp_path):
+    content = os.urandom(8 * nemo.MAX_READ)
+    path = archive(tmp_path, state=content)
+    with peak_below(1.5 * len(content)):
+        members = read_members(path)
+    assert members["model_weights.ckpt"].getvalue() == content
+
+
+def test_tensors_that_repeat_memory(tmp_path):
+    state = {"a": torch.zeros(1).expand(2**30)}
+    refused(archive(tmp_path, state=state), "inflates")
+
+
 class Bomb:
     def __init__(self, target):
         self.target = target
@@ -228,11 +295,8 @@ def test_weights_that_are_no_weights(tmp_path, state):
 
 
 @pytest.mark.parametrize("state", [
-    [torch.zeros(2)],
-    {},
-    {"epoch": 3},
-    {"a": torch.zeros(2, device="meta")},
-    {"a": torch.zeros(2, 2).to_sparse()},
+    [torch.zeros(2)], {}, {"epoch": 3},
+    {"a": torch.zeros(2, device="meta")}, {"a": torch.zeros(2, 2).to_sparse()},
     {1: torch.zeros(2)},
 ])  # fmt: skip
 def test_weights_that_are_no_state_dict(tmp_path, state):
@@ -302,6 +366,24 @@ def test_unknown_frontend_key(tmp_path):
     cfg = config()
     cfg["preprocessor"]["mel_scale"] = "htk"
     refused(archive(tmp_path, cfg), "mel_scale")
+
+
+@pytest.mark.parametrize(("section", "key", "value"), [
+    ("preprocessor", "n_fft", "512"),
+    ("preprocessor", "log_zero_guard_value", None),
+    ("preprocessor", "window_size", 1e-6),
+    ("preprocessor", "window_stride", 1e-6),
+    ("preprocessor", "features", 10**9),
+    ("preprocessor", 5, 1),
+    ("encoder", "feat_in", "64"),
+    ("encoder", "feat_in", None),
+    ("encoder", "frame_splicing", [1]),
+    ("decoder", "num_classes", "3"),
+])  # fmt: skip
+def test_wrong_values_name_the_key(tmp_path, section, key, value):
+    cfg = config()
+    cfg[section][key] = value
+    refused(archive(tmp_path, cfg), rf"{section}\S*.*\b{key}\b")
 
 
 def test_real_archive(shared):

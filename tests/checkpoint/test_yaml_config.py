@@ -61,3 +61,9 @@ def test_aliases_and_references_that_multiply_are_bounded():
 def test_a_structure_inside_itself_is_refused():
     with pytest.raises(CheckpointError, match="nested too deep"):
         resolved("a: &a [*a]")
+
+
+@pytest.mark.parametrize("text", [b"a: {b: 0x1" + b"0" * 5000 + b"}", b"a: {b: -99999999999999999999}"])
+def test_integers_that_no_size_can_have(text):
+    with pytest.raises(CheckpointError, match=r"a\.b: an integer of \d+ bits"):
+        resolve(load_config(text, "config"), "a")

@@ -81,7 +81,43 @@ def test_unsupported_block_names_block_and_key(change, words):
         JasperCtc(cases.encoder([cases.block(8, 3), cases.block(8, 3, **change)]), DECODER)
 
 
+@pytest.mark.parametrize(("key", "value"), [
+    ("filters", "256"), ("filters", 0), ("filters", -8), ("filters", 10**6), ("filters", True), ("filters", [8]),
+    ("repeat", "x"), ("repeat", 0), ("repeat", 65), ("repeat", 1.0),
+    ("kernel", None), ("kernel", 4097), ("kernel", []), ("kernel", ["3"]), ("kernel", [3, 3]),
+    ("stride", 0), ("stride", [None]), ("dilation", "1"), ("dilation", -1),
+    ("dropout", 2.0), ("dropout", None), ("dropout", float("nan")),
+    ("residual", "yes"), ("separable", 1), ("residual_dense", None), ("stride_last", 0), ("se", "no"),
+    ("groups", "1"), ("heads", None), ("future_context", 0.5), ("kernel_size_factor", float("inf")),
+    ("residual_mode", ["add"]), (5, 1),
+])  # fmt: skip
+def test_wrong_block_values_name_block_and_key(key, value):
+    with pytest.raises(CheckpointError, match=rf"jasper\[1\].*{key}"):
+        JasperCtc(cases.encoder([cases.block(8, 3), {**cases.block(8, 3), key: value}]), DECODER)
+
+
+@pytest.mark.parametrize(("decoder", "key"), [
+    ({}, "num_classes"),
+    ({"num_classes": "28"}, "num_classes"),
+    ({"num_classes": -1}, "num_classes"),
+    ({"vocabulary": 5}, "vocabulary"),
+    ({"vocabulary": "abc"}, "vocabulary"),
+])  # fmt: skip
+def test_unusable_decoder_names_the_key(decoder, key):
+    with pytest.raises(CheckpointError, match=f"decoder.{key}"):
+        JasperCtc(cases.encoder([cases.block(8, 3)]), decoder)
+
+
 @pytest.mark.parametrize(("change", "words"), [
+    ({"jasper": [5]}, r"jasper\[0\]: 5"),
+    ({"jasper": {"filters": 8}}, "jasper"),
+    ({"jasper": [cases.block(8, 3)] * 300}, "1 to 256 blocks"),
+    ({"activation": ["relu"]}, "activation"),
+    ({"normalization_mode": None}, "normalization_mode"),
+    ({"residual_mode": "mul"}, "residual_mode"),
+    ({"conv_mask": "true"}, "conv_mask"),
+    ({"feat_in": "64"}, "feat_in"),
+    ({"frame_splicing": 0}, "frame_splicing"),
     ({"activation": "prelu"}, "activation"),
     ({"normalization_mode": "group"}, "normalization_mode"),
     ({"jasper": []}, "jasper"),

@@ -41,6 +41,12 @@ def test_long_lists_are_cut_with_a_count(weights):
     assert len(error.value.problem) < 600
 
 
+def test_a_large_configuration_claims_no_memory_before_the_weights_fit(weights):
+    encoder = cases.encoder([cases.block(8192, 4095, repeat=64, separable=False)] * 4)  # 280 TB in float32
+    with pytest.raises(CheckpointError, match="do not fit"):
+        build_model("jasper", {**CONFIG, "encoder": encoder}, weights)
+
+
 def test_other_shapes_are_listed(weights):
     weights["decoder.decoder_layers.0.bias"] = torch.zeros(7)
     with pytest.raises(CheckpointError, match=r"other shape \(1\): decoder\.\S+\.bias \[7\] instead of \[4\]"):

@@ -21,6 +21,13 @@ TRAINING_ONLY = {"_target_", "dither", "rng", "nb_augmentation_prob", "nb_max_fr
                  "use_torchaudio", "use_grads", "max_duration"}  # fmt: skip
 WINDOWS = {"hann": torch.hann_window, "hamming": torch.hamming_window, "blackman": torch.blackman_window,
            "bartlett": torch.bartlett_window}  # fmt: skip
+MAX_FFT = 2**15
+# Bounds, both included, far above any published model: an archive may come from anywhere and must not claim memory.
+INTEGERS = {"sample_rate": (1, 10**6), "features": (1, 512), "frame_splicing": (1, 64), "pad_to": (0, 4096),
+            "n_window_size": (0, MAX_FFT), "n_window_stride": (0, MAX_FFT), "n_fft": (0, MAX_FFT)}  # fmt: skip
+NUMBERS = {"lowfreq": (0, 10**6), "highfreq": (0, 10**6), "preemph": (-1, 1), "mag_power": (0, 16),
+           "pad_value": (-(10**6), 10**6), "window_size": (0, 60), "window_stride": (0, 60)}  # fmt: skip
+OPTIONAL = {"n_window_size", "n_window_stride", "n_fft", "highfreq", "preemph"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class FrontendConfig:
             CheckpointError: unknown key, or a value this front-end cannot honour.
         """
         known = {f.name for f in fields(cls)}
-        unknown = sorted(set(config) - known - TRAINING_ONLY)
+        unknown = sorted(map(str, set(config) - known - TRAINING_ONLY))
         if unknown:
             raise CheckpointError(
                 f"preprocessor: unknown keys {', '.join(unknown)}",
@@ -97,32 +104,52 @@ class FrontendConfig:
         ]
         for key, value, choices in allowed:
             if value not in choices:
-                raise CheckpointError(f"preprocessor.{key}: {value!r}", f"use one of {', '.join(map(str, choices))}")
-        if not isinstance(self.pad_to, int) or self.pad_to < 0:
-            raise CheckpointError(f"preprocessor.pad_to: {self.pad_to!r}", "use an integer number of frames >= 0")
+                listed = ", ".join(map(str, choices))
+                raise CheckpointError(f"preprocessor.{key}: {value!r:.80}", f"use one of {listed}")
+        for key in ("log", "exact_pad"):
+            if not isinstance(getattr(self, key), bool):
+                raise CheckpointError(f"preprocessor.{key}: {getattr(self, key)!r:.80}", "use true or false")
         if not isinstance(self.normalize, str | None):
-            raise CheckpointError(f"preprocessor.normalize: {self.normalize!r}", "use per_feature or all_features")
+            raise CheckpointError(f"preprocessor.normalize: {self.normalize!r:.80}", "use per_feature or all_features")
         self.check_numbers()
+        self.check_sizes()
 
     def check_numbers(self) -> None:
+        """Refuse values of the wrong type or out of bounds.
+
+        Raises:
+            CheckpointError: naming the key.
+        """
+        for key, (low, high) in (INTEGERS | NUMBERS).items():
+            value, kinds = getattr(self, key), (int,) if key in INTEGERS else (int, float)
+            unused = key in ("window_size", "window_stride") and getattr(self, f"n_{key}")
+            if unused or (value is None and key in OPTIONAL):
+                continue
+            if type(value) not in kinds or not low <= value <= high:
+                kind = "an integer" if key in INTEGERS else "a number"
+                raise CheckpointError(f"preprocessor.{key}: {value!r:.80}", f"use {kind} from {low} to {high}")
+        guard = self.log_zero_guard_value
+        if guard not in ("tiny", "eps") and (type(guard) not in (int, float) or not 0 <= cast(float, guard) <= 1):
+            raise CheckpointError(f"preprocessor.log_zero_guard_value: {guard!r:.80}",
+                                  "use a number from 0 to 1, tiny or eps")  # fmt: skip
+
+    def check_sizes(self) -> None:
         """Refuse sizes that no transform can have.
 
         Raises:
             CheckpointError: naming the key.
         """
-        for key in ("sample_rate", "features", "frame_splicing"):
-            value = getattr(self, key)
-            if not isinstance(value, int) or value < 1:
-                raise CheckpointError(f"preprocessor.{key}: {value!r}", "use a positive integer")
-        for key in ("window_size", "window_stride"):
-            value = getattr(self, f"n_{key}") or getattr(self, key)
-            if not isinstance(value, int | float) or value <= 0:
-                raise CheckpointError(f"preprocessor.{key}: {value!r}", f"set {key} (seconds) or n_{key} (samples)")
-        guard = self.log_zero_guard_value
-        if guard not in ("tiny", "eps") and (isinstance(guard, str) or guard < 0):
-            raise CheckpointError(f"preprocessor.log_zero_guard_value: {guard!r}", "use a number, tiny or eps")
+        for key, samples in (("window_size", self.win_length), ("window_stride", self.hop_length)):
+            if not 1 <= samples <= MAX_FFT:
+                raise CheckpointError(f"preprocessor.{key}: gives {samples} samples",
+                                      f"set {key} (seconds) or n_{key} (1 to {MAX_FFT} samples)")  # fmt: skip
         if self.fft_length < self.win_length:
             raise CheckpointError(f"preprocessor.n_fft: {self.n_fft!r}", f"use at least the window, {self.win_length}")
+        if self.exact_pad and self.hop_length > self.fft_length:
+            raise CheckpointError(f"preprocessor.exact_pad: the stride has {self.hop_length} samples",
+                                  f"use a stride of at most n_fft, {self.fft_length}")  # fmt: skip
+        if self.lowfreq >= (self.highfreq or self.sample_rate / 2):
+            raise CheckpointError(f"preprocessor.lowfreq: {self.lowfreq!r}", "use less than highfreq")
 
     @property
     def win_length(self) -> int:
@@ -225,7 +252,7 @@ class MelFrontend:
         cfg = self.config
         pad = 2 * ((cfg.fft_length - cfg.hop_length) // 2) if cfg.exact_pad else 2 * (cfg.fft_length // 2)
         frames = torch.div(lengths + pad - cfg.fft_length, cfg.hop_length, rounding_mode="floor")
-        return torch.where(lengths == 0, torch.zeros_like(frames), frames).long()
+        return torch.where(lengths == 0, torch.zeros_like(frames), frames).clamp(min=0).long()
 
     def _preemphasize(self, audio: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         cfg = self.config
@@ -240,10 +267,22 @@ class MelFrontend:
 
     def _power_spectrum(self, audio: torch.Tensor) -> torch.Tensor:
         cfg = self.config
+        audio = self._lengthened(audio)
         stft = torch.stft(audio, cfg.fft_length, cfg.hop_length, cfg.win_length, self.window, not cfg.exact_pad,
                           cfg.pad_mode, return_complex=True)  # fmt: skip
         magnitude = torch.view_as_real(stft).pow(2).sum(-1).sqrt()
         return magnitude if cfg.mag_power == 1.0 else magnitude.pow(cfg.mag_power)
+
+    def _lengthened(self, audio: torch.Tensor) -> torch.Tensor:
+        """Audio too short to be reflected (or to fill one uncentred transform) with zeros up to the transform length.
+
+        Valid frames then see zeros after the audio, exactly as in a batch with a longer utterance.
+        """
+        cfg = self.config
+        reflected = cfg.fft_length // 2 + 1 if cfg.pad_mode == "reflect" else 0
+        needed = cfg.fft_length if cfg.exact_pad else reflected
+        short = audio.shape[1] < needed
+        return torch.nn.functional.pad(audio, (0, cfg.fft_length - audio.shape[1])) if short else audio
 
     def _log(self, x: torch.Tensor) -> torch.Tensor:
         value = self.config.log_zero_guard_value

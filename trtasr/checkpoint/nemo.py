@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import pickle
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -29,6 +30,10 @@ MAX_CONFIG_BYTES = 4 * 2**20
 MAX_ARCHIVE_BYTES = 8 * 2**30
 MAX_MEMBERS = 10_000
 MAX_READ = 2**20
+MAX_HEADER_BYTES = 16 * 2**20  # all headers of an archive together: tarfile keeps them, sparse maps included
+MAX_EXPANSION = 32  # archive file -> weights; trained floats shrink by a tenth, a gzip bomb by 1000
+# tarfile's own classes, and what its parsing of odd headers lets through (PAX numbers, chained headers)
+UNREADABLE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError, IndexError, RecursionError)
 SAVE_AGAIN = "save the model again with NeMo's save_to, or download the archive again"
 SUPPORTED = "use a QuartzNet or Jasper archive: EncDecCTCModel with ConvASREncoder and ConvASRDecoder"
 
@@ -40,7 +45,7 @@ class Checkpoint:
     Attributes:
         family: which module of `trtasr.models` computes it, for instance ``jasper``.
         target: NeMo class it was saved from.
-        config: the configuration sections in use, interpolations resolved.
+        config: the configuration sections in use, interpolations resolved, ``decoder.vocabulary`` filled in.
         weights: state dict on the CPU, as stored.
         vocabulary: tokens in id order, without the blank (which is the last class).
         frontend: parameters of the log-mel front-end.
@@ -68,13 +73,14 @@ def read_nemo(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no such file", "give the path of a .nemo archive")
     members = read_members(path)
     try:
-        config = read_config(members[CONFIG])
+        config = read_config(members[CONFIG].getvalue())
+        family, vocabulary = model_family(config), read_vocabulary(config)
         return Checkpoint(
-            family=model_family(config),
+            family=family,
             target=str(config["target"]),
-            config=config,
+            config={**config, "decoder": {**config["decoder"], "vocabulary": list(vocabulary)}},
             weights=read_weights(members[WEIGHTS]),
-            vocabulary=read_vocabulary(config),
+            vocabulary=vocabulary,
             frontend=read_frontend(config),
             sha256=file_sha256(path),
             path=path,
@@ -84,10 +90,18 @@ def read_nemo(path: Path) -> Checkpoint:
 
 
 class GuardedReader:
-    """A seekable stream that refuses large single reads, so that no header of an archive can claim memory."""
+    """A seekable stream that bounds what is read, so that no header of an archive can claim memory.
+
+    Args:
+        stream: the archive, decompressed.
+
+    Attributes:
+        budget: bytes that may still be read; raised for each member whose content is wanted.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
+        self.budget = MAX_HEADER_BYTES
         self.seek = stream.seek
         self.tell = stream.tell
 
@@ -95,39 +109,49 @@ class GuardedReader:
         """Read up to ``size`` bytes, at most 1 MiB."""
         if not 0 <= size <= MAX_READ:
             raise tarfile.ReadError(f"a header claims {size} bytes")
-        return self.stream.read(size)
+        content = self.stream.read(size)
+        self.budget -= len(content)
+        if self.budget < 0:
+            raise tarfile.ReadError(f"headers take more than {MAX_HEADER_BYTES >> 20} MiB")
+        return content
 
 
-def read_members(path: Path) -> dict[str, bytes]:
-    """The configuration and the weights of an archive, in one pass over it.
+def read_members(path: Path) -> dict[str, io.BytesIO]:
+    """The configuration and the weights of an archive, in one pass over it; weights are held once.
 
     Raises:
         CheckpointError: not an archive, truncated, too large, unsafe members, or one of the two is missing.
     """
-    found: dict[str, bytes] = {}
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            stream = cast(IO[bytes], GuardedReader(cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if zipped else raw))
-            with tarfile.open(fileobj=stream, mode="r:") as archive:
-                scan(archive, found)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable NeMo archive, or truncated ({error})", SAVE_AGAIN) from error
-    except CheckpointError as error:
+            reader = GuardedReader(cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if zipped else raw)
+            with tarfile.open(fileobj=cast(IO[bytes], reader), mode="r:") as archive:
+                found = scan(archive, reader, MAX_EXPANSION * path.stat().st_size + MAX_READ)
+    except CheckpointError as error:  # first: it is a ValueError too
         raise CheckpointError(f"{path}: {error.problem}", error.repair) from error
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path}: not a readable NeMo archive, or truncated ({error})", SAVE_AGAIN) from error
     for name in (CONFIG, WEIGHTS):
         if name not in found:
             raise CheckpointError(f"{path}: the archive has no {name}", SAVE_AGAIN)
     return found
 
 
-def scan(archive: tarfile.TarFile, found: dict[str, bytes]) -> None:
-    """Walk the members once, keep the two that are needed in ``found``.
+def scan(archive: tarfile.TarFile, reader: GuardedReader, largest: int) -> dict[str, io.BytesIO]:
+    """Walk the members once and keep the two that are needed.
+
+    Args:
+        archive: opened on ``reader``.
+        reader: its budget is raised by the size of each kept member.
+        largest: bytes that the weights may take.
 
     Raises:
         CheckpointError: an unsafe or duplicate member, or a bound is exceeded.
     """
+    found: dict[str, io.BytesIO] = {}
+    bounds = {CONFIG: MAX_CONFIG_BYTES, WEIGHTS: largest}
     total = 0
     for count, member in enumerate(archive, start=1):
         name = member_name(member)
@@ -136,13 +160,17 @@ def scan(archive: tarfile.TarFile, found: dict[str, bytes]) -> None:
             raise CheckpointError(f"member {member.name!r} has a negative size", "do not use this archive")
         if count > MAX_MEMBERS or total > MAX_ARCHIVE_BYTES:
             raise CheckpointError(f"more than {MAX_MEMBERS} members or {MAX_ARCHIVE_BYTES >> 30} GiB", SAVE_AGAIN)
-        if name not in (CONFIG, WEIGHTS):
+        if name not in bounds:
             continue
         if name in found or not member.isfile():
             raise CheckpointError(f"{name} is there twice or is no file", SAVE_AGAIN)
-        if name == CONFIG and member.size > MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{name} has {member.size} bytes, more than {MAX_CONFIG_BYTES >> 20} MiB", SAVE_AGAIN)
-        found[name] = member_bytes(archive, member)
+        if member.size > bounds[name]:
+            raise CheckpointError(f"{name} has {member.size} bytes, more than {bounds[name] / 2**20:.0f} MiB "
+                                  f"({MAX_CONFIG_BYTES >> 20} MiB for a configuration, {MAX_EXPANSION} times the "
+                                  "archive file for weights)", SAVE_AGAIN)  # fmt: skip
+        reader.budget += member.size
+        found[name] = member_content(archive, member)
+    return found
 
 
 def member_name(member: tarfile.TarInfo) -> str:
@@ -159,13 +187,17 @@ def member_name(member: tarfile.TarInfo) -> str:
     return str(pure)
 
 
-def member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def member_content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> io.BytesIO:
     """Content of a regular member, read in bounded steps."""
     source = cast(IO[bytes], archive.extractfile(member))
-    content = bytearray()
+    content = io.BytesIO()
+    content.seek(max(member.size - 1, 0))
+    content.write(b"\0"[: member.size])  # reserves the whole: a buffer that grows is copied
+    content.seek(0)
     while step := source.read(MAX_READ):
-        content += step
-    return bytes(content)
+        content.write(step)
+    content.seek(0)
+    return content
 
 
 def read_config(content: bytes) -> dict[str, Any]:
@@ -231,7 +263,9 @@ def read_vocabulary(config: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(vocabulary, list) or not vocabulary or not all(isinstance(token, str) for token in vocabulary):
         raise CheckpointError("decoder.vocabulary (or labels) is not a list of strings", SAVE_AGAIN)
     classes = config["decoder"].get("num_classes", -1)
-    if isinstance(classes, int) and 0 < classes != len(vocabulary):
+    if type(classes) is not int:
+        raise CheckpointError(f"decoder.num_classes: {classes!r:.80}", "use the number of tokens, or leave it out")
+    if 0 < classes != len(vocabulary):
         raise CheckpointError(f"{key} has {len(vocabulary)} tokens, decoder.num_classes is {classes}",
                               "make them equal (the blank is not counted)")  # fmt: skip
     return tuple(vocabulary)
@@ -248,8 +282,11 @@ def read_frontend(config: Mapping[str, Any]) -> FrontendConfig:
     if rate != frontend.sample_rate:
         raise CheckpointError(f"sample_rate is {rate} but preprocessor.sample_rate is {frontend.sample_rate}",
                               "correct the one that is wrong in model_config.yaml")  # fmt: skip
-    encoder = config["encoder"]
-    expected = encoder.get("feat_in", 0) * encoder.get("frame_splicing", 1)
+    sizes = {"feat_in": config["encoder"].get("feat_in"), "frame_splicing": config["encoder"].get("frame_splicing", 1)}
+    for key, value in sizes.items():
+        if type(value) is not int:
+            raise CheckpointError(f"encoder.{key}: {value!r:.80}", "use a positive integer")
+    expected = sizes["feat_in"] * sizes["frame_splicing"]
     if expected != frontend.features * frontend.frame_splicing:
         given = f"preprocessor.features gives {frontend.features * frontend.frame_splicing}"
         raise CheckpointError(f"encoder.feat_in asks for {expected} features, {given}",
@@ -257,15 +294,18 @@ def read_frontend(config: Mapping[str, Any]) -> FrontendConfig:
     return frontend
 
 
-def read_weights(content: bytes) -> dict[str, Tensor]:
+def read_weights(content: io.BytesIO) -> dict[str, Tensor]:
     """Unpickle a state dict without running anything in it.
+
+    Args:
+        content: the file, at its start.
 
     Raises:
         CheckpointError: damaged, or something other than a mapping of names to plain tensors.
     """
     check_zip(content)
     try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        loaded = torch.load(content, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{WEIGHTS} contains code or objects, or is damaged; nothing in it was run",
                               "use an archive you trust, whose weights are plain tensors") from error  # fmt: skip
@@ -275,20 +315,28 @@ def read_weights(content: bytes) -> dict[str, Tensor]:
         raise CheckpointError(f"{WEIGHTS} holds a {type(loaded).__name__}, not a state dict", SAVE_AGAIN)
     for name, tensor in loaded.items():
         if not isinstance(name, str) or not is_plain(tensor):
-            raise CheckpointError(f"{WEIGHTS}: {name!r} is no plain CPU tensor", SAVE_AGAIN)
+            raise CheckpointError(f"{WEIGHTS}: {name!r:.80} is no plain CPU tensor", SAVE_AGAIN)
+    check_growth(content, sum(tensor.numel() * tensor.element_size() for tensor in loaded.values()))
     return loaded
 
 
-def check_zip(content: bytes) -> None:
-    """Refuse a state dict whose zip records would inflate beyond the archive bound."""
-    if not content.startswith(b"PK"):
+def check_zip(content: io.BytesIO) -> None:
+    """Refuse a state dict whose zip records would inflate; leaves ``content`` at its start."""
+    if bytes(content.getbuffer()[:2]) != b"PK":
         return
     try:
-        size = sum(record.file_size for record in zipfile.ZipFile(io.BytesIO(content)).infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        size = sum(record.file_size for record in zipfile.ZipFile(content).infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError, struct.error) as error:
         raise CheckpointError(f"{WEIGHTS} is truncated or damaged ({error})", SAVE_AGAIN) from error
-    if size > 2 * len(content) + MAX_READ:
-        raise CheckpointError(f"{WEIGHTS} inflates from {len(content)} to {size} bytes", "do not use this archive")
+    content.seek(0)
+    check_growth(content, size)
+
+
+def check_growth(content: io.BytesIO, size: int) -> None:
+    """Refuse ``size`` bytes out of a state dict of half that: zip records that inflate, tensors that repeat memory."""
+    held = content.getbuffer().nbytes
+    if size > 2 * held + MAX_READ:
+        raise CheckpointError(f"{WEIGHTS} inflates from {held} to {size} bytes", "do not use this archive")
 
 
 def is_plain(value: object) -> bool:

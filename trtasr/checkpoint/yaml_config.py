@@ -69,6 +69,8 @@ class Resolver:
             return {key: self.value(item, f"{where}.{key}", trail) for key, item in value.items()}
         if isinstance(value, list):
             return [self.value(item, f"{where}.{index}", trail) for index, item in enumerate(value)]
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise CheckpointError(f"{where}: an integer of {value.bit_length()} bits", EDIT)
         if value == "???":
             raise CheckpointError(f"{where}: mandatory value missing (???)", EDIT)
         return self.text(value, where, trail) if isinstance(value, str) else value

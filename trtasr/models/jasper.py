@@ -18,7 +18,14 @@ BLOCK_KEYS = {"filters", "repeat", "kernel", "stride", "dilation", "dropout", "r
               "se_interpolation_mode", "kernel_size_factor", "stride_last", "future_context"}  # fmt: skip
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "hardtanh": nn.Hardtanh, "selu": nn.SELU,
                                               "swish": nn.SiLU, "silu": nn.SiLU, "gelu": nn.GELU}  # fmt: skip
+RESIDUAL_MODES = ("add", "stride_add", "max")
 BATCHNORM_EPS = 1e-3
+MAX_BLOCKS = 256
+# Bounds far above any published model: a configuration may come from anywhere and must not claim memory.
+BLOCK_INTEGERS = {"filters": (1, 8192), "repeat": (1, 64), "groups": (1, 8192), "heads": (-1, 64),
+                  "future_context": (-1, 4096)}  # fmt: skip
+BLOCK_SIZES = {"kernel": (1, 4096), "stride": (1, 64), "dilation": (1, 64)}  # an integer, or a list of one
+BLOCK_SWITCHES = ("residual", "residual_dense", "separable", "se", "stride_last")
 
 
 def length_mask(lengths: Tensor, frames: int | Tensor) -> Tensor:
@@ -245,18 +252,35 @@ class JasperCtc(nn.Module):
     Args:
         encoder: NeMo's ``encoder`` section.
         decoder: NeMo's ``decoder`` section.
+
+    Raises:
+        CheckpointError: a section this network cannot honour; names the key.
     """
 
     def __init__(self, encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> None:
         super().__init__()
         self.encoder = ConvASREncoder(encoder)
-        classes = len(decoder["vocabulary"]) if decoder.get("vocabulary") else int(decoder["num_classes"])
-        self.decoder = ConvASRDecoder(encoder["jasper"][-1]["filters"], classes + 1)
+        self.decoder = ConvASRDecoder(encoder["jasper"][-1]["filters"], class_count(decoder) + 1)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B]."""
         encoded, lengths = self.encoder(features, lengths)
         return self.decoder(encoded), lengths
+
+
+def class_count(decoder: Mapping[str, Any]) -> int:
+    """Tokens of the vocabulary, without the blank.
+
+    Raises:
+        CheckpointError: neither a vocabulary nor their number.
+    """
+    vocabulary = decoder.get("vocabulary")
+    if isinstance(vocabulary, list | tuple) and vocabulary:
+        return len(vocabulary)
+    if vocabulary:
+        raise CheckpointError(f"decoder.vocabulary: {vocabulary!r:.80}", "use a list of tokens")
+    check_integer("decoder.num_classes", decoder.get("num_classes"), (1, 2**20))
+    return int(decoder["num_classes"])
 
 
 def check_encoder(config: Mapping[str, Any]) -> None:
@@ -265,15 +289,21 @@ def check_encoder(config: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: naming the key and what is supported.
     """
-    if config.get("activation") not in ACTIVATIONS:
-        raise CheckpointError(f"encoder.activation: {config.get('activation')!r}",
+    if str(config.get("activation")) not in ACTIVATIONS:
+        raise CheckpointError(f"encoder.activation: {config.get('activation')!r:.80}",
                               f"use one of {', '.join(ACTIVATIONS)}")  # fmt: skip
     if config.get("normalization_mode", "batch") != "batch":
-        raise CheckpointError(f"encoder.normalization_mode: {config['normalization_mode']!r}",
+        raise CheckpointError(f"encoder.normalization_mode: {config['normalization_mode']!r:.80}",
                               "only 'batch' works: data-free calibration needs batch-norm statistics")  # fmt: skip
-    if not config.get("jasper"):
-        raise CheckpointError("encoder.jasper: no blocks", "use the configuration of a QuartzNet or Jasper encoder")
-    for index, block in enumerate(config["jasper"]):
+    check_integer("encoder.feat_in", config.get("feat_in"), (1, 8192))
+    check_integer("encoder.frame_splicing", config.get("frame_splicing", 1), (1, 64))
+    check_switches("encoder", config, ("conv_mask",))
+    check_mode("encoder", config)
+    blocks = config.get("jasper")
+    if not isinstance(blocks, list | tuple) or not 0 < len(blocks) <= MAX_BLOCKS:
+        raise CheckpointError(f"encoder.jasper: no list of 1 to {MAX_BLOCKS} blocks",
+                              "use the configuration of a QuartzNet or Jasper encoder")  # fmt: skip
+    for index, block in enumerate(blocks):
         check_block(f"encoder.jasper[{index}]", block)
 
 
@@ -283,11 +313,14 @@ def check_block(where: str, block: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: naming the block and the key.
     """
-    unknown, missing = sorted(set(block) - BLOCK_KEYS), sorted({"filters", "repeat", "kernel", "stride", "dilation",
-                                                                "residual"} - set(block))  # fmt: skip
+    if not isinstance(block, Mapping):
+        raise CheckpointError(f"{where}: {block!r:.80}", "write each block as a mapping (filters: ..., kernel: ...)")
+    unknown = sorted(map(str, set(block) - BLOCK_KEYS))
+    missing = sorted({"filters", "repeat", "kernel", "stride", "dilation", "residual"} - set(block))
     if unknown or missing:
         raise CheckpointError(f"{where}: unknown keys {unknown}, missing keys {missing}",
                               "use the block keys of NeMo's ConvASREncoder")  # fmt: skip
+    check_block_values(where, block)
     if block.get("se", False):
         raise CheckpointError(f"{where}: squeeze-and-excitation (se: true) is not supported yet",
                               "use a QuartzNet or Jasper checkpoint; Citrinet and ContextNet are refused")  # fmt: skip
@@ -295,8 +328,58 @@ def check_block(where: str, block: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{where}: groups or heads are set", "use groups: 1 and heads: -1")
     if _first(block["stride"]) > 1 and _first(block["dilation"]) > 1:
         raise CheckpointError(f"{where}: stride and dilation above 1 in one block", "set one of them to 1")
-    if block.get("residual_mode", "add") not in ("add", "stride_add", "max"):
-        raise CheckpointError(f"{where}.residual_mode: {block['residual_mode']!r}", "use add, stride_add or max")
+    check_mode(where, block)
+
+
+def check_block_values(where: str, block: Mapping[str, Any]) -> None:
+    """Refuse values of the wrong type or out of bounds.
+
+    Raises:
+        CheckpointError: naming the block and the key.
+    """
+    for key in BLOCK_INTEGERS.keys() & block.keys():
+        check_integer(f"{where}.{key}", block[key], BLOCK_INTEGERS[key])
+    for key, bounds in BLOCK_SIZES.items():
+        value = block[key]
+        check_integer(f"{where}.{key}", value[0] if isinstance(value, list | tuple) and len(value) == 1 else value,
+                      bounds)  # fmt: skip
+    check_switches(where, block, BLOCK_SWITCHES)
+    for key, (low, high) in {"dropout": (0, 1), "kernel_size_factor": (1e-3, 16)}.items():
+        value = block.get(key, low)
+        if type(value) not in (int, float) or not low <= value <= high:
+            raise CheckpointError(f"{where}.{key}: {value!r:.80}", f"use a number from {low} to {high}")
+
+
+def check_integer(where: str, value: object, bounds: tuple[int, int]) -> None:
+    """Refuse what is no integer within the bounds, both included.
+
+    Raises:
+        CheckpointError: naming the key ``where``.
+    """
+    if type(value) is not int or not bounds[0] <= value <= bounds[1]:
+        raise CheckpointError(f"{where}: {value!r:.80}", f"use an integer from {bounds[0]} to {bounds[1]}")
+
+
+def check_switches(where: str, section: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Refuse switches other than true and false.
+
+    Raises:
+        CheckpointError: naming the key.
+    """
+    for key in keys:
+        if not isinstance(section.get(key, False), bool):
+            raise CheckpointError(f"{where}.{key}: {section[key]!r:.80}", "use true or false")
+
+
+def check_mode(where: str, section: Mapping[str, Any]) -> None:
+    """Refuse an unknown ``residual_mode``.
+
+    Raises:
+        CheckpointError: naming the key.
+    """
+    if section.get("residual_mode", "add") not in RESIDUAL_MODES:
+        raise CheckpointError(f"{where}.residual_mode: {section['residual_mode']!r:.80}",
+                              f"use one of {', '.join(RESIDUAL_MODES)}")  # fmt: skip
 
 
 def _first(value: int | Sequence[int]) -> int:

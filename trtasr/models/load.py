@@ -30,10 +30,11 @@ def build_model(family: str, config: Mapping[str, Any], weights: Mapping[str, Te
     """
     if family != "jasper":
         raise CheckpointError(f"model family {family!r} is not known", "use a checkpoint of family 'jasper'")
-    model = JasperCtc(config["encoder"], config["decoder"])
-    expected = model.state_dict()
+    with torch.device("meta"):  # shapes only: nothing is allocated before the weights are known to fit
+        expected = JasperCtc(config["encoder"], config["decoder"]).state_dict()
     given = {canonical(name, expected): tensor for name, tensor in weights.items() if not name.startswith(UNUSED)}
     check_weights(expected, given)
+    model = JasperCtc(config["encoder"], config["decoder"])
     model.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in given.items()})
     return model.eval().requires_grad_(False)
 
