@@ -1,0 +1,275 @@
+"""Train the bundled checkpoint: ``python -m trtasr.zoo.train --out trtasr/zoo/quartznet.nemo --minutes 38``."""
+
+import argparse
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+
+from trtasr.audio.features import MelFrontend
+from trtasr.models.jasper import JasperCtc
+from trtasr.values import FloatArray
+from trtasr.zoo.augment import Conditions, change_speed, disturb
+from trtasr.zoo.corpus import Clip, DigitRecordings, espeak_corpus
+from trtasr.zoo.evaluate import DIGITS_FOLDER, digit_strings, pad_batch, word_error_rate
+from trtasr.zoo.network import BLANK, LABELS, build, load_nemo, save_nemo
+
+logger = logging.getLogger(__name__)
+BATCH_SECONDS = 40.0
+WARM_UP = 0.04  # of the training time
+REAL_SHARE = 0.15  # real digit strings per synthetic utterance
+CACHE = Path.home() / ".cache" / "trtasr"
+REPORT_EVERY = 150.0  # seconds
+DEV_CONDITIONS = Conditions(snr=(5.0, 25.0))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Network inputs and CTC targets.
+
+    Attributes:
+        features: float32 [B, mel, T].
+        frames: int64 [B].
+        targets: int64 [sum of target lengths].
+        target_lengths: int64 [B].
+    """
+
+    features: Tensor
+    frames: Tensor
+    targets: Tensor
+    target_lengths: Tensor
+
+
+class Speech:
+    """Training material: synthetic clips, real digit strings, and how they are disturbed.
+
+    Args:
+        clips: synthetic utterances.
+        recordings: real digits, or None.
+        frontend: waveform to features.
+        seed: of order and augmentation.
+    """
+
+    def __init__(self, clips: Sequence[Clip], recordings: DigitRecordings | None,
+                 frontend: MelFrontend, seed: int) -> None:  # fmt: skip
+        self.clips = clips
+        self.recordings = recordings
+        self.frontend = frontend
+        self.rng = random.Random(seed)  # noqa: S311
+
+    def epoch(self) -> list[list[Clip]]:
+        """All synthetic clips and fresh digit strings, in batches of similar lengths, in random order."""
+        clips = list(self.clips)
+        if self.recordings is not None:
+            clips += [self.recordings.string(self.rng, (1, 7)) for _ in range(int(REAL_SHARE * len(clips)))]
+        clips.sort(key=lambda clip: clip.seconds * self.rng.uniform(0.9, 1.1))
+        groups: list[list[Clip]] = [[]]
+        for clip in clips:
+            if (len(groups[-1]) + 1) * clip.seconds > BATCH_SECONDS:
+                groups.append([])
+            groups[-1].append(clip)
+        self.rng.shuffle(groups)
+        return groups
+
+    def waveform(self, clip: Clip) -> FloatArray:
+        """A clip as heard this time."""
+        audio = clip.waveform()
+        if clip.voice.startswith("real") or self.rng.random() < 0.3:
+            audio = change_speed(audio, self.rng.uniform(0.88, 1.12))
+        return disturb(audio, self._babble(), Conditions(), self.rng)
+
+    def batch(self, clips: Sequence[Clip]) -> Batch:
+        """Augmented features and targets."""
+        features, frames = self.frontend(*pad_batch([self.waveform(clip) for clip in clips]))
+        targets = [[LABELS.index(letter) for letter in clip.text] for clip in clips]
+        flat = torch.tensor([index for target in targets for index in target])
+        return Batch(features, frames, flat, torch.tensor([len(target) for target in targets]))
+
+    def batches(self) -> Iterator[Batch]:
+        """Epoch after epoch."""
+        while True:
+            for clips in self.epoch():
+                yield self.batch(clips)
+
+    def _babble(self) -> FloatArray:
+        return np.concatenate([self.rng.choice(self.clips).waveform() for _ in range(3)])
+
+
+def ctc_loss(model: JasperCtc, batch: Batch) -> Tensor:
+    """CTC loss per character; the encoder in bfloat16, the decoder and the loss in float32."""
+    with torch.autocast("cpu", torch.bfloat16):
+        encoded, lengths = model.encoder(batch.features, batch.frames)
+    log_probs = model.decoder(encoded.float()).transpose(0, 1)
+    return nn.functional.ctc_loss(log_probs, batch.targets, lengths, batch.target_lengths, BLANK, zero_infinity=True)
+
+
+def learning_rate(progress: float, peak: float) -> float:
+    """Linear warm-up to the peak, then a cosine to zero; progress in 0..1."""
+    if progress < WARM_UP:
+        return peak * (0.05 + 0.95 * progress / WARM_UP)
+    return peak * 0.5 * (1 + math.cos(math.pi * min((progress - WARM_UP) / (1 - WARM_UP), 1.0)))
+
+
+def optimizer_of(model: JasperCtc) -> torch.optim.AdamW:
+    """AdamW that decays convolution weights only."""
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": weights, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
+def share_gradients(model: JasperCtc, progress: float) -> float:
+    """Average the gradients over all processes, in place.
+
+    Args:
+        model: with gradients.
+        progress: 0..1 by the first process's clock; 0 from the others.
+
+    Returns:
+        the first process's progress, so that all of them take the same learning rate and stop at the same step.
+    """
+    gradients = [cast(Tensor, parameter.grad) for parameter in model.parameters()]
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor([progress])])
+    dist.all_reduce(flat)
+    shares = torch.split(flat[:-1], [gradient.numel() for gradient in gradients])
+    for gradient, share in zip(gradients, shares, strict=True):
+        gradient.copy_(share.view_as(gradient) / dist.get_world_size())
+    return float(flat[-1])
+
+
+def fit(model: JasperCtc, speech: Speech, seconds: float, peak: float, report: Callable[[str], None]) -> int:
+    """Train for a wall-clock time; every process runs this on its own batches.
+
+    Args:
+        model: the same weights in every process.
+        speech: batches.
+        seconds: by the clock of the first process.
+        peak: learning rate.
+        report: called there every `REPORT_EVERY` seconds with a line to log.
+
+    Returns:
+        optimizer steps made.
+    """
+    optimizer, first = optimizer_of(model), dist.get_rank() == 0
+    start = reported = time.monotonic()
+    losses: list[float] = []
+    for step, batch in enumerate(speech.batches(), 1):
+        model.train()
+        loss = ctc_loss(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        progress = share_gradients(model, (time.monotonic() - start) / seconds if first else 0.0)
+        if progress >= 1:
+            return step
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(progress, peak)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if first and time.monotonic() - reported > REPORT_EVERY:
+            reported = time.monotonic()
+            report(f"{(reported - start) / 60:.1f} min, step {step}: loss {np.mean(losses):.3f}")
+            losses = []
+    raise AssertionError("batches never end")
+
+
+def settle_batch_norm(model: JasperCtc, speech: Speech, batches: int = 60) -> None:
+    """Replace the running batch-norm statistics by plain averages over float32 batches.
+
+    The final statistics then belong to the final weights, which matters to calibration by batch-norm matching.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    model.train()
+    with torch.no_grad():
+        for clips in speech.epoch()[:batches]:
+            batch = speech.batch(clips)
+            model(batch.features, batch.frames)
+    model.eval()
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the .nemo archive to write")
+    parser.add_argument("--init", type=Path, help="a .nemo archive of this network to go on from")
+    parser.add_argument("--minutes", type=float, default=38.0, help="training time, without synthesis")
+    parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--utterances", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2, help="each uses one core and its own batches")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the synthesized corpus")
+    parser.add_argument("--digits", type=Path, default=DIGITS_FOLDER, help="folder of the Free Spoken Digit Dataset")
+    return parser.parse_args()
+
+
+def recordings_of(folder: Path) -> DigitRecordings | None:
+    """Real digits for training; None, with a warning, where the folder is absent."""
+    if folder.is_dir():
+        return DigitRecordings(folder, test=False)
+    logger.warning("%s: absent, training without real digit recordings", folder)
+    return None
+
+
+def dev_clips(cache: Path, seed: int) -> list[Clip]:
+    """Disturbed utterances of the voices kept for watching the training."""
+    rng = random.Random(seed)  # noqa: S311
+    clean = espeak_corpus(cache, "dev", 200, seed)
+    return [Clip(disturb(clip.waveform(), clean[index - 1].waveform(), DEV_CONDITIONS, rng), clip.text, clip.voice)
+            for index, clip in enumerate(clean)]  # fmt: skip
+
+
+def work(rank: int, arguments: argparse.Namespace, store: str) -> None:
+    """One training process; the first one also reports, settles batch norm, saves and logs the figures."""
+    logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(asctime)s %(message)s")
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=arguments.processes)
+    torch.manual_seed(arguments.seed)
+    torch.set_num_threads(1)
+    model, frontend = load_nemo(arguments.init) if arguments.init else build()
+    clips = espeak_corpus(arguments.cache, "train", arguments.utterances, arguments.seed)
+    speech = Speech(clips, recordings_of(arguments.digits), frontend, arguments.processes * arguments.seed + rank)
+    dev = dev_clips(arguments.cache, arguments.seed)
+
+    def report(line: str) -> None:
+        logger.info("%s, dev WER %.2f %%", line, word_error_rate(model, frontend, dev))
+        save_nemo(arguments.out, model, frontend)
+
+    steps = fit(model, speech, 60 * arguments.minutes, arguments.peak, report)
+    if rank > 0:
+        return
+    settle_batch_norm(model, speech)
+    report(f"batch norm settled after {steps} steps")
+    figures = {"parameters": sum(p.numel() for p in model.parameters()), "bytes": arguments.out.stat().st_size,
+               "minutes": arguments.minutes, "processes": arguments.processes, "steps": steps, "seed": arguments.seed,
+               "dev_wer": round(word_error_rate(model, frontend, dev), 2)}  # fmt: skip
+    if speech.recordings is not None:
+        figures["real_digits_wer"] = round(word_error_rate(model, frontend, digit_strings(arguments.digits)), 2)
+    logger.info("figures %s", json.dumps(figures))
+
+
+def main() -> None:
+    """Synthesize the corpus, then train in processes of one thread each."""
+    arguments = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for split, count in (("train", arguments.utterances), ("dev", 200)):
+        espeak_corpus(arguments.cache, split, count, arguments.seed, arguments.processes)
+    with TemporaryDirectory() as folder:
+        spawn(work, (arguments, f"{folder}/store"), arguments.processes)  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()
