@@ -13,8 +13,8 @@ from trtasr.checkpoint.nemo import Checkpoint
 from trtasr.engine.compare import layer_sqnr
 from trtasr.errors import QualityError
 from trtasr.evaluate import feeds, word_error_rate
-from trtasr.graph.center import center
-from trtasr.graph.qdq import insert_qdq
+from trtasr.graph.center import center, give_back_quantized
+from trtasr.graph.qdq import decide, insert_qdq
 from trtasr.recipe import Recipe
 from trtasr.targets import TARGETS
 from trtasr.values import ScaleTable
@@ -61,8 +61,10 @@ def run_controls(exported: Path, tables: Mapping[str, ScaleTable], recipe: Recip
         for method in METHODS:
             graph = Path(scratch) / f"{method}.onnx"
             table = tables[method]
-            centered = center(fp32, table.offsets)
-            onnx.save(insert_qdq(centered, table, TARGETS["t4-rtx"].rules, recipe.quantization.exclude).model, graph)
+            centered, rules, exclude = center(fp32, table.offsets), TARGETS["t4-rtx"].rules, recipe.quantization.exclude
+            int8 = {decision.node for decision in decide(centered, rules, exclude) if decision.quantized}
+            centered = give_back_quantized(centered, table, int8)
+            onnx.save(insert_qdq(centered, table, rules, exclude).model, graph)
             wer = usable_wer(graph, utterances, checkpoint, recipe.evaluation.batch)
             sqnr = layer_sqnr(exported, graph, ["log_probs"], feeds(utterances[:SQNR_UTTERANCES]))["log_probs"]
             rows.append(Control(label(method, recipe), wer, sqnr))

@@ -10,12 +10,13 @@ import onnx
 from trtasr.engine.build import Profile, build_rtx, require_rtx
 from trtasr.engine.inspect import ort_layers
 from trtasr.errors import MissingError
+from trtasr.graph.center import give_back_quantized
 from trtasr.graph.check import check_model
 from trtasr.graph.cpu_qdq import quantize_for_cpu
 from trtasr.graph.halve import fp16_scale_lint, halve
 from trtasr.graph.macs import macs_per_second
 from trtasr.graph.pointwise import pointwise_to_matmul
-from trtasr.graph.qdq import insert_qdq
+from trtasr.graph.qdq import decide, insert_qdq
 from trtasr.recipe import EngineShapes
 from trtasr.targets import TARGETS, Target
 from trtasr.values import Decision, Engine, ScaleTable
@@ -67,6 +68,8 @@ def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str
         RecipeError: an exclude pattern that matches no node.
     """
     fp32 = onnx.load(folder / FP32)
+    int8 = {decision.node for decision in decide(fp32, target.rules, exclude) if decision.quantized}
+    fp32 = give_back_quantized(fp32, table, int8)
     if target.passes == ("cpu_qdq",):
         quantized = quantize_for_cpu(fp32, table, exclude)
         save(quantized.model, folder / CPU_INT8)

@@ -58,7 +58,7 @@ class Quantization:
     """
 
     ranges: str = "max"
-    headroom: float = 1.4
+    headroom: float = 1.0
     center: bool = True
     exclude: tuple[str, ...] = ()
 

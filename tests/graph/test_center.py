@@ -1,11 +1,16 @@
+import copy
+
 import numpy as np
 import pytest
+from onnx import numpy_helper
 from tiny_network import valid
 
 from trtasr.errors import UsageError
-from trtasr.graph.center import center, centerable
+from trtasr.graph.center import center, centerable, give_back_quantized
 from trtasr.graph.check import assert_parity, check_model, run_graph
+from trtasr.graph.edit import weight_codes
 from trtasr.graph.tensors import with_outputs
+from trtasr.values import ScaleTable
 
 
 def offsets(fp32, seed=0):
@@ -42,6 +47,42 @@ def test_the_tensor_moves_by_its_offset(fp32, feeds):
 def test_zero_offsets_are_the_identity(fp32, feeds):
     zero = {name: np.zeros_like(offset) for name, offset in offsets(fp32).items()}
     assert_parity(run_graph(fp32, feeds), run_graph(center(fp32, zero), feeds), 1e-6)
+
+
+def quantized_pointwise(fp32, table, moved):
+    """The centered graph with every pointwise weight behind a centered tensor rounded to its INT8 grid."""
+    rounded = copy.deepcopy(fp32)
+    readers = {node.input[0]: node for node in fp32.graph.node if node.op_type == "Conv"}
+    names = {readers[carried[-1]].input[1] for carried in centerable(fp32).values()}
+    for item in rounded.graph.initializer:
+        if item.name in names:
+            scale = table.weights[item.name]
+            codes = weight_codes(numpy_helper.to_array(item), scale)
+            item.CopyFrom(numpy_helper.from_array((codes * scale.scales[:, None, None]).astype(np.float32), item.name))
+    return rounded, {readers[carried[-1]].name for carried in centerable(fp32).values()}
+
+
+def test_given_back_through_rounded_weights_centering_changes_nothing_at_all(fp32, table, feeds):
+    """Wq (x - b) + b2 + W b + (Wq - W) b = Wq x + b2: the uncentered graph with rounded weights."""
+    moved = {name: 5 * offset for name, offset in offsets(fp32).items()}
+    plain, nodes = quantized_pointwise(fp32, table, moved)
+    centered = center(fp32, moved)
+    shifted = ScaleTable(table.activations, table.weights, offsets=moved)
+    expected = run_graph(plain, feeds)
+    with_it = run_graph(quantized_pointwise(give_back_quantized(centered, shifted, nodes), table, moved)[0], feeds)
+    without = run_graph(quantized_pointwise(centered, table, moved)[0], feeds)
+    for item in range(3):
+        assert_parity({"log_probs": valid(expected, item)}, {"log_probs": valid(with_it, item)}, 1e-3)
+    assert np.abs(valid(expected, 0) - valid(without, 0)).max() > 1e-2
+
+
+def test_nodes_that_stay_float_get_nothing_more(fp32, table):
+    moved = offsets(fp32)
+    centered = center(fp32, moved)
+    shifted = ScaleTable(table.activations, table.weights, offsets=moved)
+    before = {item.name: item.raw_data for item in centered.graph.initializer}
+    after = {item.name: item.raw_data for item in give_back_quantized(centered, shifted, ()).graph.initializer}
+    assert before == after
 
 
 def test_other_tensors_are_refused(fp32):

@@ -1,16 +1,16 @@
 """Shift channels between a depthwise and a pointwise convolution; the function stays the same."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from trtasr.errors import UsageError
-from trtasr.graph.edit import constants, consumers, rebuilt, tensor
+from trtasr.graph.edit import constants, consumers, rebuilt, tensor, weight_codes, weight_scale
 from trtasr.graph.tensors import attribute
-from trtasr.values import FloatArray
+from trtasr.values import FloatArray, ScaleTable
 
 
 def centerable(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
@@ -68,6 +68,34 @@ def center(model: onnx.ModelProto, offsets: Mapping[str, FloatArray]) -> onnx.Mo
         else:
             nodes.append(node)
     return rebuilt(model, nodes, [*model.graph.initializer, *(tensor(n, v) for n, v in biases.items())])
+
+
+def give_back_quantized(model: onnx.ModelProto, table: ScaleTable, quantized: Collection[str]) -> onnx.ModelProto:
+    """Give offsets back through the weights that will be used: the pointwise bias gets (Wq - W) b on top of W b.
+
+    Without it silence, which centering moves to -b, would carry the weight rounding error (Wq - W) b as a constant.
+
+    Args:
+        model: centered FP32 graph; not changed.
+        table: offsets b and weight scales (Wq is what they round W to).
+        quantized: names of the nodes that will have INT8 weights; the others need nothing.
+
+    Raises:
+        UsageError: an offset for a tensor that is not centered in this graph, or a missing weight scale.
+    """
+    possible, readers, stored = centerable(model), _data_readers(model), constants(model)
+    changed = {}
+    for name, offset in table.offsets.items():
+        if name not in possible:
+            raise UsageError(f"centering: {name!r} is not centered in this graph", "calibrate again for this graph")
+        pointwise = readers[possible[name][-1]][0]
+        if pointwise.name in quantized:
+            weight = numpy_helper.to_array(stored[pointwise.input[1]])
+            scale = weight_scale(table, pointwise.input[1])
+            rounding = weight_codes(weight, scale) * scale.scales[:, None, None].astype(np.float64) - weight
+            bias = numpy_helper.to_array(stored[pointwise.input[2]]) + rounding[:, :, 0] @ offset.astype(np.float64)
+            changed[pointwise.input[2]] = tensor(pointwise.input[2], bias.astype(np.float32))
+    return rebuilt(model, model.graph.node, [changed.get(item.name, item) for item in model.graph.initializer])
 
 
 def _data_readers(model: onnx.ModelProto) -> dict[str, list[NodeProto]]:
