@@ -159,8 +159,10 @@ def test_a_signal_in_the_middle_of_a_real_run_leaves_nothing(tmp_path, number) -
     model = write_archive(tmp_path / "model.nemo")
     before = names(tmp_path)
     slow = ["--set", "calibration.batches=500", "--target", "cpu"]
-    command = [sys.executable, "-c", "import sys; from trtasr.cli import main; sys.exit(main())", "compile", str(model),
-               "-o", str(tmp_path / "out"), *slow]  # fmt: skip
+    # A test run started in the background inherits an ignored SIGINT; the child takes it back.
+    code = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from trtasr.cli import main; sys.exit(main())")  # fmt: skip
+    command = [sys.executable, "-c", code, "compile", str(model), "-o", str(tmp_path / "out"), *slow]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
         for line in run.stderr:
@@ -168,7 +170,10 @@ def test_a_signal_in_the_middle_of_a_real_run_leaves_nothing(tmp_path, number) -
                 assert names(tmp_path) != before  # it was in the middle: the staging folder is there
                 run.send_signal(number)
                 break
-        _, errors = run.communicate(timeout=60)
+        try:
+            _, errors = run.communicate(timeout=60)
+        finally:
+            run.kill()
     assert run.returncode == 130
     assert "interrupted: nothing was written" in errors
     assert names(tmp_path) == before
