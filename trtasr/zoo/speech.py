@@ -23,9 +23,8 @@ TRAIN_VARIANTS = (
     "miguel", "norbert", "pablo", "paul", "pedro", "rob", "robert", "sandro", "shelby", "steph", "steph2", "victor",
 )  # fmt: skip
 DEV_VARIANTS = ("m7", "Annie", "edward2", "klatt3", "iven4")
-EVAL_VARIANTS = ("f4", "Andy", "Diogo", "Gene2", "Mike", "benjamin", "ed", "grandpa", "klatt5", "max", "quincy",
-                 "steph3", "travis")  # fmt: skip
-# RicishayMax3 and zac are sound effects rather than speakers: neither trained on nor evaluated.
+EVAL_VARIANTS = ("f4", "Andy", "Diogo", "Gene2", "Mike", "RicishayMax3", "benjamin", "ed", "grandpa", "klatt5", "max",
+                 "quincy", "steph3", "travis", "zac")  # fmt: skip
 HELD_OUT_EVERY = 9  # one in nine accent and variant combinations of the training variants is kept for evaluation
 
 
