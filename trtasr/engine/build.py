@@ -85,9 +85,9 @@ def build_rtx(onnx_path: Path, plan_path: Path, profile: Profile, macs: Mapping[
     """Builds a TensorRT for RTX engine for compute capability 7.5.
 
     The build runs in a child process, which Ctrl-C ends. The plan appears at `plan_path` only when it is complete.
-    Address randomization is off in the child, because heap addresses reach the plan; small plans are then identical
-    from build to build, large ones may still differ in a few symbolic dimension numbers. `Engine.details` says
-    ``reproducible: false`` where randomization could not be switched off.
+    Address randomization is off in the child and its threads take turns on one core, because heap addresses reach the
+    plan: the same graph then gives the same bytes. `Engine.details` says ``reproducible: false`` where randomization
+    could not be switched off.
 
     Args:
         onnx_path: strongly typed graph, FP16 outside its INT8 regions.

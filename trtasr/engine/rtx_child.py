@@ -11,6 +11,7 @@ where the library cannot be loaded it holds ``missing``, the reason, alone.
 """
 
 import json
+import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 def main() -> None:
     """Builds the requested plan and writes the report: a refused graph or a missing library is no exit status."""
     request = json.load(sys.stdin)
+    take_turns()
     try:
         import tensorrt_rtx as trt  # noqa: PLC0415 - the import that may fail
     except (ImportError, OSError) as error:
@@ -30,6 +32,22 @@ def main() -> None:
     else:
         report = compile_plan(trt, request)
     Path(request["report"]).write_text(json.dumps(report), encoding="utf-8")
+
+
+def take_turns() -> None:
+    """Lets only one thread of this process run at a time, each until it waits.
+
+    The builder hands small tasks to a worker thread, and both release shared objects: whoever is last decides where
+    later objects lie, and so a few bytes of the plan. On one core, without preemption, that order is always the same.
+    Where real-time scheduling is not allowed, batch scheduling makes preemption rare.
+    """
+    if sys.platform != "linux":
+        return
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def compile_plan(trt: Any, request: dict[str, Any]) -> dict[str, Any]:
