@@ -59,7 +59,10 @@ def compile_plan(trt: Any, request: dict[str, Any]) -> dict[str, Any]:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            messages.append((severity.name, message))
+            # Of 26 000 verbose lines only the layer table is kept: lines with timings differ in length from build to
+            # build, and memory held for them moves the builder's own (see take_turns).
+            if severity.name != "VERBOSE" or message.startswith("Layers:"):
+                messages.append((severity.name, message))
 
     # A thread of its own gets a heap of its own, so that the builder's heap addresses, which reach the plan through
     # hash orders, do not depend on what Python allocated before (paths, environment, byte-code caches).
