@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trtasr.quant.centering import ChannelRange, centering, collect_channels
+from trtasr.quant.ranges import CODES, representable
 
 values = hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 40)),
                     elements=st.floats(-100, 100, width=32))  # fmt: skip
@@ -22,9 +23,15 @@ def test_no_calibration_value_is_clipped_and_the_range_never_grows(x: np.ndarray
 @settings(max_examples=60, deadline=None)
 def test_zero_stays_on_the_grid(x: np.ndarray) -> None:
     offsets, amax = centering(collect_channels([("x", x)])["x"], 1.0)
-    if amax > 0:
-        codes = offsets / (np.float32(amax) / np.float32(127))
-        assert np.abs(codes - np.rint(codes)).max() < 1e-3
+    codes = offsets / representable(amax / CODES)
+    assert np.abs(codes - np.rint(codes)).max() < 1e-3
+
+
+def test_a_range_below_the_smallest_float_is_left_alone() -> None:
+    tiny = np.array([1e-45], np.float32)
+    offsets, amax = centering(ChannelRange(tiny, tiny), 1.0)
+    assert not offsets.any()
+    assert 0 < amax < 1e-44
 
 
 def test_one_sided_channels_halve_the_range() -> None:
