@@ -1,0 +1,230 @@
+"""The runner against a small TensorRT and CUDA made of numpy: buffers, shapes, graphs and errors."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from trtasr.engine import trt_run
+from trtasr.engine.trt_run import TrtRunner
+from trtasr.errors import BuildError
+
+LARGEST = 64  # frames in the fake profile
+
+
+class Cuda:
+    """Device memory is a dictionary of byte arrays; every copy checks sizes as the driver would."""
+
+    def __init__(self):
+        self.memory, self.log, self.next = {}, [], 1000
+
+    def mem_alloc(self, size):
+        self.next += 1
+        pointer, memory = self.next, self.memory
+        memory[pointer] = np.zeros(size, np.uint8)
+
+        class Allocation:
+            def __int__(self):
+                return pointer
+
+            def free(self):
+                del memory[pointer]
+
+        return Allocation()
+
+    def pagelocked_empty(self, shape, dtype):
+        return np.full(shape, -1, dtype)
+
+    def memcpy_htod_async(self, device, host, stream):
+        stream.do(lambda: self.memory[int(device)].__setitem__(slice(host.nbytes), host.view(np.uint8).ravel()))
+
+    def memcpy_dtoh_async(self, host, device, stream):
+        def copy():
+            host.view(np.uint8).ravel()[:] = self.memory[int(device)][: host.nbytes]
+
+        stream.do(copy)
+
+    def Stream(self):
+        return Stream()
+
+    def Event(self):
+        return SimpleNamespace(record=lambda stream: None, time_till=lambda other: 2.5)
+
+
+class Stream:
+    """Runs work at once, or records it while a graph is captured."""
+
+    handle = 77
+    recording = None
+
+    def do(self, work):
+        if Stream.recording is None:
+            work()
+        else:
+            Stream.recording.append(work)
+
+    def synchronize(self):
+        pass
+
+
+class Context:
+    """log_probs[b, t, :] = (sum of the frame, t); lengths halved."""
+
+    def __init__(self, cuda):
+        self.cuda, self.shapes, self.addresses, self.runs = cuda, {}, {}, 0
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = tuple(shape)
+        return name != "features" or shape[2] <= LARGEST
+
+    def get_tensor_shape(self, name):
+        batch, _, frames = self.shapes["features"]
+        return {**self.shapes, "log_probs": (batch, frames, 2), "output_lengths": (batch,)}[name]
+
+    def set_tensor_address(self, name, pointer):
+        self.addresses[name] = pointer
+
+    def array(self, name, dtype):
+        shape = self.get_tensor_shape(name)
+        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.cuda.memory[self.addresses[name]][:count].view(dtype).reshape(shape)
+
+    def execute_async_v3(self, handle):
+        def run():
+            self.runs += 1
+            features = self.array("features", np.float32)
+            out = self.array("log_probs", np.float32)
+            out[..., 0], out[..., 1] = features.sum(axis=1), np.arange(features.shape[2])
+            self.array("output_lengths", np.int64)[:] = self.array("lengths", np.int64) // 2
+
+        Stream().do(run)
+        return handle == Stream.handle
+
+
+NAMES = {"features": np.float32, "lengths": np.int64, "log_probs": np.float32, "output_lengths": np.int64}
+
+
+def tensorrt(cuda, loads=True):
+    context = Context(cuda)
+    engine = SimpleNamespace(
+        num_io_tensors=4,
+        get_tensor_name=lambda index: list(NAMES)[index],
+        get_tensor_mode=lambda name: "in" if name in ("features", "lengths") else "out",
+        get_tensor_dtype=lambda name: NAMES[name],
+        create_execution_context=lambda: context,
+    )
+    logger = lambda severity: None  # noqa: E731
+    logger.WARNING = 1
+    return SimpleNamespace(
+        __version__="10.16.1",
+        Logger=logger,
+        Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine if loads else None),
+        TensorIOMode=SimpleNamespace(INPUT="in"),
+        nptype=lambda dtype: dtype,
+        context=context,
+    )
+
+
+class Graph:
+    """Replays what was recorded."""
+
+    def __init__(self, record, stream):
+        assert stream == Stream.handle
+        Stream.recording = []
+        record()
+        self.work, Stream.recording = Stream.recording, None
+
+    def launch(self):
+        for work in self.work:
+            work()
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    monkeypatch.setattr(trt_run, "CudaGraph", Graph)
+    file = tmp_path / "model.plan"
+    file.write_bytes(b"plan")
+    return file
+
+
+def speech(frames, batch=2, seed=0):
+    features = np.random.default_rng(seed).standard_normal((batch, 4, frames), np.float32)
+    return features, np.arange(batch, dtype=np.int64) + frames - batch + 1
+
+
+def check(runner, frames, batch=2, seed=0):
+    features, lengths = speech(frames, batch, seed)
+    log_probs, counts = runner(features, lengths)
+    np.testing.assert_allclose(log_probs[..., 0], features.sum(axis=1), rtol=1e-6)
+    np.testing.assert_array_equal(counts, lengths // 2)
+
+
+def test_every_shape_gives_its_own_result(plan):
+    cuda = Cuda()
+    runner = TrtRunner(plan, tensorrt(cuda), cuda)
+    for seed, (frames, batch) in enumerate([(10, 2), (20, 1), (5, 3), (10, 2)]):
+        check(runner, frames, batch, seed)
+    assert runner.device_ms == 2.5
+
+
+def test_a_repeated_shape_runs_as_a_graph_with_fresh_data(plan):
+    cuda = Cuda()
+    trt = tensorrt(cuda)
+    runner = TrtRunner(plan, trt, cuda)
+    for seed in range(4):
+        check(runner, 12, seed=seed)
+    assert isinstance(runner._graph, Graph)
+    assert trt.context.runs == 4
+    check(runner, 13)
+    assert runner._graph is None
+
+
+def test_results_do_not_change_when_the_next_utterance_runs(plan):
+    cuda = Cuda()
+    runner = TrtRunner(plan, tensorrt(cuda), cuda)
+    first, _ = runner(*speech(12, seed=1))
+    kept = first.copy()
+    runner(*speech(12, seed=2))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_where_capture_is_refused_plain_launches_go_on(plan, monkeypatch):
+    def refuse(record, stream):
+        raise RuntimeError("cuStreamEndCapture: CUDA error 901")
+
+    monkeypatch.setattr(trt_run, "CudaGraph", refuse)
+    cuda = Cuda()
+    runner = TrtRunner(plan, tensorrt(cuda), cuda)
+    for seed in range(3):
+        check(runner, 12, seed=seed)
+
+
+def test_memory_is_reused_for_smaller_shapes_and_freed_at_the_end(plan):
+    cuda = Cuda()
+    runner = TrtRunner(plan, tensorrt(cuda), cuda)
+    check(runner, 20)
+    before = set(cuda.memory)
+    check(runner, 10)
+    assert set(cuda.memory) == before
+    check(runner, 40)
+    assert len(cuda.memory) == 4
+    runner.close()
+    assert not cuda.memory
+
+
+def test_a_shape_outside_the_profile_is_refused_and_the_runner_goes_on(plan):
+    cuda = Cuda()
+    runner = TrtRunner(plan, tensorrt(cuda), cuda)
+    check(runner, 10)
+    with pytest.raises(BuildError, match="outside the plan's optimization profile"):
+        runner(*speech(LARGEST + 1))
+    check(runner, 10)
+
+
+def test_a_plan_of_another_gpu_is_refused(plan):
+    cuda = Cuda()
+    with pytest.raises(BuildError, match="cannot load this plan"):
+        TrtRunner(plan, tensorrt(cuda, loads=False), cuda)

@@ -1,0 +1,148 @@
+"""A TensorRT plan on the GPU: pinned host buffers, one stream, a CUDA graph once a shape repeats."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtasr.engine.cuda_graph import CudaGraph
+from trtasr.errors import BuildError
+from trtasr.values import FloatArray, IntArray
+
+log = logging.getLogger(__name__)
+
+REBUILD = "build it on this host: plans belong to one GPU and one TensorRT version"
+
+
+@dataclass
+class Slot:
+    """One tensor on both sides.
+
+    Attributes:
+        host: page-locked array of the current shape.
+        device: allocation on the GPU, at least as large.
+        capacity: its size in bytes.
+    """
+
+    host: Any
+    device: Any
+    capacity: int
+
+
+class TrtRunner:
+    """An acoustic model run by TensorRT on the current CUDA context.
+
+    A plan whose shape repeats is captured as a CUDA graph at the second run and launched as a whole from then on;
+    where TensorRT cannot be captured (it synchronizes inside), plain launches go on and the log says so.
+
+    Args:
+        plan: engine file with inputs ``features`` and ``lengths``; its first two outputs are the log-probabilities
+            and their lengths.
+        trt: the tensorrt module.
+        cuda: pycuda's driver module, with a context pushed.
+        graphs: False never captures.
+
+    Raises:
+        BuildError: the plan cannot be loaded here.
+    """
+
+    def __init__(self, plan: Path, trt: Any, cuda: Any, graphs: bool = True) -> None:
+        self._cuda, self._graphs = cuda, graphs
+        self._graph: CudaGraph | None = None
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+        if self._engine is None:
+            raise BuildError(f"{plan}: TensorRT {trt.__version__} cannot load this plan", REBUILD)
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise BuildError(f"{plan}: no GPU memory for its activations", "free GPU memory or lower engine.max_batch")
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        mode = trt.TensorIOMode.INPUT
+        self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == mode]
+        self._outputs = [name for name in names if name not in self._inputs]
+        self._dtypes = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
+        self._slots: dict[str, Slot] = {}
+        self._shape: tuple[int, ...] | None = None
+        self._stream = cuda.Stream()
+        self._events = cuda.Event(), cuda.Event()
+        self.device_ms = float("nan")
+
+    def __call__(self, features: FloatArray, lengths: IntArray) -> tuple[FloatArray, IntArray]:
+        """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B].
+
+        Afterwards `device_ms` is the time of the copies and of the engine on the GPU, by CUDA events.
+
+        Raises:
+            BuildError: a shape outside the plan's optimization profile, or a failed launch.
+        """
+        repeated = features.shape == self._shape
+        if not repeated:
+            self._bind({"features": features, "lengths": lengths})
+        for name, array in (("features", features), ("lengths", lengths)):
+            np.copyto(self._slots[name].host, array, casting="same_kind")
+        start, stop = self._events
+        start.record(self._stream)
+        self._launch(repeated)
+        stop.record(self._stream)
+        self._stream.synchronize()
+        self.device_ms = start.time_till(stop)
+        log_probs, counts = (self._slots[name].host.copy() for name in self._outputs[:2])
+        return log_probs.astype(np.float32, copy=False), counts.astype(np.int64, copy=False)
+
+    def close(self) -> None:
+        """Free the GPU memory; the runner cannot be used any more."""
+        self._drop_graph()
+        for slot in self._slots.values():
+            slot.device.free()
+        self._slots = {}
+        self._context = self._engine = self._runtime = None
+
+    def _bind(self, arrays: Mapping[str, Any]) -> None:
+        """Give every tensor a place of its current shape; the addresses stay until the next shape."""
+        self._drop_graph()
+        self._shape = None
+        for name in self._inputs:
+            if not self._context.set_input_shape(name, arrays[name].shape):
+                raise BuildError(f"input {name} {arrays[name].shape} is outside the plan's optimization profile",
+                                 "raise engine.max_seconds or engine.max_batch and build again")  # fmt: skip
+        for name in (*self._inputs, *self._outputs):
+            self._place(name, tuple(self._context.get_tensor_shape(name)))
+        self._shape = tuple(arrays["features"].shape)
+
+    def _place(self, name: str, shape: tuple[int, ...]) -> None:
+        host = self._cuda.pagelocked_empty(shape, self._dtypes[name])
+        slot = self._slots.get(name)
+        if slot is None or slot.capacity < host.nbytes:
+            if slot is not None:
+                slot.device.free()
+            slot = Slot(host, self._cuda.mem_alloc(max(host.nbytes, 1)), host.nbytes)
+        self._slots[name] = Slot(host, slot.device, slot.capacity)
+        self._context.set_tensor_address(name, int(slot.device))
+
+    def _launch(self, repeated: bool) -> None:
+        if repeated and self._graphs and self._graph is None:
+            try:
+                self._graph = CudaGraph(self._enqueue, self._stream.handle)
+            except RuntimeError as error:
+                log.info("no CUDA graph (%s): plain launches", error)
+                self._graphs = False
+        if self._graph is None:
+            self._enqueue()
+        else:
+            self._graph.launch()
+
+    def _enqueue(self) -> None:
+        for name in self._inputs:
+            self._cuda.memcpy_htod_async(self._slots[name].device, self._slots[name].host, self._stream)
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise BuildError("TensorRT could not launch the plan", "see TensorRT's log above; build the plan again")
+        for name in self._outputs[:2]:
+            self._cuda.memcpy_dtoh_async(self._slots[name].host, self._slots[name].device, self._stream)
+
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
+        self._graph = None
