@@ -102,7 +102,7 @@ def summary_table(results: Sequence[BenchResult]) -> str:
             format_delta(wer_delta(result, baseline)),
             f"({result.note})" if result.note else "",
         ])  # fmt: skip
-    return "\n".join([_align(rows, right={1, 3, 4, 5, 6}), *conditions(results)])
+    return "\n".join([align(rows, right={1, 3, 4, 5, 6}), *conditions(results)])
 
 
 def conditions(results: Sequence[BenchResult]) -> list[str]:
@@ -172,7 +172,7 @@ def layer_table(layers: Sequence[LayerRow], show_all: bool = False) -> str:
             share,
             _nodes(layer.onnx_nodes, show_all),
         ])  # fmt: skip
-    lines = [_align(rows, right={5})]
+    lines = [align(rows, right={5})]
     if hidden := len(layers) - len(shown):
         lines.append(f"({hidden} layer{'s'[: hidden != 1]} without weights not shown)")
     return "\n".join(lines)
@@ -181,7 +181,7 @@ def layer_table(layers: Sequence[LayerRow], show_all: bool = False) -> str:
 def controls_table(rows: Sequence[ControlRow]) -> str:
     """The data-free claim beside its controls: calibration, WER, difference to FP32, output SQNR."""
     cells = [[r.calibration, format_wer(r.wer), format_delta(r.delta), format_db(r.sqnr_db)] for r in rows]
-    return _align([["calibration", "WER %", "delta", "SQNR dB"], *cells], right={1, 2, 3})
+    return align([["calibration", "WER %", "delta", "SQNR dB"], *cells], right={1, 2, 3})
 
 
 def format_db(decibels: float) -> str:
@@ -201,7 +201,7 @@ def last_line(outcome: str, seconds: float, values: Mapping[str, str | float]) -
     return " | ".join([outcome, f"{seconds:.0f} s", *pairs])
 
 
-def _align(rows: Sequence[Sequence[str]], right: set[int]) -> str:
+def align(rows: Sequence[Sequence[str]], right: set[int]) -> str:
     """Columns two blanks apart, those in `right` flush right; no trailing blanks."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

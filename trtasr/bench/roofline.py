@@ -1,0 +1,52 @@
+"""Roofline estimate of a Tesla T4: where time would go, before anyone rents one.
+
+The time of a layer is bounded from below by its arithmetic and by its memory traffic:
+``t >= max(2 MACs / peak, bytes / bandwidth)`` (Williams, Waterman, Patterson 2009, "Roofline"). Launch overhead, kernel
+efficiency and cache reuse between layers are not in it: a measured time is larger, or, where a layer's input still lies
+in the 4 MB L2 cache, its memory part smaller. These are estimates and never stand in for a measurement.
+"""
+
+from collections.abc import Sequence, Set
+
+from trtasr.values import Bound, Roofline, Traffic
+
+BANDWIDTH = 320e9  # bytes per second, Tesla T4
+PEAKS = {"fp32": 8.1e12, "fp16": 65e12, "int8": 130e12}  # operations per second, Tesla T4
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+
+
+def bound(layer: Traffic, precision: str) -> Bound:
+    """Lower bound of one layer.
+
+    Outputs of an INT8 layer are counted as FP16: an accumulator is requantized only when its reader is INT8 too, which
+    is the reader's input here.
+    """
+    element = BYTES[precision]
+    written = layer.outputs * max(element, 2)
+    moved = (layer.inputs + layer.weights) * element + written
+    return Bound(layer.node, precision, 2e3 * layer.macs / PEAKS[precision], 1e3 * moved / BANDWIDTH,
+                 layer.depthwise)  # fmt: skip
+
+
+def roofline(layers: Sequence[Traffic], int8: Set[str], batch: int, seconds: float) -> Roofline:
+    """Estimate all precisions.
+
+    Args:
+        layers: at this batch and length.
+        int8: names of the nodes that read INT8 operands; the others run in FP16.
+        batch: utterances.
+        seconds: of audio each.
+    """
+    depthwise = {layer.node for layer in layers if layer.depthwise}
+    return Roofline(
+        batch,
+        seconds,
+        fp32=tuple(bound(layer, "fp32") for layer in layers),
+        fp16=tuple(bound(layer, "fp16") for layer in layers),
+        int8=_mixed(layers, int8),
+        int8_depthwise=_mixed(layers, int8 | depthwise),
+    )
+
+
+def _mixed(layers: Sequence[Traffic], int8: Set[str]) -> tuple[Bound, ...]:
+    return tuple(bound(layer, "int8" if layer.node in int8 else "fp16") for layer in layers)

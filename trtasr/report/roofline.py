@@ -1,0 +1,54 @@
+"""Plain-text form of the roofline estimate."""
+
+from collections.abc import Sequence
+
+from trtasr.report.table import align, format_ms
+from trtasr.values import Bound, Roofline
+
+LABELS = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8 (depthwise FP16)"}
+SHOWN = 10
+
+
+def roofline_text(estimate: Roofline) -> str:
+    """Totals, the slowest layers, what memory bounds, and what INT8 depthwise kernels would change."""
+    totals = estimate.totals_ms
+    shape = f"{estimate.seconds:g} s of audio, batch {estimate.batch}"
+    lines = [
+        f"ESTIMATE for a Tesla T4, {shape}: lower bounds from peak arithmetic and memory bandwidth, nothing measured",
+        _totals(estimate), "", f"the {SHOWN} slowest layers in INT8:", _slowest(estimate.int8), "",
+        _memory_sentence(estimate.int8), _depthwise_sentence(estimate.int8, totals)]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _totals(estimate: Roofline) -> str:
+    rows = [["estimate", "ms", "memory-bound", "audio s per s"]]
+    columns = {"fp32": estimate.fp32, "fp16": estimate.fp16, "int8": estimate.int8}
+    for name, bounds in columns.items():
+        total = estimate.totals_ms[name]
+        share = sum(item.milliseconds for item in bounds if item.memory_bound) / total if total else 0.0
+        speed = 1e3 * estimate.batch * estimate.seconds / total if total else 0.0
+        rows.append([LABELS[name], format_ms(total), f"{100 * share:.0f} %", f"{speed:.0f}"])
+    return align(rows, right={1, 2, 3})
+
+
+def _slowest(bounds: Sequence[Bound]) -> str:
+    rows = [["layer", "precision", "us", "bound by"]]
+    for item in sorted(bounds, key=lambda item: -item.milliseconds)[:SHOWN]:
+        rows.append([item.node, item.precision.upper(), f"{1e3 * item.milliseconds:.1f}",
+                     "memory" if item.memory_bound else "arithmetic"])  # fmt: skip
+    return align(rows, right={2})
+
+
+def _memory_sentence(bounds: Sequence[Bound]) -> str:
+    limited = [item for item in bounds if item.memory_bound]
+    depthwise = sum(item.depthwise for item in limited)
+    return (f"{len(limited)} of {len(bounds)} layers are memory-bound ({depthwise} of them depthwise): "
+            "faster arithmetic does not help them, fewer bytes do")  # fmt: skip
+
+
+def _depthwise_sentence(bounds: Sequence[Bound], totals: dict[str, float]) -> str:
+    if not any(item.depthwise for item in bounds):
+        return "no depthwise convolutions: nothing is kept from INT8 for lack of such a kernel"
+    gain = totals["int8"] - totals["int8_depthwise"]
+    share = 100 * gain / totals["int8"] if totals["int8"] else 0.0
+    return f"an INT8 depthwise kernel, which sm_75 lacks, would take off {format_ms(gain)} ms ({share:.0f} %)"
