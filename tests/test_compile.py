@@ -159,6 +159,11 @@ def test_verbs_work_on_the_bundle(compiled, tmp_path, capsys) -> None:
     out, manifest = str(compiled / "out"), str(compiled / "manifest.json")
     assert main(["inspect", out, "--target", "t4-rtx"]) == 0
     assert "6 of 9 layers INT8" in capsys.readouterr().out
+    assert main(["inspect", out, "--roofline", "--batch", "8", "--json"]) == 0
+    totals = json.loads(capsys.readouterr().out)["estimate_total_ms"]
+    assert 0 < totals["int8"] < totals["fp16"] < totals["fp32"]
+    assert main(["inspect", out, "--roofline", "--seconds", "0"]) == 2
+    assert "positive length" in capsys.readouterr().err
     assert main(["bench", out, "--manifest", manifest, "--seconds", "1", "-q"]) == 0
     assert "int8 cpu against fp32" in capsys.readouterr().out
     assert main(["compare", out, "--manifest", manifest, "-o", str(tmp_path / "cmp"), "-q"]) == 0

@@ -120,6 +120,9 @@ def add_inspect(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("bundle", type=Path, help="folder made by compile")
     sub.add_argument("--target", help="one engine only")
     sub.add_argument("--all", action="store_true", help="pointwise and shape layers too")
+    sub.add_argument("--roofline", action="store_true", help="estimate where time would go on a Tesla T4 instead")
+    sub.add_argument("--batch", type=int, default=1, help="utterances per run of the estimate (default 1)")
+    sub.add_argument("--seconds", type=float, default=7.0, help="seconds of audio per utterance (default 7)")
 
 
 def add_transcribe(sub: argparse.ArgumentParser) -> None:

@@ -18,10 +18,19 @@ from trtasr.errors import RecipeError, UsageError
 from trtasr.lower import resolve_targets
 from trtasr.recipe import Evaluation, Recipe, build, load_recipe, override, to_dict
 from trtasr.records import Record, bench_json, comparison_json, control_rows, controls_json, summary_json
+from trtasr.report.roofline import roofline_text
 from trtasr.report.table import controls_table, coverage_line, decision_summary, last_line, layer_table, summary_table
 from trtasr.targets import REASONS
 from trtasr.values import Comparison, Latency, LayerRow
-from trtasr.verbs import bench_bundle, compare_bundle, default_target, engine_layers, open_engine, transcribe_files
+from trtasr.verbs import (
+    bench_bundle,
+    compare_bundle,
+    default_target,
+    engine_layers,
+    estimate_bundle,
+    open_engine,
+    transcribe_files,
+)
 
 ENGINES = Path("engines")
 SHAPE = re.compile(r"^features:(\d+)x(\d+)x(\d+)$")
@@ -206,6 +215,9 @@ def compare_verb(arguments: argparse.Namespace) -> Summary:
 
 def inspect_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr inspect``."""
+    if arguments.roofline:
+        estimate = estimate_bundle(arguments.bundle, arguments.batch, arguments.seconds)
+        return Summary(roofline_text(estimate), {"estimate": asdict(estimate), "estimate_total_ms": estimate.totals_ms})
     engines = engine_layers(arguments.bundle)
     if arguments.target and arguments.target not in engines:
         raise UsageError(f"{arguments.bundle}: has no {arguments.target} engine", f"use one of {', '.join(engines)}")

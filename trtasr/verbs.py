@@ -2,12 +2,16 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from trtasr.audio.features import FrontendConfig
 from trtasr.audio.manifest import ManifestEntry, read_manifest
+from trtasr.bench.roofline import roofline
 from trtasr.bundle import Bundle, open_bundle
 from trtasr.calibrate import writable
 from trtasr.engine.compare import compare
@@ -15,8 +19,11 @@ from trtasr.engine.inspect import layers_from_json
 from trtasr.engine.run import OrtRunner
 from trtasr.errors import UsageError
 from trtasr.evaluate import feeds, latencies, prepare, transcribe, word_error_rate
+from trtasr.graph.qdq import decide
+from trtasr.graph.traffic import layer_traffic
 from trtasr.recipe import Evaluation, Recipe, build
-from trtasr.values import BenchResult, Comparison, LayerRow
+from trtasr.targets.t4 import T4
+from trtasr.values import BenchResult, Comparison, LayerRow, Roofline
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +123,22 @@ def engine_layers(path: Path) -> dict[str, tuple[LayerRow, ...]]:
     """Layer table of every engine of a bundle."""
     file = open_bundle(path).file("layers.json")
     return {target: layers_from_json(rows) for target, rows in json.loads(file.read_text(encoding="utf-8")).items()}
+
+
+def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
+    """Roofline estimate of a bundle's network on a T4, INT8 where TensorRT's rules for the T4 allow it.
+
+    Raises:
+        UsageError: no positive batch or length. BundleError: no bundle there.
+    """
+    if batch < 1 or not 0 < seconds < math.inf:
+        raise UsageError(f"--batch {batch} --seconds {seconds:g}", "give a positive batch and a positive length")
+    opened = open_engine(path)
+    model = onnx.load(opened.graph("fp32"))
+    decisions = decide(model, T4.rules, opened.recipe.quantization.exclude)
+    frames = max(1, round(seconds * opened.frontend.frames_per_second))
+    int8 = {decision.node for decision in decisions if decision.quantized}
+    return roofline(layer_traffic(model, batch, frames), int8, batch, seconds)
 
 
 def default_target(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from trtasr.report.table import align, format_ms
+from trtasr.report.table import align
 from trtasr.values import Bound, Roofline
 
 LABELS = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8 (depthwise FP16)"}
@@ -15,7 +15,7 @@ def roofline_text(estimate: Roofline) -> str:
     shape = f"{estimate.seconds:g} s of audio, batch {estimate.batch}"
     lines = [
         f"ESTIMATE for a Tesla T4, {shape}: lower bounds from peak arithmetic and memory bandwidth, nothing measured",
-        _totals(estimate), "", f"the {SHOWN} slowest layers in INT8:", _slowest(estimate.int8), "",
+        _totals(estimate), "", "slowest layers of the INT8 engine:", _slowest(estimate.int8), "",
         _memory_sentence(estimate.int8), _depthwise_sentence(estimate.int8, totals)]  # fmt: skip
     return "\n".join(lines)
 
@@ -27,7 +27,7 @@ def _totals(estimate: Roofline) -> str:
         total = estimate.totals_ms[name]
         share = sum(item.milliseconds for item in bounds if item.memory_bound) / total if total else 0.0
         speed = 1e3 * estimate.batch * estimate.seconds / total if total else 0.0
-        rows.append([LABELS[name], format_ms(total), f"{100 * share:.0f} %", f"{speed:.0f}"])
+        rows.append([LABELS[name], f"{total:.3f}", f"{100 * share:.0f} %", f"{speed:.0f}"])
     return align(rows, right={1, 2, 3})
 
 
@@ -51,4 +51,5 @@ def _depthwise_sentence(bounds: Sequence[Bound], totals: dict[str, float]) -> st
         return "no depthwise convolutions: nothing is kept from INT8 for lack of such a kernel"
     gain = totals["int8"] - totals["int8_depthwise"]
     share = 100 * gain / totals["int8"] if totals["int8"] else 0.0
-    return f"an INT8 depthwise kernel, which sm_75 lacks, would take off {format_ms(gain)} ms ({share:.0f} %)"
+    return (f"an INT8 depthwise kernel, which sm_75 lacks, would take off {gain:.3f} of {totals['int8']:.3f} ms "
+            f"({share:.0f} %)")
