@@ -12,7 +12,7 @@ from tiny_archive import write_archive, write_manifest
 
 from trtasr import records
 from trtasr.cli import main
-from trtasr.engine.calibrator import parse_cache
+from trtasr.engine.cache import parse_cache
 from trtasr.lower import lower
 from trtasr.quant.scales import table_from_json
 from trtasr.targets import TARGETS

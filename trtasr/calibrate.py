@@ -17,7 +17,7 @@ from trtasr.audio.features import FrontendConfig
 from trtasr.audio.manifest import read_manifest
 from trtasr.bundle import sha256_file, write_json
 from trtasr.checkpoint.nemo import Checkpoint
-from trtasr.engine.calibrator import format_cache
+from trtasr.engine.cache import format_cache
 from trtasr.engine.run import observe
 from trtasr.errors import RecipeError, UsageError
 from trtasr.evaluate import prepare

@@ -12,7 +12,7 @@ from typing import Any
 
 from trtasr.bundle import write_json
 from trtasr.compile import STAGES, Options, calibrate_recipe, compile_recipe
-from trtasr.engine.device import probe
+from trtasr.engine.probe import probe
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.errors import RecipeError, UsageError
 from trtasr.lower import resolve_targets

@@ -59,3 +59,17 @@ class BuildError(TrtasrError):
     """The engine builder refused the graph."""
 
     exit_code = 5
+
+
+class NoKernelError(BuildError):
+    """The engine builder has no kernel for some nodes; without INT8 it may have one.
+
+    Args:
+        problem: the builder's words.
+        repair: what the user can do.
+        nodes: engine names of what failed: a node, several joined by `` + ``, or ``{ForeignNode[first...last]}``.
+    """
+
+    def __init__(self, problem: str, repair: str, nodes: tuple[str, ...] = ()) -> None:
+        super().__init__(problem, repair)
+        self.nodes = nodes

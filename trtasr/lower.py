@@ -7,8 +7,9 @@ from pathlib import Path
 
 import onnx
 
-from trtasr.engine.build import Profile, build_rtx, require_rtx
+from trtasr.engine.build import build_rtx, require_rtx
 from trtasr.engine.inspect import ort_layers
+from trtasr.engine.profile import Profile
 from trtasr.errors import MissingError
 from trtasr.graph.center import give_back_quantized
 from trtasr.graph.check import check_model

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import tiny_graphs
 
-from trtasr.engine import build
-from trtasr.engine.build import Profile, build_rtx, require_rtx
+from trtasr.engine import build, child
+from trtasr.engine.build import build_rtx, require_rtx
+from trtasr.engine.profile import Profile
 from trtasr.errors import BuildError, MissingError, UsageError
 
 PROFILE = Profile(batches=(1, 1, 2), seconds=(0.2, 2.0, 4.0), frames_per_second=100, mel_bins=tiny_graphs.MELS)
+PRODUCT = child.Product("TensorRT for RTX", "tensorrt_rtx", "install it again", "sm75")
 MACS = {"dw": 16 * 3 * 100, "pw": 16 * 32 * 100, "head": 32 * 8 * 100}
 
 needs_rtx = pytest.mark.skipif(build.rtx_version() is None, reason="TensorRT for RTX is not installed")
@@ -93,16 +95,16 @@ def test_a_library_that_cannot_be_loaded_is_missing(
 
 def test_address_randomization_is_off_only_for_the_child() -> None:
     before = Path("/proc/self/personality").read_text()
-    with build._fixed_addresses() as fixed:
+    with child.fixed_addresses() as fixed:
         assert (Path("/proc/self/personality").read_text() != before) is fixed or int(before, 16) & 0x40000
     assert Path("/proc/self/personality").read_text() == before
 
 
 def test_a_plan_for_another_capability_is_refused() -> None:
     with pytest.raises(BuildError, match="sm80, not for sm75"):
-        build._capability(b"..accelerators={sm80 }..", Path("model.onnx"))
+        child.check_capability(b"..accelerators={sm80 }..", Path("model.onnx"), PRODUCT)
     with pytest.raises(BuildError, match="unknown device"):
-        build._capability(b"nothing here", Path("model.onnx"))
+        child.check_capability(b"nothing here", Path("model.onnx"), PRODUCT)
 
 
 @pytest.mark.parametrize(("version", "problem"), [(None, "not installed"), ("1.5.0.114", r"1\.5\.0\.114 builds wrong")])
@@ -122,11 +124,12 @@ import signal, subprocess, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from pathlib import Path
 from trtasr.engine import build
+from trtasr.engine.profile import Profile
 build.rtx_version = lambda: "1.7.1"
 real = subprocess.run
 sleeper = "import os, time; open({str(tmp_path / "pid")!r}, 'w').write(str(os.getpid())); time.sleep(60)"
 subprocess.run = lambda command, **options: real([sys.executable, "-c", sleeper], **options)
-profile = build.Profile((1, 1, 1), (1.0, 1.0, 1.0), 100, 16)
+profile = Profile((1, 1, 1), (1.0, 1.0, 1.0), 100, 16)
 build.build_rtx(Path("none.onnx"), Path({str(tmp_path / "out" / "model.plan")!r}), profile, {{}})
 """
     parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)

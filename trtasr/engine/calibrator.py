@@ -1,71 +1,180 @@
-"""TensorRT's calibration cache: the activation scales in the text format that TensorRT, trtexec and others read.
+"""IInt8Calibrator for TensorRT 10: serves our scale table as a cache, or feeds our batches.
 
-First line ``TRT-<version>-<algorithm>``, then one ``<tensor>: <scale>`` per line, the scale (amax / 127) being the
-IEEE-754 float32 as eight hexadecimal digits, most significant byte first.
+TensorRT 11 has no calibrators. TensorRT 10 ignores one when the graph holds Q/DQ nodes, so this is for the plain FP32
+graph alone (implicit quantization), where the builder keeps FP16 wherever INT8 is not faster.
 """
 
-import re
-import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from trtasr.errors import UsageError
+from trtasr.engine.bindings import BuilderConfig, OptimizationProfile, Trt
+from trtasr.engine.cache import parse_cache
+from trtasr.engine.device import DeviceBuffers
+from trtasr.errors import BuildError, MissingError, UsageError
+from trtasr.values import CalibrationSet, FloatArray, IntArray
 
-HEADER = re.compile(r"TRT-\d+-\w+")
-REPAIR = "make the cache anew with `trtasr calibrate`"
-HEX = re.compile(r"[0-9a-fA-F]{8}")
+Feed = tuple[FloatArray, IntArray]
+BASES = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
+HEADERS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration"}
 
 
-def format_cache(scales: Mapping[str, np.float32], version: str = "TRT-101601-EntropyCalibration2") -> str:
-    """Writes activation scales as a calibration cache.
+@dataclass(frozen=True)
+class Source:
+    """What a calibrator serves.
+
+    Attributes:
+        algorithm: ``entropy`` (IInt8EntropyCalibrator2) or ``minmax`` (IInt8MinMaxCalibrator).
+        feeds: batches of the optimization profile's OPT shape; not asked for when `cache` is there.
+        cache: calibration cache in TensorRT's text format; empty: TensorRT takes its own ranges from `feeds`.
+    """
+
+    algorithm: str
+    feeds: tuple[Feed, ...] = ()
+    cache: str = ""
+
+
+def cache_header(version: str, algorithm: str) -> str:
+    """First line of a cache that this TensorRT reads, ``TRT-101601-EntropyCalibration2`` for 10.16.1."""
+    major, minor, patch = (int(part) for part in version.split(".")[:3])
+    return f"TRT-{major * 10000 + minor * 100 + patch}-{HEADERS[algorithm]}"
+
+
+def check_cache(cache: str, version: str, algorithm: str) -> None:
+    """Refuse a cache that TensorRT would skip without a word.
+
+    Raises:
+        UsageError: no cache, or one of another TensorRT version or calibrator.
+    """
+    found, _ = parse_cache(cache)
+    expected = cache_header(version, algorithm)
+    if found != expected:
+        raise UsageError(f"calibration cache: header {found!r}, but TensorRT {version} reads {expected!r} only and "
+                         "skips any other in silence", "compile the bundle again on this host")  # fmt: skip
+
+
+def require_calibrators(trt: Trt, algorithm: str) -> Any:
+    """The calibrator class of an algorithm.
+
+    Raises:
+        MissingError: TensorRT 11 or newer.
+    """
+    base = getattr(trt, BASES[algorithm], None)
+    if base is None:
+        raise MissingError(
+            f"TensorRT {trt.__version__} has no calibrators: implicit quantization ended with version 10, scales now "
+            "travel in the graph as Q/DQ nodes",
+            "use --quantization explicit (the default), or TensorRT 10: pip install tensorrt-cu12==10.16.1.11",
+        )
+    return base
+
+
+def make_calibrator(trt: Trt, source: Source, cuda: Any) -> Any:
+    """An instance of TensorRT's calibrator class that serves `source`.
+
+    An exception in a callback would be printed and read as "no more data"; here it ends the calibration and comes out
+    of `check` after the build.
 
     Args:
-        scales: tensor name -> scale, positive and finite; keeps its order.
-        version: header line; TensorRT skips a cache whose header is not that of its own version and calibrator class.
+        trt: the module tensorrt.
+        source: cache and batches.
+        cuda: pycuda's driver with a context pushed; not used when a cache is served.
 
     Raises:
-        UsageError: a scale or a name that the format cannot hold, or an odd header.
+        MissingError: TensorRT 11 or newer. UsageError: a cache of another version; neither cache nor batches.
     """
-    _check_header(version)
-    lines = [version]
-    for name, scale in scales.items():
-        if not name or "\n" in name or "\r" in name:
-            raise UsageError(f"tensor name {name!r} does not fit a calibration cache", "rename it in the ONNX graph")
-        value = _checked(np.float32(scale), name)
-        lines.append(f"{name}: {struct.pack('>f', value).hex()}")
-    return "\n".join(lines) + "\n"
+    base = require_calibrators(trt, source.algorithm)
+    if source.cache:
+        check_cache(source.cache, trt.__version__, source.algorithm)
+    elif not source.feeds:
+        raise UsageError("nothing to calibrate with: no cache and no whole batch", "lower engine.opt_batch")
+
+    class Int8Calibrator(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            base.__init__(self)  # TensorRT reads freed memory without it
+            self.error: Exception | None = None
+            self.written = b""
+            self.delivered = 0
+            self.feeds: Iterator[Feed] = iter(source.feeds)
+            self.buffers = DeviceBuffers(cuda)
+
+        def get_batch_size(self) -> int:
+            return len(source.feeds[0][1]) if source.feeds else 1
+
+        def get_batch(self, names: Sequence[str]) -> list[int] | None:
+            try:
+                feed = next(self.feeds, None)
+                if feed is None:
+                    return None
+                arrays = {"features": feed[0], "lengths": feed[1]}
+                pointers = [self.buffers.upload(name, arrays[name]) for name in names]
+                self.delivered += 1
+                return pointers
+            except Exception as error:  # noqa: BLE001 - kept and raised by check()
+                self.error = error
+                return None
+
+        def read_calibration_cache(self) -> bytes | None:
+            return source.cache.encode() or None
+
+        def write_calibration_cache(self, cache: Any) -> None:
+            self.written = bytes(cache)
+
+        def check(self) -> None:
+            self.buffers.free()
+            if self.error is not None:
+                raise BuildError(f"calibration stopped after {self.delivered} batches: {self.error!r}",
+                                 "free GPU memory or lower engine.opt_batch") from self.error  # fmt: skip
+            if not source.cache and self.delivered < len(source.feeds):
+                raise BuildError(f"TensorRT took {self.delivered} of {len(source.feeds)} calibration batches",
+                                 "see TensorRT's log; use --quantization explicit")  # fmt: skip
+
+    return Int8Calibrator()
 
 
-def parse_cache(text: str) -> tuple[str, dict[str, np.float32]]:
-    """Reads a calibration cache.
+def use_calibrator(trt: Trt, config: BuilderConfig, profile: OptimizationProfile, calibrator: Any) -> None:
+    """Implicit quantization: INT8 by the calibrator's scales, FP16 where that is faster."""
+    config.set_flag(trt.BuilderFlag.FP16)
+    config.set_flag(trt.BuilderFlag.INT8)
+    config.int8_calibrator = calibrator
+    config.set_calibration_profile(profile)
+
+
+def at_opt_shape(calibration: CalibrationSet, batch: int, frames: int) -> tuple[tuple[Feed, ...], int]:
+    """Calibration batches in the one shape TensorRT calibrates with, the profile's OPT shape.
+
+    Longer utterances are cut into pieces of `frames`; shorter ones and last pieces are padded with zeros, with their
+    valid length kept. A last batch that is not full is dropped.
 
     Returns:
-        the header line, and tensor name -> scale in the file's order, each the float32 that was written.
-
-    Raises:
-        UsageError: not a cache, or a line that is none of its entries.
+        batches of features float32 [batch, mel, frames] and lengths int64 [batch]; and the number of dropped pieces.
     """
-    header, *entries = text.removesuffix("\n").split("\n")
-    _check_header(header)
-    scales: dict[str, np.float32] = {}
-    for number, line in enumerate(entries, start=2):
-        name, colon, digits = line.rpartition(": ")
-        if not colon or not name or not HEX.fullmatch(digits):
-            problem = f"calibration cache, line {number}: {line[:80]!r} is not '<tensor>: <8 hex digits>'"
-            raise UsageError(problem, REPAIR)
-        if name in scales:
-            raise UsageError(f"calibration cache, line {number}: tensor {name!r} occurs twice", REPAIR)
-        scales[name] = _checked(np.float32(struct.unpack(">f", bytes.fromhex(digits))[0]), name)
-    return header, scales
+    pieces = []
+    for features, lengths in zip(calibration.batches, calibration.lengths, strict=True):
+        for item, length in zip(features, lengths, strict=True):
+            for start in range(0, int(length), frames):
+                piece = item[:, start : min(start + frames, int(length))]
+                pieces.append((np.pad(piece, ((0, 0), (0, frames - piece.shape[1]))), piece.shape[1]))
+    whole = len(pieces) - len(pieces) % batch
+    groups = (pieces[index : index + batch] for index in range(0, whole, batch))
+    feeds = tuple((np.stack([f for f, _ in group]).astype(np.float32), np.array([n for _, n in group], np.int64))
+                  for group in groups)  # fmt: skip
+    return feeds, len(pieces) - whole
 
 
-def _check_header(header: str) -> None:
-    if not HEADER.fullmatch(header):
-        raise UsageError(f"calibration cache: header {header[:80]!r} is not 'TRT-<version>-<algorithm>'", REPAIR)
+def save_source(path: Path, source: Source) -> None:
+    """Write a source for the build process: one ``.npz`` file."""
+    arrays = {f"{kind}_{index}": array for index, feed in enumerate(source.feeds)
+              for kind, array in zip(("features", "lengths"), feed, strict=True)}  # fmt: skip
+    np.savez(path, algorithm=np.array(source.algorithm), cache=np.array(source.cache), **arrays)  # type: ignore[arg-type]
 
 
-def _checked(scale: np.float32, name: str) -> np.float32:
-    if not (np.isfinite(scale) and scale > 0):
-        raise UsageError(f"calibration cache: scale {scale} of tensor {name!r} is not positive and finite", REPAIR)
-    return scale
+def load_source(path: Path) -> Source:
+    """Read what `save_source` wrote."""
+    with np.load(path, allow_pickle=False) as data:
+        count = sum(key.startswith("features_") for key in data)
+        feeds = tuple((data[f"features_{index}"], data[f"lengths_{index}"]) for index in range(count))
+        return Source(str(data["algorithm"]), feeds, str(data["cache"]))

@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,12 @@ def _owners(nodes: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
     found = tuple(name for name in exact if name in known)
     if found:
         return found
-    prefixes = (_prefix(node, known) for node in nodes)
+    prefixes = (origin(node, known) for node in nodes)
     return tuple(name for name in prefixes if name)[:1]
 
 
-def _prefix(node: str, known: set[str]) -> str:
+def origin(node: str, known: Set[str]) -> str:
+    """The FP32 node that a graph pass made `node` from: the longest known name it begins with; empty for none."""
     while node and node not in known:
         node = node.rpartition("_")[0]
     return node

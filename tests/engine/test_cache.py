@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtasr.engine.calibrator import format_cache, parse_cache
+from trtasr.engine.cache import format_cache, parse_cache
 from trtasr.errors import UsageError
 from trtasr.values import TensorScale
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from trtasr.engine import device
+from trtasr.engine import probe as probe_module
 
 
 def test_probe_names_everything_and_says_how_to_repair() -> None:
-    found = device.probe()
+    found = probe_module.probe()
     assert [capability.name for capability in found] == [
         "ONNX Runtime, CPU",
         "TensorRT for RTX",
@@ -30,7 +30,7 @@ def test_probe_survives_a_machine_without_any_library(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(importlib, "import_module", refuse)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
-    found = device.probe()
+    found = probe_module.probe()
     assert not any(capability.available for capability in found)
     assert all(capability.repair for capability in found)
     gpu_only = [item for item in found if item.name in ("TensorRT", "NVIDIA GPU", "pycuda")]
@@ -42,7 +42,7 @@ def test_probe_survives_a_machine_without_any_library(monkeypatch: pytest.Monkey
 def test_rtx_version_decides(version: str, able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     module = SimpleNamespace(__version__=version, ComputeCapability=SimpleNamespace(SM75=75))
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
-    assert device._tensorrt_rtx().available is able
+    assert probe_module._tensorrt_rtx().available is able
 
 
 class FakeDriver:
@@ -72,8 +72,8 @@ class FakeDriver:
 
 
 def test_devices_of_the_driver() -> None:
-    assert device._cuda_devices(FakeDriver(0, 2)) == (True, "Tesla T4, sm_75; Tesla T4, sm_75")
-    assert device._cuda_devices(FakeDriver(100, 0)) == (
+    assert probe_module._cuda_devices(FakeDriver(0, 2)) == (True, "Tesla T4, sm_75; Tesla T4, sm_75")
+    assert probe_module._cuda_devices(FakeDriver(100, 0)) == (
         False,
         "the driver is installed but gives no device (CUDA error 100)",
     )

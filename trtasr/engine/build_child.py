@@ -1,0 +1,157 @@
+"""One build of TensorRT or TensorRT for RTX, in a process of its own.
+
+    python -m trtasr.engine.build_child < request.json
+
+One process per build, because a failed build spoils the next one of the same process, the first logger of a process
+stays its only one, and misuse of the parser ends in a segmentation fault.
+
+The request is that of `trtasr.engine.child.run_child`. The report holds ``ok``, ``version``, ``errors``, ``warnings``,
+``layers`` (the builder's layer record, or the engine inspector's JSON) and ``memory`` (bytes); where the library cannot
+be loaded it holds ``missing``, the reason, alone; where trtasr itself refuses, ``refused``: class, problem and repair.
+"""
+
+import importlib
+import json
+import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from trtasr.engine.bindings import BuilderConfig, Logger, OptimizationProfile, Trt
+from trtasr.engine.calibrator import load_source, make_calibrator, use_calibrator
+from trtasr.engine.device import primary_context
+from trtasr.engine.network import Built, NetworkRequest, build_network
+from trtasr.engine.progress import make_monitor
+from trtasr.engine.rtx import use_capabilities
+from trtasr.errors import TrtasrError
+
+RTX = "tensorrt_rtx"
+MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
+
+
+def main() -> None:
+    """Builds the requested plan and writes the report: a refused graph or a missing library is no exit status."""
+    request = json.load(sys.stdin)
+    if request["library"] == RTX:
+        take_turns()
+    try:
+        trt = importlib.import_module(request["library"])
+    except (ImportError, OSError) as error:
+        report = {"missing": str(error) or type(error).__name__}
+    else:
+        try:
+            report = compile_plan(trt, request)
+        except TrtasrError as error:
+            report = {"refused": [type(error).__name__, error.problem, error.repair]}
+    Path(request["report"]).write_text(json.dumps(report), encoding="utf-8")
+
+
+def take_turns() -> None:
+    """Lets only one thread of this process run at a time, each until it waits.
+
+    The builder hands small tasks to a worker thread, and both release shared objects: whoever is last decides where
+    later objects lie, and so a few bytes of the plan. On one core, without preemption, that order is always the same.
+    Where real-time scheduling is not allowed, batch scheduling makes preemption rare.
+    """
+    if sys.platform != "linux":
+        return
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def compile_plan(trt: Trt, request: dict[str, Any]) -> dict[str, Any]:
+    """Writes the requested plan, unless the graph was refused; returns the report."""
+    messages: list[tuple[str, str]] = []
+
+    class BuilderLog(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            # Of 26 000 verbose lines only the layer table is kept: lines with timings differ in length from build to
+            # build, and memory held for them moves the builder's own (see take_turns).
+            if severity.name != "VERBOSE" or message.startswith("Layers:"):
+                messages.append((severity.name, message))
+
+    logger = BuilderLog()
+    built, extra = (build_rtx if request["library"] == RTX else build_tensorrt)(trt, logger, request)
+    if built.plan is not None:
+        Path(request["plan"]).write_bytes(built.plan)
+    return {"ok": built.plan is not None, "version": trt.__version__, **digest(messages), **extra}
+
+
+def build_rtx(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[Built, dict[str, Any]]:
+    """A plan for the requested compute capability.
+
+    A thread of its own gets a heap of its own, so that the builder's heap addresses, which reach the plan through hash
+    orders, do not depend on what Python allocated before (paths, environment, byte-code caches).
+    """
+
+    def customize(config: BuilderConfig, _profile: OptimizationProfile) -> None:
+        use_capabilities(trt, config, request["capabilities"])
+
+    wanted = NetworkRequest(Path(request["onnx"]), request["shapes"])
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(build_network, trt, logger, wanted, customize).result(), {}
+
+
+def build_tensorrt(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[Built, dict[str, Any]]:
+    """A plan for the GPU that is here: progress bar, timing cache, engine inspector, and a calibrator if asked for."""
+    source = load_source(Path(request["calibration"])) if request.get("calibration") else None
+    timing = Path(request["timing_cache"]) if request.get("timing_cache") else None
+    known = None if timing is None else timing.read_bytes() if timing.is_file() else b""
+    wanted = NetworkRequest(Path(request["onnx"]), request["shapes"], source is None, known, request["workspace_mb"])
+    with primary_context() as cuda:
+        calibrator = None if source is None else make_calibrator(trt, source, cuda)
+
+        def customize(config: BuilderConfig, profile: OptimizationProfile) -> None:
+            config.progress_monitor = make_monitor(trt)
+            if calibrator is not None:
+                use_calibrator(trt, config, profile, calibrator)
+
+        built = build_network(trt, logger, wanted, customize)
+        if calibrator is not None:
+            calibrator.check()
+        extra = {"layers": inspected(trt, logger, built.plan)} if built.plan is not None else {}
+    if timing is not None and built.timing_cache:
+        save_aside(timing, built.timing_cache)
+    return built, extra
+
+
+def inspected(trt: Trt, logger: Logger, plan: bytes) -> str:
+    """The engine inspector's JSON of a plan; empty when the plan cannot be loaded here."""
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return ""
+    inspector = engine.create_engine_inspector()
+    inspector.execution_context = engine.create_execution_context()  # else formats of dynamic tensors are missing
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def save_aside(path: Path, content: bytes) -> None:
+    """Replaces a file in one step, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def digest(messages: list[tuple[str, str]]) -> dict[str, Any]:
+    """What the parent needs from the builder's log of (severity, message)."""
+    texts = "\n".join(message for severity, message in messages if severity == "INFO")
+    return {
+        "errors": [message for severity, message in messages if "ERROR" in severity],
+        "warnings": [message for severity, message in messages if severity == "WARNING"],
+        "layers": "\n".join(message for _, message in messages if message.startswith("Layers:")),
+        "memory": {kind.lower(): int(size) for kind, size in MEMORY.findall(texts)},
+    }
+
+
+if __name__ == "__main__":
+    main()

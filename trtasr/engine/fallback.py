@@ -1,0 +1,44 @@
+"""Which ONNX nodes a builder had no kernel for, read from its messages."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from trtasr.engine.inspect import origin
+
+PATTERNS = (
+    re.compile(r"Could not find any implementation for node (?P<node>.+?)\.?(?: In \w+ at [^)]*)?\)*$", re.MULTILINE),
+    re.compile(r"Cannot compile operation '(?P<node>[^']+)' for "),  # TensorRT for RTX
+)
+SEPARATORS = re.compile(r"\s\+\s|\.\.\.|[\s(){}\[\],]+")
+
+
+def unsupported(messages: Iterable[str]) -> tuple[str, ...]:
+    """Engine names of the layers that failed, without repetition.
+
+    TensorRT reports the first one only: ``Could not find any implementation for node <name>.``, where the name of a
+    fused layer joins its nodes by `` + `` and that of a compiled region is ``{ForeignNode[first...last]}``.
+    """
+    found = [match["node"] for message in messages for pattern in PATTERNS for match in pattern.finditer(message)]
+    return tuple(dict.fromkeys(found))
+
+
+def nodes_to_free(layers: Sequence[str], order: Sequence[str], quantized: Sequence[str]) -> tuple[str, ...]:
+    """Quantized FP32 nodes behind the failed layers.
+
+    Args:
+        layers: engine names from `unsupported`.
+        order: names of all FP32 nodes in graph order.
+        quantized: names of those that read INT8 operands.
+
+    Returns:
+        those named directly, or made from by a graph pass (``<node>_MatMul``, ``<node>_...``); of a compiled region all
+        from its first to its last node. In graph order.
+    """
+    names, chosen = set(order), set()
+    for layer in layers:
+        owners = [owner for token in SEPARATORS.split(layer) if (owner := origin(token, names))]
+        chosen.update(owners)
+        if "{ForeignNode[" in layer and owners:
+            positions = [order.index(owner) for owner in owners]
+            chosen.update(order[min(positions) : max(positions) + 1])
+    return tuple(name for name in order if name in chosen.intersection(quantized))

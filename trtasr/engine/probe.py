@@ -1,0 +1,119 @@
+"""What this machine can build and run, for `trtasr doctor`. Nothing here needs a GPU or raises without one."""
+
+import ctypes
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from trtasr.engine.build import RTX_INSTALL, RTX_MINIMUM
+from trtasr.engine.run import cpu_facts, cpu_name
+
+INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "avx2", "asimddp")
+COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+TARGET_T4 = "will be needed by target t4 (not in this release)"
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One thing this machine has or lacks.
+
+    Attributes:
+        name: library or device.
+        available: usable here.
+        detail: version and device, or what is wrong.
+        enables: what trtasr does with it, or will.
+        repair: how to get it; empty when available.
+    """
+
+    name: str
+    available: bool
+    detail: str
+    enables: str
+    repair: str = ""
+
+
+def probe() -> list[Capability]:
+    """Looks for every library and device trtasr can use; takes about a second."""
+    return [_onnxruntime(), _tensorrt_rtx(), _tensorrt(), _gpu(), _pycuda(), _polygraphy()]
+
+
+def _library(module: str, describe: Callable[[Any], tuple[bool, str]]) -> tuple[bool, str]:
+    """Imports a module and describes it; a library that cannot be loaded is a finding, not an error."""
+    try:
+        return describe(importlib.import_module(module))
+    except (ImportError, OSError, RuntimeError) as error:
+        return False, str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _capability(name: str, found: tuple[bool, str], enables: str, repair: str) -> Capability:
+    available, detail = found
+    return Capability(name, available, detail, enables, "" if available else repair)
+
+
+def _onnxruntime() -> Capability:
+    def describe(module: Any) -> tuple[bool, str]:
+        providers = ", ".join(name.removesuffix("ExecutionProvider") for name in module.get_available_providers())
+        present = cpu_facts().get("flags", cpu_facts().get("Features", "")).split()
+        flags = ", ".join(flag for flag in INT8_FLAGS if flag in present) or "no INT8 instructions known"
+        return True, f"{module.__version__} ({providers}) on {cpu_name()} ({flags})"
+
+    found = _library("onnxruntime", describe)
+    return _capability("ONNX Runtime, CPU", found, "target cpu, latency and WER here", "pip install onnxruntime")
+
+
+def _tensorrt_rtx() -> Capability:
+    def describe(module: Any) -> tuple[bool, str]:
+        version = tuple(int(part) for part in module.__version__.split(".")[:3])
+        able = version >= RTX_MINIMUM and hasattr(module.ComputeCapability, "SM75")
+        return able, f"{module.__version__}, {'builds' if able else 'cannot build'} for sm75"
+
+    found = _library("tensorrt_rtx", describe)
+    return _capability("TensorRT for RTX", found, "building target t4-rtx (no GPU needed)", RTX_INSTALL)
+
+
+def _tensorrt() -> Capability:
+    found = _library("tensorrt", lambda module: (True, str(module.__version__)))
+    return _capability("TensorRT", found, TARGET_T4, "pip install 'tensorrt-cu12>=10.12'")
+
+
+def _gpu() -> Capability:
+    try:
+        found = _cuda_devices(ctypes.CDLL("libcuda.so.1"))
+    except OSError:
+        found = (False, "no NVIDIA driver (libcuda.so.1)")
+    repair = "run on a host with an NVIDIA GPU and driver (docker run --gpus all)"
+    enables = "will be needed to run targets t4 and t4-rtx (no GPU runner in this release)"
+    return _capability("NVIDIA GPU", found, enables, repair)
+
+
+def _cuda_devices(cuda: Any) -> tuple[bool, str]:
+    """Names and compute capabilities of the devices that the driver library `cuda` sees."""
+    count = ctypes.c_int()
+    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    if status != 0 or count.value == 0:
+        return False, f"the driver is installed but gives no device (CUDA error {status})"
+    return True, "; ".join(_cuda_device(cuda, ordinal) for ordinal in range(count.value))
+
+
+def _cuda_device(cuda: Any, ordinal: int) -> str:
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(128)
+    cuda.cuDeviceGet(ctypes.byref(device), ordinal)
+    cuda.cuDeviceGetName(name, len(name), device)
+    digits = []
+    for attribute in COMPUTE_CAPABILITY:
+        value = ctypes.c_int()
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        digits.append(str(value.value))
+    return f"{name.value.decode()}, sm_{''.join(digits)}"
+
+
+def _pycuda() -> Capability:
+    found = _library("pycuda.driver", lambda module: (True, ".".join(map(str, module.get_version()))))
+    repair = "pip install 'pycuda>=2025.1' (needs the CUDA toolkit and a driver)"
+    return _capability("pycuda", found, TARGET_T4, repair)
+
+
+def _polygraphy() -> Capability:
+    found = _library("polygraphy", lambda module: (True, str(module.__version__)))
+    return _capability("Polygraphy", found, "compare", "pip install 'polygraphy>=0.53.6,<0.60'")
