@@ -222,6 +222,8 @@ class LayerRow:
         onnx_nodes: ONNX nodes the layer was made from.
         macs: multiply-accumulates per second of audio at batch 1; 0 for layers without weights.
         int8: True when data and weight operands are both 8-bit integers.
+        tactic: kernel that the builder chose; empty where it does not tell.
+        time_share: of the engine's time, 0..1; 0 where layers were not timed.
     """
 
     name: str
@@ -231,6 +233,8 @@ class LayerRow:
     onnx_nodes: tuple[str, ...]
     macs: int = 0
     int8: bool = False
+    tactic: str = ""
+    time_share: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ def origin(node: str, known: Set[str]) -> str:
 
 def is_weighted(layer: LayerRow) -> bool:
     """True for convolutions and matrix products: the layers that INT8 is about."""
-    return (layer.kind in COMPUTE or layer.kind in ORT_FLOAT or layer.kind in ORT_INT8) and len(layer.operands) > 1
+    known = layer.kind in COMPUTE or layer.kind in ORT_FLOAT or layer.kind in ORT_INT8
+    return (known or "Conv" in layer.kind or "Gemm" in layer.kind) and len(layer.operands) > 1
 
 
 def ort_layers(path: Path, macs: Mapping[str, int]) -> tuple[LayerRow, ...]:

@@ -1,0 +1,160 @@
+"""Engines built by TensorRT for the GPU that is here: target `t4` on a T4 host."""
+
+import importlib
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trtasr.engine.calibrator import Source, require_calibrators, save_source
+from trtasr.engine.child import Product, build_plan
+from trtasr.engine.device import load_driver
+from trtasr.engine.inspect import attribute_macs
+from trtasr.engine.inspector import inspector_layers
+from trtasr.engine.profile import Profile
+from trtasr.errors import MissingError
+from trtasr.values import Engine
+
+log = logging.getLogger(__name__)
+
+TRT_INSTALL = "pip install tensorrt-cu12==10.16.1.11"
+TRT_MINIMUM = (10, 12)
+BROKEN = (11, 0)  # 11.0 was built without sm_75; 11.1 has it again
+T4_CAPABILITY = (7, 5)
+RTX_OFFER = "use TARGET=t4-rtx: it builds for compute capability 7.5 without a GPU"
+
+
+@dataclass(frozen=True)
+class Host:
+    """The GPU and the TensorRT of this machine.
+
+    Attributes:
+        gpu: name; capability: (major, minor).
+        tensorrt: version.
+    """
+
+    gpu: str
+    capability: tuple[int, int]
+    tensorrt: str
+
+
+@dataclass(frozen=True)
+class TensorrtOptions:
+    """How TensorRT builds.
+
+    Attributes:
+        source: calibrator's scales or batches: implicit quantization; None: the graph's own Q/DQ nodes and types.
+        workspace_mb: limit of the builder's scratch memory in MiB; 0: all of the GPU's.
+        timing_cache: file; None: the default of this GPU and TensorRT, see `timing_cache_path`.
+    """
+
+    source: Source | None = None
+    workspace_mb: int = 0
+    timing_cache: Path | None = None
+
+
+def require_tensorrt(calibrator: str = "") -> Host:
+    """Refuses a machine that cannot build for ``t4``, naming everything that is missing.
+
+    Args:
+        calibrator: algorithm of implicit quantization, which TensorRT 11 lacks; empty: explicit.
+
+    Raises:
+        MissingError: no TensorRT of a usable version, no pycuda, no driver, no GPU.
+    """
+    missing, repairs = [], []
+    try:
+        trt = load_tensorrt()
+    except MissingError as error:
+        missing.append(error.problem)
+        repairs.append(error.repair)
+    try:
+        cuda = load_driver()
+    except MissingError as error:
+        missing.append(error.problem)
+        repairs.append(error.repair)
+    if missing:
+        raise MissingError(f"target t4 needs a T4 host: {'; '.join(missing)}", "; ".join([RTX_OFFER, *repairs]))
+    if calibrator:
+        require_calibrators(trt, calibrator)
+    device = cuda.Device(0)
+    host = Host(device.name(), device.compute_capability(), trt.__version__)
+    if host.capability != T4_CAPABILITY:
+        log.warning("this GPU is a %s (sm_%d%d), not a T4 (sm_75): the plans and every figure are this card's",
+                    host.gpu, *host.capability)  # fmt: skip
+    return host
+
+
+def load_tensorrt() -> Any:
+    """The module tensorrt.
+
+    Raises:
+        MissingError: not installed, cannot be loaded, or a version that cannot build for sm_75.
+    """
+    try:
+        trt = importlib.import_module("tensorrt")
+    except ModuleNotFoundError as error:
+        raise MissingError("TensorRT is not installed", TRT_INSTALL) from error
+    except (ImportError, OSError) as error:
+        raise MissingError(f"TensorRT cannot be loaded: {str(error).splitlines()[0]}", TRT_INSTALL) from error
+    version = tuple(int(part) for part in trt.__version__.split(".")[:2])
+    if version < TRT_MINIMUM or version == BROKEN:
+        raise MissingError(f"TensorRT {trt.__version__} cannot build strongly typed INT8 for sm_75 (10.12 to 10.16 and "
+                           "11.1 or newer can)", TRT_INSTALL)  # fmt: skip
+    return trt
+
+
+def build_tensorrt(onnx_path: Path, plan_path: Path, profile: Profile, macs: Mapping[str, int],
+                   options: TensorrtOptions, host: Host) -> Engine:  # fmt: skip
+    """Builds a TensorRT engine for the GPU that is here, in a child process.
+
+    Args:
+        onnx_path: strongly typed graph (FP16 with Q/DQ, FP16 or FP32), or the plain FP32 graph for a calibrator.
+        plan_path: engine file to write, ``<bundle>/t4/<name>.plan``; appears only when it is complete.
+        profile: accepted input shapes.
+        macs: FP32 node name -> multiply-accumulates per second of audio, for the layer table.
+        options: calibrator, memory, timing cache.
+        host: from `require_tensorrt`.
+
+    Returns:
+        Engine: path ``t4/<name>.plan``, the engine inspector's layer table, the builder's facts in `Engine.details`.
+
+    Raises:
+        MissingError: TensorRT cannot be loaded. BuildError: the builder refused the graph.
+        NoKernelError: it has no kernel for the named nodes.
+    """
+    timing = options.timing_cache or timing_cache_path(host)
+    request = {"library": "tensorrt", "onnx": str(onnx_path), "shapes": profile.shapes(), "timing_cache": str(timing),
+               "workspace_mb": options.workspace_mb}  # fmt: skip
+    product = Product(f"TensorRT {host.tensorrt}", "tensorrt", TRT_INSTALL)
+    log.info("building %s for %s with TensorRT %s (timing cache %s)", plan_path.name, host.gpu, host.tensorrt, timing)
+    with tempfile.TemporaryDirectory(prefix="trtasr-") as folder:
+        if options.source is not None:
+            save_source(Path(folder) / "calibration.npz", options.source)
+            request["calibration"] = str(Path(folder) / "calibration.npz")
+        done = build_plan(request, onnx_path, plan_path, product)
+    details = {
+        "capability": "sm{}{}".format(*host.capability),
+        "gpu": host.gpu,
+        "tensorrt": done.report["version"],
+        "build_seconds": done.seconds,
+        "profile": profile.shapes(),
+        "quantization": "implicit" if options.source else "explicit",
+        "warnings": len(done.report["warnings"]),
+        "sha256": done.sha256,
+    }
+    layers = attribute_macs(inspector_layers(done.report["layers"]), macs)
+    return Engine("t4", f"{plan_path.parent.name}/{plan_path.name}", done.size_bytes, layers, details)
+
+
+def timing_cache_path(host: Host) -> Path:
+    """Where the timings of this GPU and this TensorRT are kept between builds: both decide which kernels win.
+
+    ``$XDG_CACHE_HOME/trtasr/timing-<gpu>-<version>.cache``, by default below ``~/.cache``.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trtasr"
+    return folder / f"timing-{re.sub(r'[^A-Za-z0-9]+', '-', host.gpu)}-{host.tensorrt}.cache"
