@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from trtasr.measure import Measured
 from trtasr.recipe import Evaluation, Recipe
 from trtasr.records import Record
 from trtasr.values import BenchResult, WerResult
@@ -16,7 +17,7 @@ def record(fp32: float, int8: float, limit: float = 0.3) -> Record:
     recipe = Recipe("x", "y", evaluation=Evaluation(max_wer_increase=limit))
     unused = SimpleNamespace()
     results = (row("fp32", fp32), row("t4-rtx", int8))
-    return Record(recipe, unused, {}, (), (), results, unused, (), 0.0, 1.0)
+    return Record(recipe, unused, {}, (), (), Measured(results), unused, (), 0.0, 1.0)
 
 
 @pytest.mark.parametrize(("int8", "outcome"), [(5.0, "PASSED"), (5.3, "PASSED"), (5.31, "FAILED"), (4.0, "PASSED")])

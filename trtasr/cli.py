@@ -81,7 +81,11 @@ def add_compile(sub: argparse.ArgumentParser) -> None:
     """Flags of ``compile``."""
     add_model(sub)
     sub.add_argument("-o", "--out", type=Path, help="bundle folder (default: engines/NAME)")
-    sub.add_argument("--target", help="auto, t4-rtx or cpu (default: the recipe's)")
+    sub.add_argument("--target", help="auto, t4, t4-rtx or cpu (default: the recipe's)")
+    sub.add_argument("--compute-capability", metavar="X.Y", help="GPU of a t4-rtx plan: 7.5 (default), 8.6, 8.9, 12.0")
+    sub.add_argument("--quantize-depthwise", action="store_true", help="depthwise convolutions in INT8 too")
+    sub.add_argument("--quantization", help="of target t4: explicit (default), or implicit (TensorRT 10 only)")
+    sub.add_argument("--allow-slower", action="store_true", help="accept INT8 that is no faster than FP16 on the GPU")
     sub.add_argument("--controls", action="store_true", help="also calibrate by noise and by real audio")
     sub.add_argument("--recalibrate", action="store_true", help="ignore the committed scale table")
     sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the stages only")
@@ -89,6 +93,10 @@ def add_compile(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(f"--{which}Shapes", dest=f"{which}_shapes", metavar="features:BxMELxT",
                          help=f"trtexec's spelling of the {which} shape")  # fmt: skip
     sub.add_argument("--saveEngine", type=Path, metavar="FILE", dest="save_engine", help="copy the plan here as well")
+    sub.add_argument("--timingCacheFile", metavar="FILE", dest="timing_cache",
+                     help="TensorRT's timings (default: one file per GPU and version in ~/.cache/trtasr)")  # fmt: skip
+    sub.add_argument("--exportProfile", type=Path, metavar="FILE", dest="export_profile",
+                     help="write the layer times of a t4 engine in trtexec's form")  # fmt: skip
     sub.add_argument("--exportLayerInfo", type=Path, metavar="FILE", dest="export_layers",
                      help="write the layer table in trtexec's form")  # fmt: skip
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,16 +13,18 @@ from typing import Any
 
 from trtasr.bundle import write_json
 from trtasr.compile import STAGES, Options, calibrate_recipe, compile_recipe
-from trtasr.engine.probe import probe
 from trtasr.engine.inspect import trtexec_layers
-from trtasr.errors import RecipeError, UsageError
+from trtasr.engine.probe import probe
+from trtasr.errors import MissingError, RecipeError, UsageError
+from trtasr.gpu import FP16, FP32, speedups
 from trtasr.lower import resolve_targets
+from trtasr.measure import PROFILE
 from trtasr.recipe import Evaluation, Recipe, build, load_recipe, override, to_dict
 from trtasr.records import Record, bench_json, comparison_json, control_rows, controls_json, summary_json
 from trtasr.report.roofline import roofline_text
 from trtasr.report.table import controls_table, coverage_line, decision_summary, last_line, layer_table, summary_table
 from trtasr.targets import REASONS
-from trtasr.values import Comparison, Latency, LayerRow
+from trtasr.values import BenchResult, Comparison, Latency, LayerRow
 from trtasr.verbs import (
     bench_bundle,
     compare_bundle,
@@ -83,7 +86,7 @@ def find_recipe(model: str) -> Recipe:
 
 
 def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
-    """Apply ``--target`` and trtexec's shape flags (100 frames per second; the mel bins are the checkpoint's).
+    """Apply the flags on the engine, trtexec's among them (shapes: 100 frames per second, mel bins unused).
 
     Raises:
         RecipeError: a shape that is not ``features:BxMELxT``, or an unknown target.
@@ -98,8 +101,13 @@ def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
             changed: dict[str, Any] = {f"{which}_batch": int(match[1]),
                                        f"{which}_seconds": int(match[3]) / FRAMES_PER_SECOND}  # fmt: skip
             engine = replace(engine, **changed)
-    target = [f'engine.target="{arguments.target}"'] if arguments.target else []
-    return override(replace(recipe, engine=engine), target)
+    flags = {"target": arguments.target, "compute_capability": arguments.compute_capability,
+             "quantization": arguments.quantization, "timing_cache": arguments.timing_cache}  # fmt: skip
+    changed = {key: str(value) for key, value in flags.items() if value}
+    engine = replace(engine, **changed, quantize_depthwise=engine.quantize_depthwise or arguments.quantize_depthwise)
+    evaluation = recipe.evaluation
+    evaluation = replace(evaluation, allow_slower=evaluation.allow_slower or arguments.allow_slower)
+    return override(replace(recipe, engine=engine, evaluation=evaluation), [])
 
 
 def compile_verb(arguments: argparse.Namespace) -> Summary:
@@ -107,12 +115,15 @@ def compile_verb(arguments: argparse.Namespace) -> Summary:
     recipe = resolve_recipe(arguments)
     out = arguments.out or ENGINES / recipe.name
     if arguments.dry_run:
-        names = [target.name for target in resolve_targets(recipe.engine.target)]
+        names = [target.name for target in resolve_targets(recipe.engine)[0]]
         data = {"recipe": to_dict(recipe), "stages": list(STAGES), "targets": names, "out": str(out)}
         return Summary(json.dumps(data, indent=2), data)
-    for extra in (arguments.save_engine, arguments.export_layers):
+    for extra in (arguments.save_engine, arguments.export_layers, arguments.export_profile):
         if extra and not extra.parent.is_dir():
             raise UsageError(f"{extra}: its folder does not exist", "create it first")
+    if arguments.export_profile and resolve_targets(recipe.engine)[1] is None:
+        raise MissingError("--exportProfile times the layers of a t4 engine, and there is no T4 host here",
+                           "leave it out, or add --target t4 on a host with a GPU")  # fmt: skip
     options = Options(out, arguments.calib_dir, arguments.controls, arguments.recalibrate)
     record = compile_recipe(recipe, options)
     export_extras(record, out, arguments)
@@ -120,18 +131,21 @@ def compile_verb(arguments: argparse.Namespace) -> Summary:
 
 
 def export_extras(record: Record, out: Path, arguments: argparse.Namespace) -> None:
-    """Honour trtexec's ``--saveEngine`` and ``--exportLayerInfo`` for the first engine."""
+    """Honour trtexec's ``--saveEngine``, ``--exportLayerInfo`` and ``--exportProfile`` for the first engine."""
     engine = record.engines[0]
     if arguments.save_engine:
         shutil.copyfile(out / engine.path, arguments.save_engine)
     if arguments.export_layers:
         write_json(arguments.export_layers, trtexec_layers(engine.layers))
+    if arguments.export_profile:
+        shutil.copyfile(out / PROFILE, arguments.export_profile)
 
 
 def compile_text(record: Record, out: Path) -> str:
     """The closing table: engines, coverage, controls, missed gates and the machine-readable line."""
     lines = [summary_table(record.results)]
-    for engine, lowered in zip(record.engines, record.lowered, strict=True):
+    lines += speed_lines(record.results)
+    for engine, lowered in zip(record.engines, record.lowered, strict=False):  # baselines follow the targets' engines
         kept = decision_summary(lowered.decisions, "FP32" if engine.target == "cpu" else "FP16", REASONS)
         lines.append("; ".join(filter(None, (coverage_line(engine.target, engine.layers), kept))))
     if record.controls:
@@ -143,10 +157,27 @@ def compile_text(record: Record, out: Path) -> str:
     return "\n".join(lines)
 
 
+def speed_lines(results: Sequence[BenchResult]) -> list[str]:
+    """INT8 against FP16 and FP32 on the GPU, shape by shape; red where INT8 loses."""
+    lines = []
+    for over, name in ((FP16, "FP16"), (FP32, "FP32")):
+        for latency, ratio in speedups(results, over):
+            shape = f"{latency.audio_seconds / latency.batch:g} s x {latency.batch}"
+            line = f"int8 t4 against {name}, {shape}: {ratio:.2f} x"
+            lines.append(red(f"{line}  INT8 IS SLOWER") if ratio <= 1 else line)
+    return lines
+
+
+def red(line: str) -> str:
+    """The line in red, where a terminal reads it."""
+    return f"\033[31m{line}\033[0m" if sys.stdout.isatty() else line
+
+
 def final_line(record: Record, out: Path) -> str:
     """``PASSED | seconds | engine=... | wer_fp32=... | ...``."""
-    names = {"fp32": "wer_fp32", "t4-rtx": "wer_int8", "cpu": "wer_int8_cpu"}
-    wers = {names[r.target]: r.wer.wer for r in record.results if r.wer}
+    first = record.engines[0].target
+    names = {"fp32": "wer_fp32", "cpu": "wer_int8_cpu"} | ({} if first == "cpu" else {first: "wer_int8"})
+    wers = {names[r.target]: r.wer.wer for r in record.results if r.wer and r.target in names}
     values: dict[str, str | float] = {"engine": str(out / record.engines[0].path), **wers}
     return last_line(record.outcome, record.seconds, values)
 

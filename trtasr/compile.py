@@ -4,7 +4,6 @@ import copy
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,30 +26,27 @@ from trtasr.calibrate import (
 )
 from trtasr.checkpoint.nemo import Checkpoint, read_nemo
 from trtasr.controls import METHODS, run_controls
-from trtasr.engine.compare import compare
 from trtasr.errors import UsageError
-from trtasr.evaluate import feeds, latencies, prepare, word_error_rate
+from trtasr.evaluate import prepare
 from trtasr.graph.center import center
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
-from trtasr.lower import FP32, Lowered, build_engine, lower, resolve_targets, save
+from trtasr.lower import FP32, Plant, build_baselines, lower_and_build, resolve_targets, save
+from trtasr.measure import compare_first, measure, timed_engines
 from trtasr.models.load import build_model
-from trtasr.quant.synthesize import speech_shaped_noise
 from trtasr.recipe import Recipe
 from trtasr.records import Record, write_record
-from trtasr.values import BenchResult, Comparison, Engine, ScaleTable
+from trtasr.values import CalibrationSet, ScaleTable
 
 logger = logging.getLogger(__name__)
 
 PARITY = 1e-4  # largest difference of log-probabilities between the module in float64 and the FP32 graph
 PARITY_FACTOR = 4  # ... or this times torch's own float32 rounding, where that is more,
 LARGEST_PARITY = 1e-3  # but never more than this
-COMPARED_UTTERANCES = 8
-BENCHMARKED = {"fp32", "cpu"}  # what can be timed on a machine without a T4
 STAGES = ("read checkpoint", "read utterances", "export", "calibrate: scale table", "center, prove parity",
-          "lower: Q/DQ and target graphs", "build engines", "measure WER and latency", "compare through Polygraphy",
+          "lower and build: Q/DQ graphs, engines", "FP16 and FP32 baselines (t4)", "measure WER and latency",
+          "compare through Polygraphy",
           "calibration controls (with --controls)", "write records and report")  # fmt: skip
-NOTES = {"t4-rtx": "Q/DQ graph, ONNX Runtime"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
     """
     started = time.monotonic()
     check_replaceable(options.out)
-    targets = resolve_targets(recipe.engine.target)
+    targets, host = resolve_targets(recipe.engine)
     checkpoint = read_nemo(Path(recipe.checkpoint))
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     utterances = read_utterances(recipe, checkpoint, options)
@@ -95,13 +91,15 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         table = tables[recipe.calibration.method]
         save(center(onnx.load(exported), table.offsets), folder / FP32)
         parity = prove_parity(model, folder / FP32, mel_rows(checkpoint.frontend))
-        lowered = [lower(folder, table, target, recipe.quantization.exclude) for target in targets]
-        engines = [build_engine(folder, x, recipe.engine, checkpoint.frontend.frames_per_second) for x in lowered]
-        results = measure(folder, recipe, checkpoint, lowered, engines, utterances)
+        plant = Plant(folder, table, recipe, checkpoint.frontend.frames_per_second, host,
+                      own_ranges_features(recipe, checkpoint, model))  # fmt: skip
+        lowered, engines = zip(*[lower_and_build(plant, target) for target in targets], strict=True)
+        baselines = build_baselines(plant) if host else ()
+        measured = measure(plant, checkpoint, lowered, (*engines, *baselines), utterances)
         comparison = compare_first(folder, lowered[0], utterances, checkpoint)
         controls = run_controls(exported, tables, recipe, utterances, checkpoint) if options.controls else ()
-        record = Record(recipe, checkpoint, tables, tuple(lowered), tuple(engines), tuple(results), comparison,
-                        controls, parity, time.monotonic() - started)  # fmt: skip
+        record = Record(recipe, checkpoint, tables, lowered, timed_engines((*engines, *baselines), measured),
+                        measured, comparison, controls, parity, time.monotonic() - started)  # fmt: skip
         write_record(folder, record)
     return record
 
@@ -186,32 +184,8 @@ def calibrate_recipe(recipe: Recipe, options: Options) -> tuple[ScaleTable, Path
     return table, *write_table(folder, recipe.name, table)
 
 
-def measure(folder: Path, recipe: Recipe, checkpoint: Checkpoint, lowered: Sequence[Lowered],
-            engines: Sequence[Engine], utterances: list[Prepared]) -> list[BenchResult]:  # fmt: skip
-    """WER of every engine's graph and latency of those this machine can run, from one run.
-
-    The WER of a T4 plan is that of its Q/DQ graph in ONNX Runtime; no latency is given for a device that is not here.
-    """
-    graphs = {"fp32": FP32, **{item.target: item.reference for item in lowered}}
-    sizes = {"fp32": (folder / FP32).stat().st_size, **{engine.target: engine.size_bytes for engine in engines}}
-    here = {target: folder / graph for target, graph in graphs.items() if target in BENCHMARKED}
-    speed = latencies(here, checkpoint.frontend, recipe.evaluation, mel_rows(checkpoint.frontend))
-    results = []
-    for target, graph in graphs.items():
-        wer = None
-        if utterances:
-            wer = word_error_rate(folder / graph, utterances, checkpoint.vocabulary, recipe.evaluation.batch)
-        label = "fp32 (reference)" if target == "fp32" else f"int8 {target}"
-        results.append(BenchResult(label, target, sizes[target], speed.get(target, ()), wer,
-                                   NOTES.get(target, "") if wer else ""))  # fmt: skip
-    return results
-
-
-def compare_first(folder: Path, lowered: Lowered, utterances: Sequence[Prepared], checkpoint: Checkpoint) -> Comparison:
-    """Polygraphy comparison of FP32 with the first target's graph: on speech, else on speech-shaped noise."""
-    pairs, kind = feeds(utterances[:COMPARED_UTTERANCES]), "audio"
-    if not pairs:
-        shape = (2, mel_rows(checkpoint.frontend), round(5 * checkpoint.frontend.frames_per_second))
-        made = speech_shaped_noise(shape, torch.Generator().manual_seed(0)).numpy()
-        pairs, kind = [(made, np.full(2, shape[2], np.int64))], "synthetic"
-    return compare(folder / FP32, folder / lowered.reference, pairs, folder, ("fp32", f"int8-{lowered.target}"), kind)
+def own_ranges_features(recipe: Recipe, checkpoint: Checkpoint, model: nn.Module) -> CalibrationSet | None:
+    """Calibration features for a TensorRT calibrator that takes its own ranges from them; None where none does."""
+    if recipe.engine.quantization != "implicit" or recipe.engine.calibrator == "table":
+        return None
+    return calibration_features(recipe.calibration.method, recipe, checkpoint, model)

@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from trtasr.audio.read import read_audio
 from trtasr.bench.latency import Plan, interleave
 from trtasr.bench.wer import Prepared, evaluate
 from trtasr.engine.run import OrtRunner, cpu_name
+from trtasr.engine.trt_run import open_plan
 from trtasr.recipe import Evaluation
 from trtasr.text.ctc import greedy
 from trtasr.text.normalize import NORMALIZER, basic_en_v1
@@ -60,13 +61,28 @@ def decoder(vocabulary: tuple[str, ...]) -> Callable[[FloatArray, IntArray], lis
     return decode
 
 
-def word_error_rate(graph: Path, utterances: list[Prepared], vocabulary: tuple[str, ...], batch: int) -> WerResult:
-    """WER of one graph, run by ONNX Runtime on all cores.
+@contextmanager
+def opened(engine: Path) -> Iterator[Runner]:
+    """An engine ready to run: a TensorRT plan on the GPU, an ONNX graph by ONNX Runtime on all cores.
+
+    Raises:
+        MissingError: a plan without its GPU, TensorRT or pycuda.
+    """
+    if engine.suffix == ".plan":
+        with open_plan(engine) as runner:
+            yield runner
+    else:
+        yield OrtRunner(engine)
+
+
+def word_error_rate(engine: Path, utterances: list[Prepared], vocabulary: tuple[str, ...], batch: int) -> WerResult:
+    """WER of one engine: a plan on the GPU, or a graph by ONNX Runtime on all cores.
 
     Raises:
         QualityError: NaN, or empty or constant transcripts.
     """
-    return evaluate(OrtRunner(graph), decoder(vocabulary), utterances, basic_en_v1, NORMALIZER, batch)
+    with opened(engine) as run:
+        return evaluate(run, decoder(vocabulary), utterances, basic_en_v1, NORMALIZER, batch)
 
 
 def latencies(graphs: Mapping[str, Path], frontend: FrontendConfig, settings: Evaluation,
@@ -87,10 +103,17 @@ def latencies(graphs: Mapping[str, Path], frontend: FrontendConfig, settings: Ev
         features = np.random.default_rng(0).standard_normal((1, rows, frames), np.float32)
         lengths = np.array([frames], np.int64)
         plan = Plan(seconds, 1, threads, cpu_name())
-        runs = {label: partial(run, features, lengths) for label, run in runners.items()}
+        runs = {label: _whole_run(run, features, lengths) for label, run in runners.items()}
         for label, latency in interleave(runs, plan).items():
             measured[label] += (latency,)
     return measured
+
+
+def _whole_run(run: Runner, features: FloatArray, lengths: IntArray) -> Callable[[], None]:
+    def whole() -> None:
+        run(features, lengths)
+
+    return whole
 
 
 def transcribe(run: Runner, items: Iterable[Prepared], vocabulary: tuple[str, ...]) -> Iterable[tuple[str, str]]:

@@ -1,32 +1,71 @@
 """Lowering: from the FP32 graph and the scale table to each target's graph and engine."""
 
+import glob
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
 from trtasr.engine.build import build_rtx, require_rtx
+from trtasr.engine.build_tensorrt import Host, TensorrtOptions, build_tensorrt, require_tensorrt
+from trtasr.engine.cache import format_cache
+from trtasr.engine.calibrator import Source, at_opt_shape, cache_header
+from trtasr.engine.fallback import nodes_to_free
 from trtasr.engine.inspect import ort_layers
 from trtasr.engine.profile import Profile
-from trtasr.errors import MissingError
+from trtasr.errors import BuildError, MissingError, NoKernelError
 from trtasr.graph.center import give_back_quantized
 from trtasr.graph.check import check_model
 from trtasr.graph.cpu_qdq import quantize_for_cpu
 from trtasr.graph.halve import fp16_scale_lint, halve
+from trtasr.graph.lint import overflow_lint
 from trtasr.graph.macs import macs_per_second
 from trtasr.graph.pointwise import pointwise_to_matmul
 from trtasr.graph.qdq import decide, insert_qdq
-from trtasr.recipe import EngineShapes
-from trtasr.targets import TARGETS, Target
-from trtasr.values import Decision, Engine, ScaleTable
+from trtasr.recipe import EngineShapes, Recipe
+from trtasr.targets import Target, choose
+from trtasr.values import CalibrationSet, Decision, Engine, ScaleTable
 
 logger = logging.getLogger(__name__)
 
-FP32, QDQ, CPU_INT8, RTX_PLAN = "model.fp32.onnx", "model.qdq.onnx", "cpu/model.int8.onnx", "t4-rtx/model.plan"
+FP32, QDQ, CPU_INT8 = "model.fp32.onnx", "model.qdq.onnx", "cpu/model.int8.onnx"
+MAX_FALLBACKS = 16  # builds are repeated at most so often without the layers the builder has no INT8 kernel for
 REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "pointwise": pointwise_to_matmul, "halve": halve}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plant:
+    """Where engines are built.
+
+    Attributes:
+        folder: of the bundle; holds ``model.fp32.onnx``.
+        table: scales.
+        recipe: resolved.
+        frames_per_second: of the front-end.
+        host: GPU and TensorRT of this machine; None where the target needs none.
+        calibration: features for a calibrator that takes its own ranges; None elsewhere.
+    """
+
+    folder: Path
+    table: ScaleTable
+    recipe: Recipe
+    frames_per_second: float
+    host: Host | None = None
+    calibration: CalibrationSet | None = None
+
+    @property
+    def profile(self) -> Profile:
+        """The recipe's shapes as an optimization profile."""
+        features = onnx.load(self.folder / FP32).graph.input[0].type.tensor_type.shape
+        return profile(self.recipe.engine, self.frames_per_second, features.dim[1].dim_value)
+
+    @property
+    def macs(self) -> dict[str, int]:
+        """FP32 node -> multiply-accumulates per second of audio."""
+        return macs_per_second(onnx.load(self.folder / FP32), self.frames_per_second)
 
 
 @dataclass(frozen=True)
@@ -39,6 +78,7 @@ class Lowered:
         graph: what the builder reads, relative to the bundle.
         decisions: one per quantizable node, with the rule that decided.
         subnormal: layers with a channel whose activation scale x weight scale is below FP16's normal range.
+        overflowing: layers whose integer accumulator could exceed FP16's range.
     """
 
     target: str
@@ -46,63 +86,171 @@ class Lowered:
     graph: str
     decisions: tuple[Decision, ...]
     subnormal: tuple[str, ...] = ()
+    overflowing: tuple[str, ...] = ()
+
+    @property
+    def int8(self) -> tuple[str, ...]:
+        """Names of the nodes that read INT8 operands."""
+        return tuple(decision.node for decision in self.decisions if decision.quantized)
 
 
-def resolve_targets(name: str) -> tuple[Target, ...]:
-    """Targets of a recipe's ``engine.target``; ``auto`` is ``t4-rtx`` (the artefact) and ``cpu`` (measured here).
+def resolve_targets(engine: EngineShapes) -> tuple[tuple[Target, ...], Host | None]:
+    """Targets of a recipe, and the GPU host if one of them is ``t4``.
+
+    ``auto`` is ``t4`` on a machine with TensorRT, pycuda and a GPU, elsewhere ``t4-rtx``; with ``cpu`` beside it.
 
     Raises:
-        MissingError: ``t4``, which needs TensorRT and a GPU; or TensorRT for RTX is not installed.
+        MissingError: ``t4`` without its host, or TensorRT for RTX is not installed. RecipeError: settings that
+        contradict the target.
     """
-    if name == "t4":
-        raise MissingError("target t4 (TensorRT on a T4 host) is not part of this release",
-                           "use TARGET=t4-rtx: it builds for compute capability 7.5 without a GPU")  # fmt: skip
-    if name in ("auto", "t4-rtx"):
+    host = None
+    calibrator = {"table": "entropy"}.get(engine.calibrator, engine.calibrator)
+    if engine.target in ("auto", "t4"):
+        try:
+            host = require_tensorrt(calibrator if engine.quantization == "implicit" else "")
+        except MissingError:
+            if engine.target == "t4":
+                raise
+    targets = choose(engine, gpu=host is not None)
+    if any(target.capability for target in targets):
         require_rtx()
-    return (TARGETS["t4-rtx"], TARGETS["cpu"]) if name == "auto" else (TARGETS[name],)
+    return targets, host
 
 
-def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str]) -> Lowered:
+def lower_and_build(plant: Plant, target: Target) -> tuple[Lowered, Engine]:
+    """Lower one target's graph and build its engine; layers the builder has no INT8 kernel for go without.
+
+    Raises:
+        BuildError: the builder refused the graph for another reason, or too often. MissingError: no builder here.
+    """
+    freed: tuple[str, ...] = ()
+    for _ in range(MAX_FALLBACKS + 1):
+        lowered = lower(plant.folder, plant.table, target, plant.recipe.quantization.exclude, freed)
+        try:
+            return lowered, build_engine(plant, lowered, target)
+        except NoKernelError as error:
+            order = [node.name for node in onnx.load(plant.folder / FP32).graph.node]
+            more = nodes_to_free(error.nodes, order, lowered.int8)
+            if not more:
+                raise
+            logger.warning("the builder has no INT8 kernel for %s: %s in FP16 instead, building again",
+                           ", ".join(error.nodes), ", ".join(more))  # fmt: skip
+            freed += more
+    raise BuildError(f"{target.name}: still no INT8 kernel after {MAX_FALLBACKS} builds without {', '.join(freed)}",
+                     "exclude these layers and their kind: --set quantization.exclude='[\"pattern\"]'")  # fmt: skip
+
+
+def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str],
+          freed: Sequence[str] = ()) -> Lowered:  # fmt: skip
     """Run one target's passes over ``model.fp32.onnx`` and write its graphs into the bundle folder.
+
+    Args:
+        folder: of the bundle.
+        table: scales.
+        target: its rules and passes.
+        exclude: patterns of the recipe.
+        freed: nodes the builder has no INT8 kernel for; their rule becomes ``fallback``.
 
     Raises:
         RecipeError: an exclude pattern that matches no node.
     """
     fp32 = onnx.load(folder / FP32)
-    int8 = {decision.node for decision in decide(fp32, target.rules, exclude) if decision.quantized}
+    patterns = [*exclude, *map(glob.escape, freed)]
+    int8 = {decision.node for decision in decide(fp32, target.rules, patterns) if decision.quantized}
     fp32 = give_back_quantized(fp32, table, int8)
     if target.passes == ("cpu_qdq",):
         quantized = quantize_for_cpu(fp32, table, exclude)
         save(quantized.model, folder / CPU_INT8)
         return Lowered(target.name, CPU_INT8, CPU_INT8, quantized.decisions)
-    placed = insert_qdq(fp32, table, target.rules, exclude)
+    placed = insert_qdq(fp32, table, target.rules, patterns)
     save(placed.model, folder / QDQ)
+    decisions = tuple(replace(item, rule="fallback") if item.node in freed else item for item in placed.decisions)
+    if not target.passes:  # implicit quantization reads the plain graph
+        return Lowered(target.name, QDQ, FP32, decisions)
     graph = placed.model
     for name in target.passes[1:]:
         graph = REWRITES[name](graph)
     lowered = f"{target.name}/model.lowered.onnx"
     save(graph, folder / lowered)
-    subnormal = tuple(fp16_scale_lint(graph))
-    if subnormal:
-        logger.info("%d layers: a channel whose scale product is subnormal in FP16 (bundle.json)", len(subnormal))
-    return Lowered(target.name, QDQ, lowered, placed.decisions, subnormal)
+    found = Lowered(target.name, QDQ, lowered, decisions, tuple(fp16_scale_lint(graph)),
+                    tuple(overflow_lint(fp32, table, int8)))  # fmt: skip
+    report_lint(found)
+    return found
 
 
-def build_engine(folder: Path, lowered: Lowered, shapes: EngineShapes, frames_per_second: float) -> Engine:
+def report_lint(lowered: Lowered) -> None:
+    """Say how many layers come near the limits of FP16."""
+    if lowered.subnormal:
+        logger.info("%d layers: a channel whose scale product is subnormal in FP16 (bundle.json)",
+                    len(lowered.subnormal))  # fmt: skip
+    if lowered.overflowing:
+        logger.info("%d layers: an accumulator that could exceed FP16's 65504 before it is scaled (bundle.json)",
+                    len(lowered.overflowing))  # fmt: skip
+
+
+def build_engine(plant: Plant, lowered: Lowered, target: Target) -> Engine:
     """Build one engine from its lowered graph; the lowered graph of a plan is removed, it can be made again.
 
     Raises:
         BuildError: the builder refused the graph. MissingError: no builder here.
     """
-    fp32 = onnx.load(folder / FP32)
-    macs = macs_per_second(fp32, frames_per_second)
-    graph = folder / lowered.graph
-    if lowered.target == "cpu":
-        return Engine("cpu", CPU_INT8, graph.stat().st_size, ort_layers(graph, macs))
-    mel_bins = fp32.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    engine = build_rtx(graph, folder / RTX_PLAN, profile(shapes, frames_per_second, mel_bins), macs)
-    graph.unlink()
+    graph = plant.folder / lowered.graph
+    if target.name == "cpu":
+        return Engine("cpu", CPU_INT8, graph.stat().st_size, ort_layers(graph, plant.macs))
+    plan = plant.folder / target.name / "model.plan"
+    if target.capability:
+        engine = build_rtx(graph, plan, plant.profile, plant.macs, target.capability)
+    else:
+        engine = build_tensorrt(graph, plan, plant.profile, plant.macs, tensorrt_options(plant), host_of(plant))
+    if lowered.graph != FP32:
+        graph.unlink()
     return engine
+
+
+def build_baselines(plant: Plant) -> tuple[Engine, ...]:
+    """FP16 and FP32 plans of the T4 host, strongly typed, from the FP32 graph: what INT8 is to be compared with.
+
+    Raises:
+        BuildError: the builder refused a graph.
+    """
+    options = replace(tensorrt_options(plant), source=None)
+    source = onnx.load(plant.folder / FP32)
+    engines = []
+    for precision, graph in (("fp16", halve(source)), ("fp32", source)):
+        path = plant.folder / "t4" / f"{precision}.onnx"
+        save(graph, path)
+        engine = build_tensorrt(path, path.with_suffix(".plan"), plant.profile, plant.macs, options, host_of(plant))
+        engines.append(replace(engine, target=f"t4-{precision}"))
+        path.unlink()
+    return tuple(engines)
+
+
+def tensorrt_options(plant: Plant) -> TensorrtOptions:
+    """The recipe's settings for TensorRT; with a calibrator's source for implicit quantization."""
+    engine = plant.recipe.engine
+    timing = Path(engine.timing_cache) if engine.timing_cache else None
+    source = calibrator_source(plant) if engine.quantization == "implicit" else None
+    return TensorrtOptions(source, engine.workspace_mb, timing)
+
+
+def calibrator_source(plant: Plant) -> Source:
+    """The scale table as a cache of the installed TensorRT, or the calibration features at the profile's OPT shape."""
+    algorithm = plant.recipe.engine.calibrator
+    if algorithm == "table":
+        scales = {name: entry.scale for name, entry in plant.table.activations.items()}
+        return Source("entropy", cache=format_cache(scales, cache_header(host_of(plant).tensorrt, "entropy")))
+    assert plant.calibration is not None
+    batch, _, frames = plant.profile.shapes()["features"][1]
+    feeds, dropped = at_opt_shape(plant.calibration, batch, frames)
+    if dropped:
+        logger.info("calibration: %d utterances do not fill a batch of %d and are left out", dropped, batch)
+    return Source(algorithm, feeds)
+
+
+def host_of(plant: Plant) -> Host:
+    """The GPU host, which `resolve_targets` found before anything was built for it."""
+    assert plant.host is not None
+    return plant.host
 
 
 def profile(shapes: EngineShapes, frames_per_second: float, mel_bins: int) -> Profile:

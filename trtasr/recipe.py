@@ -17,8 +17,11 @@ TARGETS = ("auto", "t4", "t4-rtx", "cpu")
 METHODS = ("synthetic", "noise", "audio")
 SMALLEST: Mapping[str, float] = {
     "batches": 1, "batch_size": 1, "steps": 1, "seconds": 0.1, "min_seconds": 0.05, "headroom": 0.1, "min_batch": 1,
-    "max_wer_increase": 0.0, "batch": 1, "threads": 0, "learning_rate": 1e-9, "seed": 0}  # fmt: skip
+    "max_wer_increase": 0.0, "batch": 1, "threads": 0, "workspace_mb": 0, "learning_rate": 1e-9, "seed": 0}  # fmt: skip
 RANGES = ("max", "percentile", "mse", "entropy")
+QUANTIZATIONS = ("explicit", "implicit")
+CALIBRATORS = ("table", "entropy", "minmax")
+CAPABILITIES = ("7.5", "8.6", "8.9", "12.0")
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,19 @@ class Quantization:
 
 @dataclass(frozen=True)
 class EngineShapes:
-    """Optimization profile, in units of speech.
+    """What is built: target, accepted shapes in units of speech, and the builder's settings.
 
     Attributes:
         target: ``auto``, ``t4``, ``t4-rtx`` or ``cpu``.
         min_seconds: shortest, opt_seconds: most common, max_seconds: longest utterance.
         min_batch, opt_batch, max_batch: utterances per run.
+        compute_capability: of the GPU that a `t4-rtx` plan is for: 7.5 (T4), 8.6, 8.9 or 12.0.
+        quantize_depthwise: depthwise convolutions in INT8 too; sm_75 has no kernel for them.
+        quantization: of `t4`: ``explicit`` (Q/DQ nodes) or ``implicit`` (calibrator, TensorRT 10 only).
+        calibrator: implicit: ``table`` serves the scale table as a cache, ``entropy`` and ``minmax`` let TensorRT take
+            its own ranges from the calibration features.
+        workspace_mb: of `t4`: limit of the builder's scratch memory in MiB; 0: all of the GPU's.
+        timing_cache: of `t4`: file; empty: one per GPU and TensorRT version in the user's cache folder.
     """
 
     target: str = "auto"
@@ -80,6 +90,12 @@ class EngineShapes:
     min_batch: int = 1
     opt_batch: int = 1
     max_batch: int = 8
+    compute_capability: str = "7.5"
+    quantize_depthwise: bool = False
+    quantization: str = "explicit"
+    calibrator: str = "table"
+    workspace_mb: int = 0
+    timing_cache: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,8 +106,10 @@ class Evaluation:
         manifest: NeMo JSON lines or a LibriSpeech-style folder; empty: no WER.
         max_wer_increase: absolute percentage points INT8 may lose; more is a missed gate (exit 3).
         batch: utterances per run when measuring WER.
-        bench_seconds: seconds of audio per benchmarked run.
+        bench_seconds: seconds of audio per run benchmarked on the CPU, batch 1.
         threads: CPU threads of the latency benchmark; 0: all cores.
+        gpu_seconds: seconds of audio per utterance benchmarked on a GPU; gpu_batches: utterances per run.
+        allow_slower: True accepts an INT8 plan that is no faster than FP16 on the GPU; else that is a missed gate.
     """
 
     manifest: str = ""
@@ -99,6 +117,9 @@ class Evaluation:
     batch: int = 1
     bench_seconds: tuple[float, ...] = (2.0, 7.0, 15.0)
     threads: int = 1
+    gpu_seconds: tuple[float, ...] = (2.0, 7.0, 16.7)
+    gpu_batches: tuple[int, ...] = (1, 8)
+    allow_slower: bool = False
 
 
 @dataclass(frozen=True)
@@ -227,7 +248,9 @@ def _assign(data: dict[str, Any], path: list[str], value: Any, assignment: str) 
 
 
 def _check(section: Any, where: str) -> None:
-    choices = ((Calibration, "method", METHODS), (Quantization, "ranges", RANGES), (EngineShapes, "target", TARGETS))
+    choices = ((Calibration, "method", METHODS), (Quantization, "ranges", RANGES), (EngineShapes, "target", TARGETS),
+               (EngineShapes, "quantization", QUANTIZATIONS), (EngineShapes, "calibrator", CALIBRATORS),
+               (EngineShapes, "compute_capability", CAPABILITIES))  # fmt: skip
     for kind, key, allowed in choices:
         if isinstance(section, kind) and getattr(section, key) not in allowed:
             raise RecipeError(f"{where}: {key} = {getattr(section, key)!r}", f"use one of {', '.join(allowed)}")
@@ -235,10 +258,18 @@ def _check(section: Any, where: str) -> None:
         value = getattr(section, f.name)
         if f.name in SMALLEST and value < SMALLEST[f.name]:
             raise RecipeError(f"{where}: {f.name} = {value}", f"use at least {SMALLEST[f.name]}")
-    if isinstance(section, Evaluation) and any(not 0 < seconds <= 3600 for seconds in section.bench_seconds):
-        raise RecipeError(f"{where}: bench_seconds = {list(section.bench_seconds)}", "use lengths of 0..3600 seconds")
+    if isinstance(section, Evaluation):
+        _check_benchmark(section, where)
     if isinstance(section, EngineShapes):
         _check_order(section, where)
+
+
+def _check_benchmark(evaluation: Evaluation, where: str) -> None:
+    for key, lengths in (("bench_seconds", evaluation.bench_seconds), ("gpu_seconds", evaluation.gpu_seconds)):
+        if any(not 0 < seconds <= 3600 for seconds in lengths):
+            raise RecipeError(f"{where}: {key} = {list(lengths)}", "use lengths of 0..3600 seconds")
+    if any(batch < 1 for batch in evaluation.gpu_batches):
+        raise RecipeError(f"{where}: gpu_batches = {list(evaluation.gpu_batches)}", "use batches of at least 1")
 
 
 def _check_order(shapes: EngineShapes, where: str) -> None:

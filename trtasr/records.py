@@ -16,7 +16,9 @@ from trtasr.checkpoint.nemo import Checkpoint
 from trtasr.controls import Control
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.run import cpu_name
+from trtasr.gpu import slower_than_fp16, state_json
 from trtasr.lower import Lowered
+from trtasr.measure import Measured
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
 from trtasr.report.html import ReportData, render
@@ -24,7 +26,8 @@ from trtasr.report.table import ControlRow
 from trtasr.targets import REASONS
 from trtasr.values import BenchResult, Comparison, Engine, ScaleTable, WerResult
 
-LIBRARIES = ("torch", "onnx", "onnxruntime", "polygraphy", "jiwer", "tensorrt-rtx-cu12")
+LIBRARIES = ("torch", "onnx", "onnxruntime", "polygraphy", "jiwer", "tensorrt-rtx-cu12", "tensorrt-cu12",
+             "tensorrt-cu13", "pycuda")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Record:
         checkpoint: source model.
         tables: calibration method -> scale table; the recipe's own and the controls that were run.
         lowered: one per target, in the recipe's order.
-        engines: likewise.
-        results: FP32 first, then one per target.
+        engines: likewise, then the FP16 and FP32 baselines of a T4 host.
+        measured: WER, latency, layer times.
         comparison: FP32 against the first target.
         controls: empty unless asked for.
         parity: largest difference of log-probabilities between the checkpoint (float64) and the FP32 graph.
@@ -49,11 +52,16 @@ class Record:
     tables: Mapping[str, ScaleTable]
     lowered: tuple[Lowered, ...]
     engines: tuple[Engine, ...]
-    results: tuple[BenchResult, ...]
+    measured: Measured
     comparison: Comparison
     controls: tuple[Control, ...]
     parity: float
     seconds: float
+
+    @property
+    def results(self) -> tuple[BenchResult, ...]:
+        """FP32 first, then the T4 host's baselines, then one per target."""
+        return self.measured.results
 
     @property
     def table(self) -> ScaleTable:
@@ -69,6 +77,9 @@ class Record:
             if reference and result.wer and result.wer.wer - reference.wer > limit + 1e-9:
                 missed.append(f"{result.engine}: WER {result.wer.wer:.2f} % is {result.wer.wer - reference.wer:+.2f} "
                               f"points over FP32; the gate is +{limit:.2f}")  # fmt: skip
+        slow = slower_than_fp16(self.results)
+        if slow and not self.recipe.evaluation.allow_slower:
+            missed.append(f"{slow}; --allow-slower accepts it")
         return tuple(missed)
 
     @property
@@ -84,6 +95,8 @@ def write_record(folder: Path, record: Record) -> None:
     (folder / "calibration.cache").write_text(cache_text(record.table), encoding="utf-8")
     write_json(folder / "layers.json", {engine.target: layers_json(engine.layers) for engine in record.engines})
     write_json(folder / "bench.json", [bench_json(result) for result in record.results])
+    if record.measured.gpu:
+        write_json(folder / "gpu.json", [state_json(state) for state in record.measured.gpu])
     write_json(folder / "wer.json", {r.target: wer_json(r.wer) for r in record.results if r.wer})
     (folder / "report.html").write_text(render(report_data(record)), encoding="utf-8")
     seal(folder, sidecar(record))
@@ -104,6 +117,8 @@ def sidecar(record: Record) -> dict[str, Any]:
         "graphs": {"fp32": "model.fp32.onnx", **{item.target: item.reference for item in record.lowered}},
         "engines": {e.target: {"path": e.path, "size_bytes": e.size_bytes, **e.details} for e in record.engines},
         "fp16_subnormal_scales": {item.target: list(item.subnormal) for item in record.lowered},
+        "fp16_overflowing_accumulators": {item.target: list(item.overflowing) for item in record.lowered},
+        "gpu": [state_json(state) for state in record.measured.gpu],
         "recipe": to_dict(record.recipe),
         "versions": versions(),
         "device": cpu_name(),

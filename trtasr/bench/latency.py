@@ -37,11 +37,15 @@ class Plan:
     warmup: int = 3
 
 
-def interleave(runs: Mapping[str, Callable[[], object]], plan: Plan) -> dict[str, Latency]:
+Run = Callable[[], float | None]
+
+
+def interleave(runs: Mapping[str, Run], plan: Plan) -> dict[str, Latency]:
     """Time several engines on the same input, one run of each per round.
 
     Args:
-        runs: engine label -> a call that does one whole run and returns when the result is there.
+        runs: engine label -> a call that does one whole run and returns when the result is there: the milliseconds
+            that the device itself measured, or None to be timed from outside.
         plan: the input shape and the budget; all engines get the same number of timed runs.
 
     Returns:
@@ -77,7 +81,7 @@ def summarize(nanoseconds: Sequence[int], plan: Plan) -> Latency:
     )
 
 
-def _timed(run: Callable[[], object]) -> int:
+def _timed(run: Run) -> int:
     start = perf_counter_ns()
-    run()
-    return perf_counter_ns() - start
+    milliseconds = run()
+    return perf_counter_ns() - start if milliseconds is None else round(milliseconds * 1e6)

@@ -36,6 +36,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     if request["library"] == RTX:
         take_turns()
+    report: dict[str, Any]
     try:
         trt = importlib.import_module(request["library"])
     except (ImportError, OSError) as error:

@@ -56,13 +56,13 @@ def check_cache(cache: str, version: str, algorithm: str) -> None:
                          "skips any other in silence", "compile the bundle again on this host")  # fmt: skip
 
 
-def require_calibrators(trt: Trt, algorithm: str) -> Any:
+def require_calibrators(trt: Trt, algorithm: str) -> type[Any]:
     """The calibrator class of an algorithm.
 
     Raises:
         MissingError: TensorRT 11 or newer.
     """
-    base = getattr(trt, BASES[algorithm], None)
+    base: type[Any] | None = getattr(trt, BASES[algorithm], None)
     if base is None:
         raise MissingError(
             f"TensorRT {trt.__version__} has no calibrators: implicit quantization ended with version 10, scales now "
@@ -72,7 +72,7 @@ def require_calibrators(trt: Trt, algorithm: str) -> Any:
     return base
 
 
-def make_calibrator(trt: Trt, source: Source, cuda: Any) -> Any:
+def make_calibrator(trt: Trt, source: Source, cuda: Any) -> Any:  # noqa: C901 - five short callbacks
     """An instance of TensorRT's calibrator class that serves `source`.
 
     An exception in a callback would be printed and read as "no more data"; here it ends the calibration and comes out
@@ -92,7 +92,7 @@ def make_calibrator(trt: Trt, source: Source, cuda: Any) -> Any:
     elif not source.feeds:
         raise UsageError("nothing to calibrate with: no cache and no whole batch", "lower engine.opt_batch")
 
-    class Int8Calibrator(base):  # type: ignore[misc]
+    class Int8Calibrator(base):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
             base.__init__(self)  # TensorRT reads freed memory without it
             self.error: Exception | None = None
@@ -109,11 +109,11 @@ def make_calibrator(trt: Trt, source: Source, cuda: Any) -> Any:
                 feed = next(self.feeds, None)
                 if feed is None:
                     return None
-                arrays = {"features": feed[0], "lengths": feed[1]}
+                arrays: dict[str, np.ndarray[Any, Any]] = {"features": feed[0], "lengths": feed[1]}
                 pointers = [self.buffers.upload(name, arrays[name]) for name in names]
                 self.delivered += 1
                 return pointers
-            except Exception as error:  # noqa: BLE001 - kept and raised by check()
+            except Exception as error:
                 self.error = error
                 return None
 

@@ -150,7 +150,8 @@ def own_error(name: str, problem: str, repair: str) -> TrtasrError:
     """A user error that the child raised."""
     kind = getattr(errors, name)
     assert issubclass(kind, TrtasrError)
-    return kind(problem, repair)
+    error: TrtasrError = kind(problem, repair)
+    return error
 
 
 def refusal(onnx_path: Path, messages: list[str], product: Product) -> BuildError:
@@ -160,5 +161,4 @@ def refusal(onnx_path: Path, messages: list[str], product: Product) -> BuildErro
     nodes = unsupported(messages)
     if nodes:
         return NoKernelError(problem, "keep the named operation out of INT8: --set quantization.exclude='[...]'", nodes)
-    return BuildError(problem,
-                      "keep the named operation out of this target, or compile for another one (--target cpu)")  # fmt: skip
+    return BuildError(problem, "keep the named operation out of this target, or compile for another one (--target cpu)")

@@ -18,7 +18,7 @@ NO_GPU = "run on a host with an NVIDIA GPU (docker run --gpus all)"
 
 
 def load_driver() -> Any:
-    """pycuda's driver module, initialized.
+    """Pycuda's driver module, initialized.
 
     Raises:
         MissingError: no pycuda, no NVIDIA driver, or no GPU.

@@ -42,7 +42,7 @@ def _row(layer: Mapping[str, Any]) -> LayerRow:
     weight = _weight_type(layer)
     operands = inputs + ((weight,) if weight else ())
     matrix = bool(MATRIX.search(kind)) and kind.lower() != "reformat"
-    by_types = inputs[:1] == ("Int8",) and weight == "Int8" or inputs[:2] == ("Int8", "Int8")
+    by_types = (inputs[:1] == ("Int8",) and weight == "Int8") or inputs[:2] == ("Int8", "Int8")
     by_name = inputs[:1] == ("Int8",) and not weight and bool(INT8_TACTIC.search(tactic))
     return LayerRow(
         name=str(layer.get("Name", "")),
@@ -64,7 +64,7 @@ def _weight_type(layer: Mapping[str, Any]) -> str:
 
 
 def data_type(tensor: Mapping[str, Any]) -> str:
-    """``Int8``, ``Half``, ``Float`` ... of a tensor entry, whose type may be a word or part of a phrase on its layout."""
+    """``Int8``, ``Half``, ``Float`` ... of a tensor entry; the type may be a word or part of a phrase on the layout."""
     for key in TYPE_KEYS:
         phrase = str(tensor.get(key, ""))
         for name, pattern in PHRASES:

@@ -1,20 +1,39 @@
 """A TensorRT plan on the GPU: pinned host buffers, one stream, a CUDA graph once a shape repeats."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trtasr.engine.build_tensorrt import load_tensorrt
 from trtasr.engine.cuda_graph import CudaGraph
+from trtasr.engine.device import primary_context
 from trtasr.errors import BuildError
 from trtasr.values import FloatArray, IntArray
 
 log = logging.getLogger(__name__)
 
 REBUILD = "build it on this host: plans belong to one GPU and one TensorRT version"
+
+
+@contextmanager
+def open_plan(plan: Path, graphs: bool = True) -> Iterator["TrtRunner"]:
+    """A plan ready to run on this machine's GPU, inside the block.
+
+    Raises:
+        MissingError: no TensorRT, pycuda, driver or GPU. BuildError: the plan cannot be loaded here.
+    """
+    trt = load_tensorrt()
+    with primary_context() as cuda:
+        runner = TrtRunner(plan, trt, cuda, graphs)
+        try:
+            yield runner
+        finally:
+            runner.close()
 
 
 @dataclass
@@ -50,7 +69,7 @@ class TrtRunner:
     """
 
     def __init__(self, plan: Path, trt: Any, cuda: Any, graphs: bool = True) -> None:
-        self._cuda, self._graphs = cuda, graphs
+        self._trt, self._cuda, self._graphs = trt, cuda, graphs
         self._graph: CudaGraph | None = None
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
@@ -91,6 +110,28 @@ class TrtRunner:
         self.device_ms = start.time_till(stop)
         log_probs, counts = (self._slots[name].host.copy() for name in self._outputs[:2])
         return log_probs.astype(np.float32, copy=False), counts.astype(np.int64, copy=False)
+
+    def layer_times(self, features: FloatArray, lengths: IntArray, runs: int) -> dict[str, list[float]]:
+        """Milliseconds of every engine layer in each of `runs` runs, by TensorRT's own profiler.
+
+        Profiled layers run one after another, so that their sum exceeds the time of an undisturbed run. For a runner
+        opened with ``graphs=False``: a captured graph cannot be profiled.
+        """
+        times: dict[str, list[float]] = {}
+        self(features, lengths)
+
+        class Profiler(self._trt.IProfiler):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                times.setdefault(layer_name, []).append(ms)
+
+        profiler = Profiler()
+        self._context.profiler = profiler
+        for _ in range(runs):
+            self(features, lengths)
+        return times
 
     def close(self) -> None:
         """Free the GPU memory; the runner cannot be used any more."""

@@ -5,4 +5,4 @@ It has no INT8 convolutions on sm_75, but INT8 matrix products: pointwise convol
 
 from trtasr.targets.target import Target, depthwise, kernel
 
-T4_RTX = Target("t4-rtx", rules=(depthwise, kernel), passes=("qdq", "pointwise", "halve"))
+T4_RTX = Target("t4-rtx", rules=(depthwise, kernel), passes=("qdq", "pointwise", "halve"), capability="sm75")

@@ -16,11 +16,13 @@ class Target:
         name: as in recipes and bundles.
         rules: asked in order about each site; the first that answers with its name keeps the site out of INT8.
         passes: names of the graph passes, in order, that turn the FP32 graph into the target's graph.
+        capability: of the GPU the plan is for, as TensorRT for RTX spells it; empty: the machine that builds it.
     """
 
     name: str
     rules: tuple[Rule, ...]
     passes: tuple[str, ...]
+    capability: str = ""
 
 
 REASONS = {
@@ -29,6 +31,7 @@ REASONS = {
     "kernel": "TensorRT for RTX has no INT8 convolution on sm_75",
     "exclude": "the recipe says so",
     "operator": "no integer form",
+    "fallback": "the builder has no INT8 kernel for it",
 }
 
 

@@ -272,8 +272,8 @@ def main() -> None:
     """Synthesize the corpus, then train in processes of one thread each."""
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    for split, count in (("train", arguments.utterances), ("dev", 200)):
-        espeak_corpus(arguments.cache, split, count, arguments.seed, arguments.processes)
+    for split, size in (("train", arguments.utterances), ("dev", 200)):
+        espeak_corpus(arguments.cache, split, size, arguments.seed, arguments.processes)
     with TemporaryDirectory() as folder:
         spawn(work, (arguments, f"{folder}/store"), arguments.processes)  # type: ignore[no-untyped-call]
 

@@ -1,0 +1,125 @@
+"""Plans on the GPU that is here: latency by CUDA events, layer times, clocks; and whether INT8 is worth it."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtasr.bench.latency import Plan, interleave
+from trtasr.engine.gpu_state import GpuState, gpu_state
+from trtasr.engine.profile import Profile
+from trtasr.engine.trt_run import TrtRunner, open_plan
+from trtasr.recipe import Evaluation
+from trtasr.values import BenchResult, FloatArray, IntArray, Latency
+
+logger = logging.getLogger(__name__)
+
+INT8, FP16, FP32 = "t4", "t4-fp16", "t4-fp32"
+LABELS = {INT8: "int8 t4", FP16: "fp16 t4", FP32: "fp32 t4"}
+PROFILED_RUNS = 20
+
+
+def gpu_latencies(plans: Mapping[str, Path], profile: Profile, settings: Evaluation,
+                  gpu: str) -> dict[str, tuple[Latency, ...]]:  # fmt: skip
+    """Latency of each plan at every benchmarked batch and length; plans take turns, so that clocks hit all alike.
+
+    A run's time is that of its copies and kernels on the GPU, by CUDA events. Shapes outside the profile are left out.
+
+    Args:
+        plans: label -> plan file.
+        profile: accepted shapes.
+        settings: lengths and batches.
+        gpu: name of the card.
+    """
+    measured: dict[str, tuple[Latency, ...]] = dict.fromkeys(plans, ())
+    with ExitStack() as stack:
+        runners = {label: stack.enter_context(open_plan(path)) for label, path in plans.items()}
+        for batch, seconds in benchmarked(settings, profile):
+            features, lengths = noise_input(profile, batch, seconds)
+            runs = {label: timed_run(runner, features, lengths) for label, runner in runners.items()}
+            plan = Plan(seconds * batch, batch, 0, gpu, warmup=10)
+            for label, latency in interleave(runs, plan).items():
+                measured[label] += (latency,)
+    return measured
+
+
+def benchmarked(settings: Evaluation, profile: Profile) -> list[tuple[int, float]]:
+    """(batch, seconds) pairs of the recipe that the profile accepts."""
+    pairs = [(batch, seconds) for batch in settings.gpu_batches for seconds in settings.gpu_seconds]
+    (low, _, high), (short, _, long) = profile.batches, profile.seconds
+    fitting = [(batch, seconds) for batch, seconds in pairs if low <= batch <= high and short <= seconds <= long]
+    if len(fitting) < len(pairs):
+        logger.info("%d of %d benchmarked shapes are outside the profile and left out", len(pairs) - len(fitting),
+                    len(pairs))  # fmt: skip
+    return fitting
+
+
+def noise_input(profile: Profile, batch: int, seconds: float) -> tuple[FloatArray, IntArray]:
+    """Features of unit variance, as normalized ones have: [batch, mel, T], and full lengths."""
+    frames = max(1, round(seconds * profile.frames_per_second))
+    features = np.random.default_rng(0).standard_normal((batch, profile.mel_bins, frames), np.float32)
+    return features, np.full(batch, frames, np.int64)
+
+
+def timed_run(runner: TrtRunner, features: FloatArray, lengths: IntArray) -> Callable[[], float]:
+    """A run that returns its milliseconds on the device."""
+
+    def run() -> float:
+        runner(features, lengths)
+        return runner.device_ms
+
+    return run
+
+
+def layer_times(plan: Path, profile: Profile) -> dict[str, list[float]]:
+    """Milliseconds of each layer of a plan at the profile's usual shape, over `PROFILED_RUNS` runs."""
+    features, lengths = noise_input(profile, profile.batches[1], profile.seconds[1])
+    with open_plan(plan, graphs=False) as runner:
+        return runner.layer_times(features, lengths, PROFILED_RUNS)
+
+
+def speedups(results: Sequence[BenchResult], over: str) -> list[tuple[Latency, float]]:
+    """INT8 latency of each benchmarked shape, and how many times faster it is than the plan ``over``."""
+    by_target = {result.target: result.latencies for result in results}
+    pairs = zip(by_target.get(INT8, ()), by_target.get(over, ()), strict=True)
+    return [(int8, other.p50_ms / int8.p50_ms) for int8, other in pairs]
+
+
+def slower_than_fp16(results: Sequence[BenchResult]) -> str:
+    """The gate on speed: why INT8 is not worth it, in words; empty when it beats FP16 over all shapes.
+
+    Over all shapes means the geometric mean of the median latencies' ratios; shapes where INT8 loses are named.
+    """
+    ratios = speedups(results, FP16)
+    if not ratios:
+        return ""
+    mean = math.exp(sum(math.log(ratio) for _, ratio in ratios) / len(ratios))
+    slow = [f"{latency.audio_seconds / latency.batch:g} s x {latency.batch}: {ratio:.2f} x"
+            for latency, ratio in ratios if ratio <= 1]  # fmt: skip
+    if mean > 1:
+        return ""
+    return f"int8 t4 is {mean:.2f} times as fast as FP16, so no faster ({'; '.join(slow)})"
+
+
+def watch() -> GpuState:
+    """Clocks, power and temperature now; a throttled card is warned about.
+
+    Raises:
+        MissingError: no nvidia-smi.
+    """
+    state = gpu_state()
+    if state.throttled:
+        logger.warning("the GPU is throttled (reasons 0x%x, %g of %g MHz): its latencies are not the card's best",
+                       state.throttle, state.sm_mhz, state.max_sm_mhz)  # fmt: skip
+    return state
+
+
+def state_json(state: GpuState) -> dict[str, Any]:
+    """A state for JSON; what the card does not report becomes null."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in asdict(state).items()} | {"throttled": state.throttled}  # fmt: skip

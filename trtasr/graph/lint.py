@@ -1,0 +1,53 @@
+"""FP16 lint: where an INT8 layer of an FP16 network could lose its result to the range of FP16."""
+
+from collections.abc import Set
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from trtasr.graph.edit import activation_scale, constants, weight_codes, weight_scale
+from trtasr.graph.tensors import WEIGHTED
+from trtasr.values import ScaleTable
+
+LARGEST_HALF = float(np.finfo(np.float16).max)  # 65504
+
+
+def overflow_lint(model: onnx.ModelProto, table: ScaleTable, int8: Set[str]) -> list[str]:
+    """Names of INT8 nodes whose integer accumulator could exceed 65504 on data like the calibration data.
+
+    Engines that hand the accumulator on as FP16 before it is scaled would turn it into infinity there. For an output
+    channel o with weight codes q_o, the accumulator is bounded by what codes can reach and by what was observed:
+
+        |acc_o| <= min(127 sum_k |q_ok|, amax(y) / (s_x s_o))
+
+    amax(y) is the observed magnitude of the node's output; a node whose output has no range is bounded by the first
+    term alone.
+
+    Args:
+        model: FP32 graph.
+        table: scales of inputs and weights, ranges of outputs.
+        int8: names of the nodes that read INT8 operands.
+    """
+    weights = constants(model)
+    found = []
+    for node in model.graph.node:
+        if node.name in int8 and node.op_type in WEIGHTED:
+            codes = weight_codes(numpy_helper.to_array(weights[node.input[1]]), weight_scale(table, node.input[1]))
+            if accumulator_bound(node, codes, table).max() > LARGEST_HALF:
+                found.append(node.name)
+    return found
+
+
+def accumulator_bound(node: onnx.NodeProto, codes: npt.NDArray[np.int8], table: ScaleTable) -> npt.NDArray[np.float64]:
+    """Bound of the integer accumulator of each output channel, float64 [O]."""
+    entry = weight_scale(table, node.input[1])
+    axes = tuple(axis for axis in range(codes.ndim) if axis != entry.axis)
+    reachable: npt.NDArray[np.float64] = 127.0 * np.abs(codes.astype(np.float64)).sum(axis=axes)
+    observed = table.activations.get(node.output[0])
+    if observed is None:
+        return reachable
+    step = float(activation_scale(table, node.input[0]).scale) * entry.scales.astype(np.float64)
+    bounded: npt.NDArray[np.float64] = np.minimum(reachable, observed.amax / step)
+    return bounded
