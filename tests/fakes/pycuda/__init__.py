@@ -1,0 +1,1 @@
+"""A pycuda whose GPU is host memory; see driver.py."""

@@ -1,0 +1,326 @@
+"""A TensorRT 10.16 whose kernels are ONNX Runtime's: the calls that trtasr makes, with TensorRT's rules around them.
+
+A "plan" is the ONNX graph it was built from. Weak and strong typing, calibrators, timing caches, progress, inspector,
+profiler and dynamic shapes behave as documented. The environment can make it slow or picky: FAKE_TRT_MS_INT8,
+FAKE_TRT_MS_FP16 and FAKE_TRT_MS_FP32 are the milliseconds a run claims to take, FAKE_TRT_NO_INT8 names quantized
+convolutions without a kernel.
+"""
+
+import enum
+import json
+import os
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from pycuda import driver
+
+from trtasr.engine.run import open_session
+
+__version__ = "10.16.1.11"
+MAGIC = b"fake plan\n"
+
+
+class Severity(enum.IntEnum):
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+
+class ILogger:
+    Severity = Severity
+
+
+class Logger(ILogger):
+    WARNING = Severity.WARNING
+
+    def __init__(self, severity):
+        self.severity = severity
+
+    def log(self, severity, message):
+        pass
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    EXPLICIT_BATCH, STRONGLY_TYPED = 0, 1
+
+
+class BuilderFlag(enum.IntEnum):
+    FP16, INT8 = 0, 1
+
+
+class ProfilingVerbosity(enum.IntEnum):
+    LAYER_NAMES_ONLY, NONE, DETAILED = range(3)
+
+
+class MemoryPoolType(enum.IntEnum):
+    WORKSPACE = 0
+
+
+class TensorIOMode(enum.IntEnum):
+    NONE, INPUT, OUTPUT = range(3)
+
+
+class LayerInformationFormat(enum.IntEnum):
+    ONELINE, JSON = range(2)
+
+
+class DataType(enum.IntEnum):
+    FLOAT, INT64 = range(2)
+
+
+def nptype(dtype):
+    return {DataType.FLOAT: np.float32, DataType.INT64: np.int64}[dtype]
+
+
+class IProgressMonitor:
+    def __init__(self):
+        pass
+
+
+class IProfiler:
+    def __init__(self):
+        pass
+
+
+class IInt8EntropyCalibrator2:
+    algorithm = "EntropyCalibration2"
+
+    def __init__(self):
+        self.initialized = True
+
+
+class IInt8MinMaxCalibrator(IInt8EntropyCalibrator2):
+    algorithm = "MinMaxCalibration"
+
+
+class Network:
+    def __init__(self, flags):
+        self.strongly_typed = bool(flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        self.graph = b""
+
+
+class OnnxParser:
+    def __init__(self, network, logger):
+        self.network, self.logger = network, logger
+
+    def parse(self, content):
+        try:
+            onnx.checker.check_model(content)
+        except Exception as error:  # the parser says why in the log
+            self.logger.log(Severity.ERROR, f"ModelImporter: {error}")
+            return False
+        self.network.graph = content
+        return True
+
+
+class Profile:
+    def __init__(self):
+        self.shapes = {}
+
+    def set_shape(self, name, low, usual, high):
+        assert all(a <= b <= c for a, b, c in zip(low, usual, high, strict=True))
+        self.shapes[name] = [low, usual, high]
+
+
+class TimingCache:
+    def __init__(self, content):
+        self.content = content
+
+    def serialize(self):
+        return self.content or b"timings"
+
+
+class Config:
+    def __init__(self):
+        self.profiles, self.flags, self.int8_calibrator, self.progress_monitor = [], set(), None, None
+        self.profiling_verbosity, self.cache = ProfilingVerbosity.LAYER_NAMES_ONLY, None
+
+    def add_optimization_profile(self, profile):
+        self.profiles.append(profile)
+        return len(self.profiles) - 1
+
+    def set_memory_pool_limit(self, pool, size):
+        assert size >= 1 << 20
+
+    def create_timing_cache(self, content):
+        return TimingCache(content)
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        self.cache = cache
+
+    def get_timing_cache(self):
+        return self.cache
+
+    def set_flag(self, flag):
+        self.flags.add(flag)
+
+    def set_calibration_profile(self, profile):
+        assert profile in self.profiles
+        self.calibration_profile = profile
+
+
+class Builder:
+    def __init__(self, logger):
+        self.logger = logger
+
+    def create_network(self, flags=0):
+        return Network(flags)
+
+    def create_builder_config(self):
+        return Config()
+
+    def create_optimization_profile(self):
+        return Profile()
+
+    def build_serialized_network(self, network, config):
+        if network.strongly_typed and (config.flags or config.int8_calibrator):
+            self.logger.log(Severity.ERROR, "API Usage Error (precision flags on a strongly typed network)")
+            return None
+        graph = onnx.load_from_string(network.graph).graph
+        monitor = config.progress_monitor
+        monitor.phase_start("Building engine", None, 2)
+        for name in filter(None, os.environ.get("FAKE_TRT_NO_INT8", "").split(",")):
+            if any(node.name == name and node.input[0].endswith("_dequantized") for node in graph.node):
+                self.logger.log(Severity.ERROR, "[optimizer.cpp::computeCosts::4115] Error Code 10: Internal Error "
+                                f"(Could not find any implementation for node {name}.)")  # fmt: skip
+                return None
+        monitor.step_complete("Building engine", 0)
+        calibrated = "" if config.int8_calibrator is None else calibrate(config, self.logger)
+        monitor.phase_finish("Building engine")
+        header = {"profile": config.profiles[0].shapes, "calibrated": calibrated,
+                  "detailed": config.profiling_verbosity == ProfilingVerbosity.DETAILED}  # fmt: skip
+        return MAGIC + json.dumps(header).encode() + b"\n" + network.graph
+
+
+def calibrate(config, logger):
+    """What TensorRT does with a calibrator: ask for a cache of its own version, else for batches at the OPT shape."""
+    calibrator = config.int8_calibrator
+    assert calibrator.initialized
+    assert {BuilderFlag.INT8} <= config.flags
+    cache = calibrator.read_calibration_cache()
+    if cache is not None and bytes(cache).startswith(f"TRT-101601-{calibrator.algorithm}\n".encode()):
+        return "cache"
+    shape = config.calibration_profile.shapes["features"][1]
+    count = 0
+    while (pointers := calibrator.get_batch(["features", "lengths"])) is not None:
+        values = driver.memory[pointers[0]].view(np.float32)
+        assert values.size == int(np.prod(shape))
+        assert np.isfinite(values).all()
+        count += 1
+    if not count:
+        logger.log(Severity.ERROR, "Calibration failure occurred with no scaling factors detected.")
+    calibrator.write_calibration_cache(memoryview(b"TRT-101601-X\n"))
+    return f"{count} batches"
+
+
+class Runtime:
+    def __init__(self, logger):
+        pass
+
+    def deserialize_cuda_engine(self, plan):
+        driver.need_context()
+        return Engine(plan) if plan.startswith(MAGIC) else None
+
+
+class Engine:
+    def __init__(self, plan):
+        header, _, self.graph = plan.removeprefix(MAGIC).partition(b"\n")
+        self.header = json.loads(header)
+        self.proto = onnx.load_from_string(self.graph).graph
+        self.values = [*self.proto.input, *self.proto.output]
+        self.num_io_tensors = len(self.values)
+
+    @property
+    def precision(self):
+        """Of the first convolution: INT8 where any is quantized."""
+        if self.header["calibrated"] or any(node.op_type == "QuantizeLinear" for node in self.proto.node):
+            return "INT8"
+        half = any(item.data_type == TensorProto.FLOAT16 for item in self.proto.initializer)
+        return "FP16" if half else "FP32"
+
+    def get_tensor_name(self, index):
+        return self.values[index].name
+
+    def get_tensor_mode(self, name):
+        inputs = {value.name for value in self.proto.input}
+        return TensorIOMode.INPUT if name in inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name):
+        kind = next(value for value in self.values if value.name == name).type.tensor_type.elem_type
+        return {TensorProto.FLOAT: DataType.FLOAT, TensorProto.INT64: DataType.INT64}[kind]
+
+    def create_execution_context(self):
+        return ExecutionContext(self)
+
+    def create_engine_inspector(self):
+        return Inspector(self)
+
+
+class Inspector:
+    def __init__(self, engine):
+        self.engine, self.execution_context = engine, None
+
+    def get_engine_information(self, form):
+        assert form == LayerInformationFormat.JSON
+        return json.dumps({"Layers": [described(node, self.engine) for node in weighted(self.engine)]})
+
+
+def weighted(engine):
+    return [node for node in engine.proto.node if node.op_type in ("Conv", "MatMul")]
+
+
+def described(node, engine):
+    if not engine.header["detailed"]:
+        return node.name
+    half = "FP16" if engine.precision != "FP32" else "FP32"
+    kind = "Int8" if node.input[0].endswith("_dequantized") else {"FP16": "Half", "FP32": "Float"}[half]
+    return {"Name": f"{node.input[1]} + {node.name}", "LayerType": "CaskConvolution",
+            "Inputs": [{"Name": node.input[0], "Format/Datatype": f"Row major linear {kind} format"}],
+            "Outputs": [{"Name": node.output[0], "Format/Datatype": f"Row major linear {half} format"}],
+            "Weights": {"Type": kind, "Count": 1}, "TacticName": f"fake_{kind}",
+            "Metadata": f"[ONNX Layer: {node.name}]"}  # fmt: skip
+
+
+class ExecutionContext:
+    def __init__(self, engine):
+        self.engine, self.shapes, self.addresses, self.profiler = engine, {}, {}, None
+        self.session, self.known = open_session(engine.graph, threads=1), {}
+
+    def set_input_shape(self, name, shape):
+        low, _, high = self.engine.header["profile"][name]
+        self.shapes[name] = tuple(shape)
+        return all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+
+    def get_tensor_shape(self, name):
+        if name in self.shapes:
+            return self.shapes[name]
+        zeros = {"features": np.zeros(self.shapes["features"], np.float32),
+                 "lengths": np.ones(self.shapes["lengths"], np.int64)}  # fmt: skip
+        key = (*self.shapes["features"], name)
+        if key not in self.known:
+            names = [value.name for value in self.engine.proto.output]
+            found = self.session.run(names, zeros)
+            self.known |= {(*self.shapes["features"], n): value.shape for n, value in zip(names, found, strict=True)}
+        return self.known[key]
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+        return True
+
+    def array(self, name):
+        dtype = np.dtype(nptype(self.engine.get_tensor_dtype(name)))
+        shape = self.get_tensor_shape(name)
+        count = int(np.prod(shape)) * dtype.itemsize
+        return driver.memory[self.addresses[name]][:count].view(dtype).reshape(shape)
+
+    def execute_async_v3(self, stream_handle):
+        outputs = [value.name for value in self.engine.proto.output]
+        found = self.session.run(outputs, {name: self.array(name) for name in ("features", "lengths")})
+        for name, value in zip(outputs, found, strict=True):
+            self.array(name)[...] = value
+        defaults = {"INT8": "1", "FP16": "2", "FP32": "6"}
+        precision = self.engine.precision
+        driver.state["ms"] = float(os.environ.get(f"FAKE_TRT_MS_{precision}", defaults[precision]))
+        if self.profiler is not None:
+            for node in weighted(self.engine):
+                self.profiler.report_layer_time(described(node, self.engine)["Name"], 0.5)
+        return True

@@ -1,0 +1,185 @@
+"""Target t4 from checkpoint to report, with a TensorRT and a GPU made of ONNX Runtime and host memory (tests/fakes).
+
+Everything but the kernels is the product's own: the build processes, plans, runner, benchmark, gates and bundle.
+"""
+
+import contextlib
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from tiny_archive import write_archive, write_manifest
+
+from trtasr.cli import main
+from trtasr.engine import trt_run
+
+FAKES = Path(__file__).parent / "fakes"
+SMI = """#!/bin/sh
+echo "Tesla T4 (fake), 580.1, P0, 1590, 1590, 5001, 60.1, 70.0, 50, 0x0000000000000000"
+"""
+FAST = ["--set", "calibration.batches=2", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[1.0]",
+        "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5",
+        "--set", "evaluation.gpu_seconds=[0.5, 60.0]", "--set", "evaluation.gpu_batches=[1, 2]",
+        "--target", "t4"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    """A machine with nvidia-smi, pycuda and TensorRT; for the build processes too."""
+    folder = tmp_path_factory.mktemp("host")
+    (folder / "bin").mkdir()
+    smi = folder / "bin" / "nvidia-smi"
+    smi.write_text(SMI)
+    smi.chmod(0o755)
+    write_archive(folder / "tiny.nemo")
+    write_manifest(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("PYTHONPATH", str(FAKES))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.syspath_prepend(str(FAKES))
+        patch.setattr(trt_run, "CudaGraph", no_capture)
+        yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] in ("tensorrt", "pycuda")]:
+        del sys.modules[name]
+
+
+def no_capture(record, stream):
+    raise RuntimeError("cuStreamBeginCapture_v2: CUDA error 801")
+
+
+def compiled(folder, out, *flags, code=0):
+    model, manifest = folder / "tiny.nemo", folder / "manifest.json"
+    assert main(["compile", str(model), "--manifest", str(manifest), "-o", str(out), "-q", *FAST, *flags]) == code
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundle(host):
+    """One plain compile that several tests look at."""
+    exports = ["--exportProfile", str(host / "profile.json"), "--exportLayerInfo", str(host / "layers.json"),
+               "--saveEngine", str(host / "my.plan")]  # fmt: skip
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        out = compiled(host, host / "out", *exports)
+    (host / "printed.txt").write_text(printed.getvalue())
+    return out
+
+
+def read(out, name):
+    return json.loads((out / name).read_text(encoding="utf-8"))
+
+
+def header(out, name):
+    return json.loads((out / name).read_bytes().split(b"\n")[1])
+
+
+def test_int8_beside_fp16_and_fp32_measured_on_the_gpu(host, bundle):
+    out, printed = bundle, (host / "printed.txt").read_text()
+    assert {p.name for p in (out / "t4").iterdir()} == {"model.plan", "fp16.plan", "fp32.plan", "profile.json"}
+    rows = {row["target"]: row for row in read(out, "bench.json")}
+    assert list(rows) == ["fp32", "t4-fp16", "t4-fp32", "t4"]
+    for target, milliseconds in (("t4", 1.0), ("t4-fp16", 2.0), ("t4-fp32", 6.0)):
+        shapes = [(item["batch"], item["audio_seconds"]) for item in rows[target]["latencies"]]
+        assert shapes == [(1, 0.5), (2, 1.0)]  # 60 s is outside the profile
+        assert {item["p50_ms"] for item in rows[target]["latencies"]} == {milliseconds}
+        assert {item["device"] for item in rows[target]["latencies"]} == {"Tesla T4 (fake)"}
+        assert rows[target]["wer"] is not None
+        assert rows[target]["note"] == ""
+    assert "int8 t4 against FP16, 0.5 s x 2: 2.00 x" in printed
+    assert "Tesla T4 (fake)" in printed
+    assert "PASSED" in printed.splitlines()[-1]
+    assert "wer_int8=" in printed.splitlines()[-1]
+
+
+def test_the_engine_itself_is_scored_not_its_graph(bundle):
+    """WER of fp32 t4 equals that of the FP32 graph, and the INT8 plan's is that of the FP16 form of the Q/DQ graph."""
+    wer = {target: [u["pred_text"] for u in row["utterances"]] for target, row in read(bundle, "wer.json").items()}
+    assert wer["t4-fp32"] == wer["fp32"]
+    plan = (bundle / "t4" / "model.plan").read_bytes().split(b"\n", 2)[2]
+    model = onnx.load_from_string(plan)
+    assert any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    assert {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8} <= {i.data_type for i in model.graph.initializer}
+
+
+def test_layers_have_precision_tactic_nodes_and_time(bundle):
+    layers = read(bundle, "layers.json")
+    weighted = [row for row in layers["t4"] if row["macs"]]
+    assert len(weighted) == 9
+    assert sum(row["int8"] for row in weighted) == 5  # not the 3 depthwise ones, nor the decoder's 29 channels
+    assert {row["tactic"] for row in weighted if row["int8"]} == {"fake_Int8"}
+    assert sum(row["time_share"] for row in layers["t4"]) == pytest.approx(1)
+    assert not any(row["int8"] for target in ("t4-fp16", "t4-fp32") for row in layers[target])
+    profile = read(bundle, "t4/profile.json")
+    assert profile[0] == {"count": 20}
+    assert len(profile) == 10
+
+
+def test_clocks_and_power_are_kept(bundle):
+    before, after = read(bundle, "bundle.json")["gpu"]
+    assert before["pstate"] == "P0"
+    assert after["power_w"] == 60.1
+    assert after["throttled"] is False
+
+
+def test_int8_slower_than_fp16_misses_the_gate(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_TRT_MS_INT8", "3")
+    out = compiled(host, tmp_path / "out", code=3)
+    printed = capsys.readouterr().out
+    assert "int8 t4 is 0.67 times as fast as FP16" in printed
+    assert "0.5 s x 1: 0.67 x  INT8 IS SLOWER" in printed
+    assert printed.splitlines()[-1].startswith("FAILED")
+    assert read(out, "bundle.json")["outcome"] == "FAILED"
+
+
+def test_allow_slower_accepts_it(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_TRT_MS_INT8", "3")
+    compiled(host, tmp_path / "out", "--allow-slower")
+    printed = capsys.readouterr().out
+    assert "INT8 IS SLOWER" in printed
+    assert printed.splitlines()[-1].startswith("PASSED")
+
+
+def test_a_layer_without_an_int8_kernel_goes_without(host, bundle, tmp_path, monkeypatch, caplog):
+    first = next(d["node"] for d in read(bundle, "scales.json")["decisions"]["t4"] if d["quantized"])
+    monkeypatch.setenv("FAKE_TRT_NO_INT8", first)
+    out = compiled(host, tmp_path / "out")
+    decisions = {d["node"]: d for d in read(out, "scales.json")["decisions"]["t4"]}
+    assert decisions[first] == {"node": first, "op": "Conv", "quantized": False, "rule": "fallback"}
+    assert sum(d["quantized"] for d in decisions.values()) == 4
+    assert any(first in record.getMessage() and "no INT8 kernel" in record.getMessage() for record in caplog.records)
+
+
+def test_implicit_quantization_serves_the_scale_table_as_a_cache(host, tmp_path):
+    timings = ["--timingCacheFile", str(tmp_path / "mine.cache")]
+    out = compiled(host, tmp_path / "out", "--quantization", "implicit", *timings)
+    assert header(out, "t4/model.plan")["calibrated"] == "cache"
+    assert header(out, "t4/fp16.plan")["calibrated"] == ""
+    assert (tmp_path / "mine.cache").read_bytes() == b"timings"
+    assert read(out, "bundle.json")["engines"]["t4"]["quantization"] == "implicit"
+
+
+def test_implicit_quantization_feeds_the_synthetic_batches_at_the_opt_shape(host, tmp_path):
+    out = compiled(host, tmp_path / "out", "--quantization", "implicit", "--set", "engine.calibrator=minmax",
+                   "--set", "engine.opt_batch=3")  # fmt: skip
+    assert header(out, "t4/model.plan")["calibrated"] == "2 batches"  # 8 utterances: 2 whole batches of 3, 2 left out
+
+
+def test_timings_are_kept_per_gpu_and_version(host, bundle):
+    assert [p.name for p in (host / "cache" / "trtasr").iterdir()] == ["timing-Tesla-T4-fake--10.16.1.11.cache"]
+
+
+def test_trtexec_exports(host, bundle):
+    assert (host / "my.plan").read_bytes() == (bundle / "t4" / "model.plan").read_bytes()
+    assert json.loads((host / "profile.json").read_text())[0] == {"count": 20}
+    assert len(json.loads((host / "layers.json").read_text())["Layers"]) == 9
+
+
+def test_nothing_is_left_on_the_gpu(bundle):
+    driver = sys.modules["pycuda.driver"]
+    assert driver.state["allocated"] == 0
+    assert driver.state["stack"] == 0
