@@ -16,11 +16,11 @@ target = $(if $(TARGET),--target $(TARGET))
 engine_target = $(if $(filter-out auto,$(TARGET)),--target $(TARGET))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow lint clean zoo
+.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow check-tensorrt lint clean zoo
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "  variables: MODEL=quartznet|recipe.toml|file.nemo  TARGET=auto|t4-rtx|cpu  MANIFEST=speech.json  OUT=folder"
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "  variables: MODEL=quartznet|recipe.toml|file.nemo  TARGET=auto|t4|t4-rtx|cpu  MANIFEST=speech.json  OUT=folder"
 
 setup: $(STAMP) ## create the virtual environment
 
@@ -58,6 +58,10 @@ test: $(STAMP) ## tests that need no GPU
 test-slow: $(STAMP) ## all tests that need no GPU
 	$(BIN)/python -m pytest -m "not gpu"
 
+check-tensorrt: $(STAMP) ## check engine/ against TensorRT's real Python bindings, without a GPU
+	$(BIN)/python tests/tensorrt/prepare.py .check-tensorrt
+	TRTASR_CHECK=$(CURDIR)/.check-tensorrt $(BIN)/python -m pytest tests/tensorrt
+
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -69,4 +73,4 @@ zoo: $(STAMP) ## train the bundled quartznet again (one hour on 2 quiet cores; n
 	$(BIN)/trtasr calibrate quartznet
 
 clean: ## remove built bundles and the virtual environment
-	rm -rf $(VENV) engines/*/ *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) engines/*/ *.egg-info .check-tensorrt .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -112,6 +112,9 @@ class OnnxParser:
         return True
 
 
+Dims = tuple
+
+
 class Profile:
     def __init__(self):
         self.shapes = {}

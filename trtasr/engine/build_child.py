@@ -38,7 +38,7 @@ def main() -> None:
         take_turns()
     report: dict[str, Any]
     try:
-        trt = importlib.import_module(request["library"])
+        trt: Any = importlib.import_module(request["library"])
     except (ImportError, OSError) as error:
         report = {"missing": str(error) or type(error).__name__}
     else:

@@ -59,7 +59,7 @@ def build_network(trt: Trt, logger: Logger, request: NetworkRequest, customize: 
     if not parser.parse(request.onnx.read_bytes()):
         return Built()
     config = builder.create_builder_config()
-    profile = add_profile(builder, config, request.shapes)
+    profile = add_profile(trt, builder, config, request.shapes)
     configure(trt, config, request)
     customize(config, profile)
     plan = builder.build_serialized_network(network, config)
@@ -78,10 +78,11 @@ def configure(trt: Trt, config: BuilderConfig, request: NetworkRequest) -> None:
         config.set_timing_cache(config.create_timing_cache(request.timing_cache), False)
 
 
-def add_profile(builder: Builder, config: BuilderConfig, shapes: Mapping[str, list[list[int]]]) -> OptimizationProfile:
+def add_profile(trt: Trt, builder: Builder, config: BuilderConfig,
+                shapes: Mapping[str, list[list[int]]]) -> OptimizationProfile:  # fmt: skip
     """One optimization profile from [min, opt, max] shapes."""
     profile = builder.create_optimization_profile()
     for name, (smallest, usual, largest) in shapes.items():
-        profile.set_shape(name, smallest, usual, largest)
+        profile.set_shape(name, trt.Dims(smallest), trt.Dims(usual), trt.Dims(largest))
     config.add_optimization_profile(profile)
     return profile

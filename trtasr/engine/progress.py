@@ -6,8 +6,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from trtasr.engine.bindings import Trt
 
-def make_monitor(trt: Any) -> Any:
+
+def make_monitor(trt: Trt) -> Any:
     """An IProgressMonitor that draws the outermost phase of a build as a bar on stdout, if that is a terminal.
 
     TensorRT calls it from several threads. Without a terminal nothing is written.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trtasr.engine.bindings import Trt
 from trtasr.engine.build_tensorrt import load_tensorrt
 from trtasr.engine.cuda_graph import CudaGraph
 from trtasr.engine.device import primary_context
@@ -68,7 +69,7 @@ class TrtRunner:
         BuildError: the plan cannot be loaded here.
     """
 
-    def __init__(self, plan: Path, trt: Any, cuda: Any, graphs: bool = True) -> None:
+    def __init__(self, plan: Path, trt: Trt, cuda: Any, graphs: bool = True) -> None:
         self._trt, self._cuda, self._graphs = trt, cuda, graphs
         self._graph: CudaGraph | None = None
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
@@ -139,7 +140,7 @@ class TrtRunner:
         for slot in self._slots.values():
             slot.device.free()
         self._slots = {}
-        self._context = self._engine = self._runtime = None
+        del self._context, self._engine, self._runtime  # TensorRT wants them gone in this order
 
     def _bind(self, arrays: Mapping[str, Any]) -> None:
         """Give every tensor a place of its current shape; the addresses stay until the next shape."""
@@ -150,7 +151,8 @@ class TrtRunner:
                 raise BuildError(f"input {name} {arrays[name].shape} is outside the plan's optimization profile",
                                  "raise engine.max_seconds or engine.max_batch and build again")  # fmt: skip
         for name in (*self._inputs, *self._outputs):
-            self._place(name, tuple(self._context.get_tensor_shape(name)))
+            dims = self._context.get_tensor_shape(name)
+            self._place(name, tuple(dims[axis] for axis in range(len(dims))))
         self._shape = tuple(arrays["features"].shape)
 
     def _place(self, name: str, shape: tuple[int, ...]) -> None:

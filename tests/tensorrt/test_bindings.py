@@ -1,0 +1,228 @@
+"""TensorRT's real bindings (10.16, 11.4) over stub libraries, pycuda over a mock driver: `make check-tensorrt`.
+
+Nothing can be built or run on them, but every name, argument, base class and copy is the real library's.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHECK = Path(os.environ.get("TRTASR_CHECK", "nowhere"))
+# What only one library has, each in a file of its own.
+ABSENT = {"10": {"rtx.py"}, "11": {"rtx.py", "calibrator.py"}, "rtx": {"calibrator.py"}}
+
+pytestmark = pytest.mark.skipif(not CHECK.is_dir(), reason="no TensorRT bindings prepared: run `make check-tensorrt`")
+
+
+def mypy(library, *files):
+    environment = {**os.environ, "MYPYPATH": str(CHECK / library / "stubs")}
+    command = [sys.executable, "-m", "mypy", "--config-file", str(Path(__file__).with_name("types.ini")),
+               "--cache-dir", str(CHECK / library / "mypy"), *map(str, files)]  # fmt: skip
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def script(major, code, cuda=True):
+    """Run code under the bindings of one version; it prints JSON."""
+    if cuda and not (CHECK / "pycuda").is_dir():
+        pytest.skip("pycuda could not be compiled: nvcc is not installed")
+    paths = [str(CHECK / major / "bindings"), str(CHECK / "pycuda"), str(ROOT)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths),
+                   "LD_LIBRARY_PATH": f"{CHECK / major / 'lib'}:{CHECK / 'mock'}"}  # fmt: skip
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("library", ["10", "11", "rtx"])
+def test_every_call_in_the_engine_room_fits_the_library(library):
+    files = [path for path in sorted((ROOT / "trtasr" / "engine").glob("*.py")) if path.name not in ABSENT[library]]
+    answer = mypy(library, *files)
+    assert answer.returncode == 0, answer.stdout
+
+
+@pytest.mark.parametrize(("file", "right", "wrong", "complaint"), [
+    ("network.py", "config.set_memory_pool_limit(", "config.set_memory_limit(", "set_memory_limit"),
+    ("network.py", "trt.MemoryPoolType.WORKSPACE", "trt.MemoryPoolType.WORKSPACES", "WORKSPACES"),
+    ("network.py", "builder.create_network(typed", "builder.create_network(flag=typed", 'argument "flag"'),
+    ("network.py", "parser.parse(request.onnx.read_bytes())", "parser.parse(request.onnx)", "incompatible type"),
+    ("build_child.py", "engine.create_engine_inspector()", "engine.create_inspector()", "create_inspector"),
+    ("trt_run.py", "self._context.set_input_shape(", "self._context.set_binding_shape(", "set_binding_shape"),
+])  # fmt: skip
+def test_a_wrong_name_keyword_or_argument_fails_the_check(tmp_path, file, right, wrong, complaint):
+    text = (ROOT / "trtasr" / "engine" / file).read_text()
+    assert right in text
+    broken = tmp_path / f"broken_{file}"
+    broken.write_text(text.replace(right, wrong))
+    answer = mypy("10", broken)
+    assert answer.returncode == 1
+    assert complaint in answer.stdout
+
+
+@pytest.mark.parametrize("name", ["calibrator.py"])
+def test_implicit_quantization_does_not_pass_the_check_of_version_11(name):
+    answer = mypy("11", ROOT / "trtasr" / "engine" / name)
+    assert answer.returncode == 1
+    assert '"type[BuilderFlag]" has no attribute "INT8"' in answer.stdout
+
+
+CALIBRATE = """
+import json
+import numpy as np
+import tensorrt as trt
+from trtasr.engine.cache import format_cache, parse_cache
+from trtasr.engine.calibrator import Source, at_opt_shape, cache_header, make_calibrator
+from trtasr.engine.device import primary_context
+from trtasr.values import CalibrationSet
+
+rng = np.random.default_rng(0)
+data = CalibrationSet((rng.normal(size=(5, 4, 30)).astype(np.float32),), (np.array([30, 30, 7, 30, 30]),), "synthetic")
+feeds, dropped = at_opt_shape(data, 2, 20)
+seen, bases = [], []
+with primary_context() as cuda:
+    free, _ = cuda.mem_get_info()
+    for algorithm in ("entropy", "minmax"):
+        calibrator = make_calibrator(trt, Source(algorithm, feeds), cuda)
+        bases.append(type(calibrator).__mro__[1].__name__)
+        equal = 0
+        while (pointers := calibrator.get_batch(["lengths", "features"])) is not None:
+            for pointer, array in zip(pointers, reversed(feeds[equal]), strict=True):
+                back = np.empty_like(array)
+                cuda.memcpy_dtoh(back, pointer)
+                assert (back == array).all()
+            equal += 1
+        text = format_cache({"features": np.float32(0.1)}, cache_header(trt.__version__, algorithm))
+        calibrator.write_calibration_cache(memoryview(text.encode()))
+        served = make_calibrator(trt, Source(algorithm, cache=calibrator.written.decode()), cuda)
+        header, scales = parse_cache(bytes(served.read_calibration_cache()).decode())
+        assert calibrator.read_calibration_cache() is None
+        calibrator.check()
+        seen.append([equal, calibrator.get_batch_size(), header, scales["features"].hex()])
+    leak = free - cuda.mem_get_info()[0]
+print(json.dumps({"feeds": len(feeds), "dropped": dropped, "seen": seen, "bases": bases, "leak": leak}))
+""".replace('scales["features"].hex()', 'float(scales["features"]).hex()')
+
+
+def test_the_calibrators_deliver_every_batch_and_read_their_own_cache():
+    found = script("10", CALIBRATE)
+    assert (found["feeds"], found["dropped"]) == (4, 1)  # 2 + 2 + 1 + 2 + 2 pieces of 20 frames, in batches of 2
+    scale = float.hex(0.10000000149011612)
+    headers = ["TRT-101601-EntropyCalibration2", "TRT-101601-MinMaxCalibration"]
+    assert found["seen"] == [[4, 2, header, scale] for header in headers]
+    assert found["bases"] == ["IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator"]
+    assert found["leak"] == 0
+
+
+OUT_OF_MEMORY = """
+import json
+import numpy as np
+import tensorrt as trt
+from trtasr.engine.calibrator import Source, make_calibrator
+from trtasr.engine.device import primary_context
+from trtasr.errors import BuildError
+
+feed = np.zeros((1, 64, 1024), np.float32), np.array([1024])
+with primary_context() as cuda:
+    calibrator = make_calibrator(trt, Source("entropy", (feed, feed)), cuda)
+    first = calibrator.get_batch(["features", "lengths"])
+    try:
+        calibrator.check()
+        message = ""
+    except BuildError as error:
+        message = error.problem
+print(json.dumps({"first": first, "message": message}))
+"""
+
+
+def test_an_exception_in_get_batch_fails_the_build_instead_of_ending_the_data(monkeypatch):
+    monkeypatch.setenv("MOCK_CUDA_MEM", "100000")
+    found = script("10", OUT_OF_MEMORY)
+    assert found["first"] is None
+    assert "calibration stopped after 0 batches" in found["message"]
+    assert "MemoryError" in found["message"]
+
+
+CONTEXTS = """
+import json
+import pycuda.driver as plain
+from trtasr.engine.device import primary_context
+plain.init()
+before = plain.Context.get_current() is None
+with primary_context():
+    inside = plain.Context.get_current() is not None
+    with primary_context():
+        pass
+    still = plain.Context.get_current() is not None
+import pycuda.autoprimaryctx
+with primary_context() as cuda:
+    shared = cuda.Context.get_current() is not None
+    cuda.mem_alloc(16).free()
+after = plain.Context.get_current() is not None
+print(json.dumps([before, inside, still, shared, after]))
+"""
+
+
+def test_the_primary_context_is_current_inside_the_block_only_and_shared():
+    assert script("10", CONTEXTS) == [True, True, True, True, True]
+
+
+def test_the_import_of_the_engine_room_makes_no_context():
+    code = """
+import json, sys
+import trtasr.engine.device, trtasr.engine.trt_run, trtasr.engine.calibrator, trtasr.engine.build_child
+print(json.dumps([name for name in sys.modules if name.startswith(("pycuda", "tensorrt"))]))
+"""
+    assert script("10", code) == []
+
+
+REFUSED = """
+import json
+import tensorrt as trt
+from trtasr.engine.calibrator import Source, make_calibrator, require_calibrators
+from trtasr.errors import MissingError
+try:
+    require_calibrators(trt, "entropy")
+    message = ""
+except MissingError as error:
+    message = str(error)
+print(json.dumps([trt.__version__, message]))
+"""
+
+
+def test_version_11_refuses_implicit_quantization_and_says_why():
+    version, message = script("11", REFUSED, cuda=False)
+    assert version == "11.4.0.106"
+    assert message == (
+        "TensorRT 11.4.0.106 has no calibrators: implicit quantization ended with version 10, scales now travel in the "
+        "graph as Q/DQ nodes\n  repair: use --quantization explicit (the default), or TensorRT 10: "
+        "pip install tensorrt-cu12==10.16.1.11"
+    )
+
+
+@pytest.mark.parametrize("major", ["10", "11"])
+def test_logger_monitor_and_profiler_are_classes_of_the_library(major):
+    """Their constructors and callbacks work; a builder over stub libraries does not, and that is the only refusal."""
+    code = """
+import json
+import tensorrt as trt
+from trtasr.engine import build_child
+from trtasr.engine.progress import make_monitor
+monitor = make_monitor(trt)
+monitor.phase_start("Building engine", None, 2)
+goes_on = monitor.step_complete("Building engine", 0)
+monitor.phase_finish("Building engine")
+try:
+    build_child.compile_plan(trt, {"library": "tensorrt_rtx", "onnx": "x", "shapes": {}, "capabilities": []})
+    refusal = ""
+except TypeError as error:
+    refusal = str(error)
+print(json.dumps([isinstance(monitor, trt.IProgressMonitor), goes_on, refusal]))
+"""
+    subclass, goes_on, refusal = script(major, code, cuda=False)
+    assert subclass
+    assert goes_on is True
+    assert "factory function returned nullptr" in refusal
