@@ -103,6 +103,9 @@ def test_address_randomization_is_off_only_for_the_child() -> None:
 def test_a_plan_for_another_capability_is_refused() -> None:
     with pytest.raises(BuildError, match="sm80, not for sm75"):
         child.check_capability(b"..accelerators={sm80 }..", Path("model.onnx"), PRODUCT)
+    with pytest.raises(BuildError, match="sm75 sm80, not for sm75"):
+        child.check_capability(b"accelerators={sm75 }..accelerators={sm80 }", Path("model.onnx"), PRODUCT)
+    child.check_capability(b"..accelerators={sm75 }..accelerators={*}..", Path("model.onnx"), PRODUCT)
     with pytest.raises(BuildError, match="unknown device"):
         child.check_capability(b"nothing here", Path("model.onnx"), PRODUCT)
 

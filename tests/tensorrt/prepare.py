@@ -23,7 +23,8 @@ VERSIONS = {"10": "10.16.1.11", "11": "11.4.0.106"}
 STUBGEN, PYCUDA = "pybind11-stubgen==3.0.0", "pycuda==2025.1.2"
 LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin")
 SHIM = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
-BUFFER = "class IHostMemory:\n    def __buffer__(self, flags: int) -> memoryview: ...\n"  # missing in the generated stub
+# missing in the generated stub
+BUFFER = "class IHostMemory:\n    def __buffer__(self, flags: int) -> memoryview: ...\n"
 TYPES = {"Builder": "Builder", "BuilderConfig": "IBuilderConfig", "Logger": "ILogger",
          "OptimizationProfile": "IOptimizationProfile"}  # fmt: skip
 
