@@ -59,8 +59,8 @@ test-slow: $(STAMP) ## all tests that need no GPU
 	$(BIN)/python -m pytest -m "not gpu"
 
 check-tensorrt: $(STAMP) ## check engine/ against TensorRT's real Python bindings, without a GPU
-	$(BIN)/python tests/tensorrt/prepare.py .check-tensorrt
-	TRTASR_CHECK=$(CURDIR)/.check-tensorrt $(BIN)/python -m pytest tests/tensorrt
+	$(BIN)/python tests/bindings/prepare.py .check-tensorrt
+	TRTASR_CHECK=$(CURDIR)/.check-tensorrt $(BIN)/python -m pytest tests/bindings
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .

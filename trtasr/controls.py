@@ -10,7 +10,7 @@ import onnx
 
 from trtasr.bench.wer import Prepared
 from trtasr.checkpoint.nemo import Checkpoint
-from trtasr.engine.compare import layer_sqnr
+from trtasr.engine.compare import layer_sqnr, ort_observer
 from trtasr.errors import QualityError
 from trtasr.evaluate import feeds, word_error_rate
 from trtasr.graph.center import center, give_back_quantized
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 METHODS = ("noise", "synthetic", "audio")
 LABELS = {"noise": "random noise", "synthetic": "synthetic (data-free)", "audio": "real audio"}
 SQNR_UTTERANCES = 16
+OUTPUT = ["log_probs"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def run_controls(exported: Path, tables: Mapping[str, ScaleTable], recipe: Recip
             centered = give_back_quantized(centered, table, int8)
             onnx.save(insert_qdq(centered, table, rules, exclude).model, graph)
             wer = usable_wer(graph, utterances, checkpoint, recipe.evaluation.batch)
-            sqnr = layer_sqnr(exported, graph, ["log_probs"], feeds(utterances[:SQNR_UTTERANCES]))["log_probs"]
+            pair = ort_observer(exported, OUTPUT), ort_observer(graph, OUTPUT)
+            sqnr = layer_sqnr(*pair, OUTPUT, feeds(utterances[:SQNR_UTTERANCES]))["log_probs"]
             rows.append(Control(label(method, recipe), wer, sqnr))
     return tuple(rows)
 

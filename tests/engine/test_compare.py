@@ -11,7 +11,16 @@ from onnx import numpy_helper
 from polygraphy.comparator import RunResults
 from polygraphy.tools import main as polygraphy_main
 
-from trtasr.engine.compare import RESULTS_FILE, compare, compare_tensor, layer_sqnr, polygraphy_command, sqnr_db
+from trtasr.engine.compare import (
+    RESULTS_FILE,
+    compare,
+    compare_tensor,
+    layer_sqnr,
+    ort_observer,
+    polygraphy_command,
+    shared_tensors,
+    sqnr_db,
+)
 from trtasr.errors import QualityError, UsageError
 
 FEEDS = tiny_graphs.feeds([60, 31])
@@ -108,7 +117,8 @@ def test_nothing_to_compare(pair: tuple[Path, Path]) -> None:
 
 
 def test_layer_sqnr_covers_the_shared_tensors(pair: tuple[Path, Path]) -> None:
-    result = layer_sqnr(*pair, ["spread", "active", "quantized", "nowhere"], FEEDS)
+    names = shared_tensors(pair, ["spread", "active", "quantized", "nowhere"])
+    result = layer_sqnr(*(ort_observer(path, names) for path in pair), names, FEEDS)
     assert list(result) == ["spread", "active"]
     assert result["spread"] == np.inf
     assert 20 < result["active"] < 80

@@ -34,8 +34,18 @@ def test_probe_survives_a_machine_without_any_library(monkeypatch: pytest.Monkey
     assert not any(capability.available for capability in found)
     assert all(capability.repair for capability in found)
     gpu_only = [item for item in found if item.name in ("TensorRT", "NVIDIA GPU", "pycuda")]
-    assert all("in this release" in item.enables for item in gpu_only)
+    assert {item.enables for item in gpu_only} == {"building and running target t4"}
     assert not any("trtasr" in item.repair for item in found)
+
+
+def test_a_folder_named_tensorrt_is_no_tensorrt(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    found = next(item for item in probe_module.probe() if item.name == "TensorRT")
+    assert not found.available
+    assert "folder of that name" in found.detail
+    sys.modules.pop("tensorrt", None)
 
 
 @pytest.mark.parametrize(("version", "able"), [("1.7.1.116", True), ("1.6.1.12", False), ("2.0.0", True)])

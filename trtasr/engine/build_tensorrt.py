@@ -12,6 +12,7 @@ from typing import Any
 
 from trtasr.engine.calibrator import Source, require_calibrators, save_source
 from trtasr.engine.child import Product, build_plan
+from trtasr.engine.cuda_graph import load_libcuda
 from trtasr.engine.device import load_driver
 from trtasr.engine.inspect import attribute_macs
 from trtasr.engine.inspector import inspector_layers
@@ -66,19 +67,18 @@ def require_tensorrt(calibrator: str = "") -> Host:
     Raises:
         MissingError: no TensorRT of a usable version, no pycuda, no driver, no GPU.
     """
-    missing, repairs = [], []
-    try:
-        trt = load_tensorrt()
-    except MissingError as error:
-        missing.append(error.problem)
-        repairs.append(error.repair)
-    try:
-        cuda = load_driver()
-    except MissingError as error:
-        missing.append(error.problem)
-        repairs.append(error.repair)
+    found: list[Any] = []
+    missing: list[MissingError] = []
+    for load in (load_tensorrt, load_libcuda, load_driver):
+        try:
+            found.append(load())
+        except MissingError as error:
+            missing.append(error)
     if missing:
-        raise MissingError(f"target t4 needs a T4 host: {'; '.join(missing)}", "; ".join([RTX_OFFER, *repairs]))
+        problems, repairs = ([getattr(error, key) for error in missing] for key in ("problem", "repair"))
+        raise MissingError(f"target t4 needs a T4 host: {'; '.join(problems)}",
+                           "; ".join(dict.fromkeys([RTX_OFFER, *repairs])))  # fmt: skip
+    trt, _, cuda = found
     if calibrator:
         require_calibrators(trt, calibrator)
     device = cuda.Device(0)
@@ -101,6 +101,9 @@ def load_tensorrt() -> Any:
         raise MissingError("TensorRT is not installed", TRT_INSTALL) from error
     except (ImportError, OSError) as error:
         raise MissingError(f"TensorRT cannot be loaded: {str(error).splitlines()[0]}", TRT_INSTALL) from error
+    if not hasattr(trt, "__version__"):  # Python takes any folder of that name for a package
+        raise MissingError(f"TensorRT is not installed; {next(iter(trt.__path__))} is a folder of that name",
+                           TRT_INSTALL)  # fmt: skip
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if version < TRT_MINIMUM or version == BROKEN:
         raise MissingError(f"TensorRT {trt.__version__} cannot build strongly typed INT8 for sm_75 (10.12 to 10.16 and "

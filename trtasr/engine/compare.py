@@ -3,7 +3,8 @@
 import logging
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from trtasr.engine.run import expose, has_half, load_model, open_session
+from trtasr.engine.trt_run import open_plan
 from trtasr.errors import QualityError, UsageError
 from trtasr.values import Comparison, FloatArray, IntArray, TensorComparison
 
 log = logging.getLogger(__name__)
 
 Feed = tuple[FloatArray, IntArray]
+Observe = Callable[[FloatArray, IntArray], Mapping[str, npt.NDArray[Any]]]
 
 INPUTS_FILE = "comparison_inputs.json"
 RESULTS_FILE = "comparison.json"
@@ -40,7 +43,7 @@ def compare(
 
     Args:
         reference: FP32 ONNX file.
-        candidate: quantized ONNX file with the same inputs and outputs.
+        candidate: quantized ONNX file with the same inputs and outputs, or a plan, which runs on the GPU.
         feeds: features float32 [B, mel, T] and lengths int64 [B].
         out_dir: the bundle; gets ``comparison_inputs.json`` and ``comparison.json``.
         labels: runner names of reference and candidate.
@@ -53,8 +56,8 @@ def compare(
     Raises:
         UsageError: no frames to compare.
         QualityError: NaN or infinity in an output, or different output lengths.
+        MissingError: a plan without its GPU.
     """
-    from polygraphy.backend.onnxrt import OnnxrtRunner  # noqa: PLC0415
     from polygraphy.comparator import Comparator  # noqa: PLC0415
     from polygraphy.json import save_json  # noqa: PLC0415
     from polygraphy.logger import G_LOGGER  # noqa: PLC0415
@@ -62,10 +65,7 @@ def compare(
     inputs = [{"features": features, "lengths": lengths} for features, lengths in _within_budget(_utterances(feeds))]
     if not inputs:
         raise UsageError("nothing to compare: every utterance is empty", "pass features with at least one valid frame")
-    runners = [
-        OnnxrtRunner(lambda path=path: open_session(path), name=label)
-        for path, label in zip((reference, candidate), labels, strict=True)
-    ]
+    runners = [_runner(path, label) for path, label in zip((reference, candidate), labels, strict=True)]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         results = Comparator.run(runners, data_loader=inputs)
         save_json(inputs, str(out_dir / INPUTS_FILE))
@@ -83,6 +83,34 @@ def compare(
         command=polygraphy_command(reference, candidate, out_dir),
         results_file=RESULTS_FILE,
     )
+
+
+def _runner(path: Path, label: str) -> Any:
+    """Polygraphy's runner of an ONNX file, or one of ours for a plan: Polygraphy's own loads a CUDA runtime besides."""
+    from polygraphy.backend.base import BaseRunner  # noqa: PLC0415
+    from polygraphy.backend.onnxrt import OnnxrtRunner  # noqa: PLC0415
+    from polygraphy.common import TensorMetadata  # noqa: PLC0415
+
+    if path.suffix != ".plan":
+        return OnnxrtRunner(lambda: open_session(path), name=label)
+
+    class PlanRunner(BaseRunner):  # type: ignore[misc]
+        def activate_impl(self) -> None:
+            self.stack = ExitStack()
+            self.observe = self.stack.enter_context(plan_observer(path))
+
+        def get_input_metadata_impl(self) -> Any:
+            features, lengths = (-1, -1, -1), (-1,)
+            return TensorMetadata().add("features", np.float32, features).add("lengths", np.int64, lengths)
+
+        def infer_impl(self, feed_dict: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+            self.inference_time = 0.0
+            return dict(self.observe(feed_dict["features"], feed_dict["lengths"]))
+
+        def deactivate_impl(self) -> None:
+            self.stack.close()
+
+    return PlanRunner(name=label)
 
 
 def _utterances(feeds: Sequence[Feed]) -> Iterator[Feed]:
@@ -143,25 +171,54 @@ def sqnr_db(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
-def layer_sqnr(reference: Path, candidate: Path, names: Sequence[str], feeds: Sequence[Feed]) -> dict[str, float]:
-    """SQNR in dB of inner tensors, for those of `names` that both graphs hold under one name.
+def layer_sqnr(reference: Observe, candidate: Observe, names: Sequence[str],
+               feeds: Sequence[Feed]) -> dict[str, float]:  # fmt: skip
+    """SQNR in dB of inner tensors over valid frames.
 
     Args:
-        reference: FP32 ONNX file.
-        candidate: quantized ONNX file.
-        names: ONNX tensor names.
+        reference: features and lengths -> values by tensor name, for instance `ort_observer`; candidate: likewise.
+        names: tensors that both give.
         feeds: features float32 [B, mel, T] and lengths int64 [B]; each utterance runs alone at its valid length.
     """
-    held = _tensors(reference) & _tensors(candidate)
-    shared = [name for name in dict.fromkeys(names) if name in held]
-    sessions = [open_session(expose(path, shared)) for path in (reference, candidate)]
-    energies = {name: np.zeros(2) for name in shared}
+    energies = {name: np.zeros(2) for name in names}
     for features, lengths in _utterances(feeds):
-        pair = [session.run(shared, {"features": features, "lengths": lengths}) for session in sessions]
-        for name, first, second in zip(shared, *pair, strict=True):
-            exact = first.astype(np.float64)
-            energies[name] += np.sum(exact**2), np.sum((exact - second) ** 2)
+        expected, actual = reference(features, lengths), candidate(features, lengths)
+        for name in names:
+            exact = expected[name].astype(np.float64)
+            energies[name] += np.sum(exact**2), np.sum((exact - actual[name].astype(np.float64)) ** 2)
     return {name: sqnr_db(*energy) for name, energy in energies.items()}
+
+
+def ort_observer(model: Path | bytes, names: Sequence[str]) -> Observe:
+    """Inner tensors of a graph run by ONNX Runtime."""
+    session = open_session(expose(model, names))
+
+    def observe(features: FloatArray, lengths: IntArray) -> Mapping[str, npt.NDArray[Any]]:
+        return dict(zip(names, session.run(list(names), {"features": features, "lengths": lengths}), strict=True))
+
+    return observe
+
+
+@contextmanager
+def plan_observer(plan: Path) -> Iterator[Observe]:
+    """Outputs of a plan run on the GPU, inside the block.
+
+    Raises:
+        MissingError: no GPU, TensorRT or pycuda. BuildError: the plan cannot be loaded here.
+    """
+    with open_plan(plan, graphs=False) as runner:
+
+        def observe(features: FloatArray, lengths: IntArray) -> Mapping[str, npt.NDArray[Any]]:
+            runner(features, lengths)
+            return runner.outputs()
+
+        yield observe
+
+
+def shared_tensors(models: Sequence[Path], names: Sequence[str]) -> list[str]:
+    """Those of `names` that all ONNX files compute under one name."""
+    held = [_tensors(path) for path in models]
+    return [name for name in dict.fromkeys(names) if all(name in tensors for tensors in held)]
 
 
 def _tensors(path: Path) -> set[str]:
@@ -178,6 +235,8 @@ def polygraphy_command(reference: Path, candidate: Path, out_dir: Path) -> str:
 def _polygraphy_run(path: Path, out_dir: Path) -> str:
     inside = path.resolve().is_relative_to(out_dir.resolve())
     shown = path.resolve().relative_to(out_dir.resolve()) if inside else path.resolve()
+    if path.suffix == ".plan":
+        return f"polygraphy run --trt {shlex.quote(str(shown))} --model-type engine --load-inputs {INPUTS_FILE}"
     command = f"polygraphy run {shlex.quote(str(shown))} --onnxrt --load-inputs {INPUTS_FILE}"
     # ONNX Runtime's optimizer is wrong on FP16 Q/DQ convolutions with a bias (see `open_session`).
     return f"{command} --graph-optimization-level ORT_DISABLE_ALL" if has_half(load_model(path)) else command

@@ -26,7 +26,7 @@ class CudaGraph:
     """
 
     def __init__(self, record: Any, stream: int, cuda: Any = None) -> None:
-        self._cuda = _driver() if cuda is None else cuda
+        self._cuda = load_libcuda() if cuda is None else cuda
         self._stream = ctypes.c_void_p(stream)
         self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuStreamBeginCapture_v2", self._stream, CAPTURE_MODE_THREAD_LOCAL)
@@ -53,7 +53,12 @@ class CudaGraph:
         _check(name, getattr(self._cuda, name)(*arguments))
 
 
-def _driver() -> Any:
+def load_libcuda() -> Any:
+    """The CUDA driver library.
+
+    Raises:
+        MissingError: no NVIDIA driver.
+    """
     try:
         return ctypes.CDLL(DRIVER)
     except OSError as error:

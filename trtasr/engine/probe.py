@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtasr.engine.build import RTX_INSTALL, RTX_MINIMUM
+from trtasr.engine.build_tensorrt import TRT_INSTALL, load_tensorrt
+from trtasr.engine.device import PYCUDA_INSTALL
 from trtasr.engine.run import cpu_facts, cpu_name
+from trtasr.errors import MissingError
 
 INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "avx2", "asimddp")
 COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-TARGET_T4 = "will be needed by target t4 (not in this release)"
+TARGET_T4 = "building and running target t4"
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,11 @@ def _tensorrt_rtx() -> Capability:
 
 
 def _tensorrt() -> Capability:
-    found = _library("tensorrt", lambda module: (True, str(module.__version__)))
-    return _capability("TensorRT", found, TARGET_T4, "pip install 'tensorrt-cu12>=10.12'")
+    try:
+        found = True, str(load_tensorrt().__version__)
+    except MissingError as error:
+        found = False, error.problem
+    return _capability("TensorRT", found, TARGET_T4, TRT_INSTALL)
 
 
 def _gpu() -> Capability:
@@ -83,8 +89,7 @@ def _gpu() -> Capability:
     except OSError:
         found = (False, "no NVIDIA driver (libcuda.so.1)")
     repair = "run on a host with an NVIDIA GPU and driver (docker run --gpus all)"
-    enables = "will be needed to run targets t4 and t4-rtx (no GPU runner in this release)"
-    return _capability("NVIDIA GPU", found, enables, repair)
+    return _capability("NVIDIA GPU", found, TARGET_T4, repair)
 
 
 def _cuda_devices(cuda: Any) -> tuple[bool, str]:
@@ -110,8 +115,7 @@ def _cuda_device(cuda: Any, ordinal: int) -> str:
 
 def _pycuda() -> Capability:
     found = _library("pycuda.driver", lambda module: (True, ".".join(map(str, module.get_version()))))
-    repair = "pip install 'pycuda>=2025.1' (needs the CUDA toolkit and a driver)"
-    return _capability("pycuda", found, TARGET_T4, repair)
+    return _capability("pycuda", found, TARGET_T4, PYCUDA_INSTALL)
 
 
 def _polygraphy() -> Capability:

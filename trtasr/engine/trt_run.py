@@ -109,8 +109,12 @@ class TrtRunner:
         stop.record(self._stream)
         self._stream.synchronize()
         self.device_ms = start.time_till(stop)
-        log_probs, counts = (self._slots[name].host.copy() for name in self._outputs[:2])
+        log_probs, counts = list(self.outputs().values())[:2]
         return log_probs.astype(np.float32, copy=False), counts.astype(np.int64, copy=False)
+
+    def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Every output of the last run by name, in the plan's order and types."""
+        return {name: self._slots[name].host.copy() for name in self._outputs}
 
     def layer_times(self, features: FloatArray, lengths: IntArray, runs: int) -> dict[str, list[float]]:
         """Milliseconds of every engine layer in each of `runs` runs, by TensorRT's own profiler.
@@ -182,7 +186,7 @@ class TrtRunner:
             self._cuda.memcpy_htod_async(self._slots[name].device, self._slots[name].host, self._stream)
         if not self._context.execute_async_v3(self._stream.handle):
             raise BuildError("TensorRT could not launch the plan", "see TensorRT's log above; build the plan again")
-        for name in self._outputs[:2]:
+        for name in self._outputs:
             self._cuda.memcpy_dtoh_async(self._slots[name].host, self._slots[name].device, self._stream)
 
     def _drop_graph(self) -> None:

@@ -8,7 +8,7 @@ from trtasr.targets.cpu import CPU
 from trtasr.targets.rtx import rtx
 from trtasr.targets.t4 import T4
 from trtasr.targets.t4_rtx import T4_RTX
-from trtasr.targets.target import Target, depthwise
+from trtasr.targets.target import Target, depthwise, unasked
 
 TARGETS = {target.name: target for target in (T4, T4_RTX, CPU)}
 TURING = "7.5"
@@ -26,7 +26,7 @@ def choose(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
     """
     first = ("t4" if gpu else "t4-rtx") if engine.target == "auto" else engine.target
     if engine.compute_capability != TURING and first != "t4-rtx":
-        raise RecipeError(f"engine.compute_capability = {engine.compute_capability}: target {first} takes no GPU's",
+        raise RecipeError(f"engine.compute_capability = {engine.compute_capability}: is for t4-rtx, not for {first}",
                           "use --target t4-rtx, which builds for GPUs that are not here")  # fmt: skip
     if engine.quantization == "implicit" and first != "t4":
         raise RecipeError(f"engine.quantization = 'implicit': target {first} has no calibrator", "use --target t4")
@@ -49,4 +49,4 @@ def with_depthwise(target: Target) -> Target:
     if target is T4_RTX:
         raise RecipeError("engine.quantize_depthwise: TensorRT for RTX has no INT8 convolution on sm_75",
                           "leave it out, or build for another GPU: --compute-capability 8.6")  # fmt: skip
-    return replace(target, rules=tuple(rule for rule in target.rules if rule is not depthwise))
+    return replace(target, rules=tuple(rule for rule in target.rules if rule not in (depthwise, unasked)))

@@ -30,6 +30,7 @@ REASONS = {
     "alignment": "channels not a multiple of 16",
     "kernel": "TensorRT for RTX has no INT8 convolution on sm_75",
     "exclude": "the recipe says so",
+    "unasked": "depthwise; --quantize-depthwise asks for them",
     "operator": "no integer form",
     "fallback": "the builder has no INT8 kernel for it",
 }
@@ -38,6 +39,11 @@ REASONS = {
 def depthwise(site: Site) -> str | None:
     """Grouped convolutions: no INT8 kernel on sm_75 (TensorRT issues 4060, 4529)."""
     return "depthwise" if site.groups > 1 else None
+
+
+def unasked(site: Site) -> str | None:
+    """Grouped convolutions on GPUs that have INT8 kernels for them, which are seldom faster: quantized when asked."""
+    return "unasked" if site.groups > 1 else None
 
 
 def alignment(site: Site) -> str | None:

@@ -1,6 +1,6 @@
 """Makes what `make check-tensorrt` checks against: the real TensorRT bindings over stub libraries, and a mock GPU.
 
-    python tests/tensorrt/prepare.py FOLDER
+    python tests/bindings/prepare.py FOLDER
 
 Nothing of TensorRT's 2 GB of libraries is needed: the bindings wheels (1.3 MB each, the versions in VERSIONS) link
 nine C symbols, which stub.c defines. pycuda is compiled against mock_cuda.c, a driver library with host memory as
