@@ -2,77 +2,13 @@ import dataclasses
 import re
 from xml.etree import ElementTree
 
-import numpy as np
+from report_sample import gpu_sample, sample, wer
 
 from trtasr.report.html import ReportData, render
 from trtasr.report.table import ControlRow
-from trtasr.values import (
-    BenchResult,
-    Comparison,
-    Decision,
-    Engine,
-    Latency,
-    LayerRow,
-    ScaleTable,
-    TensorComparison,
-    TensorScale,
-    Utterance,
-    WeightScale,
-    WerResult,
-)
+from trtasr.values import BenchResult, Decision, Engine, LayerRow, ScaleTable, TensorScale
 
 HOSTILE = "<script>alert('x')</script>"
-
-
-def wer(percent: float, transcript: str) -> WerResult:
-    return WerResult(percent, 1039, 137, (Utterance("a.wav", 4.2, "close the red door", transcript),), "basic-en-v1")
-
-
-def sample() -> ReportData:
-    timing = Latency(400.0, 440.0, 460.0, 50, 15.0, 1, 1, "Some CPU")
-    fast = dataclasses.replace(timing, p50_ms=80.0, p95_ms=90.0)
-    activations = {f"/enc/{i}": TensorScale(1.0 + i, "mse", sqnr_db=30.0 + i) for i in range(20)}
-    layers = (
-        LayerRow("fc_0", "gemm", ("int8", "int8"), ("fp16",), ("/enc/0/Conv",), 900, True),
-        LayerRow("conv_1", "correlation", ("fp16", "fp16"), ("fp16",), ("/enc/1/Conv",), 100, False),
-    )
-    return ReportData(
-        name="quartznet",
-        family="jasper",
-        targets=("t4-rtx", "cpu"),
-        device="Some CPU",
-        seed=7,
-        versions={"onnxruntime": "1.31.1"},
-        results=(
-            BenchResult("fp32 (reference)", "fp32", 75_500_000, (timing,), wer(13.19, "close the red door")),
-            BenchResult("int8 t4-rtx", "t4-rtx", 52_000_000, (), wer(13.25, "close the door right now"), "Q/DQ graph"),
-            BenchResult("int8 cpu", "cpu", 19_400_000, (fast,), wer(13.28, "close a red door")),
-        ),
-        scales=ScaleTable(
-            activations,
-            {"enc.0.weight": WeightScale(np.ones(256, np.float32), 0, 41.5, (3, 9))},
-            alphas={"enc.0": 0.25, "enc.1": 0.75},
-        ),
-        engines=(Engine("t4-rtx", "t4-rtx/model.plan", 52_000_000, layers),),
-        decisions={
-            "t4-rtx": (
-                Decision("/enc/0/Conv", "Conv", True, "int8"),
-                Decision("/enc/1/Conv", "Conv", False, "depthwise"),
-            )
-        },
-        reasons={"depthwise": "no INT8 kernel on sm_75"},
-        intervals={"int8 cpu": (-0.21, 0.38)},
-        comparisons=(
-            Comparison(
-                "fp32", "qdq", (TensorComparison("logprobs", 24.31, 0.99812, 1.5),), 0.9912, 2237, "audio",
-                "polygraphy run model.qdq.onnx --onnxrt", "comparison.json",
-            ),
-        ),
-        controls=(ControlRow("synthetic", 13.25, 0.06, 24.3), ControlRow("noise", 61.9, 48.71, 3.4)),
-        audio_scales=ScaleTable({f"/enc/{i}": TensorScale(1.5 + i, "mse") for i in range(20)}, {}),
-        settings={"quant": {"method": "mse"}},
-        commands=("trtasr compile quartznet.nemo -o out",),
-    )  # fmt: skip
 
 
 def pictures(page: str) -> list[str]:
@@ -92,8 +28,8 @@ def test_page_shows_every_figure():
         "+0.09 [-0.21, +0.38]", "(no T4 here)", "400.0", "80.0", "5.00 x", "basic-en-v1", "61.90", "+48.71",
         "24.3", "0.99812", "99.12 %", "polygraphy run model.qdq.onnx --onnxrt", "trtasr compile quartznet.nemo -o out",
         "t4-rtx: 1 of 2 layers INT8 (90.0 % of MACs)", "kept FP16: 1 depthwise (no INT8 kernel on sm_75)",
-        "depthwise: no INT8 kernel on sm_75", "enc.0.weight", "41.5", "corrected layers: 2, strength 0.25 to 0.75",
-        "1 of 1 transcripts differ from FP32",
+        "no INT8 kernel on sm_75", "enc.0.weight", "41.5", "corrected layers: 2, strength 0.25 to 0.75",
+        "1 of 1 transcripts differ from FP32", "ab" * 32, "cd" * 32, "onnxruntime 1.31.1", "INT8 90.0 % FP16 10.0 %",
     ):  # fmt: skip
         assert figure in shown, figure
 
@@ -118,6 +54,13 @@ def test_an_engine_not_timed_shows_no_speed():
     assert "Latency int8 t4-rtx" not in render(sample())
 
 
+def test_a_plan_for_another_gpu_is_not_here():
+    other = BenchResult("int8 rtx-sm86", "rtx-sm86", 1, (), wer(13.3, "close the red door"))
+    shown = text(render(dataclasses.replace(sample(), results=(sample().results[0], other))))
+    assert "13.30" in shown
+    assert "0.0 MB (not here)" in shown
+
+
 def test_no_speedup_between_different_devices():
     data = sample()
     timing = dataclasses.replace(data.results[2].latencies[0], device="Another CPU")
@@ -133,7 +76,8 @@ def test_slower_int8_is_marked_bad():
     page = render(
         dataclasses.replace(data, results=(data.results[0], dataclasses.replace(data.results[2], latencies=(slow,))))
     )
-    assert re.search(r'<div class="card bad"><div class="title">Speedup int8 cpu</div><div class="value">0.50 x', page)
+    title = '<div class="title">Speedup int8 cpu over FP32</div>'
+    assert f'<div class="card bad">{title}<div class="value">0.50 x' in page
 
 
 def test_pictures_are_valid_and_finite():
@@ -163,11 +107,14 @@ def test_hostile_strings_are_escaped():
             results=(dataclasses.replace(data.results[0], engine=bad, note=bad, wer=wer(1.0, bad)), data.results[2]),
             scales=ScaleTable({bad: TensorScale(1.0, bad, sqnr_db=20.0)}, {}),
             audio_scales=ScaleTable({bad: TensorScale(2.0, bad)}, {}),
-            engines=(Engine("cpu", bad, 1, (LayerRow(bad, bad, (bad,), (bad,), (bad,), 5),)),),
+            engines=(Engine("cpu", bad, 1, (LayerRow(bad, bad, (bad,), (bad,), (bad,), 5, tactic=bad),), {bad: bad}),),
             decisions={"cpu": (Decision(bad, bad, False, bad),)},
             controls=(ControlRow(bad, 1.0, 1.0, 1.0),),
             settings={bad: bad},
             commands=(bad,),
+            subnormal={bad: (bad,)},
+            overflowing={bad: (bad,)},
+            checkpoint_sha256=bad,
         )
     )
     assert "<script>alert" not in page
@@ -179,10 +126,40 @@ def test_minimal_report_has_no_empty_sections():
     data = ReportData("n", "f", ("cpu",), "d", 0, {}, (BenchResult("fp32", "fp32", 1_000_000),), ScaleTable({}, {}))
     page = render(data)
     assert pictures(page) == []
-    for heading in ("Speed", "Layers", "Reproduce", "Calibration without audio", "Quantization error"):
+    for heading in ("Speed", "Precision", "Layers", "Versions", "Reproduce", "Calibration", "Quantization error"):
         assert f"<h2>{heading}" not in page
     assert "<h2>Summary" in page
 
 
 def test_rendering_is_deterministic():
     assert render(sample()) == render(sample())
+
+
+def test_a_gpu_host_shows_every_plan_beside_int8():
+    shown = text(render(gpu_sample(4)))
+    for figure in (
+        "Speedup int8 t4 over FP16 1.41 x", "Speedup int8 t4 over FP32 3.59 x", "8 x 16.7 s of audio, on Tesla T4",
+        "t4-fp32: 0 of 4 layers INT8", "no weights 30.0 %", "sm75_xmma_fprop_implicit_gemm_i8i8_nhwc_tn_n_tilesize0",
+    ):  # fmt: skip
+        assert figure in shown, figure
+    assert "Size fp16 t4" not in shown
+    assert "Speedup fp16 t4" not in shown
+
+
+def test_fp16_lint_lists_layers_or_says_none():
+    row = re.search(r"subnormal scale</td>(.*?)</tr>.*?large accumulator</td>(.*?)</tr>", render(sample()), re.DOTALL)
+    assert row
+    assert "/enc/0/Conv" in row[1]
+    assert "none" in row[2]
+    assert "FP16 lint" not in render(dataclasses.replace(sample(), subnormal={}, overflowing={}))
+
+
+def test_time_and_tactic_columns_appear_only_when_known():
+    engine = dataclasses.replace(gpu_sample(2).engines[0], target="t4-rtx")
+    for layers, columns in ((engine.layers, ["time %", "tactic"]), (sample().engines[0].layers, [])):
+        page = render(dataclasses.replace(sample(), engines=(dataclasses.replace(engine, layers=layers),)))
+        table = page[page.index('id="layers-t4-rtx"') :]
+        head = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", table[: table.index("</thead>")])
+        expected = ["layer", "type", "operands", "output", "INT8", "MACs %", *columns, "ONNX nodes", "kept by"]
+        assert head == expected
+        assert table[: table.index("</tr>", table.index("<tbody>"))].count("<td") == len(expected)

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trtasr.report.svg import Axis, latency_bars, range_scatter, sqnr_stems
-from trtasr.values import BenchResult, Latency, TensorScale
+from trtasr.report.speed_view import Point
+from trtasr.report.svg import Axis, range_scatter, sqnr_stems, tradeoff_scatter
+from trtasr.values import TensorScale
 
 POSITIVE = st.floats(1e-6, 1e6)
 
@@ -60,30 +61,36 @@ def test_unmeasured_tensors_are_left_out():
     assert range_scatter([]) == ""
 
 
-def test_latency_bars_are_proportional_to_the_median():
-    rows = [
-        BenchResult("int8 cpu", "cpu", 1, (Latency(25.0, 30.0, 31.0, 50, 15.0, 1, 1, "CPU"),)),
-        BenchResult("fp32", "fp32", 1, (Latency(100.0, 120.0, 130.0, 50, 15.0, 1, 1, "CPU"),)),
-        BenchResult("int8 t4-rtx", "t4-rtx", 1),
-    ]
-    drawing = latency_bars(rows)
+def points(rows):
+    return [Point(i, f"e{i}", "15 s", rtfx, wer, "int8") for i, (rtfx, wer) in enumerate(rows, start=1)]
+
+
+@given(st.lists(st.tuples(st.none() | st.floats(0.1, 1e5), st.floats(0, 100)), min_size=1, max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_tradeoff_draws_every_engine_inside_the_picture(rows):
+    drawing = tradeoff_scatter(points(rows))
+    if all(rtfx is None for rtfx, _ in rows):
+        assert drawing == ""
+        return
     assert_finite_numbers(drawing)
-    bars = [r for r in ElementTree.fromstring(drawing).iter("rect") if r.attrib["height"] == "18"]
-    widths = [float(bar.attrib["width"]) for bar in bars]
-    assert widths[0] == pytest.approx(4 * widths[1], rel=0.01)
-    assert "100.0 / 120.0 ms" in drawing
-    assert "t4-rtx" not in drawing
-    assert latency_bars(rows[2:]) == ""
+    dots = circles(drawing)
+    assert len(dots) == len(rows)
+    assert all(64 <= float(d.attrib["cx"]) <= 544 and 16 <= float(d.attrib["cy"]) <= 330 for d in dots)
+    assert ["hollow" in d.attrib["class"] for d in dots] == [rtfx is None for rtfx, _ in rows]
 
 
-def test_different_devices_are_not_put_in_one_group():
-    rows = [
-        BenchResult("a", "cpu", 1, (Latency(25.0, 30.0, 31.0, 50, 15.0, 1, 1, "Some CPU"),)),
-        BenchResult("b", "t4", 1, (Latency(2.0, 3.0, 3.1, 50, 15.0, 1, 0, "Tesla T4"),)),
-    ]
-    drawing = latency_bars(rows)
-    assert "15 s of audio, Some CPU" in drawing
-    assert "15 s of audio, Tesla T4" in drawing
+def test_faster_is_further_right_and_a_lower_wer_is_lower():
+    slow, fast, untimed = circles(tradeoff_scatter(points([(40.0, 13.2), (400.0, 13.0), (None, 13.1)])))
+    assert float(untimed.attrib["cx"]) < float(slow.attrib["cx"]) < float(fast.attrib["cx"])
+    assert float(slow.attrib["cy"]) < float(untimed.attrib["cy"]) < float(fast.attrib["cy"])
+
+
+def test_numbers_of_close_engines_do_not_cover_each_other():
+    drawing = ElementTree.fromstring(tradeoff_scatter(points([(100.0, 13.2), (101.0, 13.2), (102.0, 13.2)])))
+    ranks = [t for t in drawing.iter("text") if "rank" in t.attrib["class"]]
+    places = [(float(t.attrib["x"]), float(t.attrib["y"])) for t in ranks]
+    assert [t.text for t in ranks] == ["1", "2", "3"]
+    assert all(math.dist(a, b) > 13 for a in places for b in places if a is not b)
 
 
 def test_hostile_names_are_escaped():

@@ -1,22 +1,30 @@
 """One self-contained HTML page about one compiled bundle: no server, no network, light and dark, printable."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any, NamedTuple
 
 import jinja2
-import jiwer
 
 from trtasr.report import svg
+from trtasr.report.error_view import activation_rows, corrections, range_gaps, range_note, range_pairs, weight_rows
+from trtasr.report.layer_view import engine_view, lints, skipped
+from trtasr.report.speed_view import (
+    BASELINES,
+    FP16_TARGETS,
+    FP32_TARGETS,
+    bar_groups,
+    latency_rows,
+    shape_words,
+    speedup,
+    tradeoff,
+    tradeoff_rows,
+)
 from trtasr.report.table import (
     REFERENCE,
     ControlRow,
     conditions,
-    coverage_line,
-    decision_summary,
     format_db,
     format_delta,
     format_ms,
@@ -29,11 +37,10 @@ from trtasr.report.table import (
     shown_latency,
     wer_delta,
 )
-from trtasr.values import BenchResult, Comparison, Decision, Engine, Latency, ScaleTable, Utterance
+from trtasr.report.transcript_view import mistakes
+from trtasr.values import BenchResult, Comparison, Decision, Engine, ScaleTable
 
 WORST_ROWS = 12
-WORST_GAPS = 8
-WORST_UTTERANCES = 8
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,9 @@ class ReportData:
         audio_scales: scale table from real audio; None when that control was not run.
         settings: the resolved recipe (JSON types).
         commands: command lines that reproduce the bundle.
+        subnormal: linted target -> layers with a scale product below FP16's normal range; () when there is none.
+        overflowing: linted target -> layers whose accumulator could exceed FP16's range, likewise.
+        checkpoint_sha256: of the source model; empty when unknown.
     """
 
     name: str
@@ -76,6 +86,9 @@ class ReportData:
     audio_scales: ScaleTable | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
+    subnormal: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    overflowing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    checkpoint_sha256: str = ""
 
 
 class Card(NamedTuple):
@@ -87,11 +100,14 @@ class Card(NamedTuple):
     tone: str = ""
 
 
-class Word(NamedTuple):
-    """A run of words of an aligned transcript; mark is ``equal``, ``substitute``, ``insert`` or ``delete``."""
+class File(NamedTuple):
+    """A file the bundle was made from or holds; `facts` is what its builder said, as JSON text."""
 
-    text: str
-    mark: str
+    role: str
+    path: str
+    size: str
+    sha256: str
+    facts: str
 
 
 def render(data: ReportData) -> str:
@@ -100,40 +116,82 @@ def render(data: ReportData) -> str:
         loader=jinja2.PackageLoader("trtasr", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    pairs = _range_pairs(data)
     return environment.get_template("report.html.j2").render(
         data=data,
         chips=_chips(data),
         cards=[*_wer_cards(data), *_size_cards(data.results), *_speed_cards(data.results)],
         summary=[_summary_row(data, result) for result in reference_first(data.results)],
         conditions=conditions(data.results),
-        controls=[
-            (r.calibration, format_wer(r.wer), format_delta(r.delta), format_db(r.sqnr_db)) for r in data.controls
-        ],
-        latency_svg=svg.latency_bars(data.results),
-        sqnr_svg=svg.sqnr_stems(data.scales.activations),
-        scatter_svg=svg.range_scatter(pairs),
-        scatter_note=_scatter_note(pairs),
-        range_gaps=_range_gaps(pairs),
-        worst_activations=_worst_activations(data.scales),
-        worst_weights=_worst_weights(data.scales),
-        alphas=_alphas(data.scales),
-        engines=[_engine_view(data, engine) for engine in data.engines if engine.layers],
-        mistakes=[view for result in data.results if (view := _mistakes(data, result))],
-        settings=json.dumps(data.settings, indent=2, default=str, ensure_ascii=False) if data.settings else "",
+        files=_files(data),
+        settings=_json(data.settings),
+        mistakes=[view for result in data.results if (view := mistakes(data.results, result))],
+        **_speed(data.results),
+        **_layers(data),
+        **_error(data),
     )
 
 
+def _speed(results: Sequence[BenchResult]) -> dict[str, Any]:
+    points = tradeoff(results)
+    timed = any(point.rtfx is not None for point in points)
+    return {
+        "latency": latency_rows(results),
+        "bars": bar_groups(results),
+        "points": tradeoff_rows(points) if timed else [],
+        "tradeoff_svg": svg.tradeoff_scatter(points),
+    }
+
+
+def _layers(data: ReportData) -> dict[str, Any]:
+    engines = [engine for engine in data.engines if engine.layers]
+    return {
+        "engines": [engine_view(engine, data.decisions.get(engine.target, ()), data.reasons) for engine in engines],
+        "skipped": skipped(data.decisions, data.reasons),
+        "lints": lints(data.subnormal, data.overflowing),
+    }
+
+
+def _error(data: ReportData) -> dict[str, Any]:
+    pairs = range_pairs(data.scales, data.audio_scales)
+    return {
+        "sqnr_svg": svg.sqnr_stems(data.scales.activations),
+        "scatter_svg": svg.range_scatter(pairs),
+        "scatter_note": range_note(pairs),
+        "range_gaps": range_gaps(pairs),
+        "activations": activation_rows(data.scales),
+        "weights": weight_rows(data.scales),
+        "worst": WORST_ROWS,
+        "corrections": corrections(data.scales),
+        "controls": [
+            (r.calibration, format_wer(r.wer), format_delta(r.delta), format_db(r.sqnr_db)) for r in data.controls
+        ],
+    }
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, default=str, ensure_ascii=False) if value else ""
+
+
 def _chips(data: ReportData) -> list[tuple[str, str]]:
-    fixed = [("family", data.family), ("targets", ", ".join(data.targets)), ("measured on", data.device)]
-    return [*fixed, ("seed", str(data.seed)), *data.versions.items()]
+    measured = [("measured on", data.device), ("seed", str(data.seed))]
+    return [("family", data.family), ("targets", ", ".join(data.targets)), *measured]
+
+
+def _files(data: ReportData) -> list[File]:
+    """The checkpoint, then the engines; an engine without a hash of its own is hashed in the bundle's sidecar."""
+    files = [File("checkpoint", "", "", data.checkpoint_sha256, "")] if data.checkpoint_sha256 else []
+    for engine in data.engines:
+        facts = {key: value for key, value in engine.details.items() if key != "sha256"}
+        sha256 = str(engine.details.get("sha256", "sha256 in bundle.json"))
+        files.append(File(engine.target, engine.path, format_size(engine.size_bytes), sha256, _json(facts)))
+    return files
 
 
 def _wer_cards(data: ReportData) -> list[Card]:
     baseline = reference_wer(data.results)
     cards = []
     for result in reference_first(data.results):
-        if result.wer is None:
+        if result.wer is None or (result.target in BASELINES and result.target != REFERENCE):
             continue
         delta = wer_delta(result, baseline)
         detail = f"{result.wer.errors} errors in {result.wer.words} words"
@@ -147,7 +205,7 @@ def _size_cards(results: Sequence[BenchResult]) -> list[Card]:
     reference = next((r for r in results if r.target == REFERENCE), None)
     cards = []
     for result in results:
-        if result.target == REFERENCE:
+        if result.target in BASELINES:
             continue
         detail = result.note
         if reference:
@@ -161,42 +219,31 @@ def _speed_cards(results: Sequence[BenchResult]) -> list[Card]:
     cards = []
     for result in results:
         latency = shown_latency(result)
-        if latency is None or result.target == REFERENCE:
+        if latency is None or result.target in BASELINES:
             continue
-        shape = f"{latency.audio_seconds:g} s of audio, batch {latency.batch}, on {measured_on(result)}"
+        shape = f"{shape_words(latency)} of audio, on {measured_on(result)}"
         cards.append(Card(f"Latency {result.engine}", f"{format_ms(latency.p50_ms)} ms", f"median; {shape}"))
         cards.append(Card(f"RTFx {result.engine}", format_rtfx(latency.rtfx), "seconds of audio per second of work"))
-        if (ratio := _speedup(results, latency)) is not None:
-            tone = "good" if ratio > 1 else "bad"
-            cards.append(
-                Card(f"Speedup {result.engine}", f"{ratio:.2f} x", "median FP32 / INT8, same device and shape", tone)
-            )
+        for label, baselines in (("FP32", FP32_TARGETS), ("FP16", FP16_TARGETS)):
+            if (ratio := speedup(results, latency, baselines)) is not None:
+                detail = f"median {label} / INT8, same device and shape"
+                tone = "good" if ratio > 1 else "bad"
+                cards.append(Card(f"Speedup {result.engine} over {label}", f"{ratio:.2f} x", detail, tone))
     return cards
-
-
-def _speedup(results: Sequence[BenchResult], latency: Latency) -> float | None:
-    """FP32 median over this median; None unless FP32 was timed on the same device, threads and shape."""
-
-    def condition(timed: Latency) -> tuple[float, int, int, str]:
-        return timed.audio_seconds, timed.batch, timed.threads, timed.device
-
-    references = [timed for r in results if r.target == REFERENCE for timed in r.latencies]
-    same = next((timed for timed in references if condition(timed) == condition(latency)), None)
-    return same.p50_ms / latency.p50_ms if same else None
 
 
 def _summary_row(data: ReportData, result: BenchResult) -> dict[str, str]:
     latency = shown_latency(result)
     return {
         "engine": result.engine,
-        "size": format_size(result.size_bytes),
-        "measured on": measured_on(result),
+        "WER %": format_wer(result.wer.wer if result.wer else None),
+        "delta": format_delta(wer_delta(result, reference_wer(data.results))) + _interval(data, result),
+        "RTFx": format_rtfx(latency.rtfx) if latency else "-",
         "p50 ms": format_ms(latency.p50_ms) if latency else "-",
         "p95 ms": format_ms(latency.p95_ms) if latency else "-",
         "p99 ms": format_ms(latency.p99_ms) if latency else "-",
-        "RTFx": format_rtfx(latency.rtfx) if latency else "-",
-        "WER %": format_wer(result.wer.wer if result.wer else None),
-        "delta": format_delta(wer_delta(result, reference_wer(data.results))) + _interval(data, result),
+        "size": format_size(result.size_bytes),
+        "measured on": measured_on(result),
         "note": result.note,
     }
 
@@ -204,116 +251,3 @@ def _summary_row(data: ReportData, result: BenchResult) -> dict[str, str]:
 def _interval(data: ReportData, result: BenchResult) -> str:
     bounds = data.intervals.get(result.engine)
     return f" [{format_delta(bounds[0])}, {format_delta(bounds[1])}]" if bounds else ""
-
-
-def _range_pairs(data: ReportData) -> list[tuple[str, float, float]]:
-    """Tensor, range from real audio, range from the features in use."""
-    audio = data.audio_scales.activations if data.audio_scales else {}
-    return [(name, audio[name].amax, s.amax) for name, s in data.scales.activations.items() if name in audio]
-
-
-def _scatter_note(pairs: Sequence[tuple[str, float, float]]) -> str:
-    if not pairs:
-        return ""
-    ratios = [made / real for _, real, made in pairs]
-    close = sum(0.5 <= ratio <= 2.0 for ratio in ratios)
-    return f"{close} of {len(ratios)} ranges lie within a factor of 2; median ratio {median(ratios):.2f}."
-
-
-def _range_gaps(pairs: Sequence[tuple[str, float, float]]) -> list[tuple[str, ...]]:
-    """The tensors whose two ranges are furthest apart, as a ratio."""
-    worst = sorted(pairs, key=lambda pair: abs(math.log(pair[2] / pair[1])), reverse=True)[:WORST_GAPS]
-    return [(name, f"{real:.4g}", f"{made:.4g}", f"{made / real:.2f}") for name, real, made in worst]
-
-
-def _worst_activations(scales: ScaleTable) -> list[tuple[str, ...]]:
-    measured = [(name, s) for name, s in scales.activations.items() if math.isfinite(s.sqnr_db)]
-    worst = sorted(measured, key=lambda pair: pair[1].sqnr_db)[:WORST_ROWS]
-    return [(name, format_db(s.sqnr_db), f"{s.amax:.4g}", s.method) for name, s in worst]
-
-
-def _worst_weights(scales: ScaleTable) -> list[tuple[str, ...]]:
-    measured = [(name, w) for name, w in scales.weights.items() if math.isfinite(w.sqnr_db)]
-    worst = sorted(measured, key=lambda pair: pair[1].sqnr_db)[:WORST_ROWS]
-    return [(name, format_db(w.sqnr_db), str(len(w.scales)), str(len(w.floored) or "-")) for name, w in worst]
-
-
-def _alphas(scales: ScaleTable) -> str:
-    values = list(scales.alphas.values())
-    if not values:
-        return ""
-    return (
-        f"corrected layers: {len(values)}, strength {min(values):.2f} to {max(values):.2f}, median {median(values):.2f}"
-    )
-
-
-def _engine_view(data: ReportData, engine: Engine) -> dict[str, Any]:
-    """Heading, share of MACs and rows of one engine's layer table."""
-    decisions = data.decisions.get(engine.target, ())
-    rules = {d.node: d.rule for d in decisions if not d.quantized}
-    total = max(1, sum(layer.macs for layer in engine.layers))
-    kept_in = "FP32" if engine.target == "cpu" else "FP16"
-    rows = []
-    for layer in engine.layers:
-        kept = dict.fromkeys(rules[node] for node in layer.onnx_nodes if node in rules)
-        rows.append({
-            "name": layer.name,
-            "kind": layer.kind,
-            "operands": " x ".join(layer.operands),
-            "outputs": ", ".join(layer.outputs),
-            "nodes": layer.onnx_nodes,
-            "share": 100 * layer.macs / total,
-            "int8": layer.int8,
-            "rule": "; ".join(f"{rule}: {data.reasons[rule]}" if rule in data.reasons else rule for rule in kept),
-        })  # fmt: skip
-    return {
-        "target": engine.target,
-        "coverage": coverage_line(engine.target, engine.layers),
-        "kept": decision_summary(decisions, kept_in, data.reasons) if decisions else "",
-        "int8_share": 100 * sum(layer.macs for layer in engine.layers if layer.int8) / total,
-        "kept_in": kept_in,
-        "rows": rows,
-    }
-
-
-def _mistakes(data: ReportData, result: BenchResult) -> dict[str, Any] | None:
-    """The utterances a quantized engine lost most on against FP32, then those with most errors."""
-    reference = next((r.wer for r in data.results if r.target == REFERENCE and r.wer), None)
-    if result.wer is None or result.target == REFERENCE:
-        return None
-    before = {u.audio_filepath: u for u in reference.utterances} if reference else {}
-    rows = [_mistake(u, before.get(u.audio_filepath)) for u in result.wer.utterances]
-    wrong = sorted((r for r in rows if r["errors"]), key=lambda r: (r["added"], r["errors"]), reverse=True)
-    changed = sum(
-        u.pred_text != before[u.audio_filepath].pred_text for u in result.wer.utterances if u.audio_filepath in before
-    )
-    count = len(result.wer.utterances)
-    heading = f"{changed} of {count} transcripts differ from FP32" if reference else f"{count} utterances"
-    return {"engine": result.engine, "heading": heading, "rows": wrong[:WORST_UTTERANCES]}
-
-
-def _mistake(utterance: Utterance, fp32: Utterance | None) -> dict[str, Any]:
-    counts = jiwer.process_words(utterance.text, utterance.pred_text)
-    errors = counts.substitutions + counts.deletions + counts.insertions
-    earlier = jiwer.process_words(fp32.text, fp32.pred_text) if fp32 else None
-    fp32_errors = earlier.substitutions + earlier.deletions + earlier.insertions if earlier else errors
-    return {
-        "audio": utterance.audio_filepath,
-        "duration": f"{utterance.duration:.1f} s",
-        "errors": errors,
-        "added": errors - fp32_errors,
-        "text": utterance.text,
-        "int8": _aligned(counts),
-        "fp32": _aligned(earlier) if earlier else [],
-    }
-
-
-def _aligned(counts: Any) -> list[Word]:
-    """A transcript as runs of right, wrong, additional and missing words, from jiwer's alignment."""
-    words = []
-    for chunk in counts.alignments[0]:
-        missing = chunk.type == "delete"
-        source = counts.references[0] if missing else counts.hypotheses[0]
-        start, end = (chunk.ref_start_idx, chunk.ref_end_idx) if missing else (chunk.hyp_start_idx, chunk.hyp_end_idx)
-        words.append(Word(" ".join(source[start:end]), chunk.type))
-    return words

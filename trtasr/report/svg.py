@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from trtasr.report.table import format_ms, reference_first
-from trtasr.values import BenchResult, Latency, TensorScale
+from trtasr.report.error_view import RangePair
+from trtasr.report.speed_view import Point
+from trtasr.values import TensorScale
 
 WIDTH = 1080.0
 WORST = 5
@@ -37,23 +38,48 @@ class Axis:
         return self.start + (self.end - self.start) * (transform(value) - low) / (high - low)
 
 
-def latency_bars(results: Sequence[BenchResult]) -> Markup:
-    """Bars of the median with a whisker to p95, engines grouped by device and input shape; empty without a timing."""
-    timed = [result for result in reference_first(results) if result.latencies]
-    if not timed:
+def tradeoff_scatter(points: Sequence[Point]) -> Markup:
+    """WER against RTFx (logarithmic), one numbered point each; engines that were not timed stand left of the axis.
+
+    Args:
+        points: RTFx positive or None; WER in percent. Empty without a timed point.
+    """
+    speeds = [point.rtfx for point in points if point.rtfx is not None]
+    if not speeds:
         return Markup("")
-    colours = {result.engine: f"s{index % 4}" for index, result in enumerate(timed)}
-    longest = max(latency.p95_ms for result in timed for latency in result.latencies)
-    x = Axis(0.0, longest, 190.0, WIDTH - 170.0)
-    bars, y = [], 30.0
-    for title, group in _latency_groups(timed).items():
-        bars.append(_text(176, y + 11 * len(group) + 3, title, "label end"))
-        for engine, latency in group:
-            bars.append(_latency_bar(engine, latency, y, x, colours[engine]))
-            y += 22
-        y += 16
-    grid = [_vertical(x, tick, 24, y - 10, f"{tick:g} ms") for tick in _linear_ticks(0.0, longest)]
-    return _svg(y + 14, "Latency by engine and audio length", [*_legend(colours, 190.0), *grid, *bars])
+    gutter = 84.0 if len(speeds) < len(points) else 0.0
+    rates = [point.wer for point in points]
+    middle, half = (min(rates) + max(rates)) / 2, max(0.3, 0.65 * (max(rates) - min(rates)))
+    x = Axis(min(speeds) / 1.6, max(speeds) * 1.6, 64.0 + gutter, 544.0, log=True)
+    y = Axis(max(0.0, middle - half), middle + half, 330.0, 16.0)
+    parts = [_vertical(x, tick, 16, 330, f"{tick:g}") for tick in _log_ticks(x.low, x.high)]
+    parts += [_horizontal(y, tick, 64, 544, f"{tick:g}") for tick in _linear_ticks(y.low, y.high)]
+    parts.append(_text((x.start + 544) / 2, 370, "RTFx: seconds of audio per second of work", "label mid"))
+    parts.append(_upright(14, 173, "WER in %"))
+    if gutter:
+        parts.append(Markup('<path class="diagonal" d="M{} 16V330"/>').format(_n(x.start)))
+        parts.append(_text(64 + gutter / 2, 346, "not timed", "tick mid"))
+    places = [(x(p.rtfx) if p.rtfx is not None else 64 + gutter / 2, y(p.wer)) for p in points]
+    return _svg(380, "WER against RTFx", [*parts, *_numbered(points, places)], width=560.0)
+
+
+def _numbered(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> list[Markup]:
+    """Points with their numbers, each at the first of four corners that is still free."""
+    taken, parts = list(places), []
+    for point, (cx, cy) in zip(points, places, strict=True):
+        corners = [(cx + dx, cy + dy) for dx, dy in ((13, -11), (13, 13), (-13, -11), (-13, 13))]
+        free = (c for c in corners if all(math.dist(c, other) > 13 for other in taken))
+        spot = next(free, corners[0])
+        taken.append(spot)
+        parts.append(_numbered_dot(point, cx, cy, _text(spot[0], spot[1] + 4, str(point.number), "rank mid")))
+    return parts
+
+
+def _numbered_dot(point: Point, cx: float, cy: float, number: Markup) -> Markup:
+    hollow = "" if point.rtfx else " hollow"
+    return Markup(
+        '<g><title>{}: {}, WER {:.2f} %</title><circle class="dot {}{}" cx="{}" cy="{}" r="6"/>{}</g>'
+    ).format(point.engine, point.shape, point.wer, point.colour, hollow, _n(cx), _n(cy), number)
 
 
 def sqnr_stems(tensors: Mapping[str, TensorScale]) -> Markup:
@@ -65,17 +91,20 @@ def sqnr_stems(tensors: Mapping[str, TensorScale]) -> Markup:
     floor, ceiling = 10 * math.floor(min(values) / 10), 10 * math.floor(max(values) / 10 + 1)
     x = Axis(-1.0, float(len(values)), 52.0, WIDTH - 12.0)
     y = Axis(float(min(floor, 10)), float(ceiling), 250.0, 16.0)
-    ranks = {name: rank for rank, (name, _) in enumerate(sorted(measured, key=lambda pair: pair[1])[:WORST], start=1)}
+    worst = sorted(range(len(values)), key=values.__getitem__)[:WORST]
+    spots = _free_spots([(x(index), y(values[index]) - 8) for index in worst])
+    numbers = [_text(*spot, str(rank), "rank mid") for rank, spot in enumerate(spots, start=1)]
     parts = [_horizontal(y, tick, 52, WIDTH - 12, f"{tick:g} dB") for tick in _linear_ticks(y.low, y.high, 10.0)]
     for index, (name, value) in enumerate(measured):
-        parts.append(_stem(name, value, (x(index), y(value), y(y.low)), ranks.get(name)))
+        parts.append(_stem(name, value, (x(index), y(value), y(y.low)), "warn" if index in worst else "s1"))
+    parts += numbers
     parts.append(_text(52, 274, "input", "tick"))
     parts.append(_text(WIDTH - 12, 274, "output", "tick end"))
     parts.append(_text((52 + WIDTH - 12) / 2, 274, f"{len(measured)} activation tensors in graph order", "tick mid"))
     return _svg(284, "SQNR per activation tensor", parts)
 
 
-def range_scatter(pairs: Sequence[tuple[str, float, float]]) -> Markup:
+def range_scatter(pairs: Sequence[RangePair]) -> Markup:
     """Range from synthetic features against range from real audio, log-log, with the factor-of-two band.
 
     Args:
@@ -92,11 +121,7 @@ def range_scatter(pairs: Sequence[tuple[str, float, float]]) -> Markup:
     parts.append(_band(x, y, low, high))
     parts += [_point(name, x, y, real, made) for name, real, made in pairs]
     parts.append(_text(304, 538, "amax from real audio", "label mid"))
-    parts.append(
-        Markup('<g transform="rotate(-90 14 256)">{}</g>').format(
-            _text(14, 256, "amax from synthetic features", "label mid")
-        )
-    )
+    parts.append(_upright(14, 256, "amax from synthetic features"))
     return _svg(548, "Activation ranges: synthetic features against real audio", parts, width=560.0)
 
 
@@ -107,44 +132,23 @@ def _point(name: str, x: Axis, y: Axis, real: float, made: float) -> Markup:
     ).format(colour, _n(x(real)), _n(y(made)), name, real, made)
 
 
-def _latency_groups(results: Sequence[BenchResult]) -> dict[str, list[tuple[str, Latency]]]:
-    groups: dict[tuple[float, int, str], list[tuple[str, Latency]]] = {}
-    for result in results:
-        for latency in result.latencies:
-            groups.setdefault((latency.audio_seconds, latency.batch, latency.device), []).append(
-                (result.engine, latency)
-            )
-    devices = {device for _, _, device in groups}
-    titles = {}
-    for (seconds, batch, device), bars in sorted(groups.items()):
-        batched = f", batch {batch}" if batch > 1 else ""
-        named = f", {device[:12]}" if len(devices) > 1 else ""
-        titles[f"{seconds:g} s of audio{batched}{named}"] = bars
-    return titles
+def _free_spots(spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The spots, each raised until it is clear of those before it."""
+    free: list[tuple[float, float]] = []
+    for x, wanted in spots:
+        y = wanted
+        while any(abs(x - other[0]) < 10 and abs(y - other[1]) < 14 for other in free):
+            y -= 7
+        free.append((x, y))
+    return free
 
 
-def _latency_bar(engine: str, latency: Latency, y: float, x: Axis, colour: str) -> Markup:
-    end, whisker = x(latency.p50_ms), x(latency.p95_ms)
-    label = f"{format_ms(latency.p50_ms)} / {format_ms(latency.p95_ms)} ms"
-    return Markup(
-        '<g><title>{}: p50 {:.2f} ms, p95 {:.2f} ms, p99 {:.2f} ms, {} runs, {}</title>'
-        '<rect class="{}" x="{}" y="{}" width="{}" height="18" rx="2"/>'
-        '<path class="whisker" d="M{} {}H{}M{} {}v8"/>{}</g>'
-    ).format(
-        engine, latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.runs, latency.device,
-        colour, _n(x.start), _n(y), _n(max(1.0, end - x.start)),
-        _n(end), _n(y + 9), _n(whisker), _n(whisker), _n(y + 5), _text(whisker + 8, y + 13, label, "value"),
-    )  # fmt: skip
-
-
-def _stem(name: str, value: float, at: tuple[float, float, float], rank: int | None) -> Markup:
+def _stem(name: str, value: float, at: tuple[float, float, float], colour: str) -> Markup:
     x, top, bottom = at
-    colour = "warn" if rank else "s1"
-    number = _text(x, top - 8, str(rank), "rank mid") if rank else Markup("")
     return Markup(
         '<g><title>{}: {:.1f} dB</title><path class="stem {}" d="M{} {}V{}"/>'
-        '<circle class="{}" cx="{}" cy="{}" r="3"/>{}</g>'
-    ).format(name, value, colour, _n(x), _n(bottom), _n(top), colour, _n(x), _n(top), number)
+        '<circle class="{}" cx="{}" cy="{}" r="3"/></g>'
+    ).format(name, value, colour, _n(x), _n(bottom), _n(top), colour, _n(x), _n(top))
 
 
 def _band(x: Axis, y: Axis, low: float, high: float) -> Markup:
@@ -170,7 +174,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     """1, 2, 5 steps within the limits; whole decades when these would crowd."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
-    return ticks if len(ticks) <= 8 else [t for t in ticks if math.log10(t).is_integer()]
+    return ticks if len(ticks) <= 6 else [t for t in ticks if math.log10(t).is_integer()]
 
 
 def _vertical(axis: Axis, tick: float, top: float, bottom: float, label: str) -> Markup:
@@ -187,18 +191,13 @@ def _horizontal(axis: Axis, tick: float, left: float, right: float, label: str) 
     )
 
 
-def _legend(colours: Mapping[str, str], left: float) -> list[Markup]:
-    parts, x = [], left
-    for name, colour in colours.items():
-        parts.append(Markup('<rect class="{}" x="{}" y="2" width="12" height="12" rx="2"/>').format(colour, _n(x)))
-        parts.append(_text(x + 18, 12, name, "label"))
-        x += 46 + 7.2 * len(name)
-    parts.append(_text(x, 12, "bar: p50, whisker: p95", "tick"))
-    return parts
-
-
 def _text(x: float, y: float, text: str, style: str) -> Markup:
     return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(style, _n(x), _n(y), text)
+
+
+def _upright(x: float, y: float, text: str) -> Markup:
+    """Centred text that reads upwards."""
+    return Markup('<g transform="rotate(-90 {} {})">{}</g>').format(_n(x), _n(y), _text(x, y, text, "label mid"))
 
 
 def _n(value: float) -> str:

@@ -9,6 +9,7 @@ from trtasr.values import BenchResult, Decision, Latency, LayerRow
 
 REFERENCE = "fp32"
 T4_TARGETS = ("t4", "t4-rtx")
+OTHER_GPUS = "rtx-"  # then the capability: rtx-sm86
 NAME_WIDTH = 48
 
 
@@ -75,7 +76,9 @@ def measured_on(result: BenchResult) -> str:
     latency = shown_latency(result)
     if latency is not None:
         return "cpu" if latency.threads else latency.device
-    return "(no T4 here)" if result.target in T4_TARGETS else "(not timed)"
+    if result.target in T4_TARGETS:
+        return "(no T4 here)"
+    return "(not here)" if result.target.startswith(OTHER_GPUS) else "(not timed)"
 
 
 def reference_first(results: Sequence[BenchResult]) -> list[BenchResult]:

@@ -1,0 +1,62 @@
+import pytest
+from report_sample import gpu_sample, sample
+
+from trtasr.report.layer_view import engine_view, kept_in, lints, mac_shares, precision, skipped, time_shares
+from trtasr.values import LayerRow
+
+
+def layer(operands, macs=0, int8=False, time=0.0):
+    return LayerRow("n", "gemm", operands, ("Half",), ("/n",), macs, int8, time_share=time)
+
+
+@pytest.mark.parametrize(("operands", "int8", "expected"), [
+    (("Int8", "Int8"), True, "INT8"), (("Half", "Half"), False, "FP16"), (("fp32", "fp32"), False, "FP32"),
+    (("Half", "Float"), False, "FP32"), (("Int8", "Half"), False, "FP16"), (("BF16", "BF16"), False, "other"),
+    ((), False, "other"),
+])  # fmt: skip
+def test_precision_is_that_of_the_widest_operand(operands, int8, expected):
+    assert precision(layer(operands, int8=int8)) == expected
+
+
+def test_shares_of_macs_and_of_time_add_up():
+    layers = [
+        layer(("Int8", "Int8"), 600, True, 0.2), layer(("Half", "Half"), 300, time=0.2),
+        layer(("Float", "Float"), 100, time=0.1), layer(("Half",), time=0.5),
+    ]  # fmt: skip
+    assert [(s.precision, s.percent) for s in mac_shares(layers)] == [("INT8", 60), ("FP16", 30), ("FP32", 10)]
+    assert [(s.precision, round(s.percent)) for s in time_shares(layers)] == [
+        ("INT8", 20), ("FP16", 20), ("FP32", 10), ("no weights", 50)]  # fmt: skip
+    assert time_shares([layer(("Half", "Half"), 1)]) == mac_shares([layer(("Half",))]) == ()
+
+
+def test_a_layer_kept_out_of_int8_names_its_rule():
+    data = sample()
+    view = engine_view(data.engines[0], data.decisions["t4-rtx"], data.reasons)
+    assert [(row.int8, row.macs, row.rule, row.reason) for row in view.rows] == [
+        (True, 90, "", ""), (False, 10, "depthwise", "no INT8 kernel on sm_75")]  # fmt: skip
+    assert (view.timed, view.tactics) == (False, False)
+
+
+def test_the_rule_is_not_repeated_on_layers_without_weights():
+    data = gpu_sample(4)
+    view = engine_view(data.engines[0], data.decisions["t4"], data.reasons)
+    assert (view.timed, view.tactics) == (True, True)
+    assert sum(bool(row.rule) for row in view.rows) == 2
+    assert sum(row.time for row in view.rows) == pytest.approx(100)
+
+
+def test_skipped_nodes_by_rule():
+    (row,) = skipped(sample().decisions, sample().reasons)
+    assert row == ("t4-rtx", "depthwise", "no INT8 kernel on sm_75", ("/enc/1/Conv",))
+    assert skipped({"cpu": ()}, {}) == []
+
+
+def test_lint_keeps_targets_without_a_finding():
+    assert lints({"t4": ("a",)}, {"t4": (), "rtx-sm86": ("b",)}) == [("t4", ("a",), ()), ("rtx-sm86", (), ("b",))]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [("t4", "FP16"), ("rtx-sm86", "FP16"), ("cpu", "FP32"), ("t4-fp32", "FP32")]
+)
+def test_kept_in(target, expected):
+    assert kept_in(target) == expected

@@ -1,0 +1,140 @@
+"""Report data for tests: a small bundle without a GPU, and one of a GPU host. Every figure is made up."""
+
+import dataclasses
+
+import numpy as np
+
+from trtasr.report.html import ReportData
+from trtasr.report.table import ControlRow
+from trtasr.values import (
+    BenchResult,
+    Comparison,
+    Decision,
+    Engine,
+    Latency,
+    LayerRow,
+    ScaleTable,
+    TensorComparison,
+    TensorScale,
+    Utterance,
+    WeightScale,
+    WerResult,
+)
+
+
+def wer(percent, transcript):
+    return WerResult(percent, 1039, 137, (Utterance("a.wav", 4.2, "close the red door", transcript),), "basic-en-v1")
+
+
+def sample():
+    """FP32, a T4 plan that was not timed, and a CPU engine."""
+    timing = Latency(400.0, 440.0, 460.0, 50, 15.0, 1, 1, "Some CPU")
+    fast = dataclasses.replace(timing, p50_ms=80.0, p95_ms=90.0)
+    activations = {f"/enc/{i}": TensorScale(1.0 + i, "mse", sqnr_db=30.0 + i) for i in range(20)}
+    layers = (
+        LayerRow("fc_0", "gemm", ("int8", "int8"), ("fp16",), ("/enc/0/Conv",), 900, True),
+        LayerRow("conv_1", "correlation", ("fp16", "fp16"), ("fp16",), ("/enc/1/Conv",), 100, False),
+    )
+    details = {"sha256": "ab" * 32, "build_seconds": 9.5}
+    return ReportData(
+        name="quartznet",
+        family="jasper",
+        targets=("t4-rtx", "cpu"),
+        device="Some CPU",
+        seed=7,
+        versions={"onnxruntime": "1.31.1"},
+        results=(
+            BenchResult("fp32 (reference)", "fp32", 75_500_000, (timing,), wer(13.19, "close the red door")),
+            BenchResult("int8 t4-rtx", "t4-rtx", 52_000_000, (), wer(13.25, "close the door right now"), "Q/DQ graph"),
+            BenchResult("int8 cpu", "cpu", 19_400_000, (fast,), wer(13.28, "close a red door")),
+        ),
+        scales=ScaleTable(
+            activations,
+            {"enc.0.weight": WeightScale(np.ones(256, np.float32), 0, 41.5, (3, 9))},
+            alphas={"enc.0": 0.25, "enc.1": 0.75},
+        ),
+        engines=(Engine("t4-rtx", "t4-rtx/model.plan", 52_000_000, layers, details),),
+        decisions={
+            "t4-rtx": (
+                Decision("/enc/0/Conv", "Conv", True, "int8"),
+                Decision("/enc/1/Conv", "Conv", False, "depthwise"),
+            )
+        },
+        reasons={"depthwise": "no INT8 kernel on sm_75"},
+        intervals={"int8 cpu": (-0.21, 0.38)},
+        comparisons=(
+            Comparison(
+                "fp32", "qdq", (TensorComparison("logprobs", 24.31, 0.99812, 1.5),), 0.9912, 2237, "audio",
+                "polygraphy run model.qdq.onnx --onnxrt", "comparison.json",
+            ),
+        ),
+        controls=(ControlRow("synthetic", 13.25, 0.06, 24.3), ControlRow("noise", 61.9, 48.71, 3.4)),
+        audio_scales=ScaleTable({f"/enc/{i}": TensorScale(1.5 + i, "mse") for i in range(20)}, {}),
+        settings={"quant": {"method": "mse"}},
+        commands=("trtasr compile quartznet.nemo -o out",),
+        subnormal={"t4-rtx": ("/enc/0/Conv",)},
+        overflowing={"t4-rtx": ()},
+        checkpoint_sha256="cd" * 32,
+    )  # fmt: skip
+
+
+def large_layers(count=171, kept=("Half", "Half"), tactics=True):
+    """As many convolutions, every other one INT8, with a fused pointwise layer behind each."""
+    rows = []
+    for i in range(count):
+        node, int8 = f"/encoder/encoder.{i // 11}/mconv.{i % 11}/conv/Conv", not i % 2 and kept == ("Half", "Half")
+        kernel = f"sm75_xmma_fprop_implicit_gemm_{'i8i8' if int8 else 'f16f16'}_nhwc_tn_n_tilesize{i}"
+        tactic = kernel if tactics else ""
+        rows.append(LayerRow(f"{node}_myl0_{i}", "CaskConvolution", ("Int8", "Int8") if int8 else kept, kept[:1],
+                             (node, f"{node}_DequantizeLinear", f"{node}_weight_DequantizeLinear"),
+                             100_000 + 37 * (i * i % 101), int8, tactic, 0.7 / count if tactics else 0.0))  # fmt: skip
+        name = f"__myl_MoveReshReplConcMulMinMaxRounCast_myl0_{i}"
+        nodes = tuple(f"/encoder/encoder.{i}/{op}" for op in ("Mul", "Add", "Relu", "QuantizeLinear", "Where", "Cast"))
+        rows.append(LayerRow(name, "kgen", kept, kept[:1], nodes, 0, False, "", 0.3 / count if tactics else 0.0))
+    return tuple(rows)
+
+
+def gpu_sample(count=171):
+    """INT8, FP16 and FP32 plans timed on a GPU, the CPU engine beside them; layers timed, tactics known."""
+    base, shapes = sample(), [(batch, seconds) for batch in (1, 8) for seconds in (2.0, 7.0, 16.7)]
+
+    def timed(milliseconds):
+        return tuple(
+            Latency(ms, 1.06 * ms, 1.2 * ms, 500, batch * seconds, batch, 0, "Tesla T4")
+            for batch, seconds in shapes
+            for ms in [milliseconds * (0.8 + 0.04 * batch * seconds)]
+        )
+
+    results = (
+        base.results[0],
+        BenchResult("fp16 t4", "t4-fp16", 38_900_000, timed(3.1), wer(13.19, "close the red door")),
+        BenchResult("fp32 t4", "t4-fp32", 76_300_000, timed(7.9), wer(13.19, "close the red door")),
+        BenchResult("int8 t4", "t4", 24_100_000, timed(2.2), wer(13.27, "close the door right now")),
+        base.results[2],
+    )
+    details = {"tensorrt": "10.16.1.11", "gpu": "Tesla T4", "build_seconds": 181.2, "sha256": "0123456789abcdef" * 4}
+    engines = (
+        Engine("t4", "t4/model.plan", 24_100_000, large_layers(count), details),
+        Engine("cpu", "cpu/model.int8.onnx", 19_400_000, large_layers(count, ("Float", "Float"), False)),
+        Engine("t4-fp16", "t4/fp16.plan", 38_900_000, large_layers(count, ("Half", "Half "), False), details),
+        Engine("t4-fp32", "t4/fp32.plan", 76_300_000, large_layers(count, ("Float", "Float"), False), details),
+    )
+    names = [layer.onnx_nodes[0] for layer in engines[0].layers if layer.macs]
+    decisions = {
+        "t4": tuple(Decision(name, "Conv", not i % 2, ("int8", "depthwise")[i % 2]) for i, name in enumerate(names)),
+        "cpu": tuple(Decision(name, "Conv", True, "int8") for name in names),
+    }
+    activations = {
+        f"{name}_output_{i}": TensorScale(1.0 + i % 17, "mse", sqnr_db=28.0 + (i * 7) % 23)
+        for name in names
+        for i in (0, 1)
+    }
+    weights = {f"{name}.weight": WeightScale(np.ones(256, np.float32), 0, 38.0 + i % 9) for i, name in enumerate(names)}
+    audio = {name: TensorScale(scale.amax * (1.1 + 0.01 * i % 0.9), "mse") for i, (name, scale) in enumerate(
+        activations.items())}  # fmt: skip
+    return dataclasses.replace(
+        base, targets=("t4", "cpu"), results=results, engines=engines, decisions=decisions,
+        scales=ScaleTable(activations, weights), audio_scales=ScaleTable(audio, {}),
+        intervals={"int8 t4": (-0.12, 0.28), "int8 cpu": (-0.21, 0.38)},
+        subnormal={"t4": tuple(names[:5])}, overflowing={"t4": tuple(names)},
+    )  # fmt: skip

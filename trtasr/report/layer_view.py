@@ -1,0 +1,158 @@
+"""Engine layers as the report shows them: precision shares, the layer table, what was kept out of INT8 and why."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from trtasr.report.speed_view import FP32_TARGETS
+from trtasr.report.table import coverage_line, decision_summary
+from trtasr.values import Decision, Engine, LayerRow
+
+NO_WEIGHTS = "no weights"
+COLOURS = {"INT8": "int8", "FP16": "fp16", "FP32": "fp32", "other": "other", NO_WEIGHTS: "glue"}
+TYPES = {"FP32": {"float", "fp32", "float32"}, "FP16": {"half", "fp16", "float16"}}
+
+
+class Share(NamedTuple):
+    """A part of a stacked bar in percent; colour is its CSS class."""
+
+    precision: str
+    percent: float
+    colour: str
+
+
+class Row(NamedTuple):
+    """One layer of the table: shares in percent; the rule that kept it out of INT8, and its reason in words."""
+
+    name: str
+    kind: str
+    operands: str
+    outputs: str
+    int8: bool
+    weighted: bool
+    macs: float
+    time: float
+    tactic: str
+    nodes: tuple[str, ...]
+    rule: str
+    reason: str
+
+
+class EngineView(NamedTuple):
+    """One engine: heading, stacked bars and layer table; `timed` and `tactics` say whether it has those columns."""
+
+    target: str
+    coverage: str
+    kept: str
+    macs: tuple[Share, ...]
+    time: tuple[Share, ...]
+    timed: bool
+    tactics: bool
+    rows: tuple[Row, ...]
+
+
+class Skipped(NamedTuple):
+    """Nodes of one target that one rule kept out of INT8."""
+
+    target: str
+    rule: str
+    reason: str
+    nodes: tuple[str, ...]
+
+
+class Lint(NamedTuple):
+    """Layers of one target whose FP16 arithmetic comes near the format's limits."""
+
+    target: str
+    subnormal: tuple[str, ...]
+    overflowing: tuple[str, ...]
+
+
+def precision(layer: LayerRow) -> str:
+    """``INT8``, ``FP32`` or ``FP16`` (the widest operand decides), ``other`` for a type that is none of these."""
+    if layer.int8:
+        return "INT8"
+    operands = {operand.lower() for operand in layer.operands}
+    return next((name for name, words in TYPES.items() if operands & words), "other")
+
+
+def kept_in(target: str) -> str:
+    """Precision of the layers that are not INT8."""
+    return "FP32" if target == "cpu" or target in FP32_TARGETS else "FP16"
+
+
+def mac_shares(layers: Iterable[LayerRow]) -> tuple[Share, ...]:
+    """Share of each precision in the multiply-accumulates of the layers with weights."""
+    return _shares((precision(layer), layer.macs) for layer in layers)
+
+
+def time_shares(layers: Iterable[LayerRow]) -> tuple[Share, ...]:
+    """Share of each precision in the engine's time; layers without weights apart. Empty where layers were not timed."""
+    return _shares((precision(layer) if layer.macs else NO_WEIGHTS, layer.time_share) for layer in layers)
+
+
+def _shares(amounts: Iterable[tuple[str, float]]) -> tuple[Share, ...]:
+    sums: defaultdict[str, float] = defaultdict(float)
+    for name, amount in amounts:
+        sums[name] += amount
+    total = sum(sums.values())
+    return tuple(Share(name, 100 * sums[name] / total, colour) for name, colour in COLOURS.items() if sums[name])
+
+
+def engine_view(engine: Engine, decisions: Sequence[Decision], reasons: Mapping[str, str]) -> EngineView:
+    """Everything the page shows of one engine's layers.
+
+    Args:
+        engine: with its layer table.
+        decisions: of its target; empty for an engine nothing was decided about (FP16 and FP32 baselines).
+        reasons: rule -> the reason in words.
+    """
+    layers, rules = engine.layers, {d.node: d.rule for d in decisions if not d.quantized}
+    total = max(1, sum(layer.macs for layer in layers))
+    return EngineView(
+        target=engine.target,
+        coverage=coverage_line(engine.target, layers),
+        kept=decision_summary(decisions, kept_in(engine.target), reasons) if decisions else "",
+        macs=mac_shares(layers),
+        time=time_shares(layers),
+        timed=any(layer.time_share > 0 for layer in layers),
+        tactics=any(layer.tactic for layer in layers),
+        rows=tuple(_row(layer, total, rules, reasons) for layer in layers),
+    )
+
+
+def _row(layer: LayerRow, total: int, rules: Mapping[str, str], reasons: Mapping[str, str]) -> Row:
+    kept = dict.fromkeys(rules[node] for node in layer.onnx_nodes if node in rules) if layer.macs else {}
+    return Row(
+        name=layer.name,
+        kind=layer.kind,
+        operands=" x ".join(layer.operands),
+        outputs=", ".join(layer.outputs),
+        int8=layer.int8,
+        weighted=bool(layer.macs),
+        macs=100 * layer.macs / total,
+        time=100 * layer.time_share,
+        tactic=layer.tactic,
+        nodes=layer.onnx_nodes,
+        rule=", ".join(kept),
+        reason="; ".join(reasons[rule] for rule in kept if rule in reasons),
+    )
+
+
+def skipped(decisions: Mapping[str, Sequence[Decision]], reasons: Mapping[str, str]) -> list[Skipped]:
+    """Nodes that stayed out of INT8, by target and rule, the most frequent rule first."""
+    found = []
+    for target, items in decisions.items():
+        rules: defaultdict[str, list[str]] = defaultdict(list)
+        for decision in items:
+            if not decision.quantized:
+                rules[decision.rule].append(decision.node)
+        ordered = sorted(rules.items(), key=lambda pair: -len(pair[1]))
+        found += [Skipped(target, rule, reasons.get(rule, ""), tuple(nodes)) for rule, nodes in ordered]
+    return found
+
+
+def lints(subnormal: Mapping[str, tuple[str, ...]], overflowing: Mapping[str, tuple[str, ...]]) -> list[Lint]:
+    """FP16 lint per target that was examined, whether or not anything was found."""
+    targets = dict.fromkeys([*subnormal, *overflowing])
+    return [Lint(target, subnormal.get(target, ()), overflowing.get(target, ())) for target in targets]

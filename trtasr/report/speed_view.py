@@ -1,0 +1,149 @@
+"""Speed as the report shows it: percentiles per engine and input shape, bars, and WER against RTFx."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trtasr.report.table import REFERENCE, format_ms, format_rtfx, format_wer, reference_first
+from trtasr.values import BenchResult, Latency
+
+FP32_TARGETS, FP16_TARGETS = (REFERENCE, "t4-fp32"), ("t4-fp16",)
+BASELINES = FP32_TARGETS + FP16_TARGETS
+
+
+class LatencyRow(NamedTuple):
+    """One engine at one input shape, in words; ``over`` columns say how many times faster it is than that baseline."""
+
+    engine: str
+    device: str
+    shape: str
+    p50: str
+    p95: str
+    p99: str
+    runs: int
+    rtfx: str
+    over_fp32: float | None
+    over_fp16: float | None
+
+
+class Bar(NamedTuple):
+    """A median with its tail to p95, both in percent of the longest bar of the group."""
+
+    engine: str
+    colour: str
+    width: float
+    tail: float
+    label: str
+    title: str
+
+
+class BarGroup(NamedTuple):
+    """Bars of one device and input shape: only these are to be compared."""
+
+    title: str
+    bars: tuple[Bar, ...]
+
+
+class Point(NamedTuple):
+    """One engine of the WER-against-RTFx picture; rtfx is None for an engine that was not timed."""
+
+    number: int
+    engine: str
+    shape: str
+    rtfx: float | None
+    wer: float
+    colour: str
+
+
+def colour_of(target: str) -> str:
+    """CSS class of an engine: by the precision it was built for."""
+    return "fp32" if target in FP32_TARGETS else "fp16" if target in FP16_TARGETS else "int8"
+
+
+def shape_words(latency: Latency) -> str:
+    """Audio per run: ``15 s``, or ``8 x 16.7 s`` for a batch."""
+    seconds = f"{latency.audio_seconds / latency.batch:g} s"
+    return seconds if latency.batch == 1 else f"{latency.batch} x {seconds}"
+
+
+def device_words(latency: Latency) -> str:
+    """Name of the device, with the threads on a CPU."""
+    if not latency.threads:
+        return latency.device
+    return f"{latency.device}, {latency.threads} thread{'s'[: latency.threads != 1]}"
+
+
+def speedup(results: Sequence[BenchResult], latency: Latency, baselines: Sequence[str]) -> float | None:
+    """A baseline's median over this median; None unless it was timed on the same device, threads and shape.
+
+    Args:
+        results: all rows.
+        latency: of the engine in question.
+        baselines: targets to look for.
+    """
+    timed = [item for result in results if result.target in baselines for item in result.latencies]
+    same = next((item for item in timed if _condition(item) == _condition(latency)), None)
+    return same.p50_ms / latency.p50_ms if same else None
+
+
+def _condition(latency: Latency) -> tuple[str, int, int, float]:
+    return latency.device, latency.threads, latency.batch, latency.audio_seconds
+
+
+def latency_rows(results: Sequence[BenchResult]) -> list[LatencyRow]:
+    """Every engine at every shape it was timed at, the same shapes together."""
+    timed = [(result, latency) for result in reference_first(results) for latency in result.latencies]
+    timed.sort(key=lambda pair: _condition(pair[1]))
+    return [_latency_row(results, *pair) for pair in timed]
+
+
+def _latency_row(results: Sequence[BenchResult], result: BenchResult, latency: Latency) -> LatencyRow:
+    def over(baselines: Sequence[str]) -> float | None:
+        return None if result.target in baselines else speedup(results, latency, baselines)
+
+    return LatencyRow(
+        result.engine, device_words(latency), shape_words(latency), format_ms(latency.p50_ms),
+        format_ms(latency.p95_ms), format_ms(latency.p99_ms), latency.runs, format_rtfx(latency.rtfx),
+        over(FP32_TARGETS), None if result.target in FP32_TARGETS else over(FP16_TARGETS),
+    )  # fmt: skip
+
+
+def bar_groups(results: Sequence[BenchResult]) -> list[BarGroup]:
+    """Medians as bars, one group per device and input shape, each to its own scale; empty without a timing."""
+    groups: dict[tuple[str, int, int, float], list[tuple[BenchResult, Latency]]] = {}
+    for result in reference_first(results):
+        for latency in result.latencies:
+            groups.setdefault(_condition(latency), []).append((result, latency))
+    return [_bar_group(groups[key]) for key in sorted(groups)]
+
+
+def _bar_group(pairs: Sequence[tuple[BenchResult, Latency]]) -> BarGroup:
+    longest = max(latency.p95_ms for _, latency in pairs)
+    bars = []
+    for result, latency in pairs:
+        label = f"{format_ms(latency.p50_ms)} / {format_ms(latency.p95_ms)} ms"
+        title = (f"{result.engine}: p50 {latency.p50_ms:.2f} ms, p95 {latency.p95_ms:.2f} ms, "
+                 f"p99 {latency.p99_ms:.2f} ms, {latency.runs} runs")  # fmt: skip
+        tail = 100 * (latency.p95_ms - latency.p50_ms) / longest
+        width = 100 * latency.p50_ms / longest
+        bars.append(Bar(result.engine, colour_of(result.target), width, tail, label, title))
+    first = pairs[0][1]
+    return BarGroup(f"{shape_words(first)} of audio, {device_words(first)}", tuple(bars))
+
+
+def tradeoff(results: Sequence[BenchResult]) -> list[Point]:
+    """WER against RTFx: each scored engine at the longest input of each batch size, numbered from 1."""
+    points: list[Point] = []
+    for result in reference_first(results):
+        if result.wer is None:
+            continue
+        longest = {item.batch: item for item in sorted(result.latencies, key=lambda item: item.audio_seconds)}
+        timed: list[tuple[str, float | None]] = [(shape_words(longest[b]), longest[b].rtfx) for b in sorted(longest)]
+        for shape, rtfx in timed or [("not timed here", None)]:
+            colour = colour_of(result.target)
+            points.append(Point(len(points) + 1, result.engine, shape, rtfx, result.wer.wer, colour))
+    return points
+
+
+def tradeoff_rows(points: Sequence[Point]) -> list[tuple[Point, str, str]]:
+    """Each point with its RTFx and WER in words."""
+    return [(point, "-" if point.rtfx is None else format_rtfx(point.rtfx), format_wer(point.wer)) for point in points]
