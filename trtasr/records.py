@@ -17,7 +17,7 @@ from trtasr.controls import Control
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.run import cpu_name
 from trtasr.gpu import slower_than_fp16, state_json
-from trtasr.lower import Lowered
+from trtasr.lower import FP32, Lowered
 from trtasr.measure import Measured
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
@@ -180,13 +180,16 @@ def report_data(record: Record) -> ReportData:
     """The report's view of a record."""
     reference = record.results[0].wer
     intervals = {r.engine: bootstrap_delta(reference, r.wer) for r in record.results[1:] if reference and r.wer}
+    linted = [item for item in record.lowered if item.graph not in (item.reference, FP32)]
     return ReportData(
         name=record.recipe.name, family=record.checkpoint.family, targets=tuple(e.target for e in record.engines),
         device=cpu_name(), seed=record.recipe.calibration.seed, versions=versions(), results=record.results,
         scales=record.table, engines=record.engines, decisions={x.target: x.decisions for x in record.lowered},
         reasons=REASONS, intervals=intervals, comparisons=(record.comparison,), controls=control_rows(record),
         audio_scales=record.tables.get("audio") if len(record.tables) > 1 else None, settings=to_dict(record.recipe),
-        commands=commands(record))  # fmt: skip
+        commands=commands(record), subnormal={item.target: item.subnormal for item in linted},
+        overflowing={item.target: item.overflowing for item in linted},
+        checkpoint_sha256=record.checkpoint.sha256)  # fmt: skip
 
 
 def controls_json(record: Record) -> list[dict[str, Any]]:

@@ -176,7 +176,8 @@ def layer_sqnr(reference: Observe, candidate: Observe, names: Sequence[str],
     """SQNR in dB of inner tensors over valid frames.
 
     Args:
-        reference: features and lengths -> values by tensor name, for instance `ort_observer`; candidate: likewise.
+        reference: features and lengths -> values by tensor name, for instance `ort_observer`.
+        candidate: likewise.
         names: tensors that both give.
         feeds: features float32 [B, mel, T] and lengths int64 [B]; each utterance runs alone at its valid length.
     """
