@@ -14,8 +14,9 @@ import onnx
 import pytest
 from tiny_archive import write_archive, write_manifest
 
+from trtasr import verbs
 from trtasr.cli import main
-from trtasr.engine import trt_run
+from trtasr.engine import build_tensorrt, trt_run
 
 FAKES = Path(__file__).parent / "fakes"
 SMI = """#!/bin/sh
@@ -43,6 +44,7 @@ def host(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.syspath_prepend(str(FAKES))
         patch.setattr(trt_run, "CudaGraph", no_capture)
+        patch.setattr(build_tensorrt, "load_libcuda", lambda: None)
         yield folder
     for name in [name for name in sys.modules if name.split(".")[0] in ("tensorrt", "pycuda")]:
         del sys.modules[name]
@@ -91,6 +93,8 @@ def test_int8_beside_fp16_and_fp32_measured_on_the_gpu(host, bundle):
         assert rows[target]["wer"] is not None
         assert rows[target]["note"] == ""
     assert "int8 t4 against FP16, 0.5 s x 2: 2.00 x" in printed
+    assert "polygraphy run --trt t4/model.plan --model-type engine" in printed
+    assert read(out, "comparison.json")["lst"][1][0] == "int8-t4"
     assert "Tesla T4 (fake)" in printed
     assert "PASSED" in printed.splitlines()[-1]
     assert "wer_int8=" in printed.splitlines()[-1]
@@ -167,6 +171,32 @@ def test_implicit_quantization_feeds_the_synthetic_batches_at_the_opt_shape(host
     out = compiled(host, tmp_path / "out", "--quantization", "implicit", "--set", "engine.calibrator=minmax",
                    "--set", "engine.opt_batch=3")  # fmt: skip
     assert header(out, "t4/model.plan")["calibrated"] == "2 batches"  # 8 utterances: 2 whole batches of 3, 2 left out
+
+
+def test_verbs_run_the_plan_on_the_gpu(host, bundle, tmp_path, monkeypatch, capsys):
+    manifest = str(host / "manifest.json")
+    assert main(["bench", str(bundle), "--manifest", manifest, "--seconds", "0.5", "--batch", "2", "-q"]) == 0
+    printed = capsys.readouterr().out
+    assert "int8 t4: 1 s of audio, batch 2: p50 1.0" in printed
+    assert "int8 t4 against FP32, 0.5 s x 2: 6.00 x" in printed
+    assert main(["compare", str(bundle), "--manifest", manifest, "-o", str(tmp_path / "cmp"), "-q"]) == 0
+    assert "polygraphy run --trt" in capsys.readouterr().out
+    assert main(["transcribe", str(bundle), str(host / "0.wav"), "-q"]) == 0
+    spoken = capsys.readouterr().out.strip()
+    assert spoken in {u["pred_text"] for u in read(bundle, "wer.json")["t4"]["utterances"]}
+    monkeypatch.setenv("FAKE_TRT_MS_INT8", "2.5")
+    flags = ["--manifest", manifest, "--seconds", "0.5", "-q"]
+    assert main(["bench", str(bundle), *flags]) == 3
+    assert main(["bench", str(bundle), *flags, "--allow-slower"]) == 0
+
+
+def test_without_the_gpu_the_qdq_graph_stands_in(bundle, host, monkeypatch, capsys):
+    monkeypatch.setattr(verbs, "usable_gpu", lambda: "")
+    assert main(["bench", str(bundle), "--manifest", str(host / "manifest.json"), "--seconds", "0.5", "--json"]) == 0
+    rows = {row["target"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == ["fp32", "t4"]
+    assert rows["t4"]["note"] == "Q/DQ graph, ONNX Runtime"
+    assert rows["t4"]["latencies"] == []
 
 
 def test_timings_are_kept_per_gpu_and_version(host, bundle):

@@ -16,7 +16,7 @@ from trtasr.compile import STAGES, Options, calibrate_recipe, compile_recipe
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
 from trtasr.errors import MissingError, RecipeError, UsageError
-from trtasr.gpu import FP16, FP32, speedups
+from trtasr.gpu import FP16, FP32, slower_than_fp16, speedups
 from trtasr.lower import resolve_targets
 from trtasr.measure import PROFILE
 from trtasr.recipe import Evaluation, Recipe, build, load_recipe, override, to_dict
@@ -216,7 +216,9 @@ def bench_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr bench``."""
     settings = open_engine(arguments.bundle).recipe.evaluation
     changed = {} if arguments.threads is None else {"threads": arguments.threads}
-    changed |= {"bench_seconds": arguments.seconds} if arguments.seconds else {}
+    changed |= {"bench_seconds": arguments.seconds, "gpu_seconds": arguments.seconds} if arguments.seconds else {}
+    changed |= {"gpu_batches": arguments.batch} if arguments.batch else {}
+    changed |= {"allow_slower": True} if arguments.allow_slower else {}
     settings = build(Evaluation, asdict(settings) | changed, "bench")
     results = bench_bundle(arguments.bundle, arguments.manifest, settings)
     lines = [summary_table(results)]
@@ -227,7 +229,10 @@ def bench_verb(arguments: argparse.Namespace) -> Summary:
         ratios = [f"{a.p50_ms / b.p50_ms:.2f} x at {a.audio_seconds:g} s"
                   for a, b in zip(by_target["fp32"], by_target["cpu"], strict=True)]  # fmt: skip
         lines.append(f"int8 cpu against fp32, same run, same threads: {', '.join(ratios)}")
-    return Summary("\n".join(lines), [bench_json(result) for result in results])
+    lines += speed_lines(results)
+    slow = slower_than_fp16(results) if not settings.allow_slower else ""
+    lines += [f"gate missed: {slow}; --allow-slower accepts it"] if slow else []
+    return Summary("\n".join(lines), [bench_json(result) for result in results], 3 if slow else 0)
 
 
 def latency_text(engine: str, latency: Latency) -> str:

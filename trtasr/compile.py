@@ -96,7 +96,7 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         lowered, engines = zip(*[lower_and_build(plant, target) for target in targets], strict=True)
         baselines = build_baselines(plant) if host else ()
         measured = measure(plant, checkpoint, lowered, (*engines, *baselines), utterances)
-        comparison = compare_first(folder, lowered[0], utterances, checkpoint)
+        comparison = compare_first(plant, lowered[0], engines[0], utterances, checkpoint)
         controls = run_controls(exported, tables, recipe, utterances, checkpoint) if options.controls else ()
         record = Record(recipe, checkpoint, tables, lowered, timed_engines((*engines, *baselines), measured),
                         measured, comparison, controls, parity, time.monotonic() - started)  # fmt: skip

@@ -62,7 +62,7 @@ def decoder(vocabulary: tuple[str, ...]) -> Callable[[FloatArray, IntArray], lis
 
 
 @contextmanager
-def opened(engine: Path) -> Iterator[Runner]:
+def running(engine: Path) -> Iterator[Runner]:
     """An engine ready to run: a TensorRT plan on the GPU, an ONNX graph by ONNX Runtime on all cores.
 
     Raises:
@@ -81,7 +81,7 @@ def word_error_rate(engine: Path, utterances: list[Prepared], vocabulary: tuple[
     Raises:
         QualityError: NaN, or empty or constant transcripts.
     """
-    with opened(engine) as run:
+    with running(engine) as run:
         return evaluate(run, decoder(vocabulary), utterances, basic_en_v1, NORMALIZER, batch)
 
 

@@ -1,12 +1,13 @@
 """One run that measures everything a compile built: WER, latency, layer times, and the comparison with FP32."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from trtasr.audio.features import FrontendConfig
 from trtasr.bench.wer import Prepared
 from trtasr.bundle import write_json
 from trtasr.calibrate import mel_rows
@@ -14,13 +15,17 @@ from trtasr.checkpoint.nemo import Checkpoint
 from trtasr.engine.compare import compare
 from trtasr.engine.gpu_state import GpuState
 from trtasr.engine.inspector import trtexec_profile, with_time_shares
+from trtasr.engine.profile import Profile
 from trtasr.evaluate import feeds, latencies, word_error_rate
-from trtasr.gpu import INT8, LABELS, gpu_latencies, layer_times, watch
-from trtasr.lower import FP32, Lowered, Plant, host_of
+from trtasr.gpu import FP16, INT8, LABELS, gpu_latencies, layer_times, watch
+from trtasr.gpu import FP32 as FP32_PLAN
+from trtasr.lower import FP32, Lowered, Plant
 from trtasr.quant.synthesize import speech_shaped_noise
+from trtasr.recipe import Evaluation
 from trtasr.values import BenchResult, Comparison, Engine, LayerRow
 
 COMPARED_UTTERANCES = 8
+BASELINES = (FP16, FP32_PLAN)
 TIMED_HERE = ("fp32", "cpu")  # what ONNX Runtime runs as itself
 STAND_IN = "Q/DQ graph, ONNX Runtime"
 PROFILE = "t4/profile.json"
@@ -42,6 +47,26 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """Whose engines are measured, and how.
+
+    Attributes:
+        folder: of the bundle.
+        frontend, vocabulary: of the model.
+        evaluation: what is measured.
+        profile: shapes the plans accept.
+        gpu: name of the card that runs `t4` plans; empty where none is: their Q/DQ graph stands in for them.
+    """
+
+    folder: Path
+    frontend: FrontendConfig
+    vocabulary: tuple[str, ...]
+    evaluation: Evaluation
+    profile: Profile
+    gpu: str = ""
+
+
+@dataclass(frozen=True)
 class Row:
     """One engine to be measured.
 
@@ -56,44 +81,61 @@ class Row:
     target: str
     path: str
     size_bytes: int
-    note: str = field(default="")
+    note: str = ""
 
 
-def rows_of(plant: Plant, lowered: Sequence[Lowered], engines: Sequence[Engine]) -> list[Row]:
-    """What is measured: the FP32 graph, then every engine; plans for absent GPUs through their Q/DQ graph."""
-    graphs = {item.target: item.reference for item in lowered}
-    found = [Row("fp32 (reference)", "fp32", FP32, (plant.folder / FP32).stat().st_size)]
-    for engine in sorted(engines, key=lambda item: item.target not in (LABELS.keys() - {INT8})):
+def rows_of(subject: Subject, graphs: Mapping[str, str], engines: Sequence[Engine]) -> list[Row]:
+    """What is measured: the FP32 graph, the T4 host's baselines, then every engine.
+
+    Plans for absent GPUs are measured through their Q/DQ graph; baselines without their GPU are left out.
+
+    Args:
+        subject: whose engines.
+        graphs: target -> ONNX graph that ONNX Runtime can run for it.
+        engines: with path and size.
+    """
+    found = [Row("fp32 (reference)", "fp32", graphs["fp32"], (subject.folder / graphs["fp32"]).stat().st_size)]
+    for engine in sorted(engines, key=lambda item: item.target not in BASELINES):
         label = LABELS.get(engine.target, f"int8 {engine.target}")
-        runs_here = engine.target in LABELS or engine.target in TIMED_HERE
-        path = engine.path if runs_here else graphs[engine.target]
-        found.append(Row(label, engine.target, path, engine.size_bytes, "" if runs_here else STAND_IN))
+        runs_here = engine.target in TIMED_HERE or (engine.target in LABELS and bool(subject.gpu))
+        if runs_here:
+            found.append(Row(label, engine.target, engine.path, engine.size_bytes))
+        elif engine.target in graphs:
+            found.append(Row(label, engine.target, graphs[engine.target], engine.size_bytes, STAND_IN))
     return found
 
 
-def measure(plant: Plant, checkpoint: Checkpoint, lowered: Sequence[Lowered], engines: Sequence[Engine],
-            utterances: list[Prepared]) -> Measured:  # fmt: skip
-    """WER of every engine and latency of those this machine can run, from one run.
-
-    The WER of a plan for an absent GPU is that of its Q/DQ graph in ONNX Runtime; no latency is given for it.
-    """
-    folder, evaluation = plant.folder, plant.recipe.evaluation
-    rows = rows_of(plant, lowered, engines)
-    here = {row.target: folder / row.path for row in rows if row.target in TIMED_HERE}
-    speed = latencies(here, checkpoint.frontend, evaluation, mel_rows(checkpoint.frontend))
-    plans = {row.target: folder / row.path for row in rows if row.target in LABELS}
-    before = (watch(),) if plans else ()
+def measure_rows(subject: Subject, rows: Sequence[Row], utterances: list[Prepared]) -> Measured:
+    """WER of every row and latency of those this machine can run as themselves, from one run."""
+    folder, evaluation = subject.folder, subject.evaluation
+    itself = [row for row in rows if not row.note]
+    here = {row.target: folder / row.path for row in itself if row.target in TIMED_HERE}
+    plans = {row.target: folder / row.path for row in itself if row.target in LABELS}
+    speed = latencies(here, subject.frontend, evaluation, mel_rows(subject.frontend))
+    states: tuple[GpuState, ...] = ()
     if plans:
-        speed |= gpu_latencies(plans, plant.profile, evaluation, host_of(plant).gpu)
-    after = (watch(),) if plans else ()
+        before = watch()
+        speed |= gpu_latencies(plans, subject.profile, evaluation, subject.gpu)
+        states = before, watch()
     results = []
     for row in rows:
         wer = None
         if utterances:
-            wer = word_error_rate(folder / row.path, utterances, checkpoint.vocabulary, evaluation.batch)
+            wer = word_error_rate(folder / row.path, utterances, subject.vocabulary, evaluation.batch)
         results.append(BenchResult(row.label, row.target, row.size_bytes, speed.get(row.target, ()), wer,
                                    row.note if wer else ""))  # fmt: skip
-    return Measured(tuple(results), time_layers(plant, engines) if plans else (), before + after)
+    return Measured(tuple(results), gpu=states)
+
+
+def measure(plant: Plant, checkpoint: Checkpoint, lowered: Sequence[Lowered], engines: Sequence[Engine],
+            utterances: list[Prepared]) -> Measured:  # fmt: skip
+    """Measure what a compile built; on a T4 host layer by layer too."""
+    gpu = plant.host.gpu if plant.host else ""
+    subject = Subject(plant.folder, checkpoint.frontend, checkpoint.vocabulary, plant.recipe.evaluation, plant.profile,
+                      gpu)  # fmt: skip
+    graphs = {"fp32": FP32, **{item.target: item.reference for item in lowered}}
+    measured = measure_rows(subject, rows_of(subject, graphs, engines), utterances)
+    return replace(measured, layers=time_layers(plant, engines)) if gpu else measured
 
 
 def time_layers(plant: Plant, engines: Sequence[Engine]) -> tuple[LayerRow, ...]:
@@ -110,11 +152,17 @@ def timed_engines(engines: Sequence[Engine], measured: Measured) -> tuple[Engine
                  for engine in engines)  # fmt: skip
 
 
-def compare_first(folder: Path, lowered: Lowered, utterances: Sequence[Prepared], checkpoint: Checkpoint) -> Comparison:
-    """Polygraphy comparison of FP32 with the first target's graph: on speech, else on speech-shaped noise."""
+def compare_first(plant: Plant, lowered: Lowered, engine: Engine, utterances: Sequence[Prepared],
+                  checkpoint: Checkpoint) -> Comparison:  # fmt: skip
+    """Polygraphy comparison of FP32 with the first engine: on speech, else on speech-shaped noise.
+
+    A `t4` plan is run itself, on the GPU; for a plan whose GPU is not here its Q/DQ graph is.
+    """
     pairs, kind = feeds(utterances[:COMPARED_UTTERANCES]), "audio"
     if not pairs:
         shape = (2, mel_rows(checkpoint.frontend), round(5 * checkpoint.frontend.frames_per_second))
         made = speech_shaped_noise(shape, torch.Generator().manual_seed(0)).numpy()
         pairs, kind = [(made, np.full(2, shape[2], np.int64))], "synthetic"
-    return compare(folder / FP32, folder / lowered.reference, pairs, folder, ("fp32", f"int8-{lowered.target}"), kind)
+    candidate = engine.path if engine.target == INT8 else lowered.reference
+    graphs = plant.folder / FP32, plant.folder / candidate
+    return compare(*graphs, pairs, plant.folder, ("fp32", f"int8-{lowered.target}"), kind)

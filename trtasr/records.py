@@ -108,7 +108,7 @@ def sidecar(record: Record) -> dict[str, Any]:
     return {
         "name": record.recipe.name,
         "family": checkpoint.family,
-        "targets": [engine.target for engine in record.engines],
+        "targets": [item.target for item in record.lowered],
         "outcome": record.outcome,
         "problems": list(record.problems),
         "checkpoint": {"file": checkpoint.path.name, "sha256": checkpoint.sha256, "class": checkpoint.target},
@@ -182,7 +182,7 @@ def report_data(record: Record) -> ReportData:
     intervals = {r.engine: bootstrap_delta(reference, r.wer) for r in record.results[1:] if reference and r.wer}
     linted = [item for item in record.lowered if item.graph not in (item.reference, FP32)]
     return ReportData(
-        name=record.recipe.name, family=record.checkpoint.family, targets=tuple(e.target for e in record.engines),
+        name=record.recipe.name, family=record.checkpoint.family, targets=tuple(x.target for x in record.lowered),
         device=cpu_name(), seed=record.recipe.calibration.seed, versions=versions(), results=record.results,
         scales=record.table, engines=record.engines, decisions={x.target: x.decisions for x in record.lowered},
         reasons=REASONS, intervals=intervals, comparisons=(record.comparison,), controls=control_rows(record),

@@ -14,20 +14,22 @@ from trtasr.audio.manifest import ManifestEntry, read_manifest
 from trtasr.bench.roofline import roofline
 from trtasr.bundle import Bundle, open_bundle
 from trtasr.calibrate import writable
+from trtasr.engine.build_tensorrt import require_tensorrt
 from trtasr.engine.compare import compare
 from trtasr.engine.inspect import layers_from_json
-from trtasr.engine.run import OrtRunner
-from trtasr.errors import UsageError
-from trtasr.evaluate import feeds, latencies, prepare, transcribe, word_error_rate
+from trtasr.errors import MissingError, UsageError
+from trtasr.evaluate import feeds, prepare, running, transcribe
+from trtasr.gpu import INT8
 from trtasr.graph.qdq import decide
 from trtasr.graph.traffic import layer_traffic
+from trtasr.lower import profile
+from trtasr.measure import TIMED_HERE, Subject, measure_rows, rows_of
 from trtasr.recipe import Evaluation, Recipe, build
 from trtasr.targets.t4 import T4
-from trtasr.values import BenchResult, Comparison, LayerRow, Roofline
+from trtasr.values import BenchResult, Comparison, Engine, LayerRow, Roofline
 
 logger = logging.getLogger(__name__)
 
-TIMED = ("fp32", "cpu")
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,28 @@ class Opened:
         graphs = self.bundle.sidecar["graphs"]
         if target not in graphs:
             raise UsageError(f"{self.bundle.path}: has no {target} engine", f"use one of {', '.join(graphs)}")
-        if target == "t4-rtx":
-            logger.info("no T4 here: ONNX Runtime runs the plan's Q/DQ graph")
         return self.bundle.file(graphs[target])
+
+    def runnable(self, target: str) -> Path:
+        """What is run for a target here: a `t4` plan where its GPU is, else the graph that stands for it.
+
+        Raises:
+            UsageError: the bundle was not built for that target.
+        """
+        graph = self.graph(target)
+        if target == INT8 and usable_gpu():
+            return self.bundle.file(self.bundle.sidecar["engines"][target]["path"])
+        if target not in TIMED_HERE:
+            logger.info("the GPU of %s is not here: ONNX Runtime runs its Q/DQ graph", target)
+        return graph
+
+
+def usable_gpu() -> str:
+    """Name of the GPU that runs `t4` plans here; empty where TensorRT, pycuda, the driver or a GPU is missing."""
+    try:
+        return require_tensorrt().gpu
+    except MissingError:
+        return ""
 
 
 def open_engine(path: Path) -> Opened:
@@ -74,7 +95,7 @@ def open_engine(path: Path) -> Opened:
                   tuple(sidecar["vocabulary"]))  # fmt: skip
 
 
-def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None = None) -> list[BenchResult]:
+def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None = None) -> tuple[BenchResult, ...]:
     """Measure a bundle again: latency here, and WER when there is a manifest (given, or the recipe's own).
 
     Returns:
@@ -82,26 +103,16 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
     """
     opened = open_engine(path)
     evaluation = settings or opened.recipe.evaluation
-    targets = list(opened.bundle.sidecar["graphs"])
-    here = {target: opened.graph(target) for target in targets if target in TIMED}
-    speed = latencies(here, opened.frontend, evaluation, opened.rows)
+    shapes = profile(opened.recipe.engine, opened.frontend.frames_per_second, opened.rows)
+    subject = Subject(path, opened.frontend, opened.vocabulary, evaluation, shapes, usable_gpu())
+    sidecar = opened.bundle.sidecar
+    engines = [Engine(target, facts["path"], facts["size_bytes"]) for target, facts in sidecar["engines"].items()]
+    rows = rows_of(subject, sidecar["graphs"], engines)
+    for row in rows:
+        opened.bundle.file(row.path)  # what is measured is what was built
     source = manifest or (Path(evaluation.manifest) if evaluation.manifest else None)
     items = prepare(read_manifest(source), opened.frontend) if source else []
-    results = []
-    for target in targets:
-        wer = word_error_rate(opened.graph(target), items, opened.vocabulary, evaluation.batch) if items else None
-        results.append(row(opened, target, BenchResult("", target, 0, speed.get(target, ()), wer)))
-    return results
-
-
-def row(opened: Opened, target: str, measured: BenchResult) -> BenchResult:
-    """A measured row with its label, size and note."""
-    engines = opened.bundle.sidecar["engines"]
-    if target == "fp32":
-        size = opened.graph("fp32").stat().st_size
-        return BenchResult("fp32 (reference)", target, size, measured.latencies, measured.wer)
-    note = "Q/DQ graph, ONNX Runtime" if target not in TIMED and measured.wer else ""
-    return BenchResult(f"int8 {target}", target, engines[target]["size_bytes"], measured.latencies, measured.wer, note)
+    return measure_rows(subject, rows, items).results
 
 
 def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, limit: int) -> Comparison:
@@ -115,7 +126,7 @@ def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, li
     if source is None:
         raise UsageError(f"{path}: the recipe names no manifest", "add --manifest FILE")
     items = prepare(read_manifest(source, require_text=False)[:limit], opened.frontend)
-    graphs = opened.graph("fp32"), opened.graph(target)
+    graphs = opened.graph("fp32"), opened.runnable(target)
     return compare(*graphs, feeds(items), writable(out), ("fp32", f"int8-{target}"), "audio")
 
 
@@ -142,8 +153,10 @@ def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
 
 
 def default_target(path: Path) -> str:
-    """The engine that runs here as itself when the bundle has it (``cpu``), else the first one's reference graph."""
+    """The engine that runs here as itself when the bundle has it (``t4``, ``cpu``), else the first one's graph."""
     graphs = open_bundle(path).sidecar["graphs"]
+    if INT8 in graphs and usable_gpu():
+        return INT8
     return "cpu" if "cpu" in graphs else next(target for target in graphs if target != "fp32")
 
 
@@ -154,6 +167,7 @@ def transcribe_files(path: Path, target: str, files: Sequence[Path]) -> Iterable
         AudioError: naming the file.
     """
     opened = open_engine(path)
-    entries = [ManifestEntry(file, 0.0, "") for file in files]
-    return transcribe(OrtRunner(opened.graph(target)), prepare(entries, opened.frontend), opened.vocabulary)
+    items = prepare([ManifestEntry(file, 0.0, "") for file in files], opened.frontend)
+    with running(opened.runnable(target)) as run:
+        yield from transcribe(run, items, opened.vocabulary)
 
