@@ -168,6 +168,10 @@ def test_verbs_work_on_the_bundle(compiled, tmp_path, capsys) -> None:
     assert "int8 cpu against fp32" in capsys.readouterr().out
     assert main(["compare", out, "--manifest", manifest, "-o", str(tmp_path / "cmp"), "-q"]) == 0
     assert "polygraphy run" in capsys.readouterr().out
+    assert main(["compare", out, "--manifest", manifest, "--target", "t4-rtx", "--layers", "-q"]) == 0
+    printed = capsys.readouterr().out
+    assert "conv/Conv_output_0" in printed
+    assert "dB (t4-rtx against fp32)" in printed
     assert main(["transcribe", out, str(compiled / "0.wav"), str(compiled / "1.wav"), "--json", "-q"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [Path(row["audio_filepath"]).name for row in rows] == ["0.wav", "1.wav"]

@@ -181,6 +181,11 @@ def test_verbs_run_the_plan_on_the_gpu(host, bundle, tmp_path, monkeypatch, caps
     assert "int8 t4 against FP32, 0.5 s x 2: 6.00 x" in printed
     assert main(["compare", str(bundle), "--manifest", manifest, "-o", str(tmp_path / "cmp"), "-q"]) == 0
     assert "polygraphy run --trt" in capsys.readouterr().out
+    assert main(["compare", str(bundle), "--manifest", manifest, "--layers", "--json", "-q"]) == 0
+    layers = json.loads(capsys.readouterr().out)
+    assert layers["candidate"] == "t4"
+    assert len(layers["sqnr_db"]) == 9
+    assert all(20 < value < 90 for value in layers["sqnr_db"].values())  # FP16 arithmetic everywhere: never exact
     assert main(["transcribe", str(bundle), str(host / "0.wav"), "-q"]) == 0
     spoken = capsys.readouterr().out.strip()
     assert spoken in {u["pred_text"] for u in read(bundle, "wer.json")["t4"]["utterances"]}

@@ -121,6 +121,7 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("bundle", type=Path, help="folder made by compile")
     sub.add_argument("--target", help="engine to compare with FP32 (default: cpu)")
     sub.add_argument("--manifest", type=Path, help="speech to compare on (default: the recipe's)")
+    sub.add_argument("--layers", action="store_true", help="SQNR of every layer's output instead")
     sub.add_argument("--utterances", type=int, default=8, help="how many")
     sub.add_argument("-o", "--out", type=Path, default=Path("comparison"), help="folder for Polygraphy's files")
 

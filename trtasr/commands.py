@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 import shutil
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trtasr.bundle import write_json
+from trtasr.compare_layers import compare_layers
 from trtasr.compile import STAGES, Options, calibrate_recipe, compile_recipe
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
@@ -22,7 +24,15 @@ from trtasr.measure import PROFILE
 from trtasr.recipe import Evaluation, Recipe, build, load_recipe, override, to_dict
 from trtasr.records import Record, bench_json, comparison_json, control_rows, controls_json, summary_json
 from trtasr.report.roofline import roofline_text
-from trtasr.report.table import controls_table, coverage_line, decision_summary, last_line, layer_table, summary_table
+from trtasr.report.table import (
+    controls_table,
+    coverage_line,
+    decision_summary,
+    last_line,
+    layer_table,
+    sqnr_table,
+    summary_table,
+)
 from trtasr.targets import REASONS
 from trtasr.values import BenchResult, Comparison, Latency, LayerRow
 from trtasr.verbs import (
@@ -245,6 +255,10 @@ def latency_text(engine: str, latency: Latency) -> str:
 def compare_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr compare``."""
     target = arguments.target or default_target(arguments.bundle)
+    if arguments.layers:
+        found = compare_layers(arguments.bundle, target, arguments.manifest, arguments.utterances)
+        data = {name: value if math.isfinite(value) else None for name, value in found.items()}
+        return Summary(sqnr_table(found, target), {"reference": "fp32", "candidate": target, "sqnr_db": data})
     result = compare_bundle(arguments.bundle, target, arguments.manifest, arguments.out, arguments.utterances)
     return Summary(comparison_text(result), comparison_json(result))
 

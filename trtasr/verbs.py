@@ -122,12 +122,21 @@ def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, li
         UsageError: no speech to compare on.
     """
     opened = open_engine(path)
-    source = manifest or (Path(opened.recipe.evaluation.manifest) if opened.recipe.evaluation.manifest else None)
-    if source is None:
-        raise UsageError(f"{path}: the recipe names no manifest", "add --manifest FILE")
+    source = manifest_of(opened, manifest)
     items = prepare(read_manifest(source, require_text=False)[:limit], opened.frontend)
     graphs = opened.graph("fp32"), opened.runnable(target)
     return compare(*graphs, feeds(items), writable(out), ("fp32", f"int8-{target}"), "audio")
+
+
+def manifest_of(opened: Opened, manifest: Path | None) -> Path:
+    """The given manifest, else the recipe's.
+
+    Raises:
+        UsageError: neither.
+    """
+    if manifest is None and not opened.recipe.evaluation.manifest:
+        raise UsageError(f"{opened.bundle.path}: the recipe names no manifest", "add --manifest FILE")
+    return manifest or Path(opened.recipe.evaluation.manifest)
 
 
 def engine_layers(path: Path) -> dict[str, tuple[LayerRow, ...]]:

@@ -64,11 +64,11 @@ class LayerInformationFormat(enum.IntEnum):
 
 
 class DataType(enum.IntEnum):
-    FLOAT, INT64 = range(2)
+    FLOAT, HALF, INT64 = range(3)
 
 
 def nptype(dtype):
-    return {DataType.FLOAT: np.float32, DataType.INT64: np.int64}[dtype]
+    return {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT64: np.int64}[dtype]
 
 
 class IProgressMonitor:
@@ -249,7 +249,8 @@ class Engine:
 
     def get_tensor_dtype(self, name):
         kind = next(value for value in self.values if value.name == name).type.tensor_type.elem_type
-        return {TensorProto.FLOAT: DataType.FLOAT, TensorProto.INT64: DataType.INT64}[kind]
+        return {TensorProto.FLOAT: DataType.FLOAT, TensorProto.FLOAT16: DataType.HALF,
+                TensorProto.INT64: DataType.INT64}[kind]  # fmt: skip
 
     def create_execution_context(self):
         return ExecutionContext(self)

@@ -10,6 +10,7 @@ from trtasr.report.table import (
     format_delta,
     last_line,
     layer_table,
+    sqnr_table,
     summary_table,
 )
 from trtasr.values import BenchResult, Decision, Latency, LayerRow, Utterance, WerResult
@@ -126,3 +127,12 @@ def test_last_line():
     values = {"engine": "engines/q/t4-rtx/model.plan", "wer_fp32": 13.19, "wer_int8": 13.254, "layers": 94}
     expected = "PASSED | 84 s | engine=engines/q/t4-rtx/model.plan | wer_fp32=13.19 | wer_int8=13.25 | layers=94"
     assert last_line("PASSED", 84.2, values) == expected
+
+
+def test_sqnr_by_layer_names_the_lowest():
+    table = sqnr_table({"/a": math.inf, "/b": 17.25, "/c": 30.0}, "cpu")
+    assert table == (
+        "layer output  SQNR dB\n/a              exact\n/b               17.2\n/c               30.0\n"
+        "lowest: /b, 17.2 dB (cpu against fp32)"
+    )
+    assert "nothing to compare" in sqnr_table({}, "cpu")

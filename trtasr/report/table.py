@@ -187,6 +187,16 @@ def controls_table(rows: Sequence[ControlRow]) -> str:
     return align([["calibration", "WER %", "delta", "SQNR dB"], *cells], right={1, 2, 3})
 
 
+def sqnr_table(layers: Mapping[str, float], target: str) -> str:
+    """SQNR of each layer's output in graph order, and the lowest one in words; infinite SQNR shows as ``exact``."""
+    rows = [["layer output", "SQNR dB"]]
+    rows += [[name, f"{value:.1f}" if math.isfinite(value) else "exact"] for name, value in layers.items()]
+    if not layers:
+        return f"fp32 and {target} share no tensor names: nothing to compare by layer"
+    lowest = min(layers, key=lambda name: layers[name])
+    return f"{align(rows, right={1})}\nlowest: {lowest}, {layers[lowest]:.1f} dB ({target} against fp32)"
+
+
 def format_db(decibels: float) -> str:
     """Decibels with one decimal; ``-`` for NaN (not measured)."""
     return "-" if math.isnan(decibels) else f"{decibels:.1f}"

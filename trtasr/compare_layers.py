@@ -1,0 +1,63 @@
+"""FP32 against an engine, layer by layer: where the error comes from."""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import onnx
+
+from trtasr.audio.manifest import read_manifest
+from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt, require_tensorrt
+from trtasr.engine.compare import Observe, layer_sqnr, ort_observer, plan_observer, shared_tensors
+from trtasr.evaluate import feeds, prepare
+from trtasr.gpu import INT8
+from trtasr.graph.halve import halve
+from trtasr.graph.tensors import WEIGHTED
+from trtasr.lower import profile
+from trtasr.verbs import Opened, manifest_of, open_engine, usable_gpu
+
+logger = logging.getLogger(__name__)
+
+
+def compare_layers(path: Path, target: str, manifest: Path | None, limit: int) -> dict[str, float]:
+    """SQNR in dB of every convolution's and matrix product's output, in graph order, FP32 as the reference.
+
+    The FP32 graph runs in ONNX Runtime. A `t4` engine runs on its GPU, as a plan built for this with those tensors as
+    outputs (which keeps TensorRT from fusing across them: the numbers are of its kernels, not of its fusions); any
+    other engine, or a `t4` one without its GPU, runs as its graph in ONNX Runtime.
+
+    Args:
+        path: bundle.
+        target: engine of it.
+        manifest: speech to compare on; None: the recipe's.
+        limit: utterances at most.
+
+    Raises:
+        UsageError: no speech to compare on, or no such engine.
+    """
+    opened = open_engine(path)
+    items = feeds(prepare(read_manifest(manifest_of(opened, manifest), require_text=False)[:limit], opened.frontend))
+    reference, candidate = opened.graph("fp32"), opened.graph(target)
+    weighted = [node.output[0] for node in onnx.load(reference).graph.node if node.op_type in WEIGHTED]
+    names = shared_tensors((reference, candidate), weighted)
+    with ExitStack() as stack:
+        if target == INT8 and usable_gpu():
+            engine = marked_plan(opened, candidate, names, stack)
+        else:
+            engine = ort_observer(candidate, names)
+        return layer_sqnr(ort_observer(reference, names), engine, names, items)
+
+
+def marked_plan(opened: Opened, qdq: Path, names: Sequence[str], stack: ExitStack) -> Observe:
+    """The engine's graph built once more with inner tensors as outputs, ready to run until `stack` closes."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtasr-")))
+    model, graph = halve(onnx.load(qdq)), folder / "marked.onnx"
+    inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    model.graph.output.extend(inferred[name] for name in names)
+    onnx.save(model, graph)
+    shapes = profile(opened.recipe.engine, opened.frontend.frames_per_second, opened.rows)
+    logger.info("building the engine again with %d tensors as outputs", len(names))
+    build_tensorrt(graph, folder / "t4" / "marked.plan", shapes, {}, TensorrtOptions(), require_tensorrt())
+    return stack.enter_context(plan_observer(folder / "t4" / "marked.plan"))
