@@ -139,6 +139,17 @@ def test_unwritable_output(tmp_path, capsys) -> None:
 def test_target_t4_is_an_environment_error(tmp_path, capsys) -> None:
     model = write_archive(tmp_path / "model.nemo")
     refused(tmp_path, ["compile", str(model), "-o", str(tmp_path / "out"), "--target", "t4"], 4, "T4 host", capsys)
+    assert main(["compile", str(model), "-o", str(tmp_path / "out"), "--target", "t4"]) == 4
+    printed = capsys.readouterr().err
+    assert "TensorRT is not installed" in printed or "pycuda" in printed
+    assert "use TARGET=t4-rtx" in printed
+
+
+def test_acceptance_without_a_t4_host_is_an_environment_error(tmp_path, capsys) -> None:
+    model = write_archive(tmp_path / "model.nemo")
+    assert main(["acceptance", str(model), "-o", str(tmp_path / "all")]) == 4
+    assert "T4 host" in capsys.readouterr().err
+    assert not (tmp_path / "all").exists()
 
 
 def test_interrupt_leaves_nothing(tmp_path, monkeypatch, capsys) -> None:

@@ -14,9 +14,10 @@ import onnx
 import pytest
 from tiny_archive import write_archive, write_manifest
 
-from trtasr import verbs
+from trtasr import acceptance, verbs
 from trtasr.cli import main
 from trtasr.engine import build_tensorrt, trt_run
+from trtasr.errors import BuildError
 
 FAKES = Path(__file__).parent / "fakes"
 SMI = """#!/bin/sh
@@ -202,6 +203,37 @@ def test_without_the_gpu_the_qdq_graph_stands_in(bundle, host, monkeypatch, caps
     assert list(rows) == ["fp32", "t4"]
     assert rows["t4"]["note"] == "Q/DQ graph, ONNX Runtime"
     assert rows["t4"]["latencies"] == []
+
+
+def test_acceptance_tries_every_variant_and_writes_one_file(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_TRT_NO_INT8", "/encoder/encoder.0/mconv.0/conv/Conv")  # the first depthwise convolution
+    flags = [flag for flag in FAST if flag not in ("--target", "t4")]
+    model, manifest = str(host / "tiny.nemo"), str(host / "manifest.json")
+    command = ["acceptance", model, "--manifest", manifest, "-o", str(tmp_path / "all"), *flags, "-q"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "all" / "t4-acceptance.json").read_text())
+    assert found["host"] == {"gpu": "Tesla T4 (fake)", "capability": [7, 5], "tensorrt": "10.16.1.11"}
+    plain, depthwise, ours, theirs = found["variants"]
+    assert sum(row["int8"] for row in plain["layers"]["t4"]) == 5
+    assert sum(row["int8"] for row in depthwise["layers"]["t4"]) == 7  # three more, one of them without a kernel
+    assert depthwise["fallback"] == ["/encoder/encoder.0/mconv.0/conv/Conv"]
+    assert len(plain["layer_sqnr_db"]) == 9
+    assert [v["engines"][0]["quantization"] for v in (ours, theirs)] == ["implicit", "implicit"]
+    assert {row["target"] for row in plain["bench"]} == {"fp32", "t4", "t4-fp16", "t4-fp32"}
+    assert "PASSED" in printed.splitlines()[-1]
+    assert [line.split("  ")[0] for line in printed.splitlines()[1:5]] == [v["name"] for v in found["variants"]]
+
+
+def test_acceptance_keeps_a_failure_as_a_finding(host, tmp_path, monkeypatch, capsys):
+    def fail(recipe, options):
+        raise BuildError("the parser refused it", "another graph")
+
+    monkeypatch.setattr(acceptance, "compile_recipe", fail)
+    assert main(["acceptance", str(host / "tiny.nemo"), "-o", str(tmp_path), "-q"]) == 3
+    found = json.loads((tmp_path / "t4-acceptance.json").read_text())
+    assert all("the parser refused it" in variant["error"] for variant in found["variants"])
+    assert "failed: the parser refused it" in capsys.readouterr().out
 
 
 def test_timings_are_kept_per_gpu_and_version(host, bundle):

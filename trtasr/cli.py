@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add_compare(verb(verbs, "compare", "compare FP32 and INT8 through Polygraphy"))
     add_inspect(verb(verbs, "inspect", "print the layer table of a bundle's engines"))
     add_transcribe(verb(verbs, "transcribe", "transcribe audio files with a bundle"))
+    add_acceptance(verb(verbs, "acceptance", "on a T4 host: build, measure and compare every variant, write one file"))
     verb(verbs, "doctor", "say what this machine can build and run")
     return top
 
@@ -104,6 +105,12 @@ def add_compile(sub: argparse.ArgumentParser) -> None:
 def add_calibrate(sub: argparse.ArgumentParser) -> None:
     """Flags of ``calibrate``."""
     add_model(sub)
+
+
+def add_acceptance(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``acceptance``."""
+    add_model(sub)
+    sub.add_argument("-o", "--out", type=Path, default=Path("t4-acceptance"), help="folder of bundles and findings")
 
 
 def add_bench(sub: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from trtasr.acceptance import accept
 from trtasr.bundle import write_json
 from trtasr.compare_layers import compare_layers
 from trtasr.compile import STAGES, Options, calibrate_recipe, compile_recipe
@@ -301,6 +302,17 @@ def doctor_verb(arguments: argparse.Namespace) -> Summary:
     return Summary("\n".join(lines), [asdict(item) for item in found])
 
 
+def acceptance_verb(arguments: argparse.Namespace) -> Summary:
+    """``trtasr acceptance``: what only a T4 host can prove."""
+    recipe = resolve_recipe(arguments)
+    started = time.monotonic()
+    file, table, passed = accept(recipe, arguments.out)
+    outcome = "PASSED" if passed else "FAILED"
+    text = f"{table}\n{last_line(outcome, time.monotonic() - started, {'result': str(file)})}"
+    return Summary(text, json.loads(file.read_text(encoding="utf-8")), 0 if passed else 3)
+
+
 VERBS: Mapping[str, Callable[[argparse.Namespace], Summary]] = {
     "compile": compile_verb, "calibrate": calibrate_verb, "bench": bench_verb, "compare": compare_verb,
-    "inspect": inspect_verb, "transcribe": transcribe_verb, "doctor": doctor_verb}  # fmt: skip
+    "inspect": inspect_verb, "acceptance": acceptance_verb, "transcribe": transcribe_verb,
+    "doctor": doctor_verb}  # fmt: skip
