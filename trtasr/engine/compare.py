@@ -1,5 +1,6 @@
 """FP32 against quantized, run through Polygraphy and judged by SQNR, cosine similarity and token agreement."""
 
+import importlib.util
 import logging
 import math
 import shlex
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from trtasr.engine.run import expose, has_half, load_model, open_session
 from trtasr.engine.trt_run import open_plan
-from trtasr.errors import QualityError, UsageError
+from trtasr.errors import MissingError, QualityError, UsageError
 from trtasr.values import Comparison, FloatArray, IntArray, TensorComparison
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,10 @@ def compare(
     Raises:
         UsageError: no frames to compare.
         QualityError: NaN or infinity in an output, or different output lengths.
-        MissingError: a plan without its GPU.
+        MissingError: Polygraphy is not installed; a plan without its GPU.
     """
+    if importlib.util.find_spec("polygraphy") is None:
+        raise MissingError("Polygraphy is not installed", "pip install 'polygraphy>=0.53.6,<0.60'")
     from polygraphy.comparator import Comparator  # noqa: PLC0415
     from polygraphy.json import save_json  # noqa: PLC0415
     from polygraphy.logger import G_LOGGER  # noqa: PLC0415
