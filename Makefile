@@ -16,7 +16,7 @@ target = $(if $(TARGET),--target $(TARGET))
 engine_target = $(if $(filter-out auto,$(TARGET)),--target $(TARGET))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow check-tensorrt t4-acceptance lint clean zoo
+.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt t4-acceptance lint clean zoo
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ test: $(STAMP) ## tests that need no GPU
 
 test-slow: $(STAMP) ## all tests that need no GPU
 	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: $(STAMP) ## tests that need a CUDA GPU with TensorRT and pycuda
+	$(BIN)/python -m pytest -m gpu
 
 check-tensorrt: $(STAMP) ## check engine/ against TensorRT's real Python bindings, without a GPU
 	$(BIN)/python tests/bindings/prepare.py .check-tensorrt

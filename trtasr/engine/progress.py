@@ -37,6 +37,7 @@ def make_monitor(trt: Trt) -> Any:
             with self.lock:
                 bar = self.bars.pop(phase_name, None)
                 if bar is not None:
+                    bar.update(bar.total - bar.n)  # the last step is not always reported
                     bar.close()
 
     return Monitor()
