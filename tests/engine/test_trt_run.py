@@ -15,6 +15,9 @@ LARGEST = 64  # frames in the fake profile
 class Cuda:
     """Device memory is a dictionary of byte arrays; every copy checks sizes as the driver would."""
 
+    class Error(Exception):
+        pass
+
     def __init__(self):
         self.memory, self.log, self.next = {}, [], 1000
 
@@ -191,9 +194,14 @@ def test_results_do_not_change_when_the_next_utterance_runs(plan):
     np.testing.assert_array_equal(first, kept)
 
 
-def test_where_capture_is_refused_plain_launches_go_on(plan, monkeypatch):
+@pytest.mark.parametrize("error", [
+    RuntimeError("cuStreamEndCapture: CUDA error 901"),
+    Cuda.Error("operation not permitted when stream is capturing"),
+    BuildError("TensorRT could not launch the plan", "see the log"),
+])  # fmt: skip
+def test_where_capture_is_refused_plain_launches_go_on(plan, monkeypatch, error):
     def refuse(record, stream):
-        raise RuntimeError("cuStreamEndCapture: CUDA error 901")
+        raise error
 
     monkeypatch.setattr(trt_run, "CudaGraph", refuse)
     cuda = Cuda()

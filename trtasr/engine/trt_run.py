@@ -173,7 +173,7 @@ class TrtRunner:
         if repeated and self._graphs and self._graph is None:
             try:
                 self._graph = CudaGraph(self._enqueue, self._stream.handle)
-            except RuntimeError as error:
+            except (RuntimeError, BuildError, self._cuda.Error) as error:
                 log.info("no CUDA graph (%s): plain launches", error)
                 self._graphs = False
         if self._graph is None:
