@@ -53,6 +53,6 @@ def test_a_real_build_moves_the_bar_to_its_end(tmp_path):
     assert found["bars"]
     for name, total, done, closed in found["bars"]:
         assert name
-        assert 0 < total
+        assert total > 0
         assert done == total
         assert closed
