@@ -79,4 +79,4 @@ zoo: $(STAMP) ## train the bundled quartznet again (one hour on 2 quiet cores; n
 	$(BIN)/trtasr calibrate quartznet
 
 clean: ## remove built bundles and the virtual environment
-	rm -rf $(VENV) engines/*/ *.egg-info .check-tensorrt .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) engines/*/ t4-acceptance *.egg-info .check-tensorrt .pytest_cache .mypy_cache .ruff_cache .hypothesis

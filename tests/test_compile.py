@@ -163,7 +163,7 @@ def test_verbs_work_on_the_bundle(compiled, tmp_path, capsys) -> None:
     totals = json.loads(capsys.readouterr().out)["estimate_total_ms"]
     assert 0 < totals["int8"] < totals["fp16"] < totals["fp32"]
     assert main(["inspect", out, "--roofline", "--seconds", "0"]) == 2
-    assert "positive length" in capsys.readouterr().err
+    assert "a length of at most 3600 s" in capsys.readouterr().err
     assert main(["bench", out, "--manifest", manifest, "--seconds", "1", "-q"]) == 0
     assert "int8 cpu against fp32" in capsys.readouterr().out
     assert main(["compare", out, "--manifest", manifest, "-o", str(tmp_path / "cmp"), "-q"]) == 0
@@ -172,9 +172,39 @@ def test_verbs_work_on_the_bundle(compiled, tmp_path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "conv/Conv_output_0" in printed
     assert "dB (t4-rtx against fp32)" in printed
+    assert main(["compare", out, "--manifest", manifest, "--layers", "-q"]) == 0  # not cpu, which shares no tensor
+    assert "dB (t4-rtx against fp32)" in capsys.readouterr().out
     assert main(["transcribe", out, str(compiled / "0.wav"), str(compiled / "1.wav"), "--json", "-q"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [Path(row["audio_filepath"]).name for row in rows] == ["0.wav", "1.wav"]
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--target", "cpu", "--layers"], "shares no inner tensor"),
+    (["--utterances", "0"], "at least one utterance"),
+    (["--layers", "--utterances", "-3"], "at least one utterance"),
+    (["--target", "fp32"], "what engines are compared with"),
+])  # fmt: skip
+def test_compare_refuses_what_would_say_nothing(compiled, tmp_path, capsys, flags, words) -> None:
+    out, manifest = str(compiled / "out"), str(compiled / "manifest.json")
+    command = ["compare", out, "--manifest", manifest, "-o", str(tmp_path / "cmp"), "-q", *flags]
+    assert main(command) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "cmp").exists()
+
+
+@pytest.mark.parametrize("flag", ["--saveEngine", "--exportLayerInfo", "--exportProfile", "--timingCacheFile"])
+def test_an_output_that_is_a_folder_is_refused_before_anything_is_built(compiled, tmp_path, capsys, flag) -> None:
+    command = ["compile", str(compiled / "tiny.nemo"), "-o", str(tmp_path / "out"), *FAST, "-q", flag, str(tmp_path)]
+    assert main(command) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_says_how_to_make_the_bundle_again(compiled) -> None:
+    page = (compiled / "out" / "report.html").read_text(encoding="utf-8")
+    assert "calibration.batches=" in page
+    assert "evaluation.manifest=" in page
 
 
 def test_trtexec_spellings(compiled, tmp_path) -> None:

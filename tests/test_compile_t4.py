@@ -14,10 +14,11 @@ import onnx
 import pytest
 from tiny_archive import write_archive, write_manifest
 
-from trtasr import acceptance, verbs
+from trtasr import acceptance, lower, verbs
 from trtasr.cli import main
 from trtasr.engine import build_tensorrt, trt_run
-from trtasr.errors import BuildError
+from trtasr.engine.calibrator import Source, save_source
+from trtasr.errors import BuildError, MissingError
 
 FAKES = Path(__file__).parent / "fakes"
 SMI = """#!/bin/sh
@@ -90,10 +91,10 @@ def test_int8_beside_fp16_and_fp32_measured_on_the_gpu(host, bundle):
         shapes = [(item["batch"], item["audio_seconds"]) for item in rows[target]["latencies"]]
         assert shapes == [(1, 0.5), (2, 1.0)]  # 60 s is outside the profile
         assert {item["p50_ms"] for item in rows[target]["latencies"]} == {milliseconds}
-        assert {item["device"] for item in rows[target]["latencies"]} == {"Tesla T4 (fake)"}
+        assert {item["device"] for item in rows[target]["latencies"]} == {"Tesla T4 (fake), plain launches"}
         assert rows[target]["wer"] is not None
         assert rows[target]["note"] == ""
-    assert "int8 t4 against FP16, 0.5 s x 2: 2.00 x" in printed
+    assert "int8 t4 against FP16, 2 x 0.5 s: 2.00 x" in printed
     assert "polygraphy run --trt t4/model.plan --model-type engine" in printed
     assert read(out, "comparison.json")["lst"][1][0] == "int8-t4"
     assert "Tesla T4 (fake)" in printed
@@ -116,7 +117,7 @@ def test_layers_have_precision_tactic_nodes_and_time(bundle):
     weighted = [row for row in layers["t4"] if row["macs"]]
     assert len(weighted) == 9
     assert sum(row["int8"] for row in weighted) == 5  # not the 3 depthwise ones, nor the decoder's 29 channels
-    assert {row["tactic"] for row in weighted if row["int8"]} == {"fake_Int8"}
+    assert {row["tactic"] for row in weighted if row["int8"]} == {"fake_i8"}
     assert sum(row["time_share"] for row in layers["t4"]) == pytest.approx(1)
     assert not any(row["int8"] for target in ("t4-fp16", "t4-fp32") for row in layers[target])
     profile = read(bundle, "t4/profile.json")
@@ -125,8 +126,9 @@ def test_layers_have_precision_tactic_nodes_and_time(bundle):
 
 
 def test_clocks_and_power_are_kept(bundle):
-    before, after = read(bundle, "bundle.json")["gpu"]
+    before, busiest, after = read(bundle, "bundle.json")["gpu"]
     assert before["pstate"] == "P0"
+    assert busiest["sm_mhz"] == 1590
     assert after["power_w"] == 60.1
     assert after["throttled"] is False
 
@@ -136,7 +138,7 @@ def test_int8_slower_than_fp16_misses_the_gate(host, tmp_path, monkeypatch, caps
     out = compiled(host, tmp_path / "out", code=3)
     printed = capsys.readouterr().out
     assert "int8 t4 is 0.67 times as fast as FP16" in printed
-    assert "0.5 s x 1: 0.67 x  INT8 IS SLOWER" in printed
+    assert "0.5 s: 0.67 x  INT8 IS SLOWER" in printed
     assert printed.splitlines()[-1].startswith("FAILED")
     assert read(out, "bundle.json")["outcome"] == "FAILED"
 
@@ -165,7 +167,82 @@ def test_implicit_quantization_serves_the_scale_table_as_a_cache(host, tmp_path)
     assert header(out, "t4/model.plan")["calibrated"] == "cache"
     assert header(out, "t4/fp16.plan")["calibrated"] == ""
     assert (tmp_path / "mine.cache").read_bytes() == b"timings"
-    assert read(out, "bundle.json")["engines"]["t4"]["quantization"] == "implicit"
+    facts = read(out, "bundle.json")["engines"]["t4"]
+    assert (facts["quantization"], facts["missing_scales"]) == ("implicit", 0)
+    weighted = [row for row in read(out, "layers.json")["t4"] if row["macs"]]
+    assert all(row["int8"] for row in weighted)  # the cache names what the parser's reshapes are called, too
+    assert len(weighted) == 9
+
+
+def test_a_calibrated_engine_without_int8_layers_is_told(host, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(build_tensorrt, "save_source", without_names)
+    out = compiled(host, tmp_path / "out", "--quantization", "implicit")
+    assert read(out, "bundle.json")["engines"]["t4"]["missing_scales"] == 9
+    told = [record.getMessage() for record in caplog.records]
+    assert any("no scale for 9 tensors" in message for message in told)
+    assert any("no layer of t4/model.plan runs in INT8" in message for message in told)
+
+
+def without_names(path, source):
+    """A cache that names nothing the network has."""
+    save_source(path, Source(source.algorithm, cache=source.cache.splitlines()[0] + "\nother: 3dcccccd\n"))
+
+
+@pytest.mark.parametrize("content", [b"damaged", b"of another driver"])
+def test_a_timing_cache_that_does_not_fit_is_replaced(host, tmp_path, content):
+    (tmp_path / "t.cache").write_bytes(content)
+    compiled(host, tmp_path / "out", "--timingCacheFile", str(tmp_path / "t.cache"))
+    assert (tmp_path / "t.cache").read_bytes() == b"timings"
+
+
+def test_a_timing_cache_that_cannot_be_kept_costs_no_build(host, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    out = compiled(host, tmp_path / "out", "--timingCacheFile", str(tmp_path / "file" / "t.cache"))
+    assert (out / "t4" / "model.plan").is_file()
+    assert any("timing cache cannot be kept" in record.getMessage() for record in caplog.records)
+
+
+def test_a_baseline_that_cannot_be_built_costs_no_engine(host, tmp_path, monkeypatch, caplog):
+    def refuse(model):
+        raise BuildError("no FP16 here", "none")
+
+    monkeypatch.setitem(lower.PRECISIONS, "fp16", refuse)
+    out = compiled(host, tmp_path / "out")
+    assert {p.name for p in (out / "t4").iterdir()} == {"model.plan", "fp32.plan", "profile.json"}
+    assert any("no FP16 baseline: no FP16 here" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(("change", "words", "code"), [
+    ("engine.max_seconds=1.2", "but the engine takes 0.2 to 1.2 s", 2),
+    ("evaluation.batch=9", "the engine takes 1 to 8 utterances", 2),
+    ("evaluation.gpu_seconds=[60.0]", "no such shape fits the engine", 2),
+    ("evaluation.gpu_batches=[]", "batches of at least 1", 2),
+])  # fmt: skip
+def test_what_the_plan_could_not_run_is_refused_before_it_is_built(host, tmp_path, capsys, change, words, code):
+    extra = ["--set", "engine.opt_seconds=1.0"] if "max_seconds" in change else []
+    compiled(host, tmp_path / "out", *extra, "--set", change, code=code)
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_is_not_taken_for_a_missing_kernel(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_TRT_NO_MEMORY", "1")
+    compiled(host, tmp_path / "out", code=5)
+    assert "raise engine.workspace_mb" in capsys.readouterr().err
+
+
+def test_auto_says_why_a_t4_host_is_none(host, tmp_path, monkeypatch, caplog):
+    def missing():
+        raise MissingError("pycuda is not installed", "install it")
+
+    monkeypatch.setattr(build_tensorrt, "load_driver", missing)
+    assert main(["compile", str(host / "tiny.nemo"), "--target", "auto", "-o", str(tmp_path / "o"), "--dry-run"]) == 0
+    assert any("pycuda is not installed" in record.getMessage() for record in caplog.records)
+
+
+def test_layer_times_need_a_t4_engine(host, tmp_path, capsys):
+    compiled(host, tmp_path / "out", "--target", "cpu", "--exportProfile", str(tmp_path / "p.json"), code=2)
+    assert "not of cpu" in capsys.readouterr().err
 
 
 def test_implicit_quantization_feeds_the_synthetic_batches_at_the_opt_shape(host, tmp_path):
@@ -178,8 +255,8 @@ def test_verbs_run_the_plan_on_the_gpu(host, bundle, tmp_path, monkeypatch, caps
     manifest = str(host / "manifest.json")
     assert main(["bench", str(bundle), "--manifest", manifest, "--seconds", "0.5", "--batch", "2", "-q"]) == 0
     printed = capsys.readouterr().out
-    assert "int8 t4: 1 s of audio, batch 2: p50 1.0" in printed
-    assert "int8 t4 against FP32, 0.5 s x 2: 6.00 x" in printed
+    assert "int8 t4: 2 x 0.5 s of audio, batch 2: p50 1.0" in printed
+    assert "int8 t4 against FP32, 2 x 0.5 s: 6.00 x" in printed
     assert main(["compare", str(bundle), "--manifest", manifest, "-o", str(tmp_path / "cmp"), "-q"]) == 0
     assert "polygraphy run --trt" in capsys.readouterr().out
     assert main(["compare", str(bundle), "--manifest", manifest, "--layers", "--json", "-q"]) == 0
@@ -234,6 +311,17 @@ def test_acceptance_keeps_a_failure_as_a_finding(host, tmp_path, monkeypatch, ca
     found = json.loads((tmp_path / "t4-acceptance.json").read_text())
     assert all("the parser refused it" in variant["error"] for variant in found["variants"])
     assert "failed: the parser refused it" in capsys.readouterr().out
+
+
+def test_acceptance_keeps_what_it_has_when_the_gpu_breaks(host, tmp_path, monkeypatch, capsys):
+    def broken(recipe, options):
+        raise sys.modules["pycuda.driver"].LogicError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(acceptance, "compile_recipe", broken)
+    assert main(["acceptance", str(host / "tiny.nemo"), "-o", str(tmp_path), "-q"]) == 3
+    found = json.loads((tmp_path / "t4-acceptance.json").read_text())
+    assert [v["error"] for v in found["variants"]] == ["LogicError: an illegal memory access was encountered"] * 4
+    assert "illegal memory access" in capsys.readouterr().out
 
 
 def test_timings_are_kept_per_gpu_and_version(host, bundle):

@@ -164,7 +164,8 @@ def test_context_has_what_the_images_need(path: str) -> None:
     assert not ignored(path)
 
 
-MADE_HERE = (".git/config", ".venv/bin/python", "engines/quartznet/bundle.json", ".hypothesis/x", "__pycache__/x.pyc",
+MADE_HERE = (".git/config", "t4-acceptance/explicit/bundle.json", ".check-tensorrt/10/lib/libnvinfer.so.10",
+             ".venv/bin/python", "engines/quartznet/bundle.json", ".hypothesis/x", "__pycache__/x.pyc",
              "trtasr/__pycache__/cli.pyc", "trtasr.egg-info/PKG-INFO")  # fmt: skip
 
 

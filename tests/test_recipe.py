@@ -23,6 +23,15 @@ def test_defaults_fill_what_a_recipe_leaves_out(tmp_path: Path) -> None:
     assert recipe.calibration.method == "synthetic"
 
 
+def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    text = ('checkpoint = "m.nemo"\n[engine]\ntiming_cache = "t.cache"\n[evaluation]\nmanifest = "/abs/m.json"\n'
+            '[calibration]\nmanifest = "c.json"\n')  # fmt: skip
+    recipe = load_recipe(written(tmp_path, text))
+    assert recipe.engine.timing_cache == str(tmp_path / "t.cache")
+    assert recipe.calibration.manifest == str(tmp_path / "c.json")
+    assert recipe.evaluation.manifest == "/abs/m.json"
+
+
 @pytest.mark.parametrize(("text", "words"), [
     ('checkpoint = "m"\nchekpoint = 1', "chekpoint"),
     ('checkpoint = "m"\n[quantization]\nrange = "max"', "did you mean 'ranges'"),
@@ -34,6 +43,14 @@ def test_defaults_fill_what_a_recipe_leaves_out(tmp_path: Path) -> None:
     ('checkpoint = "m"\ncalibration = 3', "expected a section"),
     ('checkpoint = "m"\n[evaluation]\nmax_wer_increase = nan', "finite"),
     ('checkpoint = "m"\n[evaluation]\nbench_seconds = [-1.0]', "bench_seconds"),
+    ('checkpoint = "m"\n[evaluation]\ngpu_seconds = []', "gpu_seconds"),
+    ('checkpoint = "m"\n[evaluation]\ngpu_seconds = [0.0]', "gpu_seconds"),
+    ('checkpoint = "m"\n[evaluation]\ngpu_batches = []', "batches of at least 1"),
+    ('checkpoint = "m"\n[evaluation]\ngpu_batches = [0]', "batches of at least 1"),
+    ('checkpoint = "m"\n[engine]\nworkspace_mb = -1', "at least 0"),
+    ('checkpoint = "m"\n[engine]\ncompute_capability = 8.6', "put it in quotes"),
+    ('checkpoint = "m"\n[engine]\ncompute_capability = "8.7"', "use one of 7.5"),
+    ('checkpoint = "m"\n[engine]\nquantization = "none"', "use one of explicit"),
     ('checkpoint = "m"\n[engine]\nmax_seconds = 1.0', "min <= opt <= max"),
     ('checkpoint = "m"\n[engine]\nopt_batch = -3', "min <= opt <= max"),
     ('name = "x"', "missing key 'checkpoint'"),

@@ -1,12 +1,13 @@
 """The WER gate itself."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
 from trtasr.measure import Measured
-from trtasr.recipe import Evaluation, Recipe
-from trtasr.records import Record
+from trtasr.recipe import Evaluation, Recipe, override
+from trtasr.records import Record, changed_values
 from trtasr.values import BenchResult, WerResult
 
 
@@ -34,3 +35,18 @@ def test_a_missed_gate_says_which_engine_and_by_how_much() -> None:
 
 def test_a_wider_limit_admits_it() -> None:
     assert record(5.0, 6.0, limit=1.0).problems == ()
+
+
+def test_baselines_are_shown_but_only_int8_is_judged() -> None:
+    judged = record(5.0, 5.1)
+    worse = BenchResult("fp16 t4", "t4-fp16", 1, (), WerResult(9.0, 1000, 90, (), "basic-en-v1"))
+    measured = Measured((*judged.results, worse))
+    assert dataclasses.replace(judged, measured=measured).problems == ()
+
+
+def test_every_changed_value_is_in_the_command_line() -> None:
+    recipe = override(Recipe("x", "y"), ["engine.compute_capability=\"8.6\"", "quantization.exclude=[\"/a b/*\"]",
+                                         "engine.quantize_depthwise=true", "calibration.seed=3"])  # fmt: skip
+    changes = changed_values(recipe)
+    assert len(changes) == 4
+    assert override(Recipe("x", "y"), changes) == recipe

@@ -53,7 +53,7 @@ class Outcome:
     seconds: float
 
 
-def accept(recipe: Recipe, out: Path) -> tuple[Path, str, bool]:
+def accept(recipe: Recipe, out: Path, calib: Path) -> tuple[Path, str, bool]:
     """Build and measure every variant, and write what they showed.
 
     Returns:
@@ -65,8 +65,10 @@ def accept(recipe: Recipe, out: Path) -> tuple[Path, str, bool]:
     """
     host = require_tensorrt()
     writable(out)
-    outcomes = [attempt(name, changed_recipe(recipe, changes), out) for name, changes in VARIANTS.items()]
-    write_json(out / RESULT, result_json(host, recipe, outcomes))
+    outcomes: list[Outcome] = []
+    for name, changes in VARIANTS.items():
+        outcomes.append(attempt(name, changed_recipe(recipe, changes), out, calib))
+        write_json(out / RESULT, result_json(host, recipe, outcomes))  # a later crash of the GPU loses nothing
     first = outcomes[0].record
     return out / RESULT, outcome_table(outcomes), first is not None and not first.problems
 
@@ -77,19 +79,22 @@ def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return replace(recipe, engine=engine)
 
 
-def attempt(name: str, recipe: Recipe, out: Path) -> Outcome:
+def attempt(name: str, recipe: Recipe, out: Path, calib: Path) -> Outcome:
     """Compile one variant into its own bundle and compare it layer by layer; an error becomes a finding."""
     started = time.monotonic()
     folder = out / name.replace(",", "").replace("'", "").replace(" ", "-")
     logger.info("acceptance: %s", name)
     record, error, sqnr = None, "", {}
     try:
-        record = compile_recipe(recipe, Options(folder))
+        record = compile_recipe(recipe, Options(folder, calib))
         if recipe.evaluation.manifest and recipe.engine.quantization == "explicit":
             sqnr = compare_layers(folder, INT8, None, COMPARED)
     except TrtasrError as problem:
         error = str(problem)
         logger.warning("%s: %s", name, error)
+    except Exception as problem:  # of CUDA or a library: hours on a borrowed T4 must leave what they found
+        error = f"{type(problem).__name__}: {problem}"
+        logger.exception("%s", name)
     return Outcome(name, record, error, sqnr, time.monotonic() - started)
 
 
@@ -133,7 +138,7 @@ def outcome_table(outcomes: list[Outcome]) -> str:
             continue
         rows.append([outcome.name, *wer_cells(outcome.record), int8_cell(outcome.record.engines[0].layers),
                      ratio_cell(outcome.record, FP16), ratio_cell(outcome.record, FP32), lowest_cell(outcome),
-                     "; ".join(outcome.record.problems)])  # fmt: skip
+                     "; ".join((*outcome.record.problems, *outcome.error.splitlines()[:1]))])  # fmt: skip
     return align(rows, right={1, 2, 3, 4, 5, 6})
 
 

@@ -42,6 +42,7 @@ from trtasr.verbs import (
     default_target,
     engine_layers,
     estimate_bundle,
+    layered_target,
     open_engine,
     transcribe_files,
 )
@@ -129,16 +130,33 @@ def compile_verb(arguments: argparse.Namespace) -> Summary:
         names = [target.name for target in resolve_targets(recipe.engine)[0]]
         data = {"recipe": to_dict(recipe), "stages": list(STAGES), "targets": names, "out": str(out)}
         return Summary(json.dumps(data, indent=2), data)
-    for extra in (arguments.save_engine, arguments.export_layers, arguments.export_profile):
-        if extra and not extra.parent.is_dir():
-            raise UsageError(f"{extra}: its folder does not exist", "create it first")
-    if arguments.export_profile and resolve_targets(recipe.engine)[1] is None:
-        raise MissingError("--exportProfile times the layers of a t4 engine, and there is no T4 host here",
-                           "leave it out, or add --target t4 on a host with a GPU")  # fmt: skip
+    check_outputs(recipe, arguments)
     options = Options(out, arguments.calib_dir, arguments.controls, arguments.recalibrate)
     record = compile_recipe(recipe, options)
     export_extras(record, out, arguments)
     return Summary(compile_text(record, out), compile_data(record, out), 3 if record.problems else 0)
+
+
+def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
+    """Refuse output files that could not be written at the end, before anything is built.
+
+    Raises:
+        UsageError: a folder, a file in no folder, or layer times without an engine that has them.
+        MissingError: layer times without a T4 host.
+    """
+    timings = Path(recipe.engine.timing_cache) if recipe.engine.timing_cache else None
+    for file in (arguments.save_engine, arguments.export_layers, arguments.export_profile, timings):
+        if file and file.is_dir():
+            raise UsageError(f"{file}: is a folder", "name a file")
+        if file and file != timings and not file.parent.is_dir():
+            raise UsageError(f"{file}: its folder does not exist", "create it first")
+    if arguments.export_profile:
+        if recipe.engine.target not in ("auto", "t4"):
+            raise UsageError(f"--exportProfile times the layers of a t4 engine, not of {recipe.engine.target}",
+                             "leave it out, or use --target t4")  # fmt: skip
+        if resolve_targets(recipe.engine)[1] is None:
+            raise MissingError("--exportProfile times the layers of a t4 engine, and there is no T4 host here",
+                               "leave it out, or add --target t4 on a host with a GPU")  # fmt: skip
 
 
 def export_extras(record: Record, out: Path, arguments: argparse.Namespace) -> None:
@@ -173,8 +191,7 @@ def speed_lines(results: Sequence[BenchResult]) -> list[str]:
     lines = []
     for over, name in ((FP16, "FP16"), (FP32, "FP32")):
         for latency, ratio in speedups(results, over):
-            shape = f"{latency.audio_seconds / latency.batch:g} s x {latency.batch}"
-            line = f"int8 t4 against {name}, {shape}: {ratio:.2f} x"
+            line = f"int8 t4 against {name}, {latency.shape}: {ratio:.2f} x"
             lines.append(red(f"{line}  INT8 IS SLOWER") if ratio <= 1 else line)
     return lines
 
@@ -248,14 +265,15 @@ def bench_verb(arguments: argparse.Namespace) -> Summary:
 
 def latency_text(engine: str, latency: Latency) -> str:
     """One benchmarked shape in one line."""
-    return (f"{engine}: {latency.audio_seconds:g} s of audio, batch {latency.batch}: p50 {latency.p50_ms:.1f}, "
+    return (f"{engine}: {latency.shape} of audio, batch {latency.batch}: p50 {latency.p50_ms:.1f}, "
             f"p95 {latency.p95_ms:.1f}, p99 {latency.p99_ms:.1f} ms over {latency.runs} runs, "
             f"RTFx {latency.rtfx:.1f}")  # fmt: skip
 
 
 def compare_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr compare``."""
-    target = arguments.target or default_target(arguments.bundle)
+    usual = layered_target if arguments.layers else default_target
+    target = arguments.target or usual(arguments.bundle)
     if arguments.layers:
         found = compare_layers(arguments.bundle, target, arguments.manifest, arguments.utterances)
         data = {name: value if math.isfinite(value) else None for name, value in found.items()}
@@ -267,6 +285,8 @@ def compare_verb(arguments: argparse.Namespace) -> Summary:
 def inspect_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr inspect``."""
     if arguments.roofline:
+        if arguments.target:
+            raise UsageError("--roofline estimates a Tesla T4 whatever was built", "leave --target out")
         estimate = estimate_bundle(arguments.bundle, arguments.batch, arguments.seconds)
         return Summary(roofline_text(estimate), {"estimate": asdict(estimate), "estimate_total_ms": estimate.totals_ms})
     engines = engine_layers(arguments.bundle)
@@ -306,7 +326,7 @@ def acceptance_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr acceptance``: what only a T4 host can prove."""
     recipe = resolve_recipe(arguments)
     started = time.monotonic()
-    file, table, passed = accept(recipe, arguments.out)
+    file, table, passed = accept(recipe, arguments.out, arguments.calib_dir)
     outcome = "PASSED" if passed else "FAILED"
     text = f"{table}\n{last_line(outcome, time.monotonic() - started, {'result': str(file)})}"
     return Summary(text, json.loads(file.read_text(encoding="utf-8")), 0 if passed else 3)

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import onnx
 
-from trtasr.audio.manifest import read_manifest
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt, require_tensorrt
 from trtasr.engine.compare import Observe, layer_sqnr, ort_observer, plan_observer, shared_tensors
-from trtasr.evaluate import feeds, prepare
+from trtasr.errors import UsageError
+from trtasr.evaluate import feeds
 from trtasr.gpu import INT8
 from trtasr.graph.halve import halve
 from trtasr.graph.tensors import WEIGHTED
 from trtasr.lower import profile
-from trtasr.verbs import Opened, manifest_of, open_engine, usable_gpu
+from trtasr.verbs import Opened, compared_utterances, open_engine, usable_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,13 @@ def compare_layers(path: Path, target: str, manifest: Path | None, limit: int) -
         UsageError: no speech to compare on, or no such engine.
     """
     opened = open_engine(path)
-    items = feeds(prepare(read_manifest(manifest_of(opened, manifest), require_text=False)[:limit], opened.frontend))
+    items = feeds(compared_utterances(opened, target, manifest, limit))
     reference, candidate = opened.graph("fp32"), opened.graph(target)
     weighted = [node.output[0] for node in onnx.load(reference).graph.node if node.op_type in WEIGHTED]
     names = shared_tensors((reference, candidate), weighted)
+    if not names:
+        raise UsageError(f"{path}: the {target} graph shares no inner tensor with the FP32 graph",
+                         "compare the layers of another engine with --target")  # fmt: skip
     with ExitStack() as stack:
         if target == INT8 and usable_gpu():
             engine = marked_plan(opened, candidate, names, stack)

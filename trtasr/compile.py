@@ -4,6 +4,7 @@ import copy
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,13 @@ from trtasr.calibrate import (
 )
 from trtasr.checkpoint.nemo import Checkpoint, read_nemo
 from trtasr.controls import METHODS, run_controls
-from trtasr.errors import UsageError
+from trtasr.errors import AudioError, RecipeError, UsageError
 from trtasr.evaluate import prepare
+from trtasr.gpu import benchmarked
 from trtasr.graph.center import center
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
-from trtasr.lower import FP32, Plant, build_baselines, lower_and_build, resolve_targets, save
+from trtasr.lower import FP32, Plant, build_baselines, lower_and_build, profile, resolve_targets, save
 from trtasr.measure import compare_first, measure, timed_engines
 from trtasr.models.load import build_model
 from trtasr.recipe import Recipe
@@ -84,6 +86,8 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
     checkpoint = read_nemo(Path(recipe.checkpoint))
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     utterances = read_utterances(recipe, checkpoint, options)
+    if host:
+        fitting(utterances, recipe, checkpoint)
     with staged(options.out) as folder, tempfile.TemporaryDirectory() as scratch:
         exported = Path(scratch) / FP32
         export_onnx(fold_batchnorm(model), exported, mel_rows(checkpoint.frontend))
@@ -96,7 +100,7 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         lowered, engines = zip(*[lower_and_build(plant, target) for target in targets], strict=True)
         baselines = build_baselines(plant) if host else ()
         measured = measure(plant, checkpoint, lowered, (*engines, *baselines), utterances)
-        comparison = compare_first(plant, lowered[0], engines[0], utterances, checkpoint)
+        comparison = compare_first(plant, lowered[0], engines[0], utterances)
         controls = run_controls(exported, tables, recipe, utterances, checkpoint) if options.controls else ()
         record = Record(recipe, checkpoint, tables, lowered, timed_engines((*engines, *baselines), measured),
                         measured, comparison, controls, parity, time.monotonic() - started)  # fmt: skip
@@ -116,6 +120,28 @@ def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options) ->
         raise UsageError("--controls compares WER and needs speech", "add --manifest FILE")
     logger.warning("no manifest: WER is not measured; add --manifest FILE")
     return []
+
+
+def fitting(utterances: Sequence[Prepared], recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Refuse utterances that a plan with the recipe's shapes could not run, before anything is built.
+
+    Raises:
+        AudioError: an utterance too short or too long. RecipeError: more utterances per run than the plan takes, or
+        no benchmarked shape fits.
+    """
+    frontend, engine = checkpoint.frontend, recipe.engine
+    accepted = profile(engine, frontend.frames_per_second, mel_rows(frontend))
+    shapes = accepted.shapes()["features"]
+    (_, _, shortest), _, (_, _, longest) = shapes
+    benchmarked(recipe.evaluation, accepted)
+    for item in utterances:
+        if not shortest <= item.features.shape[1] <= longest:
+            raise AudioError(f"{item.audio_filepath}: {item.duration:.2f} s, but the engine takes "
+                             f"{engine.min_seconds:g} to {engine.max_seconds:g} s",
+                             "leave it out, or widen engine.min_seconds or engine.max_seconds")  # fmt: skip
+    if not engine.min_batch <= recipe.evaluation.batch <= engine.max_batch:
+        raise RecipeError(f"evaluation.batch = {recipe.evaluation.batch}: the engine takes {engine.min_batch} to "
+                          f"{engine.max_batch} utterances", "change evaluation.batch or engine.max_batch")  # fmt: skip
 
 
 def prove_parity(model: nn.Module, path: Path, rows: int) -> float:

@@ -1,19 +1,25 @@
 """Plans on the GPU that is here: latency by CUDA events, layer times, clocks; and whether INT8 is worth it."""
 
+import functools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
+import operator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trtasr.bench.latency import Plan, interleave
+from trtasr.engine.device import pci_bus_id
 from trtasr.engine.gpu_state import GpuState, gpu_state
 from trtasr.engine.profile import Profile
 from trtasr.engine.trt_run import TrtRunner, open_plan
+from trtasr.errors import MissingError, RecipeError
 from trtasr.recipe import Evaluation
 from trtasr.values import BenchResult, FloatArray, IntArray, Latency
 
@@ -22,6 +28,8 @@ logger = logging.getLogger(__name__)
 INT8, FP16, FP32 = "t4", "t4-fp16", "t4-fp32"
 LABELS = {INT8: "int8 t4", FP16: "fp16 t4", FP32: "fp32 t4"}
 PROFILED_RUNS = 20
+WARM_SECONDS = 2.0  # before the first shape
+SAMPLE_SECONDS = 2.0  # between two looks at the clocks
 
 
 def gpu_latencies(plans: Mapping[str, Path], profile: Profile, settings: Evaluation,
@@ -29,6 +37,7 @@ def gpu_latencies(plans: Mapping[str, Path], profile: Profile, settings: Evaluat
     """Latency of each plan at every benchmarked batch and length; plans take turns, so that clocks hit all alike.
 
     A run's time is that of its copies and kernels on the GPU, by CUDA events. Shapes outside the profile are left out.
+    All plans are launched alike: as CUDA graphs, or none of them where one cannot be captured.
 
     Args:
         plans: label -> plan file.
@@ -42,17 +51,49 @@ def gpu_latencies(plans: Mapping[str, Path], profile: Profile, settings: Evaluat
         for batch, seconds in benchmarked(settings, profile):
             features, lengths = noise_input(profile, batch, seconds)
             runs = {label: timed_run(runner, features, lengths) for label, runner in runners.items()}
-            plan = Plan(seconds * batch, batch, 0, gpu, warmup=10)
+            warm_up(runs.values(), 0 if any(measured.values()) else WARM_SECONDS)
+            launches = launched_alike(runners.values())
+            plan = Plan(seconds * batch, batch, 0, f"{gpu}, {launches}", warmup=10)
             for label, latency in interleave(runs, plan).items():
                 measured[label] += (latency,)
     return measured
 
 
+def warm_up(runs: Iterable[Callable[[], float]], seconds: float) -> None:
+    """Run every plan a few times, and for some seconds: an idle card needs that long to raise its clocks."""
+    chosen, deadline = list(runs), time.monotonic() + seconds
+    for _ in range(3):
+        for run in chosen:
+            run()
+    while time.monotonic() < deadline:
+        for run in chosen:
+            run()
+
+
+def launched_alike(runners: Iterable[TrtRunner]) -> str:
+    """``CUDA graphs``, or ``plain launches`` for all runners where one of them could not be captured."""
+    chosen = list(runners)
+    if all(runner.captured for runner in chosen):
+        return "CUDA graphs"
+    for runner in chosen:
+        runner.forgo_graphs()
+    return "plain launches"
+
+
 def benchmarked(settings: Evaluation, profile: Profile) -> list[tuple[int, float]]:
-    """(batch, seconds) pairs of the recipe that the profile accepts."""
+    """(batch, seconds) pairs of the recipe that the profile accepts.
+
+    Raises:
+        RecipeError: it accepts none, so that nothing could be said about speed.
+    """
     pairs = [(batch, seconds) for batch in settings.gpu_batches for seconds in settings.gpu_seconds]
     (low, _, high), (short, _, long) = profile.batches, profile.seconds
     fitting = [(batch, seconds) for batch, seconds in pairs if low <= batch <= high and short <= seconds <= long]
+    if not fitting:
+        raise RecipeError(f"evaluation.gpu_seconds = {list(settings.gpu_seconds)}, gpu_batches = "
+                          f"{list(settings.gpu_batches)}: no such shape fits the engine ({short:g} to {long:g} s, "
+                          f"{low} to {high} utterances)",
+                          "benchmark shorter or fewer utterances, or widen the engine")  # fmt: skip
     if len(fitting) < len(pairs):
         logger.info("%d of %d benchmarked shapes are outside the profile and left out", len(pairs) - len(fitting),
                     len(pairs))  # fmt: skip
@@ -86,7 +127,9 @@ def layer_times(plan: Path, profile: Profile) -> dict[str, list[float]]:
 def speedups(results: Sequence[BenchResult], over: str) -> list[tuple[Latency, float]]:
     """INT8 latency of each benchmarked shape, and how many times faster it is than the plan ``over``."""
     by_target = {result.target: result.latencies for result in results}
-    pairs = zip(by_target.get(INT8, ()), by_target.get(over, ()), strict=True)
+    if not by_target.get(INT8) or not by_target.get(over):
+        return []
+    pairs = zip(by_target[INT8], by_target[over], strict=True)
     return [(int8, other.p50_ms / int8.p50_ms) for int8, other in pairs]
 
 
@@ -99,24 +142,56 @@ def slower_than_fp16(results: Sequence[BenchResult]) -> str:
     if not ratios:
         return ""
     mean = math.exp(sum(math.log(ratio) for _, ratio in ratios) / len(ratios))
-    slow = [f"{latency.audio_seconds / latency.batch:g} s x {latency.batch}: {ratio:.2f} x"
+    slow = [f"{latency.shape}: {ratio:.2f} x"
             for latency, ratio in ratios if ratio <= 1]  # fmt: skip
     if mean > 1:
         return ""
     return f"int8 t4 is {mean:.2f} times as fast as FP16, so no faster ({'; '.join(slow)})"
 
 
-def watch() -> GpuState:
-    """Clocks, power and temperature now; a throttled card is warned about.
+@contextmanager
+def watched() -> Iterator[list[GpuState]]:
+    """Clocks, power and temperature of the card while the block runs.
 
-    Raises:
-        MissingError: no nvidia-smi.
+    Afterwards the list holds the state before, the busiest one (lowest clock, all reasons for throttling seen) and the
+    last. Where nvidia-smi is missing or fails the list stays empty and a warning says so: that loses no result.
     """
-    state = gpu_state()
-    if state.throttled:
+    states: list[GpuState] = []
+    done = threading.Event()
+
+    def sample() -> None:
+        try:
+            bus = pci_bus_id()
+            while True:
+                states.append(gpu_state(bus))
+                if done.wait(SAMPLE_SECONDS):
+                    break
+            states.append(gpu_state(bus))
+        except MissingError as error:
+            logger.warning("clocks and power are unknown: %s", error.problem)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield states
+    finally:
+        done.set()
+        thread.join()
+        states[:] = summarized(states)
+
+
+def summarized(states: Sequence[GpuState]) -> list[GpuState]:
+    """First, busiest and last state; a throttled card is warned about."""
+    if not states:
+        return []
+    between = states[1:-1] or states[-1:]
+    slowest = min(between, key=lambda state: (math.isnan(state.sm_mhz), state.sm_mhz))
+    reasons = functools.reduce(operator.or_, (state.throttle for state in between))
+    busiest = replace(slowest, throttle=reasons)
+    if busiest.throttled:
         logger.warning("the GPU is throttled (reasons 0x%x, %g of %g MHz): its latencies are not the card's best",
-                       state.throttle, state.sm_mhz, state.max_sm_mhz)  # fmt: skip
-    return state
+                       busiest.throttle, busiest.sm_mhz, busiest.max_sm_mhz)  # fmt: skip
+    return [states[0], busiest, states[-1]]
 
 
 def state_json(state: GpuState) -> dict[str, Any]:

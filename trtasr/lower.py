@@ -9,13 +9,13 @@ from pathlib import Path
 import onnx
 
 from trtasr.engine.build import build_rtx, require_rtx
-from trtasr.engine.build_tensorrt import Host, TensorrtOptions, build_tensorrt, require_tensorrt
+from trtasr.engine.build_tensorrt import Host, TensorrtOptions, almost_a_host, build_tensorrt, require_tensorrt
 from trtasr.engine.cache import format_cache
 from trtasr.engine.calibrator import Source, at_opt_shape, cache_header
 from trtasr.engine.fallback import nodes_to_free
 from trtasr.engine.inspect import ort_layers
 from trtasr.engine.profile import Profile
-from trtasr.errors import BuildError, MissingError, NoKernelError
+from trtasr.errors import BuildError, MissingError, NoKernelError, TrtasrError
 from trtasr.graph.center import give_back_quantized
 from trtasr.graph.check import check_model
 from trtasr.graph.cpu_qdq import quantize_for_cpu
@@ -108,9 +108,11 @@ def resolve_targets(engine: EngineShapes) -> tuple[tuple[Target, ...], Host | No
     if engine.target in ("auto", "t4"):
         try:
             host = require_tensorrt(calibrator if engine.quantization == "implicit" else "")
-        except MissingError:
-            if engine.target == "t4":
+        except MissingError as error:
+            if engine.target == "t4" or engine.quantization == "implicit":
                 raise
+            if almost_a_host():
+                logger.warning("%s", error)
     targets = choose(engine, gpu=host is not None)
     if any(target.capability for target in targets):
         require_rtx()
@@ -127,8 +129,12 @@ def lower_and_build(plant: Plant, target: Target) -> tuple[Lowered, Engine]:
     for _ in range(MAX_FALLBACKS + 1):
         lowered = lower(plant.folder, plant.table, target, plant.recipe.quantization.exclude, freed)
         try:
-            return lowered, build_engine(plant, lowered, target)
+            engine = build_engine(plant, lowered, target)
+            warn_without_int8(lowered, engine)
+            return lowered, engine
         except NoKernelError as error:
+            if lowered.graph == FP32:  # implicit quantization: the builder chooses, nothing can be freed
+                raise
             order = [node.name for node in onnx.load(plant.folder / FP32).graph.node]
             more = nodes_to_free(error.nodes, order, lowered.int8)
             if not more:
@@ -138,6 +144,13 @@ def lower_and_build(plant: Plant, target: Target) -> tuple[Lowered, Engine]:
             freed += more
     raise BuildError(f"{target.name}: still no INT8 kernel after {MAX_FALLBACKS} builds without {', '.join(freed)}",
                      "exclude these layers and their kind: --set quantization.exclude='[\"pattern\"]'")  # fmt: skip
+
+
+def warn_without_int8(lowered: Lowered, engine: Engine) -> None:
+    """Say so when the builder kept every layer in floating point, or does not tell."""
+    if lowered.int8 and not any(layer.int8 for layer in engine.layers):
+        logger.warning("%s: no layer of %s runs in INT8, though %d should", lowered.target, engine.path,
+                       len(lowered.int8))  # fmt: skip
 
 
 def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str],
@@ -210,27 +223,40 @@ def build_engine(plant: Plant, lowered: Lowered, target: Target) -> Engine:
 def build_baselines(plant: Plant) -> tuple[Engine, ...]:
     """FP16 and FP32 plans of the T4 host, strongly typed, from the FP32 graph: what INT8 is to be compared with.
 
-    Raises:
-        BuildError: the builder refused a graph.
+    One that cannot be built is left out with a warning: the INT8 engine is worth keeping without it.
     """
-    options = replace(tensorrt_options(plant), source=None)
-    source = onnx.load(plant.folder / FP32)
+    options = TensorrtOptions(None, plant.recipe.engine.workspace_mb, timing_cache(plant.recipe.engine))
     engines = []
-    for precision, graph in (("fp16", halve(source)), ("fp32", source)):
+    for precision, change in PRECISIONS.items():
         path = plant.folder / "t4" / f"{precision}.onnx"
-        save(graph, path)
-        engine = build_tensorrt(path, path.with_suffix(".plan"), plant.profile, plant.macs, options, host_of(plant))
-        engines.append(replace(engine, target=f"t4-{precision}"))
-        path.unlink()
+        try:
+            save(change(onnx.load(plant.folder / FP32)), path)
+            engine = build_tensorrt(path, path.with_suffix(".plan"), plant.profile, plant.macs, options, host_of(plant))
+            engines.append(replace(engine, target=f"t4-{precision}"))
+        except TrtasrError as error:
+            logger.warning("no %s baseline: %s", precision.upper(), error.problem)
+        path.unlink(missing_ok=True)
     return tuple(engines)
+
+
+def same(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph as it is."""
+    return model
+
+
+PRECISIONS: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {"fp16": halve, "fp32": same}
 
 
 def tensorrt_options(plant: Plant) -> TensorrtOptions:
     """The recipe's settings for TensorRT; with a calibrator's source for implicit quantization."""
     engine = plant.recipe.engine
-    timing = Path(engine.timing_cache) if engine.timing_cache else None
     source = calibrator_source(plant) if engine.quantization == "implicit" else None
-    return TensorrtOptions(source, engine.workspace_mb, timing)
+    return TensorrtOptions(source, engine.workspace_mb, timing_cache(engine))
+
+
+def timing_cache(engine: EngineShapes) -> Path | None:
+    """The recipe's timing cache; None: that of this GPU and TensorRT."""
+    return Path(engine.timing_cache) if engine.timing_cache else None
 
 
 def calibrator_source(plant: Plant) -> Source:

@@ -1,5 +1,6 @@
 """One run that measures everything a compile built: WER, latency, layer times, and the comparison with FP32."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,16 @@ from trtasr.engine.compare import compare
 from trtasr.engine.gpu_state import GpuState
 from trtasr.engine.inspector import trtexec_profile, with_time_shares
 from trtasr.engine.profile import Profile
+from trtasr.errors import QualityError
 from trtasr.evaluate import feeds, latencies, word_error_rate
-from trtasr.gpu import FP16, INT8, LABELS, gpu_latencies, layer_times, watch
+from trtasr.gpu import FP16, INT8, LABELS, gpu_latencies, layer_times, watched
 from trtasr.gpu import FP32 as FP32_PLAN
 from trtasr.lower import FP32, Lowered, Plant
 from trtasr.quant.synthesize import speech_shaped_noise
 from trtasr.recipe import Evaluation
-from trtasr.values import BenchResult, Comparison, Engine, LayerRow
+from trtasr.values import BenchResult, Comparison, Engine, LayerRow, WerResult
+
+logger = logging.getLogger(__name__)
 
 COMPARED_UTTERANCES = 8
 BASELINES = (FP16, FP32_PLAN)
@@ -38,7 +42,7 @@ class Measured:
     Attributes:
         results: FP32 first, then the T4 host's baselines, then one per target.
         layers: layer table of the T4 engine with time shares; empty without a GPU.
-        gpu: clocks and power before and after the GPU benchmark; empty without a GPU.
+        gpu: clocks and power before the GPU benchmark, at its busiest, and after it; empty without a GPU.
     """
 
     results: tuple[BenchResult, ...]
@@ -114,17 +118,30 @@ def measure_rows(subject: Subject, rows: Sequence[Row], utterances: list[Prepare
     speed = latencies(here, subject.frontend, evaluation, mel_rows(subject.frontend))
     states: tuple[GpuState, ...] = ()
     if plans:
-        before = watch()
-        speed |= gpu_latencies(plans, subject.profile, evaluation, subject.gpu)
-        states = before, watch()
+        with watched() as seen:
+            speed |= gpu_latencies(plans, subject.profile, evaluation, subject.gpu)
+        states = tuple(seen)
     results = []
     for row in rows:
-        wer = None
-        if utterances:
-            wer = word_error_rate(folder / row.path, utterances, subject.vocabulary, evaluation.batch)
-        results.append(BenchResult(row.label, row.target, row.size_bytes, speed.get(row.target, ()), wer,
-                                   row.note if wer else ""))  # fmt: skip
+        wer, note = row_wer(subject, row, utterances) if utterances else (None, "")
+        results.append(BenchResult(row.label, row.target, row.size_bytes, speed.get(row.target, ()), wer, note))
     return Measured(tuple(results), gpu=states)
+
+
+def row_wer(subject: Subject, row: Row, utterances: list[Prepared]) -> tuple[WerResult | None, str]:
+    """WER of one row and its note; a baseline whose output is unusable has none, and the note says why.
+
+    Raises:
+        QualityError: the output of an INT8 engine or of the reference is unusable.
+    """
+    try:
+        found = word_error_rate(subject.folder / row.path, utterances, subject.vocabulary, subject.evaluation.batch)
+    except QualityError as error:
+        if row.target not in BASELINES:
+            raise
+        logger.warning("%s: %s", row.label, error.problem)
+        return None, error.problem
+    return found, row.note
 
 
 def measure(plant: Plant, checkpoint: Checkpoint, lowered: Sequence[Lowered], engines: Sequence[Engine],
@@ -152,17 +169,16 @@ def timed_engines(engines: Sequence[Engine], measured: Measured) -> tuple[Engine
                  for engine in engines)  # fmt: skip
 
 
-def compare_first(plant: Plant, lowered: Lowered, engine: Engine, utterances: Sequence[Prepared],
-                  checkpoint: Checkpoint) -> Comparison:  # fmt: skip
+def compare_first(plant: Plant, lowered: Lowered, engine: Engine, utterances: Sequence[Prepared]) -> Comparison:
     """Polygraphy comparison of FP32 with the first engine: on speech, else on speech-shaped noise.
 
     A `t4` plan is run itself, on the GPU; for a plan whose GPU is not here its Q/DQ graph is.
     """
     pairs, kind = feeds(utterances[:COMPARED_UTTERANCES]), "audio"
     if not pairs:
-        shape = (2, mel_rows(checkpoint.frontend), round(5 * checkpoint.frontend.frames_per_second))
-        made = speech_shaped_noise(shape, torch.Generator().manual_seed(0)).numpy()
-        pairs, kind = [(made, np.full(2, shape[2], np.int64))], "synthetic"
+        batch, rows, frames = plant.profile.shapes()["features"][1]
+        made = speech_shaped_noise((batch, rows, frames), torch.Generator().manual_seed(0)).numpy()
+        pairs, kind = [(made, np.full(batch, frames, np.int64))], "synthetic"
     candidate = engine.path if engine.target == INT8 else lowered.reference
     graphs = plant.folder / FP32, plant.folder / candidate
     return compare(*graphs, pairs, plant.folder, ("fp32", f"int8-{lowered.target}"), kind)

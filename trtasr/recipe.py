@@ -165,6 +165,7 @@ def resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
         recipe,
         checkpoint=resolve(recipe.checkpoint),
         calibration=replace(recipe.calibration, manifest=resolve(recipe.calibration.manifest)),
+        engine=replace(recipe.engine, timing_cache=resolve(recipe.engine.timing_cache)),
         evaluation=replace(recipe.evaluation, manifest=resolve(recipe.evaluation.manifest)),
     )
 
@@ -233,7 +234,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{where}: {value}", "give a finite number")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}", f"give a {hint.__name__}")
+        repair = f"put it in quotes: '\"{value}\"'" if hint is str else f"give a {hint.__name__}"
+        raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}", repair)
     return value
 
 
@@ -266,9 +268,9 @@ def _check(section: Any, where: str) -> None:
 
 def _check_benchmark(evaluation: Evaluation, where: str) -> None:
     for key, lengths in (("bench_seconds", evaluation.bench_seconds), ("gpu_seconds", evaluation.gpu_seconds)):
-        if any(not 0 < seconds <= 3600 for seconds in lengths):
-            raise RecipeError(f"{where}: {key} = {list(lengths)}", "use lengths of 0..3600 seconds")
-    if any(batch < 1 for batch in evaluation.gpu_batches):
+        if not lengths or any(not 0 < seconds <= 3600 for seconds in lengths):
+            raise RecipeError(f"{where}: {key} = {list(lengths)}", "use lengths of 0..3600 seconds, at least one")
+    if not evaluation.gpu_batches or any(batch < 1 for batch in evaluation.gpu_batches):
         raise RecipeError(f"{where}: gpu_batches = {list(evaluation.gpu_batches)}", "use batches of at least 1")
 
 

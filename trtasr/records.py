@@ -1,7 +1,9 @@
 """What a compile leaves behind: the JSON files of a bundle, its sidecar and its HTML report."""
 
+import json
 import math
 import platform
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -18,7 +20,7 @@ from trtasr.engine.inspect import layers_json
 from trtasr.engine.run import cpu_name
 from trtasr.gpu import slower_than_fp16, state_json
 from trtasr.lower import FP32, Lowered
-from trtasr.measure import Measured
+from trtasr.measure import BASELINES, Measured
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
 from trtasr.report.html import ReportData, render
@@ -74,6 +76,8 @@ class Record:
         reference, limit = self.results[0].wer, self.recipe.evaluation.max_wer_increase
         missed = []
         for result in self.results[1:]:
+            if result.target in BASELINES:
+                continue
             if reference and result.wer and result.wer.wer - reference.wer > limit + 1e-9:
                 missed.append(f"{result.engine}: WER {result.wer.wer:.2f} % is {result.wer.wer - reference.wer:+.2f} "
                               f"points over FP32; the gate is +{limit:.2f}")  # fmt: skip
@@ -116,8 +120,8 @@ def sidecar(record: Record) -> dict[str, Any]:
         "vocabulary": list(checkpoint.vocabulary),
         "graphs": {"fp32": "model.fp32.onnx", **{item.target: item.reference for item in record.lowered}},
         "engines": {e.target: {"path": e.path, "size_bytes": e.size_bytes, **e.details} for e in record.engines},
-        "fp16_subnormal_scales": {item.target: list(item.subnormal) for item in record.lowered},
-        "fp16_overflowing_accumulators": {item.target: list(item.overflowing) for item in record.lowered},
+        "fp16_subnormal_scales": {item.target: list(item.subnormal) for item in linted(record)},
+        "fp16_overflowing_accumulators": {item.target: list(item.overflowing) for item in linted(record)},
         "gpu": [state_json(state) for state in record.measured.gpu],
         "recipe": to_dict(record.recipe),
         "versions": versions(),
@@ -180,16 +184,20 @@ def report_data(record: Record) -> ReportData:
     """The report's view of a record."""
     reference = record.results[0].wer
     intervals = {r.engine: bootstrap_delta(reference, r.wer) for r in record.results[1:] if reference and r.wer}
-    linted = [item for item in record.lowered if item.graph not in (item.reference, FP32)]
     return ReportData(
         name=record.recipe.name, family=record.checkpoint.family, targets=tuple(x.target for x in record.lowered),
         device=cpu_name(), seed=record.recipe.calibration.seed, versions=versions(), results=record.results,
         scales=record.table, engines=record.engines, decisions={x.target: x.decisions for x in record.lowered},
         reasons=REASONS, intervals=intervals, comparisons=(record.comparison,), controls=control_rows(record),
         audio_scales=record.tables.get("audio") if len(record.tables) > 1 else None, settings=to_dict(record.recipe),
-        commands=commands(record), subnormal={item.target: item.subnormal for item in linted},
-        overflowing={item.target: item.overflowing for item in linted},
+        commands=commands(record), subnormal={item.target: item.subnormal for item in linted(record)},
+        overflowing={item.target: item.overflowing for item in linted(record)},
         checkpoint_sha256=record.checkpoint.sha256)  # fmt: skip
+
+
+def linted(record: Record) -> list[Lowered]:
+    """The targets whose graph in FP16 was examined: not `cpu`, nor a plain graph for a calibrator."""
+    return [item for item in record.lowered if item.graph not in (item.reference, FP32)]
 
 
 def controls_json(record: Record) -> list[dict[str, Any]]:
@@ -208,9 +216,18 @@ def control_rows(record: Record) -> tuple[ControlRow, ...]:
 
 
 def commands(record: Record) -> tuple[str, ...]:
-    """Command lines that make and examine this bundle again."""
-    name = record.recipe.name
-    manifest = f" --manifest {record.recipe.evaluation.manifest}" if record.recipe.evaluation.manifest else ""
-    return (f"trtasr compile {record.recipe.checkpoint}{manifest} -o engines/{name}", f"trtasr inspect engines/{name}",
-            f"trtasr bench engines/{name}", record.comparison.command)  # fmt: skip
+    """Command lines that make and examine this bundle again; the bundle's own folder is taken to be engines/NAME."""
+    bundle = shlex.quote(f"engines/{record.recipe.name}")
+    changes = [f"--set {shlex.quote(change)}" for change in changed_values(record.recipe)]
+    controls = ["--controls"] if record.controls else []
+    compile_line = ["trtasr compile", shlex.quote(record.recipe.checkpoint), *changes, *controls, "-o", bundle]
+    return (" ".join(compile_line), f"trtasr inspect {bundle}", f"trtasr bench {bundle}", record.comparison.command)
+
+
+def changed_values(recipe: Recipe) -> list[str]:
+    """``section.key=value`` of everything that differs from a recipe's defaults, as `--set` reads it."""
+    given, usual = to_dict(recipe), to_dict(Recipe(recipe.name, recipe.checkpoint))
+    return [f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"
+            for section, values in given.items() if isinstance(values, dict)
+            for key, value in values.items() if value != usual[section][key]]  # fmt: skip
 

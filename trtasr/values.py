@@ -130,6 +130,8 @@ class Traffic:
         macs: multiply-accumulates.
         inputs: activation elements read; outputs: written; weights: weight elements read.
         depthwise: True for a grouped convolution.
+        readers: the weighted nodes that read the output, if nobody else does (through ReLU and masks at most); else
+            empty, as before a residual add.
     """
 
     node: str
@@ -138,6 +140,7 @@ class Traffic:
     outputs: int
     weights: int
     depthwise: bool = False
+    readers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -277,6 +280,12 @@ class Latency:
     batch: int
     threads: int
     device: str
+
+    @property
+    def shape(self) -> str:
+        """``15 s``, or ``8 x 16.7 s`` for a batch."""
+        each = f"{self.audio_seconds / self.batch:g} s"
+        return each if self.batch == 1 else f"{self.batch} x {each}"
 
     @property
     def rtfx(self) -> float:

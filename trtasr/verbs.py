@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx
 from trtasr.audio.features import FrontendConfig
 from trtasr.audio.manifest import ManifestEntry, read_manifest
 from trtasr.bench.roofline import roofline
+from trtasr.bench.wer import Prepared
 from trtasr.bundle import Bundle, open_bundle
 from trtasr.calibrate import writable
 from trtasr.engine.build_tensorrt import require_tensorrt
@@ -29,7 +29,7 @@ from trtasr.targets.t4 import T4
 from trtasr.values import BenchResult, Comparison, Engine, LayerRow, Roofline
 
 logger = logging.getLogger(__name__)
-
+LONGEST = 3600  # seconds of audio that an estimate accepts
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,25 @@ def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, li
         UsageError: no speech to compare on.
     """
     opened = open_engine(path)
-    source = manifest_of(opened, manifest)
-    items = prepare(read_manifest(source, require_text=False)[:limit], opened.frontend)
+    items = compared_utterances(opened, target, manifest, limit)
     graphs = opened.graph("fp32"), opened.runnable(target)
     return compare(*graphs, feeds(items), writable(out), ("fp32", f"int8-{target}"), "audio")
+
+
+def compared_utterances(opened: Opened, target: str, manifest: Path | None, limit: int) -> list[Prepared]:
+    """Speech to compare FP32 and an engine on.
+
+    Raises:
+        UsageError: none, fewer than one utterance, or FP32 is to be compared with itself.
+    """
+    if limit < 1:
+        raise UsageError(f"--utterances {limit}", "compare at least one utterance")
+    if target == "fp32":
+        raise UsageError("--target fp32: it is what engines are compared with", "name an INT8 engine")
+    items = prepare(read_manifest(manifest_of(opened, manifest), require_text=False)[:limit], opened.frontend)
+    if not any(item.frames for item in items):
+        raise UsageError("nothing to compare on: every utterance is shorter than one frame", "give another manifest")
+    return items
 
 
 def manifest_of(opened: Opened, manifest: Path | None) -> Path:
@@ -151,8 +166,9 @@ def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
     Raises:
         UsageError: no positive batch or length. BundleError: no bundle there.
     """
-    if batch < 1 or not 0 < seconds < math.inf:
-        raise UsageError(f"--batch {batch} --seconds {seconds:g}", "give a positive batch and a positive length")
+    if batch < 1 or not 0 < seconds <= LONGEST:
+        raise UsageError(f"--batch {batch} --seconds {seconds:g}",
+                         f"give a positive batch and a length of at most {LONGEST} s")  # fmt: skip
     opened = open_engine(path)
     model = onnx.load(opened.graph("fp32"))
     decisions = decide(model, T4.rules, opened.recipe.quantization.exclude)
@@ -166,7 +182,13 @@ def default_target(path: Path) -> str:
     graphs = open_bundle(path).sidecar["graphs"]
     if INT8 in graphs and usable_gpu():
         return INT8
-    return "cpu" if "cpu" in graphs else next(target for target in graphs if target != "fp32")
+    return "cpu" if "cpu" in graphs else layered_target(path)
+
+
+def layered_target(path: Path) -> str:
+    """The first engine whose graph keeps the FP32 graph's tensors: any but ``cpu``, if there is one."""
+    engines: list[str] = [target for target in open_bundle(path).sidecar["graphs"] if target != "fp32"]
+    return next((target for target in engines if target != "cpu"), engines[0])
 
 
 def transcribe_files(path: Path, target: str, files: Sequence[Path]) -> Iterable[tuple[str, str]]:

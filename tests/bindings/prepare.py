@@ -25,8 +25,9 @@ LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin")
 SHIM = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
 # missing in the generated stub
 BUFFER = "class IHostMemory:\n    def __buffer__(self, flags: int) -> memoryview: ...\n"
-TYPES = {"Builder": "Builder", "BuilderConfig": "IBuilderConfig", "Logger": "ILogger",
-         "OptimizationProfile": "IOptimizationProfile"}  # fmt: skip
+TYPES = {"Builder": "Builder", "BuilderConfig": "IBuilderConfig", "Engine": "ICudaEngine", "Logger": "ILogger",
+         "Network": "INetworkDefinition", "OptimizationProfile": "IOptimizationProfile",
+         "TimingCache": "ITimingCache"}  # fmt: skip
 
 
 def run(*command, **options):

@@ -30,6 +30,9 @@ def test_recorded_messages_name_their_layer(message, layer):
 
 def test_a_layer_said_twice_is_one_and_other_errors_are_none():
     first = RECORDED[0][0]
+    memory = ("Could not find any implementation for node /a/Conv due to insufficient workspace. See verbose log for "
+              "requested sizes.")  # fmt: skip
+    assert unsupported([memory]) == ()
     assert unsupported(["no importer for Foo", first, first]) == ("002_convolutional",)
     assert unsupported(["In node 3 (parseGraph): INVALID_NODE", "OutOfMemory (Requested size was 1 bytes.)"]) == ()
 

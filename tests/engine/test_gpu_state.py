@@ -37,7 +37,7 @@ def test_another_answer_is_refused():
 def test_without_nvidia_smi_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setattr(gpu_state.shutil, "which", lambda name: None)
     with pytest.raises(MissingError, match="nvidia-smi"):
-        gpu_state.gpu_state()
+        gpu_state.gpu_state("0")
 
 
 def test_a_failing_nvidia_smi_is_quoted(monkeypatch, tmp_path):
@@ -46,7 +46,7 @@ def test_a_failing_nvidia_smi_is_quoted(monkeypatch, tmp_path):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingError, match="has failed"):
-        gpu_state.gpu_state()
+        gpu_state.gpu_state("0")
 
 
 def test_the_program_is_asked_for_every_field(monkeypatch, tmp_path):
@@ -54,7 +54,7 @@ def test_the_program_is_asked_for_every_field(monkeypatch, tmp_path):
     program.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\necho '{T4.strip()}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu_state.gpu_state(1).name == "Tesla T4"
+    assert gpu_state.gpu_state("0000:00:1E.0").name == "Tesla T4"
     asked = (tmp_path / "asked").read_text()
-    assert "--id=1" in asked
+    assert "--id=0000:00:1E.0" in asked
     assert all(field in asked for field in FIELDS)

@@ -83,7 +83,7 @@ def test_names_only_and_nothing_at_all():
 
 @pytest.mark.parametrize(("entry", "expected"), [
     ({"Format/Datatype": "Int8"}, "Int8"), ({"Format/Datatype": "Half"}, "Half"), ({"Datatype": "Float"}, "Float"),
-    ({"Format/Datatype": "Row major linear INT32"}, "Int32"), ({"Format": "N/A due to dynamic shapes"}, ""),
+    ({"Format/Datatype": "Row major linear INT32"}, "Int32"), ({"Format": "N/A due to dynamic shapes"}, "Unknown"),
     ({"Format/Datatype": "Two wide channel vectorized row major FP16 format"}, "Half"), ({}, "")])  # fmt: skip
 def test_types_in_words_and_phrases(entry, expected):
     assert data_type(entry) == expected
@@ -100,3 +100,15 @@ def test_time_shares_and_the_exported_profile():
                      "percentage": pytest.approx(100 * 36 / 39)}  # fmt: skip
     assert second["percentage"] == pytest.approx(100 * 3 / 39)
     assert trtexec_profile({}) == [{"count": 0}]
+
+
+def test_without_shapes_the_weight_or_the_kernel_decides():
+    """TensorRT 10 leaves out the types of tensors whose shapes its context does not know."""
+    unknown = {"Inputs": [{"Format/Datatype": "N/A due to dynamic shapes"}],
+               "Outputs": [{"Format/Datatype": "N/A due to dynamic shapes"}]}  # fmt: skip
+    bare = {key: value for key, value in CONV.items() if key != "Weights"}
+    layers = [CONV | unknown, FAKE | unknown, bare | unknown]
+    rows = attribute_macs(inspector_layers(json.dumps({"Layers": layers})), {"/b/Conv": 5, "/f/Conv": 7})
+    assert [row.int8 for row in rows] == [True, False, True]
+    assert rows[0].operands == ("Unknown", "Int8")
+    assert [row.macs for row in rows[:2]] == [5, 7]

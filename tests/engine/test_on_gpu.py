@@ -5,7 +5,7 @@ import pytest
 import tiny_graphs
 
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt, require_tensorrt
-from trtasr.engine.device import DeviceBuffers, primary_context
+from trtasr.engine.device import DeviceBuffers, pci_bus_id, primary_context
 from trtasr.engine.gpu_state import gpu_state
 from trtasr.engine.profile import Profile
 from trtasr.engine.run import OrtRunner
@@ -71,7 +71,7 @@ def test_a_plan_computes_what_onnx_runtime_computes(plan, graphs):
     reference = OrtRunner(onnx_file)
     rng = np.random.default_rng(0)
     with open_plan(path, graphs) as run:
-        for batch, frames in ((1, 80), (1, 80), (1, 80), (3, 50), (1, 200), (1, 200)):
+        for batch, frames, repeated in ((1, 80, 0), (1, 80, 1), (1, 80, 2), (3, 50, 0), (1, 200, 0), (1, 200, 1)):
             features = rng.normal(size=(batch, tiny_graphs.MELS, frames)).astype(np.float32)
             lengths = np.arange(frames - batch + 1, frames + 1)
             expected, counts = reference(features, lengths)
@@ -79,6 +79,18 @@ def test_a_plan_computes_what_onnx_runtime_computes(plan, graphs):
             np.testing.assert_allclose(found, expected, atol=2e-3)
             np.testing.assert_array_equal(found_counts, counts)
             assert 0 < run.device_ms < 1000
+            assert run.captured == (graphs and repeated > 0)
+
+
+def test_one_plan_after_another_shares_the_context(plan):
+    path, _ = plan
+    features = np.ones((1, tiny_graphs.MELS, 60), np.float32)
+    results = []
+    for _ in range(3):
+        with open_plan(path) as run:
+            results.append(run(features, np.array([60]))[0])
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
 
 
 def test_layers_are_timed(plan):
@@ -91,6 +103,6 @@ def test_layers_are_timed(plan):
 
 
 def test_the_card_reports_its_state(cuda):
-    state = gpu_state()
+    state = gpu_state(pci_bus_id())
     assert state.name
     assert state.sm_mhz > 0

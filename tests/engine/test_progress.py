@@ -32,7 +32,7 @@ class Bar:
 
 progress.tqdm = Bar
 
-def customize(config, profile):
+def customize(network, config, profile):
     use_capabilities(trt, config, ["SM75"])
     config.progress_monitor = progress.make_monitor(trt)
 

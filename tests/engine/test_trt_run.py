@@ -236,3 +236,30 @@ def test_a_plan_of_another_gpu_is_refused(plan):
     cuda = Cuda()
     with pytest.raises(BuildError, match="cannot load this plan"):
         TrtRunner(plan, tensorrt(cuda, loads=False), cuda)
+
+
+def test_memory_that_runs_out_is_said_and_freed_once(plan):
+    cuda = Cuda()
+    runner = TrtRunner(plan, tensorrt(cuda), cuda)
+    check(runner, 10)
+
+    def full(size):
+        raise Cuda.Error("cuMemAlloc failed: out of memory")
+
+    cuda.mem_alloc = full
+    with pytest.raises(BuildError, match="no GPU memory for tensor features"):
+        runner(*speech(40))
+    runner.close()
+    assert not cuda.memory
+
+
+def test_forgoing_graphs_drops_the_captured_one(plan):
+    cuda = Cuda()
+    runner = TrtRunner(plan, tensorrt(cuda), cuda)
+    for seed in range(3):
+        check(runner, 12, seed=seed)
+    assert runner.captured
+    runner.forgo_graphs()
+    for seed in range(3):
+        check(runner, 12, seed=seed)
+    assert not runner.captured

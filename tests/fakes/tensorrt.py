@@ -3,7 +3,7 @@
 A "plan" is the ONNX graph it was built from. Weak and strong typing, calibrators, timing caches, progress, inspector,
 profiler and dynamic shapes behave as documented. The environment can make it slow or picky: FAKE_TRT_MS_INT8,
 FAKE_TRT_MS_FP16 and FAKE_TRT_MS_FP32 are the milliseconds a run claims to take, FAKE_TRT_NO_INT8 names quantized
-convolutions without a kernel.
+convolutions without a kernel, FAKE_TRT_NO_MEMORY leaves no workspace.
 """
 
 import enum
@@ -92,10 +92,48 @@ class IInt8MinMaxCalibrator(IInt8EntropyCalibrator2):
     algorithm = "MinMaxCalibration"
 
 
+class LayerType(enum.IntEnum):
+    CONVOLUTION, SQUEEZE, UNSQUEEZE = range(3)
+
+
+class Tensor:
+    def __init__(self, name):
+        self.name = name
+
+
+class Layer:
+    def __init__(self, kind, first, second):
+        self.type, self.tensors = kind, (Tensor(first), Tensor(second))
+
+    def get_input(self, index):
+        return self.tensors[index]
+
+    def get_output(self, index):
+        return self.tensors[1 + index]
+
+
 class Network:
+    """Every one-dimensional convolution stands between an unsqueeze and a squeeze, as the ONNX parser writes it."""
+
     def __init__(self, flags):
         self.strongly_typed = bool(flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        self.graph = b""
+        self.graph, self.layers = b"", []
+
+    @property
+    def num_layers(self):
+        return len(self.layers)
+
+    def get_layer(self, index):
+        return self.layers[index]
+
+    def add(self, node):
+        self.layers += [Layer(LayerType.UNSQUEEZE, node.input[0], unsqueezed(node)),
+                        Layer(LayerType.CONVOLUTION, unsqueezed(node), f"{node.name}_output"),
+                        Layer(LayerType.SQUEEZE, f"{node.name}_output", node.output[0])]  # fmt: skip
+
+
+def unsqueezed(node):
+    return f"ONNXTRT_unsqueezeTensor_{node.name}_output"
 
 
 class OnnxParser:
@@ -109,6 +147,9 @@ class OnnxParser:
             self.logger.log(Severity.ERROR, f"ModelImporter: {error}")
             return False
         self.network.graph = content
+        for node in onnx.load_from_string(content).graph.node:
+            if node.op_type == "Conv":
+                self.network.add(node)
         return True
 
 
@@ -145,10 +186,13 @@ class Config:
         assert size >= 1 << 20
 
     def create_timing_cache(self, content):
-        return TimingCache(content)
+        return None if content == b"damaged" else TimingCache(content)
 
     def set_timing_cache(self, cache, ignore_mismatch):
+        if cache.content == b"of another driver" and not ignore_mismatch:
+            return False
         self.cache = cache
+        return True
 
     def get_timing_cache(self):
         return self.cache
@@ -186,10 +230,23 @@ class Builder:
                 self.logger.log(Severity.ERROR, "[optimizer.cpp::computeCosts::4115] Error Code 10: Internal Error "
                                 f"(Could not find any implementation for node {name}.)")  # fmt: skip
                 return None
+        if os.environ.get("FAKE_TRT_NO_MEMORY"):
+            self.logger.log(Severity.ERROR, "Error Code 10: Internal Error (Could not find any implementation for node "
+                            f"{graph.node[0].name} due to insufficient workspace. See verbose log.)")  # fmt: skip
+            return None
         monitor.step_complete("Building engine", 0)
-        calibrated = "" if config.int8_calibrator is None else calibrate(config, self.logger)
+        calibrated, int8 = "", []
+        if config.int8_calibrator is not None:
+            calibrated, known = calibrate(config, self.logger)
+            convolutions = [node for node in graph.node if node.op_type == "Conv"]
+            int8 = [node.name for node in convolutions if known is None or unsqueezed(node) in known]
+            for node in convolutions:
+                if node.name not in int8:
+                    self.logger.log(Severity.WARNING, f"Missing scale and zero-point for tensor {unsqueezed(node)}, "
+                                    "expect fall back to non-int8 implementation for any layer consuming or producing "
+                                    "given tensor")  # fmt: skip
         monitor.phase_finish("Building engine")
-        header = {"profile": config.profiles[0].shapes, "calibrated": calibrated,
+        header = {"profile": config.profiles[0].shapes, "calibrated": calibrated, "int8": int8,
                   "detailed": config.profiling_verbosity == ProfilingVerbosity.DETAILED}  # fmt: skip
         return MAGIC + json.dumps(header).encode() + b"\n" + network.graph
 
@@ -201,7 +258,7 @@ def calibrate(config, logger):
     assert {BuilderFlag.INT8} <= config.flags
     cache = calibrator.read_calibration_cache()
     if cache is not None and bytes(cache).startswith(f"TRT-101601-{calibrator.algorithm}\n".encode()):
-        return "cache"
+        return "cache", {line.rpartition(": ")[0] for line in bytes(cache).decode().splitlines()[1:]}
     shape = config.calibration_profile.shapes["features"][1]
     count = 0
     while (pointers := calibrator.get_batch(["features", "lengths"])) is not None:
@@ -212,7 +269,7 @@ def calibrate(config, logger):
     if not count:
         logger.log(Severity.ERROR, "Calibration failure occurred with no scaling factors detected.")
     calibrator.write_calibration_cache(memoryview(b"TRT-101601-X\n"))
-    return f"{count} batches"
+    return f"{count} batches", None
 
 
 class Runtime:
@@ -265,7 +322,12 @@ class Inspector:
 
     def get_engine_information(self, form):
         assert form == LayerInformationFormat.JSON
-        return json.dumps({"Layers": [described(node, self.engine) for node in weighted(self.engine)]})
+        layers = [described(node, self.engine) for node in weighted(self.engine)]
+        if set(self.execution_context.shapes) != {"features", "lengths"}:
+            for layer in layers:
+                for tensor in (*layer["Inputs"], *layer["Outputs"]):
+                    tensor["Format/Datatype"] = "N/A due to dynamic shapes"
+        return json.dumps({"Layers": layers})
 
 
 def weighted(engine):
@@ -276,11 +338,12 @@ def described(node, engine):
     if not engine.header["detailed"]:
         return node.name
     half = "FP16" if engine.precision != "FP32" else "FP32"
-    kind = "Int8" if node.input[0].endswith("_dequantized") else {"FP16": "Half", "FP32": "Float"}[half]
+    quantized = node.input[0].endswith("_dequantized") or node.name in engine.header["int8"]
+    kind = "Int8" if quantized else {"FP16": "Half", "FP32": "Float"}[half]
     return {"Name": f"{node.input[1]} + {node.name}", "LayerType": "CaskConvolution",
             "Inputs": [{"Name": node.input[0], "Format/Datatype": f"Row major linear {kind} format"}],
             "Outputs": [{"Name": node.output[0], "Format/Datatype": f"Row major linear {half} format"}],
-            "Weights": {"Type": kind, "Count": 1}, "TacticName": f"fake_{kind}",
+            "Weights": {"Type": kind, "Count": 1}, "TacticName": f"fake_{kind.lower().replace('int', 'i')}",
             "Metadata": f"[ONNX Layer: {node.name}]"}  # fmt: skip
 
 

@@ -12,14 +12,15 @@ from trtasr.values import ScaleTable, TensorScale, WeightScale
 
 CHANNELS = 16
 TEXT = """<ir_version: 9, opset_import: ["" : 20]>
-one (float[B,16,T] features) => (float[B,16,T] y) { [layer] y = Conv<kernel_shape=[1]>(features, weight) }"""
+one (float[B,16,T] features) => (float[B,16,T] y) { [layer] y = Conv<kernel_shape=[1]>(features, weight, bias) }"""
 
 
-def layer(weight, input_amax, output_amax):
+def layer(weight, input_amax, output_amax, bias=0.0):
     """The graph of one pointwise convolution and its scale table."""
     model = parser.parse_model(TEXT)
     values = np.broadcast_to(np.asarray(weight, np.float32), (CHANNELS, CHANNELS)).copy()[:, :, None]
     model.graph.initializer.append(numpy_helper.from_array(values, "weight"))
+    model.graph.initializer.append(numpy_helper.from_array(np.full(CHANNELS, bias, np.float32), "bias"))
     onnx.checker.check_model(model)
     scales = (np.abs(values).max((1, 2)) / 127).astype(np.float32)
     activations = {"features": TensorScale(input_amax, "max"), "y": TensorScale(output_amax, "max")}
@@ -50,12 +51,33 @@ def test_codes_bound_what_a_wide_observed_range_cannot():
     assert linted(layer(weight, 12.7, 1e6)) == ([], [])
 
 
-def test_an_accumulator_found_here_really_overflows():
-    """Codes of the flagged layer, at the observed output: larger than FP16's largest number."""
-    _, table = OVERFLOWING
-    step = float(table.activations["features"].scale) * float(table.weights["weight"].scales[0])
+@pytest.mark.parametrize(("value", "bias"), [(8.2, 0.0), (7.9, 0.0), (8.0, -40.0), (3.0, 60.0)])
+def test_the_lint_says_what_the_real_accumulator_does(value, bias):
+    """One constant input, run in integers: flagged exactly where the sum of products passes 65504.
+
+    With every weight 0.5 the sum is 16 * 127 * value / 0.1, and the output 8 * value + bias is all that is observed.
+    """
+    model, table = layer(0.5, 12.7, abs(8 * value + bias), bias)
+    codes = np.full((CHANNELS, CHANNELS), 127, np.int64)
+    accumulator = codes @ np.full(CHANNELS, np.rint(value / float(table.activations["features"].scale)), np.int64)
     with np.errstate(over="ignore"):
-        assert np.isinf(np.float16(table.activations["y"].amax / step))
+        overflows = bool(np.isinf(np.float16(accumulator.max())))
+    assert bool(overflow_lint(model, table, {"layer"})) >= overflows
+    if bias * value >= 0 and bias == 0.0:
+        assert bool(overflow_lint(model, table, {"layer"})) == overflows
+
+
+@pytest.mark.parametrize(("output_amax", "flagged"), [(25.78, []), (25.81, ["layer"])])
+def test_the_limit_is_65504(output_amax, flagged):
+    """acc = y / (0.1 * 0.5 / 127): 65 481 and 65 557."""
+    model, table = layer(0.5, 12.7, output_amax)
+    assert overflow_lint(model, table, {"layer"}) == flagged
+
+
+def test_one_bad_channel_is_enough():
+    weight = np.full((CHANNELS, CHANNELS), 0.5, np.float32)
+    weight[5] = 0.005
+    assert linted(layer(weight, 0.5, 0.04))[0] == ["layer"]
 
 
 def test_only_int8_layers_are_looked_at():

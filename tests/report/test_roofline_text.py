@@ -11,9 +11,11 @@ def test_the_text_names_the_estimate_totals_and_what_bounds_each_layer():
     first, *rest = text.splitlines()
     assert first.startswith("ESTIMATE for a Tesla T4, 7 s of audio, batch 8")
     assert "nothing measured" in first
+    order = [line.split()[0] for line in rest if line.startswith("/")]
+    assert order == ["/dw/Conv", "/dense/Conv"]  # slowest first
     rows = {line.split("  ")[0]: line.split() for line in rest if line}
     assert rows["FP16"][1:4] == ["0.400", "50", "%"]
-    assert rows["INT8 (depthwise FP16)"][3:6] == ["0.300", "67", "%"]
+    assert rows["INT8 by the T4's rules"][5:8] == ["0.300", "67", "%"]
     assert rows["/dw/Conv"][1:] == ["FP16", "200.0", "memory"]
     assert rows["/dense/Conv"][1:] == ["INT8", "100.0", "arithmetic"]
     assert "1 of 2 layers are memory-bound (1 of them depthwise)" in text

@@ -15,14 +15,18 @@ PEAKS = {"fp32": 8.1e12, "fp16": 65e12, "int8": 130e12}  # operations per second
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
-def bound(layer: Traffic, precision: str) -> Bound:
+def bound(layer: Traffic, precision: str, int8: Set[str] = frozenset()) -> Bound:
     """Lower bound of one layer.
 
-    Outputs of an INT8 layer are counted as FP16: an accumulator is requantized only when its reader is INT8 too, which
-    is the reader's input here.
+    Args:
+        layer: at one input shape.
+        precision: of its operands.
+        int8: names of the nodes that read INT8 operands. A layer all of whose readers are among them writes one byte
+            per element (its kernel requantizes); any other writes FP16, or FP32 in FP32.
     """
     element = BYTES[precision]
-    written = layer.outputs * max(element, 2)
+    requantized = bool(layer.readers) and set(layer.readers) <= int8
+    written = layer.outputs * (1 if requantized else max(element, 2))
     moved = (layer.inputs + layer.weights) * element + written
     return Bound(layer.node, precision, 2e3 * layer.macs / PEAKS[precision], 1e3 * moved / BANDWIDTH,
                  layer.depthwise)  # fmt: skip
@@ -49,4 +53,4 @@ def roofline(layers: Sequence[Traffic], int8: Set[str], batch: int, seconds: flo
 
 
 def _mixed(layers: Sequence[Traffic], int8: Set[str]) -> tuple[Bound, ...]:
-    return tuple(bound(layer, "int8" if layer.node in int8 else "fp16") for layer in layers)
+    return tuple(bound(layer, "int8" if layer.node in int8 else "fp16", int8) for layer in layers)

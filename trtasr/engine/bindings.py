@@ -6,8 +6,8 @@ Without the generated stubs, and when the program runs, every one of them is `An
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trt_facade import Builder, BuilderConfig, Logger, OptimizationProfile, Trt
+    from trt_facade import Builder, BuilderConfig, Engine, Logger, Network, OptimizationProfile, TimingCache, Trt
 else:
-    Builder = BuilderConfig = Logger = OptimizationProfile = Trt = Any
+    Builder = BuilderConfig = Engine = Logger = Network = OptimizationProfile = TimingCache = Trt = Any
 
-__all__ = ["Builder", "BuilderConfig", "Logger", "OptimizationProfile", "Trt"]
+__all__ = ["Builder", "BuilderConfig", "Engine", "Logger", "Network", "OptimizationProfile", "TimingCache", "Trt"]

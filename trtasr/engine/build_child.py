@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from trtasr.engine.bindings import BuilderConfig, Logger, OptimizationProfile, Trt
-from trtasr.engine.calibrator import load_source, make_calibrator, use_calibrator
+from trtasr.engine.bindings import BuilderConfig, Logger, Network, OptimizationProfile, Trt
+from trtasr.engine.calibrator import load_source, make_calibrator, reshapes, use_calibrator
 from trtasr.engine.device import primary_context
 from trtasr.engine.network import Built, NetworkRequest, build_network
 from trtasr.engine.progress import make_monitor
@@ -93,7 +93,7 @@ def build_rtx(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[Built,
     orders, do not depend on what Python allocated before (paths, environment, byte-code caches).
     """
 
-    def customize(config: BuilderConfig, _profile: OptimizationProfile) -> None:
+    def customize(_network: Network, config: BuilderConfig, _profile: OptimizationProfile) -> None:
         use_capabilities(trt, config, request["capabilities"])
 
     wanted = NetworkRequest(Path(request["onnx"]), request["shapes"])
@@ -110,37 +110,54 @@ def build_tensorrt(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[B
     with primary_context() as cuda:
         calibrator = None if source is None else make_calibrator(trt, source, cuda)
 
-        def customize(config: BuilderConfig, profile: OptimizationProfile) -> None:
+        def customize(network: Network, config: BuilderConfig, profile: OptimizationProfile) -> None:
             config.progress_monitor = make_monitor(trt)
             if calibrator is not None:
+                calibrator.cover(reshapes(network))
                 use_calibrator(trt, config, profile, calibrator)
 
         built = build_network(trt, logger, wanted, customize)
         if calibrator is not None:
-            calibrator.check()
-        extra = {"layers": inspected(trt, logger, built.plan)} if built.plan is not None else {}
+            calibrator.check(built.plan is not None)
+        extra = {} if built.plan is None else {"layers": inspected(trt, logger, built.plan, request["shapes"])}
     if timing is not None and built.timing_cache:
-        save_aside(timing, built.timing_cache)
+        extra["unsaved"] = save_aside(timing, built.timing_cache)
     return built, extra
 
 
-def inspected(trt: Trt, logger: Logger, plan: bytes) -> str:
-    """The engine inspector's JSON of a plan; empty when the plan cannot be loaded here."""
+def inspected(trt: Trt, logger: Logger, plan: bytes, shapes: dict[str, list[list[int]]]) -> str:
+    """The engine inspector's JSON of a plan; empty when the plan cannot be loaded here.
+
+    Args:
+        trt: the module tensorrt.
+        logger: trt.ILogger.
+        plan: serialized engine.
+        shapes: input name -> [min, opt, max]; until a context knows its input shapes, the inspector says
+            "N/A due to dynamic shapes" in place of every tensor's type.
+    """
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return ""
+    context = engine.create_execution_context()
+    if context is not None:
+        for name, (_, usual, _) in shapes.items():
+            context.set_input_shape(name, tuple(usual))
     inspector = engine.create_engine_inspector()
-    inspector.execution_context = engine.create_execution_context()  # else formats of dynamic tensors are missing
+    inspector.execution_context = context
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def save_aside(path: Path, content: bytes) -> None:
-    """Replaces a file in one step, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save_aside(path: Path, content: bytes) -> str:
+    """Replaces a file in one step, so that a reader never sees half of it; the reason where it cannot be written."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return ""
 
 
 def digest(messages: list[tuple[str, str]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,17 @@ def require_tensorrt(calibrator: str = "") -> Host:
     return host
 
 
+def almost_a_host() -> bool:
+    """True where TensorRT or an NVIDIA driver is here: the machine was probably meant to build for ``t4``."""
+    for load in (load_libcuda, load_tensorrt):
+        try:
+            load()
+        except MissingError:
+            continue
+        return True
+    return False
+
+
 def load_tensorrt() -> Any:
     """The module tensorrt.
 
@@ -140,6 +151,9 @@ def build_tensorrt(onnx_path: Path, plan_path: Path, profile: Profile, macs: Map
             save_source(Path(folder) / "calibration.npz", options.source)
             request["calibration"] = str(Path(folder) / "calibration.npz")
         done = build_plan(request, onnx_path, plan_path, product)
+    if done.report.get("unsaved"):
+        log.warning("the timing cache cannot be kept (%s): the next build measures every kernel again",
+                    done.report["unsaved"])  # fmt: skip
     details = {
         "capability": "sm{}{}".format(*host.capability),
         "gpu": host.gpu,
@@ -148,10 +162,19 @@ def build_tensorrt(onnx_path: Path, plan_path: Path, profile: Profile, macs: Map
         "profile": profile.shapes(),
         "quantization": "implicit" if options.source else "explicit",
         "warnings": len(done.report["warnings"]),
+        "missing_scales": missing_scales(done.report["warnings"]),
         "sha256": done.sha256,
     }
     layers = attribute_macs(inspector_layers(done.report["layers"]), macs)
     return Engine("t4", f"{plan_path.parent.name}/{plan_path.name}", done.size_bytes, layers, details)
+
+
+def missing_scales(warnings: Sequence[str]) -> int:
+    """Tensors for which implicit quantization found no scale; the layers around them run in FP16 or FP32."""
+    missing = [message for message in warnings if "Missing scale and zero-point" in message]
+    if missing:
+        log.warning("TensorRT has no scale for %d tensors: %s", len(missing), missing[0])
+    return len(missing)
 
 
 def timing_cache_path(host: Host) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trtasr import errors
-from trtasr.engine.fallback import unsupported
+from trtasr.engine.fallback import MEMORY, unsupported
 from trtasr.errors import BuildError, MissingError, NoKernelError, TrtasrError
 
 log = logging.getLogger(__name__)
@@ -162,4 +162,6 @@ def refusal(onnx_path: Path, messages: list[str], product: Product) -> BuildErro
     nodes = unsupported(messages)
     if nodes:
         return NoKernelError(problem, "keep the named operation out of INT8: --set quantization.exclude='[...]'", nodes)
+    if MEMORY.search(reasons):
+        return BuildError(problem, "raise engine.workspace_mb, lower engine.max_batch, or free the GPU's memory")
     return BuildError(problem, "keep the named operation out of this target, or compile for another one (--target cpu)")

@@ -7,6 +7,7 @@ issue 4335); nothing here runs at import.
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,20 +41,34 @@ def load_driver() -> Any:
 
 
 @contextmanager
-def primary_context(ordinal: int = 0) -> Iterator[Any]:
-    """The primary context of a GPU, current inside the block and as before it afterwards; yields pycuda's driver.
+def primary_context() -> Iterator[Any]:
+    """The primary context of the first GPU, current inside the block and as before it afterwards; yields the driver.
 
     Raises:
-        MissingError: no pycuda, no NVIDIA driver, or no such GPU.
+        MissingError: no pycuda, no NVIDIA driver, or no GPU.
     """
     cuda = load_driver()
-    context = cuda.Device(ordinal).retain_primary_context()
+    context = retained_context(cuda)
     context.push()
     try:
         yield cuda
     finally:
         context.pop()
-        context.detach()
+
+
+@cache
+def retained_context(cuda: Any) -> Any:
+    """The primary context, held until the process ends: TensorRT keeps handles of it between one plan and the next."""
+    return cuda.Device(0).retain_primary_context()
+
+
+def pci_bus_id() -> str:
+    """PCI address of the first GPU, which nvidia-smi knows it by: their counting may differ.
+
+    Raises:
+        MissingError: no pycuda, no NVIDIA driver, or no GPU.
+    """
+    return str(load_driver().Device(0).pci_bus_id())
 
 
 class DeviceBuffers:

@@ -9,6 +9,7 @@ PATTERNS = (
     re.compile(r"Could not find any implementation for node (?P<node>.+?)\.?(?: In \w+ at [^)]*)?\)*$", re.MULTILINE),
     re.compile(r"Cannot compile operation '(?P<node>[^']+)' for "),  # TensorRT for RTX
 )
+MEMORY = re.compile(r"insufficient workspace|out of memory|OutOfMemory", re.IGNORECASE)
 SEPARATORS = re.compile(r"\s\+\s|\.\.\.|[\s(){}\[\],]+")
 
 
@@ -16,8 +17,12 @@ def unsupported(messages: Iterable[str]) -> tuple[str, ...]:
     """Engine names of the layers that failed, without repetition.
 
     TensorRT reports the first one only: ``Could not find any implementation for node <name>.``, where the name of a
-    fused layer joins its nodes by `` + `` and that of a compiled region is ``{ForeignNode[first...last]}``.
+    fused layer joins its nodes by `` + `` and that of a compiled region is ``{ForeignNode[first...last]}``. Where the
+    messages speak of memory there is none: every layer would fail, INT8 or not.
     """
+    messages = tuple(messages)
+    if any(MEMORY.search(message) for message in messages):
+        return ()
     found = [match["node"] for message in messages for pattern in PATTERNS for match in pattern.finditer(message)]
     return tuple(dict.fromkeys(found))
 

@@ -44,8 +44,11 @@ class GpuState:
         return bool(self.throttle & ~IDLE)
 
 
-def gpu_state(ordinal: int = 0) -> GpuState:
+def gpu_state(card: str) -> GpuState:
     """Asks nvidia-smi about one GPU.
+
+    Args:
+        card: its PCI address, or its number in nvidia-smi's own order.
 
     Raises:
         MissingError: no nvidia-smi, or it fails.
@@ -53,7 +56,7 @@ def gpu_state(ordinal: int = 0) -> GpuState:
     program = shutil.which("nvidia-smi")
     if program is None:
         raise MissingError("nvidia-smi: program not found", "install the NVIDIA driver, or run docker with --gpus all")
-    command = [program, f"--id={ordinal}", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
+    command = [program, f"--id={card}", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         problem = (answer.stdout + answer.stderr).strip().splitlines()[:1] or ["no message"]
@@ -65,14 +68,17 @@ def parse_state(text: str) -> GpuState:
     """One line of ``nvidia-smi --query-gpu=... --format=csv,noheader,nounits`` with the columns of `FIELDS`.
 
     Raises:
-        MissingError: another number of columns.
+        MissingError: another number of columns, or a word where a number belongs.
     """
     values = [value.strip() for value in next(csv.reader(text.splitlines()[:1]), [])]
     if len(values) != len(FIELDS):
         raise MissingError(f"nvidia-smi: unexpected answer {text[:80]!r}", "update the NVIDIA driver (525 or newer)")
     name, driver, pstate, *numbers, reasons = values
-    sm, max_sm, memory, power, limit, temperature = (_number(value) for value in numbers)
-    throttle = 0 if reasons in ABSENT else int(reasons, 16)
+    try:
+        sm, max_sm, memory, power, limit, temperature = (_number(value) for value in numbers)
+        throttle = 0 if reasons in ABSENT else int(reasons, 0)
+    except ValueError as error:
+        raise MissingError(f"nvidia-smi: unexpected answer {text[:80]!r}", "update the NVIDIA driver") from error
     return GpuState(name, driver, pstate, sm, max_sm, memory, power, limit, temperature, throttle)
 
 

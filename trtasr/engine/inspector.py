@@ -15,6 +15,7 @@ TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Form
 PHRASES = (("Int8", r"\bint8\b"), ("Half", r"\b(half|fp16|float16)\b"), ("Float", r"\b(float|fp32|float32)\b"),
            ("Int64", r"\bint64\b"), ("Int32", r"\bint32\b"), ("Bool", r"\bbool\b"))  # fmt: skip
 INT8_TACTIC = re.compile(r"i8i8|i8816|i16832|imma|int8", re.IGNORECASE)
+UNKNOWN = "Unknown"
 MATRIX = re.compile(r"conv|gemm|matrix_?mul|correlation|runtime_fusion", re.IGNORECASE)
 
 
@@ -23,6 +24,7 @@ def inspector_layers(text: str) -> tuple[LayerRow, ...]:
 
     A layer computes in INT8 when its data and its weight are Int8; where the inspector does not tell the weight's type
     (regions compiled by Myelin), when its data is Int8 and the kernel's name says so, or when its first two inputs are.
+    Data types it leaves out ("N/A due to dynamic shapes") are ``Unknown``: there the weight or the kernel decides.
 
     Args:
         text: the inspector's JSON; empty when the engine could not be loaded.
@@ -42,8 +44,9 @@ def _row(layer: Mapping[str, Any]) -> LayerRow:
     weight = _weight_type(layer)
     operands = inputs + ((weight,) if weight else ())
     matrix = bool(MATRIX.search(kind)) and kind.lower() != "reformat"
-    by_types = (inputs[:1] == ("Int8",) and weight == "Int8") or inputs[:2] == ("Int8", "Int8")
-    by_name = inputs[:1] == ("Int8",) and not weight and bool(INT8_TACTIC.search(tactic))
+    data = inputs[:1] in (("Int8",), (UNKNOWN,))
+    by_types = (data and weight == "Int8") or inputs[:2] == ("Int8", "Int8")
+    by_name = data and not weight and bool(INT8_TACTIC.search(tactic))
     return LayerRow(
         name=str(layer.get("Name", "")),
         kind=kind,
@@ -64,9 +67,14 @@ def _weight_type(layer: Mapping[str, Any]) -> str:
 
 
 def data_type(tensor: Mapping[str, Any]) -> str:
-    """``Int8``, ``Half``, ``Float`` ... of a tensor entry; the type may be a word or part of a phrase on the layout."""
+    """``Int8``, ``Half``, ``Float`` ... of a tensor entry; the type may be a word or part of a phrase on the layout.
+
+    ``Unknown`` where the inspector says that it is not available; empty where the entry says nothing.
+    """
     for key in TYPE_KEYS:
         phrase = str(tensor.get(key, ""))
+        if phrase.startswith("N/A"):
+            return UNKNOWN
         for name, pattern in PHRASES:
             if re.search(pattern, phrase, re.IGNORECASE):
                 return name

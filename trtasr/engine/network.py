@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtasr.engine.bindings import Builder, BuilderConfig, Logger, OptimizationProfile, Trt
+from trtasr.engine.bindings import Builder, BuilderConfig, Logger, Network, OptimizationProfile, TimingCache, Trt
 
 MIB = 1 << 20
-Customize = Callable[[BuilderConfig, OptimizationProfile], None]
+Customize = Callable[[Network, BuilderConfig, OptimizationProfile], None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def build_network(trt: Trt, logger: Logger, request: NetworkRequest, customize: 
         trt: the module tensorrt or tensorrt_rtx.
         logger: trt.ILogger; from TensorRT for RTX it gets the layer table at VERBOSE severity.
         request: what to build.
-        customize: sets on the configuration what only one of the libraries has.
+        customize: sets on the parsed network and the configuration what only one of the libraries has.
     """
     builder = trt.Builder(logger)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -61,21 +61,28 @@ def build_network(trt: Trt, logger: Logger, request: NetworkRequest, customize: 
     config = builder.create_builder_config()
     profile = add_profile(trt, builder, config, request.shapes)
     configure(trt, config, request)
-    customize(config, profile)
+    timing = None if request.timing_cache is None else use_timing_cache(config, request.timing_cache)
+    customize(network, config, profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return Built()
-    cache = b"" if request.timing_cache is None else bytes(memoryview(config.get_timing_cache().serialize()))
-    return Built(bytes(memoryview(plan)), cache)
+    return Built(bytes(memoryview(plan)), b"" if timing is None else bytes(memoryview(timing.serialize())))
 
 
 def configure(trt: Trt, config: BuilderConfig, request: NetworkRequest) -> None:
-    """Verbosity, memory and timing cache."""
+    """Verbosity and memory."""
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else no layer table is kept
     if request.workspace_mb:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mb * MIB)
-    if request.timing_cache is not None:
-        config.set_timing_cache(config.create_timing_cache(request.timing_cache), False)
+
+
+def use_timing_cache(config: BuilderConfig, known: bytes) -> TimingCache:
+    """The timings of earlier builds; of none where they are damaged or of another GPU, driver or CUDA version."""
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
 
 
 def add_profile(trt: Trt, builder: Builder, config: BuilderConfig,

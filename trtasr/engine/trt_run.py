@@ -112,6 +112,16 @@ class TrtRunner:
         log_probs, counts = list(self.outputs().values())[:2]
         return log_probs.astype(np.float32, copy=False), counts.astype(np.int64, copy=False)
 
+    @property
+    def captured(self) -> bool:
+        """True while the runs of the current shape are launches of one CUDA graph."""
+        return self._graph is not None
+
+    def forgo_graphs(self) -> None:
+        """Launch layer by layer from now on."""
+        self._drop_graph()
+        self._graphs = False
+
     def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
         """Every output of the last run by name, in the plan's order and types."""
         return {name: self._slots[name].host.copy() for name in self._outputs}
@@ -153,10 +163,14 @@ class TrtRunner:
         for name in self._inputs:
             if not self._context.set_input_shape(name, arrays[name].shape):
                 raise BuildError(f"input {name} {arrays[name].shape} is outside the plan's optimization profile",
-                                 "raise engine.max_seconds or engine.max_batch and build again")  # fmt: skip
+                                 "widen engine.min_seconds, max_seconds or max_batch and build again")  # fmt: skip
         for name in (*self._inputs, *self._outputs):
             dims = self._context.get_tensor_shape(name)
-            self._place(name, tuple(dims[axis] for axis in range(len(dims))))
+            try:
+                self._place(name, tuple(dims[axis] for axis in range(len(dims))))
+            except self._cuda.Error as error:
+                raise BuildError(f"no GPU memory for tensor {name} {dims}: {error}",
+                                 "free GPU memory, or run smaller batches") from error  # fmt: skip
         self._shape = tuple(arrays["features"].shape)
 
     def _place(self, name: str, shape: tuple[int, ...]) -> None:
@@ -164,7 +178,7 @@ class TrtRunner:
         slot = self._slots.get(name)
         if slot is None or slot.capacity < host.nbytes:
             if slot is not None:
-                slot.device.free()
+                self._slots.pop(name).device.free()
             slot = Slot(host, self._cuda.mem_alloc(max(host.nbytes, 1)), host.nbytes)
         self._slots[name] = Slot(host, slot.device, slot.capacity)
         self._context.set_tensor_address(name, int(slot.device))
@@ -174,7 +188,7 @@ class TrtRunner:
             try:
                 self._graph = CudaGraph(self._enqueue, self._stream.handle)
             except (RuntimeError, BuildError, self._cuda.Error) as error:
-                log.info("no CUDA graph (%s): plain launches", error)
+                log.warning("no CUDA graph (%s): plain launches", error)
                 self._graphs = False
         if self._graph is None:
             self._enqueue()

@@ -20,10 +20,10 @@ def overflow_lint(model: onnx.ModelProto, table: ScaleTable, int8: Set[str]) -> 
     Engines that hand the accumulator on as FP16 before it is scaled would turn it into infinity there. For an output
     channel o with weight codes q_o, the accumulator is bounded by what codes can reach and by what was observed:
 
-        |acc_o| <= min(127 sum_k |q_ok|, amax(y) / (s_x s_o))
+        |acc_o| <= min(127 sum_k |q_ok|, (amax(y) + |b_o|) / (s_x s_o))
 
-    amax(y) is the observed magnitude of the node's output; a node whose output has no range is bounded by the first
-    term alone.
+    because y = s_x s_o acc + b with the bias b in floating point; amax(y) is the observed magnitude of the node's
+    output. A node whose output has no range is bounded by the first term alone.
 
     Args:
         model: FP32 graph.
@@ -35,13 +35,15 @@ def overflow_lint(model: onnx.ModelProto, table: ScaleTable, int8: Set[str]) -> 
     for node in model.graph.node:
         if node.name in int8 and node.op_type in WEIGHTED:
             codes = weight_codes(numpy_helper.to_array(weights[node.input[1]]), weight_scale(table, node.input[1]))
-            if accumulator_bound(node, codes, table).max() > LARGEST_HALF:
+            bias = numpy_helper.to_array(weights[node.input[2]]) if len(node.input) > 2 else np.float32(0)
+            if accumulator_bound(node, codes, np.abs(bias), table).max() > LARGEST_HALF:
                 found.append(node.name)
     return found
 
 
-def accumulator_bound(node: onnx.NodeProto, codes: npt.NDArray[np.int8], table: ScaleTable) -> npt.NDArray[np.float64]:
-    """Bound of the integer accumulator of each output channel, float64 [O]."""
+def accumulator_bound(node: onnx.NodeProto, codes: npt.NDArray[np.int8], bias: npt.ArrayLike,
+                      table: ScaleTable) -> npt.NDArray[np.float64]:  # fmt: skip
+    """Bound of the integer accumulator of each output channel, float64 [O]; `bias` holds magnitudes, [O] or 0."""
     entry = weight_scale(table, node.input[1])
     axes = tuple(axis for axis in range(codes.ndim) if axis != entry.axis)
     reachable: npt.NDArray[np.float64] = 127.0 * np.abs(codes.astype(np.float64)).sum(axis=axes)
@@ -49,5 +51,5 @@ def accumulator_bound(node: onnx.NodeProto, codes: npt.NDArray[np.int8], table: 
     if observed is None:
         return reachable
     step = float(activation_scale(table, node.input[0]).scale) * entry.scales.astype(np.float64)
-    bounded: npt.NDArray[np.float64] = np.minimum(reachable, observed.amax / step)
+    bounded: npt.NDArray[np.float64] = np.minimum(reachable, (observed.amax + np.asarray(bias, np.float64)) / step)
     return bounded

@@ -1,11 +1,16 @@
 """Work and memory traffic of every weighted layer at one input shape."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 import onnx
 
+from trtasr.graph.edit import consumers
 from trtasr.graph.tensors import attribute, sites
 from trtasr.values import Site, Traffic
+
+FUSED = ("Relu", "Mul")  # computed with the layer before them; a product is a mask's
 
 
 def layer_traffic(model: onnx.ModelProto, batch: int, frames: int) -> tuple[Traffic, ...]:
@@ -28,7 +33,24 @@ def layer_traffic(model: onnx.ModelProto, batch: int, frames: int) -> tuple[Traf
         after = -(-before // attribute(node, "strides", [1])[-1]) if node.op_type == "Conv" else before
         lengths.update(dict.fromkeys(node.output, after))
         if node.name in described:
-            found.append(_traffic(described[node.name], batch * before, batch * after))
+            traffic = _traffic(described[node.name], batch * before, batch * after)
+            found.append(replace(traffic, readers=_readers(node.output[0], model, described)))
+    return tuple(found)
+
+
+def _readers(name: str, model: onnx.ModelProto, described: Mapping[str, Site]) -> tuple[str, ...]:
+    """Weighted nodes behind a tensor; empty when an operator that needs floating point reads it too."""
+    found: list[str] = []
+    waiting, readers = [name], consumers(model)
+    while waiting:
+        current = waiting.pop()
+        for node in readers.get(current, []):
+            if node.name in described and node.input[0] == current:
+                found.append(node.name)
+            elif node.op_type in FUSED:
+                waiting += node.output
+            elif node.op_type != "Shape":
+                return ()
     return tuple(found)
 
 

@@ -16,7 +16,6 @@ from trtasr.report.speed_view import (
     FP32_TARGETS,
     bar_groups,
     latency_rows,
-    shape_words,
     speedup,
     tradeoff,
     tradeoff_rows,
@@ -221,7 +220,7 @@ def _speed_cards(results: Sequence[BenchResult]) -> list[Card]:
         latency = shown_latency(result)
         if latency is None or result.target in BASELINES:
             continue
-        shape = f"{shape_words(latency)} of audio, on {measured_on(result)}"
+        shape = f"{latency.shape} of audio, on {measured_on(result)}"
         cards.append(Card(f"Latency {result.engine}", f"{format_ms(latency.p50_ms)} ms", f"median; {shape}"))
         cards.append(Card(f"RTFx {result.engine}", format_rtfx(latency.rtfx), "seconds of audio per second of work"))
         for label, baselines in (("FP32", FP32_TARGETS), ("FP16", FP16_TARGETS)):

@@ -59,12 +59,6 @@ def colour_of(target: str) -> str:
     return "fp32" if target in FP32_TARGETS else "fp16" if target in FP16_TARGETS else "int8"
 
 
-def shape_words(latency: Latency) -> str:
-    """Audio per run: ``15 s``, or ``8 x 16.7 s`` for a batch."""
-    seconds = f"{latency.audio_seconds / latency.batch:g} s"
-    return seconds if latency.batch == 1 else f"{latency.batch} x {seconds}"
-
-
 def device_words(latency: Latency) -> str:
     """Name of the device, with the threads on a CPU."""
     if not latency.threads:
@@ -101,7 +95,7 @@ def _latency_row(results: Sequence[BenchResult], result: BenchResult, latency: L
         return None if result.target in baselines else speedup(results, latency, baselines)
 
     return LatencyRow(
-        result.engine, device_words(latency), shape_words(latency), format_ms(latency.p50_ms),
+        result.engine, device_words(latency), latency.shape, format_ms(latency.p50_ms),
         format_ms(latency.p95_ms), format_ms(latency.p99_ms), latency.runs, format_rtfx(latency.rtfx),
         over(FP32_TARGETS), None if result.target in FP32_TARGETS else over(FP16_TARGETS),
     )  # fmt: skip
@@ -127,7 +121,7 @@ def _bar_group(pairs: Sequence[tuple[BenchResult, Latency]]) -> BarGroup:
         width = 100 * latency.p50_ms / longest
         bars.append(Bar(result.engine, colour_of(result.target), width, tail, label, title))
     first = pairs[0][1]
-    return BarGroup(f"{shape_words(first)} of audio, {device_words(first)}", tuple(bars))
+    return BarGroup(f"{first.shape} of audio, {device_words(first)}", tuple(bars))
 
 
 def tradeoff(results: Sequence[BenchResult]) -> list[Point]:
@@ -137,7 +131,7 @@ def tradeoff(results: Sequence[BenchResult]) -> list[Point]:
         if result.wer is None:
             continue
         longest = {item.batch: item for item in sorted(result.latencies, key=lambda item: item.audio_seconds)}
-        timed: list[tuple[str, float | None]] = [(shape_words(longest[b]), longest[b].rtfx) for b in sorted(longest)]
+        timed: list[tuple[str, float | None]] = [(longest[b].shape, longest[b].rtfx) for b in sorted(longest)]
         for shape, rtfx in timed or [("not timed here", None)]:
             colour = colour_of(result.target)
             points.append(Point(len(points) + 1, result.engine, shape, rtfx, result.wer.wer, colour))

@@ -115,7 +115,7 @@ def conditions(results: Sequence[BenchResult]) -> list[str]:
         if latency := shown_latency(result):
             threads = f", {latency.threads} thread{'s'[: latency.threads != 1]}" if latency.threads else ""
             lines.append(
-                f"latency: {latency.audio_seconds:g} s of audio, batch {latency.batch}{threads}, "
+                f"latency: {latency.shape} of audio, batch {latency.batch}{threads}, "
                 f"{latency.runs} runs, {latency.device}"
             )
         if wer := result.wer:

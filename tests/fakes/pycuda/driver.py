@@ -43,9 +43,6 @@ class Context:
         need_context()
         state["stack"] -= 1
 
-    def detach(self):
-        pass
-
 
 class Device:
     def __init__(self, ordinal):
@@ -60,6 +57,9 @@ class Device:
 
     def compute_capability(self):
         return (7, 5)
+
+    def pci_bus_id(self):
+        return "0000:00:1E.0"
 
     def retain_primary_context(self):
         return Context()
