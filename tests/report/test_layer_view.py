@@ -2,7 +2,7 @@ import pytest
 from report_sample import gpu_sample, sample
 
 from trtasr.report.layer_view import engine_view, kept_in, lints, mac_shares, precision, skipped, time_shares
-from trtasr.values import LayerRow
+from trtasr.values import Decision, LayerRow
 
 
 def layer(operands, macs=0, int8=False, time=0.0):
@@ -49,6 +49,13 @@ def test_skipped_nodes_by_rule():
     (row,) = skipped(sample().decisions, sample().reasons)
     assert row == ("t4-rtx", "depthwise", "no INT8 kernel on sm_75", ("/enc/1/Conv",))
     assert skipped({"cpu": ()}, {}) == []
+
+
+def test_rules_come_by_how_many_layers_they_keep():
+    decisions = {"t4": [Decision("a", "Conv", False, "alignment"), Decision("b", "Conv", False, "depthwise"),
+                        Decision("c", "Conv", False, "depthwise"), Decision("d", "Conv", True, "int8")]}  # fmt: skip
+    found = skipped(decisions, {"depthwise": "no kernel"})
+    assert [(item.rule, item.nodes) for item in found] == [("depthwise", ("b", "c")), ("alignment", ("a",))]
 
 
 def test_lint_keeps_targets_without_a_finding():
