@@ -14,7 +14,7 @@ import onnx
 import pytest
 from tiny_archive import write_archive, write_manifest
 
-from trtasr import acceptance, lower, verbs
+from trtasr import acceptance, gpu, lower, verbs
 from trtasr.cli import main
 from trtasr.engine import build_tensorrt, trt_run
 from trtasr.engine.calibrator import Source, save_source
@@ -47,6 +47,7 @@ def host(tmp_path_factory):
         patch.syspath_prepend(str(FAKES))
         patch.setattr(trt_run, "CudaGraph", no_capture)
         patch.setattr(build_tensorrt, "load_libcuda", lambda: None)
+        patch.setattr(gpu, "WARM_SECONDS", 0.0)
         yield folder
     for name in [name for name in sys.modules if name.split(".")[0] in ("tensorrt", "pycuda")]:
         del sys.modules[name]
