@@ -16,7 +16,7 @@ target = $(if $(TARGET),--target $(TARGET))
 engine_target = $(if $(filter-out auto,$(TARGET)),--target $(TARGET))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt t4-acceptance lint clean zoo
+.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt ablation t4-acceptance lint clean zoo
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +64,9 @@ test-gpu: $(STAMP) ## tests that need a CUDA GPU with TensorRT and pycuda
 check-tensorrt: $(STAMP) ## check engine/ against TensorRT's real Python bindings, without a GPU
 	$(BIN)/python tests/bindings/prepare.py .check-tensorrt
 	TRTASR_CHECK=$(CURDIR)/.check-tensorrt $(BIN)/python -m pytest tests/bindings
+
+ablation: $(STAMP) ## WER and SQNR of every correction, mean and deviation over seeds (long)
+	@$(BIN)/trtasr ablation $(MODEL) $(manifest)
 
 t4-acceptance: $(STAMP) ## on a T4 host: build, measure and compare every variant, write one JSON
 	@$(BIN)/trtasr acceptance $(MODEL) -o $(or $(OUT),t4-acceptance) $(manifest)

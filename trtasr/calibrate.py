@@ -1,5 +1,7 @@
 """The calibration stage: features by the recipe's method, ranges over them, and the scale table as a lock file."""
 
+import hashlib
+import io
 import json
 import logging
 import tempfile
@@ -17,6 +19,7 @@ from trtasr.audio.features import FrontendConfig
 from trtasr.audio.manifest import read_manifest
 from trtasr.bundle import sha256_file, write_json
 from trtasr.checkpoint.nemo import Checkpoint
+from trtasr.correct import Given, correct
 from trtasr.engine.cache import format_cache
 from trtasr.engine.run import observe
 from trtasr.errors import RecipeError, UsageError
@@ -33,6 +36,7 @@ from trtasr.values import CalibrationSet, FloatArray, ScaleTable
 logger = logging.getLogger(__name__)
 
 TABLE_FORMAT = 1
+WEIGHTS = ".npz"  # of corrected weights, beside the table
 AUDIO_UTTERANCES = 64  # the real-audio control uses at most this many
 
 
@@ -47,7 +51,7 @@ def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, An
         "format": TABLE_FORMAT,
         "checkpoint_sha256": checkpoint.sha256,
         "calibration": asdict(recipe.calibration) | {"manifest": ""},
-        "quantization": asdict(recipe.quantization) | {"exclude": []},
+        "quantization": asdict(recipe.quantization) | ({} if walked(recipe.quantization) else {"exclude": []}),
     }
 
 
@@ -65,26 +69,73 @@ def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> Sca
 
 
 def read_table(path: Path) -> ScaleTable:
-    """Read a scale table file.
+    """Read a scale table file, and the corrected weights beside it if it names any.
 
     Raises:
-        UsageError: not JSON. QualityError: a broken table.
+        UsageError: not JSON, or the file of weights is missing or of another table. QualityError: a broken table.
     """
     try:
-        return table_from_json(json.loads(path.read_text(encoding="utf-8")))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        table = table_from_json(data)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a scale table ({error})", "remake it with `make calib`") from error
+    if not data.get("corrected"):
+        return table
+    return replace(table, corrected=read_weights(path.with_suffix(WEIGHTS), table, data["corrected_sha256"]))
+
+
+def read_weights(path: Path, table: ScaleTable, sha256: str) -> dict[str, FloatArray]:
+    """Corrected initializers: INT8 codes times the table's scales, and biases.
+
+    Raises:
+        UsageError: missing, or not the file the table was written with.
+    """
+    if not path.is_file() or sha256_file(path) != sha256:
+        raise UsageError(f"{path}: missing, or not the weights of {path.with_suffix('.json').name}",
+                         "remake both with `make calib`")  # fmt: skip
+    found = {}
+    with np.load(path, allow_pickle=False) as stored:
+        for name in stored.files:
+            values = stored[name]
+            found[name] = values * spread(table, name, values.ndim) if values.dtype == np.int8 else values
+    return found
+
+
+def spread(table: ScaleTable, name: str, rank: int) -> FloatArray:
+    """The scales of a weight in a shape that multiplies it."""
+    entry = table.weights[name]
+    return entry.scales.reshape([-1 if axis == entry.axis else 1 for axis in range(rank)])
+
+
+def weight_bytes(table: ScaleTable) -> bytes:
+    """Corrected initializers as an ``.npz`` archive (INT8 codes, float32 biases), the same bytes each time."""
+    arrays: dict[str, Any] = dict(table.corrected)
+    for name in table.weights.keys() & arrays.keys():
+        arrays[name] = np.rint(arrays[name] / spread(table, name, arrays[name].ndim)).astype(np.int8)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    return stream.getvalue()
 
 
 def write_table(folder: Path, name: str, table: ScaleTable) -> tuple[Path, Path]:
-    """Write ``<name>.json`` and the same scales as a TensorRT calibration cache, ``<name>.cache``, never by halves."""
-    table_path, cache_path = folder / f"{name}.json", folder / f"{name}.cache"
+    """Write ``<name>.json`` and the same scales as a TensorRT calibration cache, ``<name>.cache``, never by halves.
+
+    Corrected weights go to ``<name>.npz``; the table holds its hash.
+    """
+    table_path, cache_path, weights_path = (folder / f"{name}{suffix}" for suffix in (".json", ".cache", WEIGHTS))
+    weights = weight_bytes(table) if table.corrected else b""
+    data = table_to_json(table) | ({"corrected_sha256": hashlib.sha256(weights).hexdigest()} if weights else {})
     with tempfile.TemporaryDirectory(dir=folder, prefix=".calib-") as scratch:
         made = Path(scratch)
-        write_json(made / table_path.name, table_to_json(table))
+        write_json(made / table_path.name, data)
         (made / cache_path.name).write_text(cache_text(table), encoding="utf-8")
+        (made / weights_path.name).write_bytes(weights)
+        if weights:
+            (made / weights_path.name).replace(weights_path)
         (made / table_path.name).replace(table_path)
         (made / cache_path.name).replace(cache_path)
+    if not weights:
+        weights_path.unlink(missing_ok=True)
     return table_path, cache_path
 
 
@@ -164,6 +215,7 @@ def table_from_features(exported: Path, features: CalibrationSet, quantization: 
                         settings: Mapping[str, Any]) -> ScaleTable:  # fmt: skip
     """Run the exported graph over the features: center its one-sided channels, then scale every observed range."""
     graph = onnx.load(exported)
+    carriers: dict[str, tuple[str, ...]] = {}
     offsets: dict[str, FloatArray] = {}
     fixed: dict[str, float] = {}
     if quantization.center:
@@ -174,9 +226,31 @@ def table_from_features(exported: Path, features: CalibrationSet, quantization: 
             fixed |= dict.fromkeys(carriers[name], amax) if offsets[name].any() else {}
         offsets = {name: offset for name, offset in offsets.items() if offset.any()}
         graph = center(graph, offsets)
+    if walked(quantization):
+        shifted = {carrier: offset for name, offset in offsets.items() for carrier in carriers[name]}
+        return corrected_table(Given(graph, shifted, fixed, quantization), offsets, features, settings)
     histograms = collect(observe(graph.SerializeToString(), activation_tensors(graph), features))
     table = scale_table(histograms, weight_arrays(graph), quantization.ranges, quantization.headroom, fixed)
     return replace(table, offsets=offsets, settings=settings)
+
+
+def walked(quantization: Quantization) -> bool:
+    """True when weights depend on what earlier layers compute, so that the table is made layer by layer."""
+    return (quantization.correction, quantization.rounding, quantization.weight_bits) != ("none", "nearest", 8)
+
+
+def corrected_table(given: Given, offsets: Mapping[str, FloatArray], features: CalibrationSet,
+                    settings: Mapping[str, Any]) -> ScaleTable:  # fmt: skip
+    """The table of corrected layers: ranges of what the quantized network computes, weights on their grid."""
+    done = correct(given, features)
+    logger.info("%s: %d layers, log-probabilities %.1f dB on the calibration features", given.quantization.correction,
+                len(done.weights), done.sqnr_db)  # fmt: skip
+    chosen = set(activation_tensors(given.graph))
+    histograms = {name: found for name, found in done.histograms.items() if name in chosen}
+    table = scale_table(histograms, weight_arrays(given.graph), given.quantization.ranges,
+                        given.quantization.headroom, given.fixed)  # fmt: skip
+    return replace(table, weights={**table.weights, **done.weights}, alphas=done.alphas, offsets=offsets,
+                   corrected=done.constants, settings=settings)  # fmt: skip
 
 
 def weight_arrays(graph: onnx.ModelProto) -> dict[str, tuple[FloatArray, int]]:

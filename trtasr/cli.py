@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add_compare(verb(verbs, "compare", "compare FP32 and INT8 through Polygraphy"))
     add_inspect(verb(verbs, "inspect", "print the layer table of a bundle's engines"))
     add_transcribe(verb(verbs, "transcribe", "transcribe audio files with a bundle"))
+    add_ablation(verb(verbs, "ablation", "compare corrections of quantization error over seeds and weight widths"))
     add_acceptance(verb(verbs, "acceptance", "on a T4 host: build, measure and compare every variant, write one file"))
     verb(verbs, "doctor", "say what this machine can build and run")
     return top
@@ -75,6 +76,7 @@ def add_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--set", dest="assignments", action="append", default=[], metavar="SECTION.KEY=VALUE",
                      help="override one recipe value; may be repeated")  # fmt: skip
     sub.add_argument("--manifest", help="speech to measure WER on: NeMo JSON lines or a LibriSpeech folder")
+    sub.add_argument("--correction", help="of weights for earlier layers' errors: none, bias, qep or fade")
     sub.add_argument("--calib-dir", type=Path, default=Path("calib"), help="folder of committed scale tables")
 
 
@@ -105,6 +107,14 @@ def add_compile(sub: argparse.ArgumentParser) -> None:
 def add_calibrate(sub: argparse.ArgumentParser) -> None:
     """Flags of ``calibrate``."""
     add_model(sub)
+
+
+def add_ablation(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``ablation``."""
+    add_model(sub)
+    sub.add_argument("--seeds", type=int, default=5, help="seeds of synthetic features (default 5)")
+    sub.add_argument("--bits", type=int, action="append", help="weight bits; may be repeated (default 8, 6 and 4)")
+    sub.add_argument("--gptq", action="store_true", help="GPTQ rounding too")
 
 
 def add_acceptance(sub: argparse.ArgumentParser) -> None:

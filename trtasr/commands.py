@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from trtasr.ablation import Plan, ablate, ablation_json, ablation_table
 from trtasr.acceptance import accept
 from trtasr.bundle import write_json
 from trtasr.compare_layers import compare_layers
@@ -76,6 +77,8 @@ def resolve_recipe(arguments: argparse.Namespace) -> Recipe:
     recipe = find_recipe(arguments.model)
     if arguments.manifest:
         recipe = replace(recipe, evaluation=replace(recipe.evaluation, manifest=arguments.manifest))
+    if arguments.correction:
+        recipe = override(recipe, [f"quantization.correction={arguments.correction}"])
     recipe = override(recipe, arguments.assignments)
     return with_engine_flags(recipe, arguments) if arguments.verb == "compile" else recipe
 
@@ -322,6 +325,16 @@ def doctor_verb(arguments: argparse.Namespace) -> Summary:
     return Summary("\n".join(lines), [asdict(item) for item in found])
 
 
+def ablation_verb(arguments: argparse.Namespace) -> Summary:
+    """``trtasr ablation``: corrections beside each other, and their controls."""
+    if arguments.seeds < 1 or any(not 2 <= bits <= 8 for bits in arguments.bits or ()):
+        raise UsageError(f"--seeds {arguments.seeds} --bits {arguments.bits}", "use at least one seed and 2 to 8 bits")
+    recipe = resolve_recipe(arguments)
+    plan = Plan(arguments.seeds, tuple(arguments.bits or Plan.bits), arguments.gptq)
+    reference, cells = ablate(recipe, plan)
+    return Summary(ablation_table(reference, cells), ablation_json(reference, cells, recipe))
+
+
 def acceptance_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr acceptance``: what only a T4 host can prove."""
     recipe = resolve_recipe(arguments)
@@ -334,5 +347,6 @@ def acceptance_verb(arguments: argparse.Namespace) -> Summary:
 
 VERBS: Mapping[str, Callable[[argparse.Namespace], Summary]] = {
     "compile": compile_verb, "calibrate": calibrate_verb, "bench": bench_verb, "compare": compare_verb,
-    "inspect": inspect_verb, "acceptance": acceptance_verb, "transcribe": transcribe_verb,
+    "inspect": inspect_verb, "acceptance": acceptance_verb, "ablation": ablation_verb,
+    "transcribe": transcribe_verb,
     "doctor": doctor_verb}  # fmt: skip

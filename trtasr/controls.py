@@ -14,6 +14,7 @@ from trtasr.engine.compare import layer_sqnr, ort_observer
 from trtasr.errors import QualityError
 from trtasr.evaluate import feeds, word_error_rate
 from trtasr.graph.center import center, give_back_quantized
+from trtasr.graph.corrected import with_corrections
 from trtasr.graph.qdq import decide, insert_qdq
 from trtasr.recipe import Recipe
 from trtasr.targets import TARGETS
@@ -62,15 +63,26 @@ def run_controls(exported: Path, tables: Mapping[str, ScaleTable], recipe: Recip
         for method in METHODS:
             graph = Path(scratch) / f"{method}.onnx"
             table = tables[method]
-            centered, rules, exclude = center(fp32, table.offsets), TARGETS["t4-rtx"].rules, recipe.quantization.exclude
-            int8 = {decision.node for decision in decide(centered, rules, exclude) if decision.quantized}
-            centered = give_back_quantized(centered, table, int8)
-            onnx.save(insert_qdq(centered, table, rules, exclude).model, graph)
+            onnx.save(quantized_graph(fp32, table, recipe.quantization.exclude), graph)
             wer = usable_wer(graph, utterances, checkpoint, recipe.evaluation.batch)
             pair = ort_observer(exported, OUTPUT), ort_observer(graph, OUTPUT)
             sqnr = layer_sqnr(*pair, OUTPUT, feeds(utterances[:SQNR_UTTERANCES]))["log_probs"]
             rows.append(Control(label(method, recipe), wer, sqnr))
     return tuple(rows)
+
+
+def quantized_graph(exported: onnx.ModelProto, table: ScaleTable, exclude: Sequence[str]) -> onnx.ModelProto:
+    """The Q/DQ graph of ``t4-rtx`` for any table: centered, corrected, quantized.
+
+    Args:
+        exported: FP32 graph, not centered.
+        table: scales, offsets and corrected weights.
+        exclude: patterns of nodes that stay float.
+    """
+    rules = TARGETS["t4-rtx"].rules
+    centered = with_corrections(center(exported, table.offsets), table)
+    int8 = {decision.node for decision in decide(centered, rules, exclude) if decision.quantized}
+    return insert_qdq(give_back_quantized(centered, table, int8), table, rules, exclude).model
 
 
 def usable_wer(graph: Path, utterances: Sequence[Prepared], checkpoint: Checkpoint, batch: int) -> float | None:

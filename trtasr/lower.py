@@ -18,6 +18,7 @@ from trtasr.engine.profile import Profile
 from trtasr.errors import BuildError, MissingError, NoKernelError, TrtasrError
 from trtasr.graph.center import give_back_quantized
 from trtasr.graph.check import check_model
+from trtasr.graph.corrected import with_corrections
 from trtasr.graph.cpu_qdq import quantize_for_cpu
 from trtasr.graph.halve import fp16_scale_lint, halve
 from trtasr.graph.lint import overflow_lint
@@ -31,6 +32,7 @@ from trtasr.values import CalibrationSet, Decision, Engine, ScaleTable
 logger = logging.getLogger(__name__)
 
 FP32, QDQ, CPU_INT8 = "model.fp32.onnx", "model.qdq.onnx", "cpu/model.int8.onnx"
+PLAIN = "model.plain.onnx"  # for a calibrator: FP32, with the corrected weights
 MAX_FALLBACKS = 16  # builds are repeated at most so often without the layers the builder has no INT8 kernel for
 REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "pointwise": pointwise_to_matmul, "halve": halve}  # fmt: skip
@@ -133,7 +135,7 @@ def lower_and_build(plant: Plant, target: Target) -> tuple[Lowered, Engine]:
             warn_without_int8(lowered, engine)
             return lowered, engine
         except NoKernelError as error:
-            if lowered.graph == FP32:  # implicit quantization: the builder chooses, nothing can be freed
+            if not target.passes:  # implicit quantization: the builder chooses, nothing can be freed
                 raise
             order = [node.name for node in onnx.load(plant.folder / FP32).graph.node]
             more = nodes_to_free(error.nodes, order, lowered.int8)
@@ -167,7 +169,7 @@ def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str
     Raises:
         RecipeError: an exclude pattern that matches no node.
     """
-    fp32 = onnx.load(folder / FP32)
+    fp32 = with_corrections(onnx.load(folder / FP32), table)
     patterns = [*exclude, *map(glob.escape, freed)]
     int8 = {decision.node for decision in decide(fp32, target.rules, patterns) if decision.quantized}
     fp32 = give_back_quantized(fp32, table, int8)
@@ -179,7 +181,8 @@ def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str
     save(placed.model, folder / QDQ)
     decisions = tuple(replace(item, rule="fallback") if item.node in freed else item for item in placed.decisions)
     if not target.passes:  # implicit quantization reads the plain graph
-        return Lowered(target.name, QDQ, FP32, decisions)
+        save(fp32, folder / f"{target.name}/{PLAIN}")
+        return Lowered(target.name, QDQ, f"{target.name}/{PLAIN}", decisions)
     graph = placed.model
     for name in target.passes[1:]:
         graph = REWRITES[name](graph)
@@ -215,8 +218,7 @@ def build_engine(plant: Plant, lowered: Lowered, target: Target) -> Engine:
         engine = build_rtx(graph, plan, plant.profile, plant.macs, target.capability)
     else:
         engine = build_tensorrt(graph, plan, plant.profile, plant.macs, tensorrt_options(plant), host_of(plant))
-    if lowered.graph != FP32:
-        graph.unlink()
+    graph.unlink()
     return engine
 
 

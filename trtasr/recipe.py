@@ -17,7 +17,11 @@ TARGETS = ("auto", "t4", "t4-rtx", "cpu")
 METHODS = ("synthetic", "noise", "audio")
 SMALLEST: Mapping[str, float] = {
     "batches": 1, "batch_size": 1, "steps": 1, "seconds": 0.1, "min_seconds": 0.05, "headroom": 0.1, "min_batch": 1,
-    "max_wer_increase": 0.0, "batch": 1, "threads": 0, "workspace_mb": 0, "learning_rate": 1e-9, "seed": 0}  # fmt: skip
+    "max_wer_increase": 0.0, "batch": 1, "threads": 0, "workspace_mb": 0, "learning_rate": 1e-9, "seed": 0,
+    "alpha": 0.0, "damping": 0.0, "weight_bits": 2}  # fmt: skip
+LARGEST: Mapping[str, float] = {"alpha": 1.0, "weight_bits": 8}
+CORRECTIONS = ("none", "bias", "qep", "fade")
+ROUNDINGS = ("nearest", "gptq")
 RANGES = ("max", "percentile", "mse", "entropy")
 QUANTIZATIONS = ("explicit", "implicit")
 CALIBRATORS = ("table", "entropy", "minmax")
@@ -57,12 +61,23 @@ class Quantization:
         ranges: observer of activation ranges: ``max``, ``percentile``, ``mse`` or ``entropy``.
         headroom: factor on the observed ranges; above 1 leaves room for what the calibration data lack.
         center: shift one-sided channels between depthwise and pointwise convolutions to halve their range.
+        correction: of weights for the quantization error of earlier layers: ``none``, ``bias`` (mean error only),
+            ``qep`` (one strength for all layers) or ``fade`` (a strength per layer).
+        alpha: strength of ``qep``, 0 to 1.
+        damping: of ``qep`` and ``fade``: lambda over the mean power of a layer's input channels.
+        rounding: of weights: ``nearest``, or ``gptq`` (rounding errors are compensated by later columns).
+        weight_bits: 8; fewer are simulated on INT8 codes, in the layers that are INT8 on the T4.
         exclude: ONNX node name patterns that are never quantized, as in ``["/encoder/encoder.0/*"]``.
     """
 
     ranges: str = "max"
     headroom: float = 1.0
     center: bool = True
+    correction: str = "none"
+    alpha: float = 0.5
+    damping: float = 0.01
+    rounding: str = "nearest"
+    weight_bits: int = 8
     exclude: tuple[str, ...] = ()
 
 
@@ -251,6 +266,7 @@ def _assign(data: dict[str, Any], path: list[str], value: Any, assignment: str) 
 
 def _check(section: Any, where: str) -> None:
     choices = ((Calibration, "method", METHODS), (Quantization, "ranges", RANGES), (EngineShapes, "target", TARGETS),
+               (Quantization, "correction", CORRECTIONS), (Quantization, "rounding", ROUNDINGS),
                (EngineShapes, "quantization", QUANTIZATIONS), (EngineShapes, "calibrator", CALIBRATORS),
                (EngineShapes, "compute_capability", CAPABILITIES))  # fmt: skip
     for kind, key, allowed in choices:
@@ -260,6 +276,8 @@ def _check(section: Any, where: str) -> None:
         value = getattr(section, f.name)
         if f.name in SMALLEST and value < SMALLEST[f.name]:
             raise RecipeError(f"{where}: {f.name} = {value}", f"use at least {SMALLEST[f.name]}")
+        if f.name in LARGEST and value > LARGEST[f.name]:
+            raise RecipeError(f"{where}: {f.name} = {value}", f"use at most {LARGEST[f.name]}")
     if isinstance(section, Evaluation):
         _check_benchmark(section, where)
     if isinstance(section, EngineShapes):

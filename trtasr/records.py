@@ -19,7 +19,7 @@ from trtasr.controls import Control
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.run import cpu_name
 from trtasr.gpu import slower_than_fp16, state_json
-from trtasr.lower import FP32, Lowered
+from trtasr.lower import PLAIN, Lowered
 from trtasr.measure import BASELINES, Measured
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
@@ -197,7 +197,7 @@ def report_data(record: Record) -> ReportData:
 
 def linted(record: Record) -> list[Lowered]:
     """The targets whose graph in FP16 was examined: not `cpu`, nor a plain graph for a calibrator."""
-    return [item for item in record.lowered if item.graph not in (item.reference, FP32)]
+    return [item for item in record.lowered if item.graph != item.reference and not item.graph.endswith(PLAIN)]
 
 
 def controls_json(record: Record) -> list[dict[str, Any]]:

@@ -17,14 +17,15 @@ logger = logging.getLogger(__name__)
 DEAD_CHANNEL_FLOOR = 1e-8  # smallest weight amax; a zero scale breaks TensorRT's parser
 
 
-def weight_scale(weight: FloatArray, axis: int) -> WeightScale:
-    """Per-channel symmetric scales: max |W_c| / 127 over every axis but the output-channel axis (Q-ASR, section 3).
+def weight_scale(weight: FloatArray, axis: int, levels: int = CODES) -> WeightScale:
+    """Per-channel symmetric scales: max |W_c| / levels over every axis but the output-channel axis (Q-ASR, section 3).
 
     Scales are rounded up to FP16 values, see `representable`.
 
     Args:
         weight: float32, any rank.
         axis: output-channel axis.
+        levels: largest code, 127; fewer simulate fewer bits on the same INT8 codes.
 
     Returns:
         scales [O]; channels whose weights are all (nearly) zero get a floor and are listed.
@@ -34,7 +35,7 @@ def weight_scale(weight: FloatArray, axis: int) -> WeightScale:
         raise QualityError("a weight is NaN or infinite", "check the checkpoint")
     amax = np.abs(weight).max(axis=others)
     floored = tuple(int(c) for c in np.flatnonzero(amax < DEAD_CHANNEL_FLOOR))
-    scales = representable(np.maximum(amax, DEAD_CHANNEL_FLOOR).astype(np.float64) / CODES)
+    scales = representable(np.maximum(amax, DEAD_CHANNEL_FLOOR).astype(np.float64) / levels)
     return WeightScale(scales, axis, weight_sqnr_db(weight, scales, axis), floored)
 
 
@@ -120,7 +121,7 @@ def table_to_json(table: ScaleTable) -> dict[str, Any]:
     }  # fmt: skip
     offsets = {name: [float(v) for v in values] for name, values in table.offsets.items()}
     return {"activations": activations, "weights": weights, "alphas": dict(table.alphas), "offsets": offsets,
-            "settings": dict(table.settings)}  # fmt: skip
+            "corrected": sorted(table.corrected), "settings": dict(table.settings)}  # fmt: skip
 
 
 def table_from_json(data: Mapping[str, Any]) -> ScaleTable:
@@ -144,7 +145,7 @@ def table_from_json(data: Mapping[str, Any]) -> ScaleTable:
         raise QualityError(f"scale table: broken entry ({error})", "remake it with `make calib`") from error
     if stale:
         raise QualityError(f"scale table: scale and amax of {stale[0]} disagree", "remake it with `make calib`")
-    table = ScaleTable(activations, weights, data.get("alphas", {}), offsets, data.get("settings", {}))
+    table = ScaleTable(activations, weights, data.get("alphas", {}), offsets, settings=data.get("settings", {}))
     check_table(table)
     return table
 

@@ -1,0 +1,202 @@
+"""The correction stage on a small network: what it writes down is what every target computes with."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from tiny_archive import write_archive, write_manifest
+
+from trtasr import correct as correcting
+from trtasr.calibrate import cache_text, read_table, table_from_features, walked, write_table
+from trtasr.checkpoint.nemo import read_nemo
+from trtasr.cli import main
+from trtasr.controls import quantized_graph
+from trtasr.engine.cache import parse_cache
+from trtasr.engine.run import open_session
+from trtasr.errors import UsageError
+from trtasr.graph.center import center
+from trtasr.graph.corrected import with_corrections
+from trtasr.graph.cpu_qdq import quantize_for_cpu
+from trtasr.graph.edit import weight_codes
+from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.models.load import build_model
+from trtasr.quant.propagate import calibration_loss, correction
+from trtasr.quant.synthesize import SynthesisSettings, synthesize
+from trtasr.recipe import Quantization
+from trtasr.values import CalibrationSet
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Exported graph and synthetic features of a tiny QuartzNet."""
+    folder = tmp_path_factory.mktemp("correct")
+    checkpoint = read_nemo(write_archive(folder / "tiny.nemo"))
+    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    export_onnx(fold_batchnorm(model), folder / "model.onnx", 64)
+    settings = SynthesisSettings(batches=2, batch_size=4, frames=120, steps=3)
+    return folder / "model.onnx", synthesize(model, 64, settings)
+
+
+def made(parts, **changes):
+    return table_from_features(*parts, replace(Quantization(), **changes), {})
+
+
+@pytest.fixture(scope="module", params=["qep", "fade"])
+def table(parts, request):
+    return made(parts, correction=request.param, weight_bits=4)
+
+
+def initializers(model):
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def logits(model, features):
+    session = open_session(model.SerializeToString())
+    return [session.run(["log_probs"], {"features": x, "lengths": n})[0] for x, n in
+            zip(features.batches, features.lengths, strict=True)]  # fmt: skip
+
+
+def sqnr(parts, table):
+    exact, found = (logits(model, parts[1]) for model in
+                    (onnx.load(parts[0]), quantized_graph(onnx.load(parts[0]), table, ())))  # fmt: skip
+    noise = sum(float(np.square(a - b).sum()) for a, b in zip(exact, found, strict=True))
+    return 10 * np.log10(sum(float(np.square(a).sum()) for a in exact) / noise)
+
+
+def test_table_qdq_graph_cache_and_cpu_graph_agree_bit_for_bit(parts, table):
+    fp32 = with_corrections(center(onnx.load(parts[0]), table.offsets), table)
+    stored, qdq = initializers(fp32), initializers(quantized_graph(onnx.load(parts[0]), table, ()))
+    cpu = initializers(quantize_for_cpu(fp32, table, ()).model)
+    readers = {node.input[1]: node.name for node in fp32.graph.node if node.op_type == "Conv"}
+    _, cached = parse_cache(cache_text(table))
+    weights = [name for name in table.corrected if name in table.weights]
+    assert len(weights) >= 5
+    for name in weights:
+        codes = weight_codes(stored[name], table.weights[name])
+        scales = table.weights[name].scales.reshape([-1] + [1] * (codes.ndim - 1))
+        np.testing.assert_array_equal(codes * scales, table.corrected[name])  # on the grid, exactly
+        np.testing.assert_array_equal(qdq[f"{name}_int8"], codes)
+        np.testing.assert_array_equal(qdq[f"{name}_scale"], table.weights[name].scales)
+        found = cpu[f"{readers[name]}/weight"]
+        np.testing.assert_array_equal(found if found.ndim == 3 else found.T[:, :, None], codes)
+    for name, entry in table.activations.items():
+        assert cached[name] == entry.scale
+        if f"{name}_scale" in qdq:
+            assert qdq[f"{name}_scale"] == entry.scale
+
+
+def test_the_files_hold_the_table_bit_for_bit(table, tmp_path):
+    path, _ = write_table(tmp_path, "m", table)
+    again = read_table(path)
+    assert again.alphas == table.alphas
+    assert again.corrected.keys() == table.corrected.keys()
+    for name, values in table.corrected.items():
+        np.testing.assert_array_equal(again.corrected[name], values)
+    first = (tmp_path / "m.npz").read_bytes()
+    write_table(tmp_path, "m", again)
+    assert (tmp_path / "m.npz").read_bytes() == first
+    (tmp_path / "m.npz").write_bytes(first[:-1])
+    with pytest.raises(UsageError, match=r"not the weights of m\.json"):
+        read_table(path)
+    write_table(tmp_path, "m", replace(table, corrected={}))
+    assert not (tmp_path / "m.npz").exists()
+
+
+def test_strengths_are_per_layer_for_fade_and_one_for_qep(parts):
+    fade, qep = (made(parts, correction=name, weight_bits=4).alphas for name in ("fade", "qep"))
+    assert fade.keys() == qep.keys()
+    assert set(qep.values()) == {0.5}
+    assert len(set(fade.values())) > 1
+    assert all(0 <= alpha <= 1 for alpha in fade.values())
+
+
+def test_alpha_zero_is_the_bias_correction_alone(parts):
+    plain, zero = made(parts, correction="bias"), made(parts, correction="qep", alpha=0.0)
+    for name, values in plain.corrected.items():
+        np.testing.assert_array_equal(zero.corrected[name], values)
+    assert plain.alphas == {}
+
+
+def test_corrections_help_on_their_own_features_at_four_bits(parts):
+    found = {name: sqnr(parts, made(parts, correction=name, weight_bits=4)) for name in ("none", "bias", "qep", "fade")}
+    assert found["none"] < found["qep"]
+    assert found["none"] < found["fade"]
+    assert sqnr(parts, made(parts)) > found["fade"]  # eight bits
+
+
+def test_gptq_rounding_helps_too(parts):
+    nearest, gptq = (sqnr(parts, made(parts, correction="bias", weight_bits=4, rounding=name))
+                     for name in ("nearest", "gptq"))  # fmt: skip
+    assert gptq > nearest
+
+
+def test_the_plain_table_needs_no_walk():
+    assert not walked(Quantization())
+    for change in ({"correction": "fade"}, {"rounding": "gptq"}, {"weight_bits": 6}):
+        assert walked(replace(Quantization(), **change))
+
+
+def test_eight_bits_without_correction_walk_to_the_same_numbers(parts, monkeypatch):
+    """Ranges differ, as layers read what earlier ones compute in INT8; weights and offsets do not."""
+    plain = made(parts)
+    monkeypatch.setattr("trtasr.calibrate.walked", lambda quantization: True)
+    walked_table = made(parts)
+    assert walked_table.weights.keys() == plain.weights.keys()
+    for name, entry in plain.weights.items():
+        np.testing.assert_array_equal(walked_table.weights[name].scales, entry.scales)
+    assert abs(sqnr(parts, walked_table) - sqnr(parts, plain)) < 1.5
+
+
+def test_held_out_loss_never_rises_with_fade(parts, monkeypatch):
+    """Every layer, both halves: fitted on one, judged on the other, at the strength the layer gets."""
+    checked = []
+    real = correcting.strength
+
+    def strength(settings, weight, halves, rank):
+        alpha = real(settings, weight, halves, rank)
+        for fitted, judged in (halves, halves[::-1]):
+            change = alpha * correction(weight, fitted, settings.damping)
+            without = calibration_loss(weight, np.zeros_like(weight), judged)
+            checked.append(calibration_loss(weight, change, judged) <= without * (1 + 1e-9))
+        return alpha
+
+    monkeypatch.setattr(correcting, "strength", strength)
+    made(parts, correction="fade")
+    assert len(checked) == 2 * 6
+    assert all(checked)
+
+
+def test_an_excluded_layer_is_neither_quantized_nor_corrected(parts):
+    name = "/encoder/encoder.1/mconv.1/conv/Conv"
+    table = made(parts, correction="fade", exclude=(name,))
+    assert name not in table.alphas
+    assert not any("encoder.1.mconv.1" in key for key in table.corrected)
+
+
+def test_one_utterance_has_no_second_half_to_judge_by(parts):
+    exported, features = parts
+    one = CalibrationSet((features.batches[0][:1],), (features.lengths[0][:1],), "synthetic")
+    with pytest.raises(UsageError, match="at least two utterances"):
+        table_from_features(exported, one, replace(Quantization(), correction="fade"), {})
+
+
+def test_compile_with_every_correction(parts, tmp_path, capsys):
+    write_archive(tmp_path / "tiny.nemo")
+    write_manifest(tmp_path)
+    changes = ["calibration.batches=1", "calibration.steps=2", "calibration.seconds=1.5",
+               "evaluation.bench_seconds=[0.5]", "evaluation.max_wer_increase=100"]  # fmt: skip
+    fast = ["--target", "cpu", "-q", *(part for change in changes for part in ("--set", change))]
+    for name in ("bias", "qep", "fade"):
+        out = tmp_path / name
+        speech = ["--manifest", str(tmp_path / "manifest.json")]
+        assert main(["compile", str(tmp_path / "tiny.nemo"), *speech, "-o", str(out), "--correction", name, *fast]) == 0
+        scales = json.loads((out / "scales.json").read_text())
+        assert bool(scales["alphas"]) == (name != "bias")
+        assert scales["corrected"]
+        assert scales["settings"]["quantization"]["correction"] == name
+    capsys.readouterr()
+    assert main(["compile", str(tmp_path / "tiny.nemo"), "--correction", "fad", "-o", str(tmp_path / "x"), "-q"]) == 2
+    assert "use one of none, bias, qep, fade" in capsys.readouterr().err

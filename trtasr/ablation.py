@@ -1,0 +1,162 @@
+"""The ablation table: corrections beside each other, at several weight widths, over several synthetic seeds."""
+
+import logging
+import math
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from trtasr.audio.manifest import read_manifest
+from trtasr.bench.wer import Prepared
+from trtasr.calibrate import audio_manifest, calibration_features, mel_rows, table_from_features
+from trtasr.checkpoint.nemo import Checkpoint, read_nemo
+from trtasr.controls import quantized_graph, usable_wer
+from trtasr.engine.compare import layer_sqnr, ort_observer
+from trtasr.errors import UsageError
+from trtasr.evaluate import feeds, prepare, word_error_rate
+from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.models.load import build_model
+from trtasr.recipe import Quantization, Recipe
+from trtasr.report.table import align
+from trtasr.values import CalibrationSet
+
+logger = logging.getLogger(__name__)
+
+OUTPUT = ("log_probs",)
+CORRECTIONS: dict[str, dict[str, Any]] = {
+    "none": {"correction": "none"},
+    "bias": {"correction": "bias"},
+    "qep 0.5": {"correction": "qep", "alpha": 0.5},
+    "qep 1.0": {"correction": "qep", "alpha": 1.0},
+    "fade": {"correction": "fade"},
+}  # qep with alpha 0 is `bias`
+GPTQ = {f"{name}, gptq": {**CORRECTIONS[name], "rounding": "gptq"} for name in ("bias", "fade")}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting over all seeds.
+
+    Attributes:
+        features: ``synthetic``, ``noise`` or ``audio``.
+        correction: of the weights; weight_bits: 8, or fewer (simulated).
+        wer: percent per seed; sqnr_db: of the log-probabilities on speech, per seed.
+    """
+
+    features: str
+    correction: str
+    weight_bits: int
+    wer: tuple[float, ...]
+    sqnr_db: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared.
+
+    Attributes:
+        seeds: of synthetic features and noise.
+        bits: weight widths.
+        gptq: GPTQ rounding too.
+    """
+
+    seeds: int = 5
+    bits: tuple[int, ...] = (8, 6, 4)
+    gptq: bool = False
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every cell is measured on: the FP32 graph, the model's parts, and speech."""
+
+    exported: Path
+    recipe: Recipe
+    checkpoint: Checkpoint
+    utterances: list[Prepared]
+
+
+def ablate(recipe: Recipe, plan: Plan) -> tuple[float, tuple[Cell, ...]]:
+    """Quantize with every setting and seed, and score each on the recipe's speech.
+
+    Returns:
+        FP32 WER in percent, and the cells: corrections by width on synthetic features; then noise and audio controls.
+
+    Raises:
+        UsageError: no speech to score on.
+    """
+    if not recipe.evaluation.manifest:
+        raise UsageError("the ablation needs speech to score on", "add --manifest FILE")
+    checkpoint = read_nemo(Path(recipe.checkpoint))
+    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    utterances = prepare(read_manifest(Path(recipe.evaluation.manifest)), checkpoint.frontend)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder) / "model.fp32.onnx"
+        export_onnx(fold_batchnorm(model), exported, mel_rows(checkpoint.frontend))
+        bench = Bench(exported, recipe, checkpoint, utterances)
+        reference = word_error_rate(exported, utterances, checkpoint.vocabulary, recipe.evaluation.batch).wer
+        seeded = [replace(recipe, calibration=replace(recipe.calibration, seed=seed)) for seed in range(plan.seeds)]
+        synthetic = [calibration_features("synthetic", item, checkpoint, model) for item in seeded]
+        noise = [calibration_features("noise", item, checkpoint, model) for item in seeded]
+        audio = [calibration_features("audio", recipe, checkpoint, model)]
+        cells = list(corrections(bench, synthetic, plan))
+        for features in (noise, audio):
+            cells += [cell(bench, features, name, bits) for bits in plan.bits for name in ("none", "fade")]
+    return reference, tuple(cells)
+
+
+def corrections(bench: Bench, synthetic: Sequence[CalibrationSet], plan: Plan) -> Iterator[Cell]:
+    """Every correction at every width, on synthetic features."""
+    for bits in plan.bits:
+        for name in (*CORRECTIONS, *(GPTQ if plan.gptq else ())):
+            yield cell(bench, synthetic, name, bits)
+
+
+def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits: int) -> Cell:
+    """One setting over its calibration sets."""
+    changes = {**CORRECTIONS, **GPTQ}[correction] | {"weight_bits": bits}
+    settings: Quantization = replace(bench.recipe.quantization, **changes)
+    scores = [score(bench, item, settings) for item in features]
+    found = Cell(features[0].method, correction, bits, *(tuple(values) for values in zip(*scores, strict=True)))
+    logger.info("W%dA8 %s, %s features: WER %s, SQNR %s dB", bits, correction, found.features, spread(found.wer),
+                spread(found.sqnr_db))  # fmt: skip
+    return found
+
+
+def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tuple[float, float]:
+    """WER in percent (100 when the transcripts are useless) and SQNR in dB of one table's Q/DQ graph on speech."""
+    table = table_from_features(bench.exported, features, settings, {})
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "model.qdq.onnx"
+        onnx.save(quantized_graph(onnx.load(bench.exported), table, settings.exclude), graph)
+        wer = usable_wer(graph, bench.utterances, bench.checkpoint, bench.recipe.evaluation.batch)
+        pair = ort_observer(bench.exported, OUTPUT), ort_observer(graph, OUTPUT)
+        sqnr = layer_sqnr(*pair, OUTPUT, feeds(bench.utterances))["log_probs"]
+    return (100.0 if wer is None else wer), sqnr
+
+
+def spread(values: Sequence[float]) -> str:
+    """``13.38 +- 0.12``; without the deviation for a single value."""
+    mean = statistics.fmean(values)
+    return f"{mean:.2f}" if len(values) < 2 else f"{mean:.2f} +- {statistics.stdev(values):.2f}"
+
+
+def ablation_table(reference: float, cells: Sequence[Cell]) -> str:
+    """Mean and standard deviation over the seeds, one line per setting."""
+    rows = [["weights", "features", "correction", "WER %", "delta", "SQNR dB", "seeds"]]
+    for item in cells:
+        delta = statistics.fmean(item.wer) - reference
+        rows.append([f"W{item.weight_bits}A8", item.features, item.correction, spread(item.wer), f"{delta:+.2f}",
+                     spread(item.sqnr_db), str(len(item.wer))])  # fmt: skip
+    return f"FP32: WER {reference:.2f} %\n" + align(rows, right={3, 4, 5, 6})
+
+
+def ablation_json(reference: float, cells: Sequence[Cell], recipe: Recipe) -> dict[str, Any]:
+    """All figures as JSON types."""
+    rows = [asdict(item) | {"sqnr_db": [v if math.isfinite(v) else None for v in item.sqnr_db]} for item in cells]
+    source = audio_manifest(recipe)
+    return {"wer_fp32": reference, "audio": str(source) if source else "", "cells": rows}

@@ -1,0 +1,251 @@
+"""The correction stage: layer by layer, scale the inputs, correct and round the weight, and go on from what that gives.
+
+Ranges are taken from the quantized stream, so that every scale fits what the corrected layers before it compute.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from trtasr.engine.walk import Replaced, Streams, Visited, walk
+from trtasr.errors import UsageError
+from trtasr.graph.qdq import decide
+from trtasr.graph.tensors import attribute, output_axis
+from trtasr.quant.gptq import gptq_codes
+from trtasr.quant.propagate import (
+    Columns,
+    Geometry,
+    Matrix,
+    columns,
+    correction,
+    fade_alpha,
+    joined,
+    product,
+    ranks,
+    reliability,
+    vulnerability,
+)
+from trtasr.quant.ranges import CODES, Histogram, activation_scale, empty_histogram, fixed_scale, update
+from trtasr.quant.scales import weight_scale
+from trtasr.recipe import Quantization
+from trtasr.targets.target import depthwise
+from trtasr.values import CalibrationSet, FloatArray, TensorScale, WeightScale
+
+logger = logging.getLogger(__name__)
+
+RULES = (depthwise,)  # what no target but the CPU quantizes is not corrected
+STRENGTHS = ("qep", "fade")  # corrections with an alpha
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is decided before the first layer.
+
+    Attributes:
+        graph: FP32, batch norm folded, channels centered.
+        offsets: tensor -> float32 [C] that centering has subtracted from it.
+        fixed: tensor -> clipping magnitude that centering has decided.
+        quantization: the recipe's section.
+    """
+
+    graph: onnx.ModelProto
+    offsets: Mapping[str, FloatArray]
+    fixed: Mapping[str, float]
+    quantization: Quantization
+
+
+@dataclass
+class Corrected:
+    """What the layers became, filled in graph order.
+
+    Attributes:
+        histograms: of every tensor of the quantized stream.
+        weights: initializer -> its scales.
+        constants: initializer (weight or bias) -> its new values; weights are on their grid.
+        alphas: layer -> strength of its correction.
+        sqnr_db: of the log-probabilities on the calibration features, quantized against full precision.
+    """
+
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    weights: dict[str, WeightScale] = field(default_factory=dict)
+    constants: dict[str, FloatArray] = field(default_factory=dict)
+    alphas: dict[str, float] = field(default_factory=dict)
+    sqnr_db: float = float("nan")
+
+
+def correct(given: Given, calibration: CalibrationSet) -> Corrected:
+    """Walk the graph once: every quantized layer is corrected for what the layers before it do to its input.
+
+    Args:
+        given: graph and settings.
+        calibration: features; their utterances alternate between the two halves that FADE judges corrections by.
+
+    Raises:
+        UsageError: fewer than two utterances.
+    """
+    if sum(int((lengths > 0).sum()) for lengths in calibration.lengths) < 2:
+        raise UsageError("correction: at least two utterances of calibration features are needed",
+                         "raise calibration.batches or calibration.batch_size")  # fmt: skip
+    chosen = decide(given.graph, RULES, given.quantization.exclude)
+    quantized = {decision.node for decision in chosen if decision.quantized}
+    found, vulnerable = Corrected(), vulnerabilities(given, quantized)
+
+    def seen(name: str, values: FloatArray) -> None:
+        found.histograms[name] = update(found.histograms.get(name) or empty_histogram(), values)
+
+    def visit(layer: Visited) -> Replaced:
+        if layer.node.name not in quantized:
+            return Replaced(layer.quantized, {})
+        return corrected_layer(given, layer, found, vulnerable[layer.node.name])
+
+    streams = walk(given.graph, calibration, visit, seen)
+    found.sqnr_db = sqnr_db(streams, "log_probs")
+    return found
+
+
+def vulnerabilities(given: Given, quantized: set[str]) -> dict[str, float]:
+    """Rank of every quantized layer's vulnerability, 0..1."""
+    stored = {item.name: numpy_helper.to_array(item) for item in given.graph.graph.initializer}
+    nodes = [node for node in given.graph.graph.node if node.name in quantized]
+    scores = [vulnerability(grouped(node, stored[node.input[1]]), levels(given.quantization)) for node in nodes]
+    return {node.name: rank for node, rank in zip(nodes, ranks(scores), strict=True)}
+
+
+def corrected_layer(given: Given, layer: Visited, found: Corrected, rank: float) -> Replaced:
+    """Quantize one layer's input, correct its weight for that and for the layers before, round it; note all three."""
+    node, settings = layer.node, given.quantization
+    data, name = node.input[0], node.input[1]
+    inputs = [fake_quantized(values, input_scale(given, data, found.histograms[data])) for values in layer.quantized]
+    halves = layer_columns(given, layer, inputs)
+    both = joined(*halves)
+    moved = weight = grouped(node, layer.constants[name])
+    if settings.correction in STRENGTHS:
+        alpha = strength(settings, weight, halves, rank)
+        moved = weight + alpha * correction(weight, both, settings.damping)
+        found.alphas[node.name] = alpha
+    entry, rounded = rounded_weight(node, ungrouped(node, moved, layer.constants[name].shape), settings, both)
+    found.weights[name] = entry
+    constants = {name: rounded} | new_bias(given, layer, rounded, moved, both)
+    found.constants |= constants
+    return Replaced(inputs, constants)
+
+
+def input_scale(given: Given, name: str, histogram: Histogram) -> np.float32:
+    """Scale of a layer's input, from what the quantized stream has shown."""
+    settings = given.quantization
+    entry: TensorScale = (fixed_scale(histogram, given.fixed[name], "centered") if name in given.fixed
+                          else activation_scale(histogram, settings.ranges, settings.headroom))  # fmt: skip
+    return entry.scale
+
+
+def fake_quantized(values: FloatArray, scale: np.float32) -> FloatArray:
+    """Values rounded to the INT8 grid of a scale, half to even."""
+    codes = np.clip(np.rint(values / scale), -CODES, CODES)
+    return np.asarray(codes * scale, np.float32)
+
+
+def layer_columns(given: Given, layer: Visited, inputs: Sequence[FloatArray]) -> tuple[Columns, Columns]:
+    """Columns of even and of odd utterances; what centering took off is put back, so that silence is zero."""
+    node = layer.node
+    offset = given.offsets.get(node.input[0])
+    shift = np.float32(0) if offset is None else offset[:, None]
+    full, quantized = ([channels_first(node, values) + shift for values in side] for side in (layer.full, inputs))
+    shape = geometry(node)
+    return columns(full[::2], quantized[::2], shape), columns(full[1::2], quantized[1::2], shape)
+
+
+def strength(settings: Quantization, weight: Matrix, halves: tuple[Columns, Columns], rank: float) -> float:
+    """Alpha of one layer: the recipe's for QEP, the layer's own for FADE."""
+    if settings.correction == "qep":
+        return settings.alpha
+    return fade_alpha(reliability(weight, halves, settings.damping), rank)
+
+
+def rounded_weight(node: onnx.NodeProto, weight: FloatArray, settings: Quantization,
+                   found: Columns) -> tuple[WeightScale, FloatArray]:  # fmt: skip
+    """Scales of a weight as stored, and the weight on their grid, rounded to nearest or by GPTQ."""
+    entry = weight_scale(weight, output_axis(node, weight.ndim), levels(settings))
+    scales = along(entry.scales, entry.axis, weight.ndim)
+    if settings.rounding == "nearest":
+        codes = np.clip(np.rint(weight / scales), -levels(settings), levels(settings))
+    else:
+        blocks, gram = grouped(node, weight), product(found.quantized, found.quantized)
+        chosen = gptq_codes(blocks, gram, entry.scales.reshape(blocks.shape[:2]), levels(settings))
+        codes = ungrouped(node, chosen.astype(np.float64), weight.shape)
+    return entry, np.asarray(codes * scales, np.float32)
+
+
+def new_bias(given: Given, layer: Visited, rounded: FloatArray, moved: Matrix,
+             found: Columns) -> dict[str, FloatArray]:  # fmt: skip
+    """The bias after a weight W has become Wq; none where the layer has no bias.
+
+    Offsets b that centering subtracted are given back through the new weight, + (Wq - W) b, so that silence gives what
+    it gave. Unless nothing is to be corrected, the mean of what rounding alone changes is taken off as well,
+    + (W* - Wq) mean(Xq) with the weight W* before rounding (bias correction, Nagel et al. 2019, arXiv 1906.04721).
+    """
+    node = layer.node
+    if len(node.input) < 3:
+        return {}
+    bias = layer.constants[node.input[2]].astype(np.float64)
+    after, before = grouped(node, rounded), grouped(node, layer.constants[node.input[1]])
+    offset = given.offsets.get(node.input[0])
+    if offset is not None:
+        bias = bias + (after - before)[0] @ offset.astype(np.float64)
+    if given.quantization.correction != "none":
+        mean = found.quantized.mean(axis=2, dtype=np.float64)
+        bias = bias + np.matmul(moved - after, mean[:, :, None]).reshape(-1)
+    return {node.input[2]: bias.astype(np.float32)}
+
+
+def geometry(node: onnx.NodeProto) -> Geometry:
+    """How a node's windows lie in its input."""
+    if node.op_type != "Conv":
+        return Geometry()
+    first = {name: attribute(node, name, default)[0] for name, default in
+             (("kernel_shape", [1]), ("strides", [1]), ("dilations", [1]))}  # fmt: skip
+    pads = attribute(node, "pads", [0, 0])
+    return Geometry(first["kernel_shape"], first["strides"], first["dilations"], (pads[0], pads[1]),
+                    attribute(node, "group", 1))  # fmt: skip
+
+
+def channels_first(node: onnx.NodeProto, values: FloatArray) -> FloatArray:
+    """Activations as [B, C, T]: matrix products have their channels last."""
+    return values if node.op_type == "Conv" else np.ascontiguousarray(np.moveaxis(np.atleast_3d(values), -1, 1))
+
+
+def grouped(node: onnx.NodeProto, weight: npt.NDArray[Any]) -> Matrix:
+    """A weight as stored -> float64 [groups, O / groups, d]."""
+    rows = np.moveaxis(weight, output_axis(node, weight.ndim), 0).astype(np.float64)
+    return rows.reshape(attribute(node, "group", 1), -1, int(np.prod(rows.shape[1:])))
+
+
+def ungrouped(node: onnx.NodeProto, blocks: Matrix, shape: Sequence[int]) -> FloatArray:
+    """[groups, O / groups, d] -> the weight as stored, float32."""
+    axis = output_axis(node, len(shape))
+    rows = [shape[axis], *(size for index, size in enumerate(shape) if index != axis)]
+    return np.ascontiguousarray(np.moveaxis(blocks.reshape(rows), 0, axis), np.float32)
+
+
+def along(scales: FloatArray, axis: int, rank: int) -> FloatArray:
+    """Scales [O] in a shape that multiplies a weight of that rank."""
+    return scales.reshape([-1 if index == axis else 1 for index in range(rank)])
+
+
+def levels(settings: Quantization) -> int:
+    """Largest weight code: 127 for 8 bits, 7 for 4."""
+    return (1 << (settings.weight_bits - 1)) - 1
+
+
+def sqnr_db(streams: Streams, name: str) -> float:
+    """SQNR of one output over all utterances, 10 log10(sum x^2 / sum (x - xq)^2) in dB."""
+    pairs = list(zip(streams.full[name], streams.quantized[name], strict=True))
+    noise = sum(float(np.square(x - xq, dtype=np.float64).sum()) for x, xq in pairs)
+    signal = sum(float(np.square(x, dtype=np.float64).sum()) for x, _ in pairs)
+    return 10 * math.log10(signal / noise) if noise > 0 else math.inf

@@ -1,0 +1,159 @@
+"""Two activation streams through one graph, node by node: full precision, and what the quantized network computes.
+
+ONNX Runtime runs one operator at a time, so that a layer's weight can be decided from the inputs that the already
+quantized part of the network gives it, before anything behind it is computed. A tensor is dropped as soon as nothing
+reads it any more.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+from tqdm import tqdm
+
+from trtasr.engine.run import utterances
+from trtasr.values import CalibrationSet, FloatArray
+
+Array = npt.NDArray[Any]
+WEIGHTED = ("Conv", "MatMul", "Gemm")
+
+
+@dataclass(frozen=True)
+class Visited:
+    """A weighted layer that both streams have reached.
+
+    Attributes:
+        node: with a constant weight.
+        constants: its weight and bias by name.
+        full: its data input in the full-precision stream, one array per utterance; quantized: in the other one.
+        outputs: what it computes in the full-precision stream.
+    """
+
+    node: NodeProto
+    constants: Mapping[str, Array]
+    full: Sequence[FloatArray]
+    quantized: Sequence[FloatArray]
+    outputs: Sequence[FloatArray]
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """What the quantized stream computes a layer with.
+
+    Attributes:
+        inputs: data input of each utterance, quantized and dequantized.
+        constants: weight and bias by name, where they differ from the graph's.
+    """
+
+    inputs: Sequence[FloatArray]
+    constants: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Graph outputs of both streams, by name, one array per utterance."""
+
+    full: Mapping[str, Sequence[Array]]
+    quantized: Mapping[str, Sequence[Array]]
+
+
+def walk(model: onnx.ModelProto, calibration: CalibrationSet, visit: Callable[[Visited], Replaced],
+         seen: Callable[[str, FloatArray], None]) -> Streams:  # fmt: skip
+    """Run a graph over a calibration set in both streams at once.
+
+    Each utterance runs alone at its own valid length: no padded frame enters a statistic.
+
+    Args:
+        model: FP32 graph.
+        calibration: network inputs.
+        visit: decides inputs and weight of every Conv, MatMul and Gemm node with a constant weight, in graph order.
+        seen: is told every float32 tensor of the quantized stream, without the batch axis, before a reader is visited.
+    """
+    constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    full: list[dict[str, Array]] = [{"features": features, "lengths": lengths}
+                                    for features, lengths in utterances(calibration)]  # fmt: skip
+    quantized = [dict(values) for values in full]
+    for values in quantized:
+        tell(seen, {"features": values["features"]})
+    left = Counter(name for node in model.graph.node for name in dict.fromkeys(node.input))
+    left.update(output.name for output in model.graph.output)
+    for node in tqdm(model.graph.node, "correct", unit="node", disable=None):
+        operator = Operator(node, model.opset_import)
+        here = {name: constants[name] for name in node.input if name in constants}
+        for values in full:
+            values.update(operator(values, here))
+        weighted = node.op_type in WEIGHTED and node.input[1] in constants
+        replaced = visit(visited(node, here, full, quantized)) if weighted else None
+        for index, values in enumerate(quantized):
+            read = values if replaced is None else {**values, node.input[0]: replaced.inputs[index]}
+            found = operator(read, here if replaced is None else {**here, **replaced.constants})
+            values.update(found)
+            tell(seen, found)
+        forget(node, left, (*full, *quantized))
+    names = [output.name for output in model.graph.output]
+    first, second = ({name: [values[name] for values in stream] for name in names} for stream in (full, quantized))
+    return Streams(first, second)
+
+
+def visited(node: NodeProto, here: Mapping[str, Array], full: Sequence[Mapping[str, Array]],
+            quantized: Sequence[Mapping[str, Array]]) -> Visited:  # fmt: skip
+    """The view of one layer."""
+    data, output = node.input[0], node.output[0]
+    return Visited(node, here, [values[data] for values in full], [values[data] for values in quantized],
+                   [values[output] for values in full])  # fmt: skip
+
+
+def tell(seen: Callable[[str, FloatArray], None], found: Mapping[str, Array]) -> None:
+    """Pass on the float32 tensors of one utterance."""
+    for name, value in found.items():
+        if value.dtype == np.float32 and value.ndim > 1:
+            seen(name, value[0])
+
+
+def forget(node: NodeProto, left: Counter[str], streams: Sequence[dict[str, Array]]) -> None:
+    """Drop the inputs of a node that nothing reads any more."""
+    for name in dict.fromkeys(node.input):
+        left[name] -= 1
+        if not left[name]:
+            for values in streams:
+                values.pop(name, None)
+
+
+class Operator:
+    """One node, run by ONNX Runtime; constants are inputs, so that one session serves any weight.
+
+    Args:
+        node: of a graph.
+        opsets: of that graph.
+    """
+
+    def __init__(self, node: NodeProto, opsets: Sequence[Any]) -> None:
+        self._node, self._opsets = node, opsets
+        self._session: Any = None
+        self._names = [name for name in dict.fromkeys(node.input) if name]
+
+    def __call__(self, values: Mapping[str, Array], constants: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name; an input is taken from `constants` first."""
+        inputs = {name: constants[name] if name in constants else values[name] for name in self._names}
+        if self._session is None:
+            self._session = self._open(inputs)
+        outputs = [name for name in self._node.output if name]
+        return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
+
+    def _open(self, inputs: Mapping[str, Array]) -> Any:
+        import onnxruntime  # noqa: PLC0415 - half a second
+
+        typed = [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)
+                 for name, value in inputs.items()]  # fmt: skip
+        outputs = [onnx.ValueInfoProto(name=name) for name in self._node.output if name]
+        graph = helper.make_graph([self._node], "operator", typed, outputs)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        model = helper.make_model(graph, opset_imports=self._opsets, ir_version=9)
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,29 @@
+"""Put the corrected weights and biases of a scale table into the FP32 graph."""
+
+import numpy as np
+import onnx
+
+from trtasr.errors import UsageError
+from trtasr.graph.edit import constants, rebuilt, tensor
+from trtasr.values import ScaleTable
+
+
+def with_corrections(model: onnx.ModelProto, table: ScaleTable) -> onnx.ModelProto:
+    """The graph whose layers make up for the quantization error of the layers before them.
+
+    Its INT8 weights lie on the grid of the table's scales, so that every target rounds them to the same codes.
+
+    Args:
+        model: centered FP32 graph; not changed.
+        table: corrected initializers; without any the graph stays as it is.
+
+    Raises:
+        UsageError: an initializer that this graph lacks or that has another shape.
+    """
+    stored = constants(model)
+    for name, values in table.corrected.items():
+        if name not in stored or tuple(stored[name].dims) != values.shape:
+            raise UsageError(f"correction: {name!r} is not an initializer of this graph, or of another shape",
+                             "calibrate again for this graph")  # fmt: skip
+    changed = {name: tensor(name, np.asarray(values, np.float32)) for name, values in table.corrected.items()}
+    return rebuilt(model, model.graph.node, [changed.get(item.name, item) for item in model.graph.initializer])

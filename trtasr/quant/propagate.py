@@ -1,0 +1,196 @@
+"""Error propagation: weights corrected for the quantization error that earlier layers hand on (QEP, FADE-style alpha).
+
+A layer of the quantized network reads Xq where the full-precision network reads X. QEP (Arai and Ichikawa,
+"Quantization Error Propagation", arXiv 2504.09629, Proposition 5.1, in the damped form of the authors' code) moves its
+weight so that it computes from Xq what the original computes from X:
+
+    W*(alpha) = W + alpha D,   D = W (X - Xq) Xq^T (Xq Xq^T + lambda I)^-1,   lambda = damping mean(diag(Xq Xq^T))
+
+FADE (arXiv 2601.02455) gives every layer an alpha of its own, from the weight's vulnerability and the reliability of
+the correction. Its formulas are not public: what is here is our reconstruction of the published idea.
+
+Nothing is subtracted from X and Xq, so that what silence gives (zero in, zero out) is kept. Convolutions are linear
+layers over windows: d = C_in / groups x kernel columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trtasr.values import FloatArray
+
+Matrix = npt.NDArray[np.float64]
+MOST_VALUES = 1 << 28  # of one matrix of columns; frames are thinned out evenly beyond (1 GiB in float32)
+CHUNK = 4096  # columns summed in float32 before they are added up in float64
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a layer's windows lie in its input [B, C, T]; a linear layer has a kernel of 1.
+
+    Attributes:
+        kernel: taps; stride, dilation: in frames; pads: zeros before and behind.
+        groups: channel groups; C for a depthwise convolution.
+    """
+
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    pads: tuple[int, int] = (0, 0)
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What one layer multiplies its weight with, in both streams; m windows of d values in each channel group.
+
+    Attributes:
+        quantized: Xq, float32 [groups, d, m].
+        error: X - Xq, likewise.
+    """
+
+    quantized: FloatArray
+    error: FloatArray
+
+
+def windows(values: FloatArray, geometry: Geometry, step: int = 1) -> FloatArray:
+    """Windows of a layer: [B, C, T] -> float32 [groups, d, m], d = C / groups x kernel, every `step`-th of B T'."""
+    batch, channels, _ = values.shape
+    padded = np.pad(values, ((0, 0), (0, 0), geometry.pads))
+    span = (geometry.kernel - 1) * geometry.dilation + 1
+    view = np.lib.stride_tricks.sliding_window_view(padded, span, axis=2)
+    view = view[:, :, :: geometry.stride * step, :: geometry.dilation]  # [B, C, T', k]
+    columns = view.transpose(1, 3, 0, 2).reshape(channels * geometry.kernel, batch * view.shape[2])
+    return np.ascontiguousarray(columns, np.float32).reshape(geometry.groups, -1, columns.shape[1])
+
+
+def columns(full: Sequence[FloatArray], quantized: Sequence[FloatArray], geometry: Geometry,
+            most: int = MOST_VALUES) -> Columns:  # fmt: skip
+    """Columns of a layer over utterances of valid frames only.
+
+    Args:
+        full: X of each utterance, [B, C, T].
+        quantized: Xq likewise.
+        geometry: of the layer.
+        most: values per matrix; with more frames than that allows, every n-th frame is taken.
+    """
+    total = sum(x.size for x in full) * geometry.kernel // geometry.stride
+    step = -(-total // most)
+    parts = [windows(x, geometry, step) for x in quantized]
+    errors = [windows(x, geometry, step) - part for x, part in zip(full, parts, strict=True)]
+    return Columns(np.concatenate(parts, axis=2), np.concatenate(errors, axis=2))
+
+
+def joined(first: Columns, second: Columns) -> Columns:
+    """The columns of both."""
+    return Columns(*(np.concatenate(pair, axis=2) for pair in ((first.quantized, second.quantized),
+                                                              (first.error, second.error))))  # fmt: skip
+
+
+def product(first: FloatArray, second: FloatArray) -> Matrix:
+    """Product first second^T over the last axis, float32 within a chunk of columns, float64 over the chunks."""
+    chunks = range(0, first.shape[-1], CHUNK)
+    parts = (np.matmul(first[..., i : i + CHUNK], second[..., i : i + CHUNK].swapaxes(-1, -2)) for i in chunks)
+    return np.asarray(sum(part.astype(np.float64) for part in parts))
+
+
+def correction(weight: Matrix, found: Columns, damping: float) -> Matrix:
+    """D, the full correction of a weight (alpha = 1).
+
+    With fewer columns m than values d the same D is found in the dual form, which needs m x m instead of d x d numbers:
+    D = W (X - Xq) (Xq^T Xq + lambda I)^-1 Xq^T. Values that no column excites keep their weight.
+
+    Args:
+        weight: [groups, O, d].
+        found: of the calibration frames.
+        damping: lambda over the mean of diag(Xq Xq^T); larger moves the weight less.
+
+    Returns:
+        float64 [groups, O, d].
+    """
+    _, size, count = found.quantized.shape
+    power = np.square(found.quantized, dtype=np.float64).sum(axis=2)
+    ridge = damping * power.mean(axis=1)[:, None]
+    if size <= count:
+        system = product(found.quantized, found.quantized) + diagonal(ridge + (power == 0))
+        solved = solved_right(np.matmul(weight, product(found.error, found.quantized)), system)
+    else:
+        turned = found.quantized.swapaxes(1, 2)
+        silent = np.square(turned, dtype=np.float64).sum(axis=2) == 0
+        system = product(turned, turned) + diagonal(ridge + silent)
+        solved = np.matmul(solved_right(np.matmul(weight, found.error), system), turned)
+    return np.where(power[:, None, :] > 0, solved, 0.0)
+
+
+def diagonal(values: Matrix) -> Matrix:
+    """[groups, n] -> diagonal matrices [groups, n, n]."""
+    return np.asarray(values[:, :, None] * np.eye(values.shape[1]))
+
+
+def solved_right(target: Matrix, system: Matrix) -> Matrix:
+    """Target system^-1 for symmetric systems."""
+    return np.asarray(np.linalg.solve(system, target.swapaxes(1, 2)).swapaxes(1, 2), np.float64)
+
+
+def calibration_loss(weight: Matrix, change: Matrix, found: Columns) -> float:
+    """||W X - (W + change) Xq||^2: squared error of the layer's output over the columns."""
+    missing = np.matmul(weight, found.error) - np.matmul(change, found.quantized)
+    return float(np.square(missing).sum())
+
+
+def best_step(weight: Matrix, direction: Matrix, found: Columns) -> float:
+    """The alpha in [0, 1] that minimizes `calibration_loss` of alpha D on these columns; 0 for D = 0.
+
+    alpha = <W (X - Xq), D Xq> / ||D Xq||^2.
+    """
+    moved = np.matmul(direction, found.quantized)
+    power = float(np.square(moved).sum())
+    gain = float(np.sum(np.matmul(weight, found.error) * moved))
+    return min(max(gain / power, 0.0), 1.0) if power > 0 else 0.0
+
+
+def reliability(weight: Matrix, halves: tuple[Columns, Columns], damping: float) -> float:
+    """How much of a correction fitted on one half of the calibration frames holds on the other, in [0, 1].
+
+    Both ways, the smaller of the two best steps: a correction scaled by it cannot raise the loss of either half.
+    """
+    first, second = halves
+    return min(best_step(weight, correction(weight, first, damping), second),
+               best_step(weight, correction(weight, second, damping), first))  # fmt: skip
+
+
+def vulnerability(weight: Matrix, levels: int) -> float:
+    """Relative error of rounding a weight to its grid, ||W - RTN(W)||^2 / ||W||^2: from the weight alone.
+
+    Args:
+        weight: [groups, O, d]; one scale per output channel.
+        levels: largest code, 127 for 8 bits.
+    """
+    step = np.abs(weight).max(axis=2, keepdims=True) / levels
+    error = weight - np.rint(np.divide(weight, step, out=np.zeros_like(weight), where=step > 0)) * step
+    power = float(np.square(weight).sum())
+    return float(np.square(error).sum()) / power if power > 0 else 0.0
+
+
+def ranks(scores: Sequence[float]) -> list[float]:
+    """Ranks of scores in [0, 1]: 0 for the smallest, 1 for the largest; ties share their mean rank; 0 for one alone."""
+    values = np.asarray(scores, np.float64)
+    below = (values[:, None] > values[None, :]).sum(axis=1)
+    equal = (values[:, None] == values[None, :]).sum(axis=1) - 1
+    return [float(rank) for rank in (below + equal / 2) / max(len(values) - 1, 1)]
+
+
+def fade_alpha(reliable: float, rank: float) -> float:
+    """FADE-style strength of one layer; a reconstruction, the authors' formula is not public.
+
+    alpha = r (1 + v) / 2, with the reliability r of the correction and the rank v of the weight's vulnerability among
+    all layers: a correction is applied as far as it holds on unseen data, and in full only where rounding the weight
+    costs most. alpha <= r, so that it cannot raise the loss of either half.
+
+    Args:
+        reliable: from `reliability`.
+        rank: of the layer's `vulnerability`, from `ranks`.
+    """
+    return reliable * (1 + rank) / 2
