@@ -89,6 +89,10 @@ def add_compile(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--quantize-depthwise", action="store_true", help="depthwise convolutions in INT8 too")
     sub.add_argument("--quantization", help="of target t4: explicit (default), or implicit (TensorRT 10 only)")
     sub.add_argument("--allow-slower", action="store_true", help="accept INT8 that is no faster than FP16 on the GPU")
+    sub.add_argument("--min-sqnr", type=float, metavar="DB",
+                     help="leave the worst layers in FP16 until the output reaches this SQNR, without audio")  # fmt: skip
+    sub.add_argument("--max-wer-drop", type=float, metavar="POINTS",
+                     help="leave the worst layers in FP16 until WER rises by at most this")  # fmt: skip
     sub.add_argument("--controls", action="store_true", help="also calibrate by noise and by real audio")
     sub.add_argument("--recalibrate", action="store_true", help="ignore the committed scale table")
     sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the stages only")

@@ -122,6 +122,10 @@ def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
     engine = replace(engine, **changed, quantize_depthwise=engine.quantize_depthwise or arguments.quantize_depthwise)
     evaluation = recipe.evaluation
     evaluation = replace(evaluation, allow_slower=evaluation.allow_slower or arguments.allow_slower)
+    if arguments.min_sqnr is not None:
+        evaluation = replace(evaluation, min_sqnr=arguments.min_sqnr)
+    if arguments.max_wer_drop is not None:
+        evaluation = replace(evaluation, max_wer_increase=arguments.max_wer_drop, mixed=True)
     return override(replace(recipe, engine=engine, evaluation=evaluation), [])
 
 

@@ -5,7 +5,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import nn
 
 from trtasr.audio.manifest import read_manifest
 from trtasr.bench.wer import Prepared
+from trtasr.budget import Trial, feeds_of, within_budget
 from trtasr.bundle import check_replaceable, staged
 from trtasr.calibrate import (
     calibration_features,
@@ -45,7 +46,8 @@ logger = logging.getLogger(__name__)
 PARITY = 1e-4  # largest difference of log-probabilities between the module in float64 and the FP32 graph
 PARITY_FACTOR = 4  # ... or this times torch's own float32 rounding, where that is more,
 LARGEST_PARITY = 1e-3  # but never more than this
-STAGES = ("read checkpoint", "read utterances", "export", "calibrate: scale table", "center, prove parity",
+STAGES = ("read checkpoint", "read utterances", "export", "calibrate: scale table, correction", "center, prove parity",
+          "budget: layers left in floating point (with --min-sqnr, --max-wer-drop)",
           "lower and build: Q/DQ graphs, engines", "FP16 and FP32 baselines (t4)", "measure WER and latency",
           "compare through Polygraphy",
           "calibration controls (with --controls)", "write records and report")  # fmt: skip
@@ -95,8 +97,9 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         table = tables[recipe.calibration.method]
         save(center(onnx.load(exported), table.offsets), folder / FP32)
         parity = prove_parity(model, folder / FP32, mel_rows(checkpoint.frontend))
+        left = left_in_float(Trial(exported, table, recipe), checkpoint, model, utterances)
         plant = Plant(folder, table, recipe, checkpoint.frontend.frames_per_second, host,
-                      own_ranges_features(recipe, checkpoint, model))  # fmt: skip
+                      own_ranges_features(recipe, checkpoint, model), left)  # fmt: skip
         lowered, engines = zip(*[lower_and_build(plant, target) for target in targets], strict=True)
         baselines = build_baselines(plant) if host else ()
         measured = measure(plant, checkpoint, lowered, (*engines, *baselines), utterances)
@@ -208,6 +211,15 @@ def calibrate_recipe(recipe: Recipe, options: Options) -> tuple[ScaleTable, Path
         settings = calibration_settings(recipe, checkpoint)
         table = table_from_features(exported, features, recipe.quantization, settings)
     return table, *write_table(folder, recipe.name, table)
+
+
+def left_in_float(trial: Trial, checkpoint: Checkpoint, model: nn.Module,
+                  utterances: list[Prepared]) -> tuple[str, ...]:  # fmt: skip
+    """Layers that the recipe's budget keeps in floating point; none without a budget."""
+    if not trial.budgeted:
+        return ()
+    features = calibration_features(trial.recipe.calibration.method, trial.recipe, checkpoint, model)
+    return within_budget(replace(trial, feeds=feeds_of(features)), utterances, checkpoint)
 
 
 def own_ranges_features(recipe: Recipe, checkpoint: Checkpoint, model: nn.Module) -> CalibrationSet | None:

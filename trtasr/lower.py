@@ -49,6 +49,7 @@ class Plant:
         frames_per_second: of the front-end.
         host: GPU and TensorRT of this machine; None where the target needs none.
         calibration: features for a calibrator that takes its own ranges; None elsewhere.
+        left: layers that a budget keeps in floating point.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Plant:
     frames_per_second: float
     host: Host | None = None
     calibration: CalibrationSet | None = None
+    left: tuple[str, ...] = ()
 
     @property
     def profile(self) -> Profile:
@@ -127,7 +129,7 @@ def lower_and_build(plant: Plant, target: Target) -> tuple[Lowered, Engine]:
     Raises:
         BuildError: the builder refused the graph for another reason, or too often. MissingError: no builder here.
     """
-    freed: tuple[str, ...] = ()
+    freed = dict.fromkeys(plant.left, "budget")
     for _ in range(MAX_FALLBACKS + 1):
         lowered = lower(plant.folder, plant.table, target, plant.recipe.quantization.exclude, freed)
         try:
@@ -143,7 +145,7 @@ def lower_and_build(plant: Plant, target: Target) -> tuple[Lowered, Engine]:
                 raise
             logger.warning("the builder has no INT8 kernel for %s: %s in FP16 instead, building again",
                            ", ".join(error.nodes), ", ".join(more))  # fmt: skip
-            freed += more
+            freed |= dict.fromkeys(more, "fallback")
     raise BuildError(f"{target.name}: still no INT8 kernel after {MAX_FALLBACKS} builds without {', '.join(freed)}",
                      "exclude these layers and their kind: --set quantization.exclude='[\"pattern\"]'")  # fmt: skip
 
@@ -156,7 +158,7 @@ def warn_without_int8(lowered: Lowered, engine: Engine) -> None:
 
 
 def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str],
-          freed: Sequence[str] = ()) -> Lowered:  # fmt: skip
+          freed: Mapping[str, str] | None = None) -> Lowered:  # fmt: skip
     """Run one target's passes over ``model.fp32.onnx`` and write its graphs into the bundle folder.
 
     Args:
@@ -164,22 +166,23 @@ def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str
         table: scales.
         target: its rules and passes.
         exclude: patterns of the recipe.
-        freed: nodes the builder has no INT8 kernel for; their rule becomes ``fallback``.
+        freed: node that stays float all the same -> the rule that decided it (``fallback``, ``budget``).
 
     Raises:
         RecipeError: an exclude pattern that matches no node.
     """
     fp32 = with_corrections(onnx.load(folder / FP32), table)
+    freed = freed or {}
     patterns = [*exclude, *map(glob.escape, freed)]
     int8 = {decision.node for decision in decide(fp32, target.rules, patterns) if decision.quantized}
     fp32 = give_back_quantized(fp32, table, int8)
     if target.passes == ("cpu_qdq",):
-        quantized = quantize_for_cpu(fp32, table, exclude)
+        quantized = quantize_for_cpu(fp32, table, patterns)
         save(quantized.model, folder / CPU_INT8)
-        return Lowered(target.name, CPU_INT8, CPU_INT8, quantized.decisions)
+        return Lowered(target.name, CPU_INT8, CPU_INT8, renamed(quantized.decisions, freed))
     placed = insert_qdq(fp32, table, target.rules, patterns)
     save(placed.model, folder / QDQ)
-    decisions = tuple(replace(item, rule="fallback") if item.node in freed else item for item in placed.decisions)
+    decisions = renamed(placed.decisions, freed)
     if not target.passes:  # implicit quantization reads the plain graph
         save(fp32, folder / f"{target.name}/{PLAIN}")
         return Lowered(target.name, QDQ, f"{target.name}/{PLAIN}", decisions)
@@ -192,6 +195,11 @@ def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str
                     tuple(overflow_lint(fp32, table, int8)))  # fmt: skip
     report_lint(found)
     return found
+
+
+def renamed(decisions: Sequence[Decision], freed: Mapping[str, str]) -> tuple[Decision, ...]:
+    """Decisions with the rule that really kept a node in floating point."""
+    return tuple(replace(item, rule=freed.get(item.node, item.rule)) for item in decisions)
 
 
 def report_lint(lowered: Lowered) -> None:

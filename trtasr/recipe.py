@@ -18,7 +18,7 @@ METHODS = ("synthetic", "noise", "audio")
 SMALLEST: Mapping[str, float] = {
     "batches": 1, "batch_size": 1, "steps": 1, "seconds": 0.1, "min_seconds": 0.05, "headroom": 0.1, "min_batch": 1,
     "max_wer_increase": 0.0, "batch": 1, "threads": 0, "workspace_mb": 0, "learning_rate": 1e-9, "seed": 0,
-    "alpha": 0.0, "damping": 0.0, "weight_bits": 2}  # fmt: skip
+    "min_sqnr": 0.0, "alpha": 0.0, "damping": 0.0, "weight_bits": 2}  # fmt: skip
 LARGEST: Mapping[str, float] = {"alpha": 1.0, "weight_bits": 8}
 CORRECTIONS = ("none", "bias", "qep", "fade")
 ROUNDINGS = ("nearest", "gptq")
@@ -124,6 +124,9 @@ class Evaluation:
         bench_seconds: seconds of audio per run benchmarked on the CPU, batch 1.
         threads: CPU threads of the latency benchmark; 0: all cores.
         gpu_seconds: seconds of audio per utterance benchmarked on a GPU; gpu_batches: utterances per run.
+        min_sqnr: the worst layers stay in floating point until the log-probabilities on calibration features reach this
+            SQNR in dB; 0: no such budget.
+        mixed: the same until WER rises by at most `max_wer_increase`.
         allow_slower: True accepts an INT8 plan that is no faster than FP16 on the GPU; else that is a missed gate.
     """
 
@@ -134,6 +137,8 @@ class Evaluation:
     threads: int = 1
     gpu_seconds: tuple[float, ...] = (2.0, 7.0, 16.7)
     gpu_batches: tuple[int, ...] = (1, 8)
+    min_sqnr: float = 0.0
+    mixed: bool = False
     allow_slower: bool = False
 
 

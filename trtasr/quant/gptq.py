@@ -1,52 +1,100 @@
-"""GPTQ: rounding whose error later columns make up for (Frantar et al. 2022, arXiv 2210.17323, Algorithm 1)."""
+"""GPTQ: rounding of weights in which the inputs still to be rounded make up for the errors of those already rounded."""
+
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
+from trtasr.errors import QualityError
+from trtasr.quant.ranges import CODES
 from trtasr.values import FloatArray
 
-Matrix = npt.NDArray[np.float64]
+BLOCK = 128  # columns whose corrections are carried out at once on the columns that follow
+
+Codes = npt.NDArray[np.int8]
+Doubles = npt.NDArray[np.float64]
 
 
-def gptq_codes(weight: Matrix, gram: Matrix, scales: FloatArray, levels: int,
-               damping: float = 0.01) -> npt.NDArray[np.int8]:  # fmt: skip
-    """Codes that keep tr((W - Wq) H (W - Wq)^T) small, H = sum Xq Xq^T.
+def gptq_codes(weight: FloatArray | Doubles, gram: Doubles, scales: FloatArray, levels: int = CODES,
+               damping: float = 0.01) -> Codes:  # fmt: skip
+    """Codes that approximately minimise tr((W - Wq) H (W - Wq)^T) with Wq = s codes (GPTQ, arXiv 2210.17323).
 
-    Columns are rounded one after another, the most excited first; what rounding column i changes is taken off the
-    columns still to come in proportion to the upper Cholesky factor U of H^-1 (H^-1 = U^T U):
-    w_j -= (w_i - q_i) / U_ii U_ij.
+    Algorithm 1: with U upper triangular, U^T U = (H + lambda I)^-1, lambda = damping mean(diag H), column i is rounded
+    (half to even) and each later column j becomes W_j - (W_i - Wq_i) U_ij / U_ii. Columns are taken by descending
+    diag(H). Columns whose diag(H) is zero are rounded to nearest and correct nobody. Each group is solved by itself.
 
     Args:
-        weight: [groups, O, d].
-        gram: H of each group, [groups, d, d].
-        scales: of each output channel, [groups, O].
-        levels: largest code.
-        damping: of H, over the mean of its diagonal. Columns that nothing excites are rounded to nearest.
+        weight: [G, O, d]: groups of the convolution (1 when dense), output channels per group, inputs.
+        gram: H = sum x x^T over the quantized inputs x, float64 [G, d, d], symmetric, positive semidefinite.
+        scales: one per output channel, float32 [G, O].
+        levels: largest code, 127 for 8 bits, 7 for 4.
+        damping: lambda relative to the mean of diag(H).
 
     Returns:
-        int8 [groups, O, d].
+        int8 [G, O, d], within -levels..levels.
+
+    Raises:
+        ValueError: shapes that do not belong together, or levels outside 1..127.
+        QualityError: values that are NaN or infinite, a scale that is not positive, or H + lambda I not positive
+            definite.
     """
-    codes = [_group_codes(*parts, levels, damping) for parts in zip(weight, gram, scales, strict=True)]
-    return np.stack(codes)
+    _check(weight, gram, scales, levels)
+    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+    order = np.argsort(-diagonal, axis=1, kind="stable")
+    steps = np.asarray(weight, np.float64) / np.asarray(scales, np.float64)[:, :, None]
+    sorted_gram = np.take_along_axis(np.take_along_axis(gram, order[:, :, None], 1), order[:, None, :], 2)
+    codes = _round_columns(np.take_along_axis(steps, order[:, None, :], 2), _factor(sorted_gram, damping), levels)
+    return cast(Codes, np.take_along_axis(codes, np.argsort(order, axis=1)[:, None, :], 2))
 
 
-def _group_codes(weight: Matrix, gram: Matrix, scales: FloatArray, levels: int, damping: float) -> npt.NDArray[np.int8]:
-    power = np.diagonal(gram)
-    live = np.flatnonzero(power > 0)
-    order = live[np.argsort(-power[live], kind="stable")]
-    step = scales.astype(np.float64)
-    codes = np.clip(np.rint(weight / step[:, None]), -levels, levels)
-    if order.size:
-        ridge = damping * power.mean() * np.eye(order.size)
-        factor = np.linalg.cholesky(np.linalg.inv(gram[np.ix_(order, order)] + ridge)).T
-        codes[:, order] = _compensated(weight[:, order], factor, step, levels)
-    return np.asarray(codes, np.int8)
+def _check(weight: FloatArray | Doubles, gram: Doubles, scales: FloatArray, levels: int) -> None:
+    groups, outputs, inputs = weight.shape
+    if gram.shape != (groups, inputs, inputs) or scales.shape != (groups, outputs):
+        raise ValueError(f"weight {weight.shape} needs a gram matrix {(groups, inputs, inputs)} and scales "
+                         f"{(groups, outputs)}, got {gram.shape} and {scales.shape}")  # fmt: skip
+    if not 1 <= levels <= CODES:
+        raise ValueError(f"levels is {levels}, must be 1 to {CODES}")
+    if not (np.isfinite(weight).all() and np.isfinite(gram).all() and np.isfinite(scales).all() and (scales > 0).all()):
+        raise QualityError("a weight, scale or input statistic is NaN or infinite, or a scale is not positive",
+                           "check the checkpoint and the calibration batches")  # fmt: skip
 
 
-def _compensated(weight: Matrix, factor: Matrix, step: Matrix, levels: int) -> Matrix:
-    left, codes = weight.copy(), np.empty_like(weight)
-    for index in range(weight.shape[1]):
-        codes[:, index] = np.clip(np.rint(left[:, index] / step), -levels, levels)
-        error = (left[:, index] - codes[:, index] * step) / factor[index, index]
-        left[:, index + 1 :] -= np.outer(error, factor[index, index + 1 :])
+def _factor(gram: Doubles, damping: float) -> Doubles:
+    """U [G, d, d], upper triangular, with U^T U = (H + lambda I)^-1; the row of a dead column is zero off the diagonal.
+
+    Cholesky of H with rows and columns reversed gives H = R R^T with R upper triangular, hence U = R^-1.
+    """
+    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+    dead = diagonal <= 0
+    damped = np.where(dead[:, :, None] | dead[:, None, :], 0.0, gram)
+    index = np.arange(gram.shape[1])
+    damped[:, index, index] = np.where(dead, 1.0, diagonal + damping * diagonal.mean(axis=1, keepdims=True))
+    try:
+        lower = np.linalg.cholesky(damped[:, ::-1, ::-1])
+        return cast(Doubles, np.linalg.inv(lower[:, ::-1, ::-1]))
+    except np.linalg.LinAlgError as error:
+        raise QualityError("the input statistics of a layer are not positive definite",
+                           "raise the damping or calibrate with more batches") from error  # fmt: skip
+
+
+def _round_columns(steps: Doubles, factor: Doubles, levels: int) -> Codes:
+    """Round columns from the first to the last; `steps` [G, O, d] = W / s is used up."""
+    codes = np.empty(steps.shape, np.int8)
+    for start in range(0, steps.shape[2], BLOCK):
+        stop = min(start + BLOCK, steps.shape[2])
+        codes[:, :, start:stop], errors = _round_block(
+            steps[:, :, start:stop], factor[:, start:stop, start:stop], levels)  # fmt: skip
+        steps[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
     return codes
+
+
+def _round_block(steps: Doubles, factor: Doubles, levels: int) -> tuple[Codes, Doubles]:
+    """Codes of one block and its errors (W_i - Wq_i) / (s U_ii), both [G, O, columns]."""
+    steps, codes = steps.copy(), np.empty(steps.shape, np.int8)
+    errors = np.empty(steps.shape)
+    for i in range(steps.shape[2]):
+        rounded = np.clip(np.rint(steps[:, :, i]), -levels, levels)
+        codes[:, :, i] = rounded
+        errors[:, :, i] = (steps[:, :, i] - rounded) / factor[:, i, i, None]
+        steps[:, :, i + 1 :] -= errors[:, :, i, None] * factor[:, None, i, i + 1 :]
+    return codes, errors
