@@ -31,11 +31,13 @@ OUTPUT = ("log_probs",)
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "none": {"correction": "none"},
     "bias": {"correction": "bias"},
-    "qep 0.5": {"correction": "qep", "alpha": 0.5},
-    "qep 1.0": {"correction": "qep", "alpha": 1.0},
+    "qep 0.5": {"correction": "qep", "alpha": 0.5, "damping": 1.0},  # the authors' defaults
+    "qep 1.0": {"correction": "qep", "alpha": 1.0, "damping": 1.0},
     "fade": {"correction": "fade"},
 }  # qep with alpha 0 is `bias`
-GPTQ = {f"{name}, gptq": {**CORRECTIONS[name], "rounding": "gptq"} for name in ("bias", "fade")}
+CONTROLLED = ("none", "fade")  # what noise and audio are calibrated with
+SETTINGS = CORRECTIONS | {f"{name}, gptq": {**CORRECTIONS[name], "rounding": "gptq"} for name in ("bias", "fade")}
+SETTINGS["qep 0.5, damping 0.01"] = {"correction": "qep", "alpha": 0.5, "damping": 0.01}
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,14 @@ class Plan:
     """What is compared.
 
     Attributes:
-        seeds: of synthetic features and noise.
+        seeds: of synthetic features.
         bits: weight widths.
-        gptq: GPTQ rounding too.
+        names: settings out of `SETTINGS`.
     """
 
     seeds: int = 5
     bits: tuple[int, ...] = (8, 6, 4)
-    gptq: bool = False
+    names: tuple[str, ...] = tuple(CORRECTIONS)
 
 
 @dataclass(frozen=True)
@@ -101,24 +103,25 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[float, tuple[Cell, ...]]:
         reference = word_error_rate(exported, utterances, checkpoint.vocabulary, recipe.evaluation.batch).wer
         seeded = [replace(recipe, calibration=replace(recipe.calibration, seed=seed)) for seed in range(plan.seeds)]
         synthetic = [calibration_features("synthetic", item, checkpoint, model) for item in seeded]
-        noise = [calibration_features("noise", item, checkpoint, model) for item in seeded]
+        noise = [calibration_features("noise", recipe, checkpoint, model)]
         audio = [calibration_features("audio", recipe, checkpoint, model)]
         cells = list(corrections(bench, synthetic, plan))
         for features in (noise, audio):
-            cells += [cell(bench, features, name, bits) for bits in plan.bits for name in ("none", "fade")]
+            cells += [cell(bench, features, name, bits) for bits in plan.bits for name in plan.names
+                      if name in CONTROLLED]  # fmt: skip
     return reference, tuple(cells)
 
 
 def corrections(bench: Bench, synthetic: Sequence[CalibrationSet], plan: Plan) -> Iterator[Cell]:
     """Every correction at every width, on synthetic features."""
     for bits in plan.bits:
-        for name in (*CORRECTIONS, *(GPTQ if plan.gptq else ())):
+        for name in plan.names:
             yield cell(bench, synthetic, name, bits)
 
 
 def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits: int) -> Cell:
     """One setting over its calibration sets."""
-    changes = {**CORRECTIONS, **GPTQ}[correction] | {"weight_bits": bits}
+    changes = SETTINGS[correction] | {"weight_bits": bits}
     settings: Quantization = replace(bench.recipe.quantization, **changes)
     scores = [score(bench, item, settings) for item in features]
     found = Cell(features[0].method, correction, bits, *(tuple(values) for values in zip(*scores, strict=True)))

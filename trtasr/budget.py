@@ -72,7 +72,8 @@ def within_budget(trial: Trial, utterances: list[Prepared], checkpoint: Checkpoi
             graph = written(trial, left, Path(folder))
             sqnr = sqnr_of(trial, graph, trial.feeds)
             wer = usable_wer(graph, utterances, checkpoint, evaluation.batch) if evaluation.mixed else None
-        logger.info("%d layers in floating point: %.1f dB, WER %s", len(left), sqnr, "-" if wer is None else f"{wer:.2f}")
+        shown = "-" if wer is None else f"{wer:.2f}"
+        logger.info("%d layers in floating point: %.1f dB, WER %s", len(left), sqnr, shown)
         return sqnr >= evaluation.min_sqnr and (not evaluation.mixed or (wer is not None and wer <= limit + 1e-9))
 
     ranked = ranked_layers(trial) if not holds(()) else []

@@ -90,7 +90,7 @@ def add_compile(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--quantization", help="of target t4: explicit (default), or implicit (TensorRT 10 only)")
     sub.add_argument("--allow-slower", action="store_true", help="accept INT8 that is no faster than FP16 on the GPU")
     sub.add_argument("--min-sqnr", type=float, metavar="DB",
-                     help="leave the worst layers in FP16 until the output reaches this SQNR, without audio")  # fmt: skip
+                     help="leave the worst layers in FP16 until the output reaches this SQNR; no audio")  # fmt: skip
     sub.add_argument("--max-wer-drop", type=float, metavar="POINTS",
                      help="leave the worst layers in FP16 until WER rises by at most this")  # fmt: skip
     sub.add_argument("--controls", action="store_true", help="also calibrate by noise and by real audio")
@@ -118,7 +118,8 @@ def add_ablation(sub: argparse.ArgumentParser) -> None:
     add_model(sub)
     sub.add_argument("--seeds", type=int, default=5, help="seeds of synthetic features (default 5)")
     sub.add_argument("--bits", type=int, action="append", help="weight bits; may be repeated (default 8, 6 and 4)")
-    sub.add_argument("--gptq", action="store_true", help="GPTQ rounding too")
+    sub.add_argument("--only", action="append", metavar="NAME",
+                     help="one setting, for instance fade or 'qep 0.5'; may be repeated")  # fmt: skip
 
 
 def add_acceptance(sub: argparse.ArgumentParser) -> None:

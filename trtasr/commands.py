@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trtasr.ablation import Plan, ablate, ablation_json, ablation_table
+from trtasr.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_table
 from trtasr.acceptance import accept
 from trtasr.bundle import write_json
 from trtasr.compare_layers import compare_layers
@@ -333,8 +333,11 @@ def ablation_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr ablation``: corrections beside each other, and their controls."""
     if arguments.seeds < 1 or any(not 2 <= bits <= 8 for bits in arguments.bits or ()):
         raise UsageError(f"--seeds {arguments.seeds} --bits {arguments.bits}", "use at least one seed and 2 to 8 bits")
+    unknown = set(arguments.only or ()) - SETTINGS.keys()
+    if unknown:
+        raise UsageError(f"--only {sorted(unknown)[0]!r}", f"use one of {', '.join(map(repr, SETTINGS))}")
     recipe = resolve_recipe(arguments)
-    plan = Plan(arguments.seeds, tuple(arguments.bits or Plan.bits), arguments.gptq)
+    plan = Plan(arguments.seeds, tuple(arguments.bits or Plan.bits), tuple(arguments.only or Plan.names))
     reference, cells = ablate(recipe, plan)
     return Summary(ablation_table(reference, cells), ablation_json(reference, cells, recipe))
 

@@ -75,7 +75,7 @@ class Quantization:
     center: bool = True
     correction: str = "none"
     alpha: float = 0.5
-    damping: float = 0.01
+    damping: float = 0.1
     rounding: str = "nearest"
     weight_bits: int = 8
     exclude: tuple[str, ...] = ()

@@ -1,0 +1,58 @@
+"""The ablation runs every setting it names, on a tiny model, and its table holds the figures of its JSON."""
+
+import json
+
+import pytest
+from tiny_archive import write_archive, write_manifest
+
+from trtasr.ablation import CORRECTIONS, SETTINGS, Cell, ablation_table, spread
+from trtasr.cli import main
+from trtasr.recipe import Quantization, Recipe, override
+
+CHANGES = ["calibration.batches=1", "calibration.steps=2", "calibration.seconds=1.5"]
+FAST = ["-q", *(part for change in CHANGES for part in ("--set", change))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("ablation")
+    write_archive(made / "tiny.nemo")
+    write_manifest(made)
+    return made
+
+
+def test_every_setting_at_every_width_over_the_seeds_and_its_controls(folder, capsys):
+    command = ["ablation", str(folder / "tiny.nemo"), "--manifest", str(folder / "manifest.json"), "--seeds", "2",
+               "--bits", "8", "--bits", "4", "--only", "none", "--only", "fade", "--json", *FAST]  # fmt: skip
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    keys = [(c["features"], c["correction"], c["weight_bits"]) for c in found["cells"]]
+    assert keys == [(features, name, bits) for features in ("synthetic", "noise", "audio") for bits in (8, 4)
+                    for name in ("none", "fade")]  # fmt: skip
+    assert [len(c["wer"]) for c in found["cells"]] == [2] * 4 + [1] * 8
+    sqnr = {key: c["sqnr_db"] for key, c in zip(keys, found["cells"], strict=True)}
+    assert min(sqnr["synthetic", "none", 8]) > max(sqnr["synthetic", "none", 4])
+    first, second = sqnr["synthetic", "none", 8]
+    assert first != second  # the seeds make different features
+
+
+def test_settings_are_settings_of_the_recipe():
+    for changes in SETTINGS.values():
+        assignments = [f"quantization.{key}={value}" for key, value in changes.items()]
+        assert override(Recipe("a", "b"), assignments).quantization != Quantization() or changes == CORRECTIONS["none"]
+
+
+def test_the_table_shows_mean_deviation_and_difference():
+    text = ablation_table(5.0, [Cell("synthetic", "fade", 4, (6.0, 7.0, 8.0), (20.0, 21.0, 22.0))])
+    assert text.splitlines()[0] == "FP32: WER 5.00 %"
+    assert text.splitlines()[2].split() == ["W4A8", "synthetic", "fade", "7.00", "+-", "1.00", "+2.00", "21.00", "+-",
+                                            "1.00", "3"]  # fmt: skip
+    assert spread([3.0]) == "3.00"
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--seeds", "0"], "at least one seed"), (["--bits", "9"], "2 to 8 bits"), (["--only", "gptq"], "use one of 'none'"),
+    ([], "needs speech")])  # fmt: skip
+def test_bad_input(folder, capsys, flags, words):
+    assert main(["ablation", str(folder / "tiny.nemo"), *flags, "-q"]) == 2
+    assert words in capsys.readouterr().err
