@@ -51,8 +51,8 @@ def test_the_table_shows_mean_deviation_and_difference():
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    (["--seeds", "0"], "at least one seed"), (["--bits", "9"], "2 to 8 bits"), (["--only", "gptq"], "use one of 'none'"),
-    ([], "needs speech")])  # fmt: skip
+    (["--seeds", "0"], "at least one seed"), (["--bits", "9"], "2 to 8 bits"), ([], "needs speech"),
+    (["--only", "gptq"], "use one of 'none'")])  # fmt: skip
 def test_bad_input(folder, capsys, flags, words):
     assert main(["ablation", str(folder / "tiny.nemo"), *flags, "-q"]) == 2
     assert words in capsys.readouterr().err
