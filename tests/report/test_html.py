@@ -34,6 +34,13 @@ def test_page_shows_every_figure():
         assert figure in shown, figure
 
 
+def test_a_reconstruction_is_called_one():
+    data = sample()
+    fade = dataclasses.replace(data.scales, settings={"quantization": {"correction": "fade"}})
+    assert "our reconstruction" in render(dataclasses.replace(data, scales=fade))
+    assert "our reconstruction" not in render(data)
+
+
 def test_transcript_differences_are_marked():
     data = sample()
     for transcript, marked in (

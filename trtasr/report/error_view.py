@@ -9,6 +9,7 @@ from trtasr.report.table import format_db
 from trtasr.values import ScaleTable
 
 WORST_GAPS = 8
+METHODS = {"qep": " (QEP)", "fade": " (FADE-style: our reconstruction, the published idea has no public formula)"}
 
 
 class ActivationRow(NamedTuple):
@@ -86,4 +87,5 @@ def corrections(scales: ScaleTable) -> str:
     if not values:
         return ""
     limits = f"{min(values):.2f} to {max(values):.2f}, median {median(values):.2f}"
-    return f"corrected layers: {len(values)}, strength {limits}"
+    method = METHODS.get(scales.settings.get("quantization", {}).get("correction", ""), "")
+    return f"corrected layers: {len(values)}, strength {limits}{method}"
