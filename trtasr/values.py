@@ -86,17 +86,17 @@ class ScaleTable:
         alphas: layer -> correction strength (empty: no error-propagation correction).
         offsets: output of a depthwise convolution -> float32 [C] subtracted behind it (centering); the FP32 graph of
             the bundle contains them.
+        settings: the quantizer settings the table was made with (JSON types only).
         corrected: ONNX initializer name of the FP32 graph -> its corrected values, float32 as stored; weights lie on
             the grid of their scales. The FP32 graph of the bundle does not contain them.
-        settings: the quantizer settings the table was made with (JSON types only).
     """
 
     activations: Mapping[str, TensorScale]
     weights: Mapping[str, WeightScale]
     alphas: Mapping[str, float] = field(default_factory=dict)
     offsets: Mapping[str, FloatArray] = field(default_factory=dict)
-    corrected: Mapping[str, FloatArray] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    corrected: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
