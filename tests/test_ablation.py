@@ -48,6 +48,9 @@ def test_the_table_shows_mean_deviation_and_difference():
     assert text.splitlines()[2].split() == ["W4A8", "synthetic", "fade", "7.00", "+-", "1.00", "+2.00", "21.00", "+-",
                                             "1.00", "3"]  # fmt: skip
     assert spread([3.0]) == "3.00"
+    useless = ablation_table(5.0, [Cell("noise", "none", 4, (6.0, None), (1.0, 2.0))]).splitlines()[2]
+    assert "useless (1 of 2)" in useless
+    assert " - " in useless
 
 
 @pytest.mark.parametrize(("flags", "words"), [

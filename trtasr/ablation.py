@@ -47,13 +47,14 @@ class Cell:
     Attributes:
         features: ``synthetic``, ``noise`` or ``audio``.
         correction: of the weights; weight_bits: 8, or fewer (simulated).
-        wer: percent per seed; sqnr_db: of the log-probabilities on speech, per seed.
+        wer: percent per seed, None where the transcripts are useless.
+        sqnr_db: of the log-probabilities on speech, per seed.
     """
 
     features: str
     correction: str
     weight_bits: int
-    wer: tuple[float, ...]
+    wer: tuple[float | None, ...]
     sqnr_db: tuple[float, ...]
 
 
@@ -124,14 +125,14 @@ def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits
     changes = SETTINGS[correction] | {"weight_bits": bits}
     settings: Quantization = replace(bench.recipe.quantization, **changes)
     scores = [score(bench, item, settings) for item in features]
-    found = Cell(features[0].method, correction, bits, *(tuple(values) for values in zip(*scores, strict=True)))
+    found = Cell(features[0].method, correction, bits, tuple(wer for wer, _ in scores), tuple(db for _, db in scores))
     logger.info("W%dA8 %s, %s features: WER %s, SQNR %s dB", bits, correction, found.features, spread(found.wer),
                 spread(found.sqnr_db))  # fmt: skip
     return found
 
 
-def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tuple[float, float]:
-    """WER in percent (100 when the transcripts are useless) and SQNR in dB of one table's Q/DQ graph on speech."""
+def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tuple[float | None, float]:
+    """WER in percent (None when the transcripts are useless) and SQNR in dB of one table's Q/DQ graph on speech."""
     table = table_from_features(bench.exported, features, settings, {})
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "model.qdq.onnx"
@@ -139,11 +140,14 @@ def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tup
         wer = usable_wer(graph, bench.utterances, bench.checkpoint, bench.recipe.evaluation.batch)
         pair = ort_observer(bench.exported, OUTPUT), ort_observer(graph, OUTPUT)
         sqnr = layer_sqnr(*pair, OUTPUT, feeds(bench.utterances))["log_probs"]
-    return (100.0 if wer is None else wer), sqnr
+    return wer, sqnr
 
 
-def spread(values: Sequence[float]) -> str:
-    """``13.38 +- 0.12``; without the deviation for a single value."""
+def spread(found: Sequence[float | None]) -> str:
+    """``13.38 +- 0.12``; without the deviation for a single value; ``useless`` where any seed has no figure."""
+    values = [value for value in found if value is not None]
+    if len(values) < len(found):
+        return f"useless ({len(found) - len(values)} of {len(found)})"
     mean = statistics.fmean(values)
     return f"{mean:.2f}" if len(values) < 2 else f"{mean:.2f} +- {statistics.stdev(values):.2f}"
 
@@ -152,8 +156,9 @@ def ablation_table(reference: float, cells: Sequence[Cell]) -> str:
     """Mean and standard deviation over the seeds, one line per setting."""
     rows = [["weights", "features", "correction", "WER %", "delta", "SQNR dB", "seeds"]]
     for item in cells:
-        delta = statistics.fmean(item.wer) - reference
-        rows.append([f"W{item.weight_bits}A8", item.features, item.correction, spread(item.wer), f"{delta:+.2f}",
+        wers = [wer for wer in item.wer if wer is not None]
+        delta = f"{statistics.fmean(wers) - reference:+.2f}" if len(wers) == len(item.wer) else "-"
+        rows.append([f"W{item.weight_bits}A8", item.features, item.correction, spread(item.wer), delta,
                      spread(item.sqnr_db), str(len(item.wer))])  # fmt: skip
     return f"FP32: WER {reference:.2f} %\n" + align(rows, right={3, 4, 5, 6})
 

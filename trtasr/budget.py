@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 from tqdm import tqdm
 
@@ -15,13 +14,12 @@ from trtasr.bench.wer import Prepared
 from trtasr.checkpoint.nemo import Checkpoint
 from trtasr.controls import quantized_graph, usable_wer
 from trtasr.engine.compare import layer_sqnr, ort_observer
-from trtasr.engine.run import utterances as single_utterances
 from trtasr.errors import UsageError
 from trtasr.evaluate import word_error_rate
 from trtasr.graph.qdq import decide
 from trtasr.recipe import Recipe
 from trtasr.targets import TARGETS
-from trtasr.values import CalibrationSet, FloatArray, IntArray, ScaleTable
+from trtasr.values import FloatArray, IntArray, ScaleTable
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +112,4 @@ def written(trial: Trial, left: Sequence[str], folder: Path) -> Path:
 def sqnr_of(trial: Trial, graph: Path, feeds: Sequence[tuple[FloatArray, IntArray]]) -> float:
     """SQNR of the log-probabilities in dB, against FP32."""
     pair = ort_observer(trial.exported, OUTPUT), ort_observer(graph, OUTPUT)
-    return float(np.asarray(layer_sqnr(*pair, OUTPUT, list(feeds))["log_probs"]))
-
-
-def feeds_of(calibration: CalibrationSet) -> list[tuple[FloatArray, IntArray]]:
-    """Utterances of a calibration set one by one."""
-    return list(single_utterances(calibration))
+    return layer_sqnr(*pair, OUTPUT, feeds)["log_probs"]

@@ -28,7 +28,7 @@ from trtasr.graph.center import center, centerable
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.quant.centering import centering, collect_channels
 from trtasr.quant.ranges import collect
-from trtasr.quant.scales import scale_table, table_from_json, table_to_json
+from trtasr.quant.scales import along, quantize_weight, scale_table, table_from_json, table_to_json
 from trtasr.quant.synthesize import SynthesisSettings, synthesize
 from trtasr.recipe import Calibration, Quantization, Recipe
 from trtasr.values import CalibrationSet, FloatArray, ScaleTable
@@ -97,21 +97,18 @@ def read_weights(path: Path, table: ScaleTable, sha256: str) -> dict[str, FloatA
     with np.load(path, allow_pickle=False) as stored:
         for name in stored.files:
             values = stored[name]
-            found[name] = values * spread(table, name, values.ndim) if values.dtype == np.int8 else values
+            if values.dtype == np.int8:
+                entry = table.weights[name]
+                values = values * along(entry.scales, entry.axis, values.ndim)
+            found[name] = values
     return found
-
-
-def spread(table: ScaleTable, name: str, rank: int) -> FloatArray:
-    """The scales of a weight in a shape that multiplies it."""
-    entry = table.weights[name]
-    return entry.scales.reshape([-1 if axis == entry.axis else 1 for axis in range(rank)])
 
 
 def weight_bytes(table: ScaleTable) -> bytes:
     """Corrected initializers as an ``.npz`` archive (INT8 codes, float32 biases), the same bytes each time."""
     arrays: dict[str, Any] = dict(table.corrected)
     for name in table.weights.keys() & arrays.keys():
-        arrays[name] = np.rint(arrays[name] / spread(table, name, arrays[name].ndim)).astype(np.int8)
+        arrays[name] = quantize_weight(arrays[name], table.weights[name].scales, table.weights[name].axis)
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **arrays)
     return stream.getvalue()

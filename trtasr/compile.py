@@ -4,8 +4,9 @@ import copy
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 
 from trtasr.audio.manifest import read_manifest
 from trtasr.bench.wer import Prepared
-from trtasr.budget import Trial, feeds_of, within_budget
+from trtasr.budget import Trial, within_budget
 from trtasr.bundle import check_replaceable, staged
 from trtasr.calibrate import (
     calibration_features,
@@ -28,6 +29,7 @@ from trtasr.calibrate import (
 )
 from trtasr.checkpoint.nemo import Checkpoint, read_nemo
 from trtasr.controls import METHODS, run_controls
+from trtasr.engine.run import utterances as single_utterances
 from trtasr.errors import AudioError, RecipeError, UsageError
 from trtasr.evaluate import prepare
 from trtasr.gpu import benchmarked
@@ -43,6 +45,7 @@ from trtasr.values import CalibrationSet, ScaleTable
 
 logger = logging.getLogger(__name__)
 
+Features = Callable[[str], CalibrationSet]  # calibration method -> features, made once
 PARITY = 1e-4  # largest difference of log-probabilities between the module in float64 and the FP32 graph
 PARITY_FACTOR = 4  # ... or this times torch's own float32 rounding, where that is more,
 LARGEST_PARITY = 1e-3  # but never more than this
@@ -93,13 +96,14 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
     with staged(options.out) as folder, tempfile.TemporaryDirectory() as scratch:
         exported = Path(scratch) / FP32
         export_onnx(fold_batchnorm(model), exported, mel_rows(checkpoint.frontend))
-        tables = scale_tables(recipe, options, checkpoint, model, exported)
+        made = cache(lambda method: calibration_features(method, recipe, checkpoint, model))
+        tables = scale_tables(recipe, options, checkpoint, made, exported)
         table = tables[recipe.calibration.method]
         save(center(onnx.load(exported), table.offsets), folder / FP32)
         parity = prove_parity(model, folder / FP32, mel_rows(checkpoint.frontend))
-        left = left_in_float(Trial(exported, table, recipe), checkpoint, model, utterances)
+        left = left_in_float(Trial(exported, table, recipe), checkpoint, made, utterances)
         plant = Plant(folder, table, recipe, checkpoint.frontend.frames_per_second, host,
-                      own_ranges_features(recipe, checkpoint, model), left)  # fmt: skip
+                      own_ranges_features(recipe, made), left)  # fmt: skip
         lowered, engines = zip(*[lower_and_build(plant, target) for target in targets], strict=True)
         baselines = build_baselines(plant) if host else ()
         measured = measure(plant, checkpoint, lowered, (*engines, *baselines), utterances)
@@ -177,7 +181,7 @@ def prove_parity(model: nn.Module, path: Path, rows: int) -> float:
     return found_difference
 
 
-def scale_tables(recipe: Recipe, options: Options, checkpoint: Checkpoint, model: nn.Module,
+def scale_tables(recipe: Recipe, options: Options, checkpoint: Checkpoint, made: Features,
                  exported: Path) -> dict[str, ScaleTable]:  # fmt: skip
     """Scale table of the recipe's calibration method, and of the controls when they are asked for.
 
@@ -189,8 +193,7 @@ def scale_tables(recipe: Recipe, options: Options, checkpoint: Checkpoint, model
         ours = method == recipe.calibration.method
         table = committed_table(options.calib, recipe.name, settings) if ours and not options.recalibrate else None
         if table is None:
-            features = calibration_features(method, recipe, checkpoint, model)
-            table = table_from_features(exported, features, recipe.quantization, settings if ours else {})
+            table = table_from_features(exported, made(method), recipe.quantization, settings if ours else {})
         tables[method] = table
     return tables
 
@@ -213,17 +216,17 @@ def calibrate_recipe(recipe: Recipe, options: Options) -> tuple[ScaleTable, Path
     return table, *write_table(folder, recipe.name, table)
 
 
-def left_in_float(trial: Trial, checkpoint: Checkpoint, model: nn.Module,
+def left_in_float(trial: Trial, checkpoint: Checkpoint, made: Features,
                   utterances: list[Prepared]) -> tuple[str, ...]:  # fmt: skip
     """Layers that the recipe's budget keeps in floating point; none without a budget."""
     if not trial.budgeted:
         return ()
-    features = calibration_features(trial.recipe.calibration.method, trial.recipe, checkpoint, model)
-    return within_budget(replace(trial, feeds=feeds_of(features)), utterances, checkpoint)
+    feeds = tuple(single_utterances(made(trial.recipe.calibration.method)))
+    return within_budget(replace(trial, feeds=feeds), utterances, checkpoint)
 
 
-def own_ranges_features(recipe: Recipe, checkpoint: Checkpoint, model: nn.Module) -> CalibrationSet | None:
+def own_ranges_features(recipe: Recipe, made: Features) -> CalibrationSet | None:
     """Calibration features for a TensorRT calibrator that takes its own ranges from them; None where none does."""
     if recipe.engine.quantization != "implicit" or recipe.engine.calibrator == "table":
         return None
-    return calibration_features(recipe.calibration.method, recipe, checkpoint, model)
+    return made(recipe.calibration.method)

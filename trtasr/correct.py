@@ -4,7 +4,6 @@ Ranges are taken from the quantized stream, so that every scale fits what the co
 """
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from trtasr.engine.compare import sqnr_db
 from trtasr.engine.walk import Replaced, Streams, Visited, walk
 from trtasr.errors import UsageError
 from trtasr.graph.qdq import decide
@@ -33,7 +33,7 @@ from trtasr.quant.propagate import (
     vulnerability,
 )
 from trtasr.quant.ranges import CODES, Histogram, activation_scale, empty_histogram, fixed_scale, update
-from trtasr.quant.scales import weight_scale
+from trtasr.quant.scales import along, quantize_weight, weight_scale
 from trtasr.recipe import Quantization
 from trtasr.targets.target import depthwise
 from trtasr.values import CalibrationSet, FloatArray, TensorScale, WeightScale
@@ -101,12 +101,10 @@ def correct(given: Given, calibration: CalibrationSet) -> Corrected:
         found.histograms[name] = update(found.histograms.get(name) or empty_histogram(), values)
 
     def visit(layer: Visited) -> Replaced:
-        if layer.node.name not in quantized:
-            return Replaced(layer.quantized, {})
         return corrected_layer(given, layer, found, vulnerable[layer.node.name])
 
-    streams = walk(given.graph, calibration, visit, seen)
-    found.sqnr_db = sqnr_db(streams, "log_probs")
+    streams = walk(given.graph, calibration, quantized, visit, seen)
+    found.sqnr_db = output_sqnr(streams)
     return found
 
 
@@ -172,14 +170,13 @@ def rounded_weight(node: onnx.NodeProto, weight: FloatArray, settings: Quantizat
                    found: Columns) -> tuple[WeightScale, FloatArray]:  # fmt: skip
     """Scales of a weight as stored, and the weight on their grid, rounded to nearest or by GPTQ."""
     entry = weight_scale(weight, output_axis(node, weight.ndim), levels(settings))
-    scales = along(entry.scales, entry.axis, weight.ndim)
     if settings.rounding == "nearest":
-        codes = np.clip(np.rint(weight / scales), -levels(settings), levels(settings))
+        codes: npt.NDArray[Any] = quantize_weight(weight, entry.scales, entry.axis, levels(settings))
     else:
         blocks, gram = grouped(node, weight), product(found.quantized, found.quantized)
         chosen = gptq_codes(blocks, gram, entry.scales.reshape(blocks.shape[:2]), levels(settings))
         codes = ungrouped(node, chosen.astype(np.float64), weight.shape)
-    return entry, np.asarray(codes * scales, np.float32)
+    return entry, np.asarray(codes * along(entry.scales, entry.axis, weight.ndim), np.float32)
 
 
 def new_bias(given: Given, layer: Visited, rounded: FloatArray, moved: Matrix,
@@ -233,19 +230,13 @@ def ungrouped(node: onnx.NodeProto, blocks: Matrix, shape: Sequence[int]) -> Flo
     return np.ascontiguousarray(np.moveaxis(blocks.reshape(rows), 0, axis), np.float32)
 
 
-def along(scales: FloatArray, axis: int, rank: int) -> FloatArray:
-    """Scales [O] in a shape that multiplies a weight of that rank."""
-    return scales.reshape([-1 if index == axis else 1 for index in range(rank)])
-
-
 def levels(settings: Quantization) -> int:
     """Largest weight code: 127 for 8 bits, 7 for 4."""
     return (1 << (settings.weight_bits - 1)) - 1
 
 
-def sqnr_db(streams: Streams, name: str) -> float:
-    """SQNR of one output over all utterances, 10 log10(sum x^2 / sum (x - xq)^2) in dB."""
-    pairs = list(zip(streams.full[name], streams.quantized[name], strict=True))
+def output_sqnr(streams: Streams) -> float:
+    """SQNR in dB of the log-probabilities over all utterances."""
+    pairs = list(zip(streams.full["log_probs"], streams.quantized["log_probs"], strict=True))
     noise = sum(float(np.square(x - xq, dtype=np.float64).sum()) for x, xq in pairs)
-    signal = sum(float(np.square(x, dtype=np.float64).sum()) for x, _ in pairs)
-    return 10 * math.log10(signal / noise) if noise > 0 else math.inf
+    return sqnr_db(sum(float(np.square(x, dtype=np.float64).sum()) for x, _ in pairs), noise)

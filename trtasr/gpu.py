@@ -140,7 +140,8 @@ def slower_than_fp16(results: Sequence[BenchResult]) -> str:
     """
     ratios = speedups(results, FP16)
     if not ratios:
-        return ""
+        timed = any(result.target == INT8 and result.latencies for result in results)
+        return "int8 t4 was not compared with FP16: there is no FP16 plan" if timed else ""
     mean = math.exp(sum(math.log(ratio) for _, ratio in ratios) / len(ratios))
     slow = [f"{latency.shape}: {ratio:.2f} x"
             for latency, ratio in ratios if ratio <= 1]  # fmt: skip

@@ -23,6 +23,9 @@ def features():
     return CalibrationSet((batch,), (np.array([40, 25, 33]),), "synthetic")
 
 
+LAYERS = {"dw", "pw", "head"}
+
+
 def unchanged(layer):
     return Replaced(layer.quantized, {})
 
@@ -33,7 +36,7 @@ def whole(graph, features):
 
 
 def test_without_changes_both_streams_are_the_graph(graph, features):
-    streams = walk(graph, features, unchanged, lambda name, values: None)
+    streams = walk(graph, features, LAYERS, unchanged, lambda name, values: None)
     for expected, full, quantized in zip(whole(graph, features), streams.full["log_probs"],
                                          streams.quantized["log_probs"], strict=True):  # fmt: skip
         np.testing.assert_allclose(full, expected, atol=1e-5)
@@ -46,7 +49,7 @@ def test_a_new_weight_reaches_the_quantized_stream_only(graph, features):
     def visit(layer):
         return Replaced(layer.quantized, {"pw_weight": weight * 2} if layer.node.name == "pw" else {})
 
-    streams = walk(graph, features, visit, lambda name, values: None)
+    streams = walk(graph, features, LAYERS, visit, lambda name, values: None)
     changed = onnx.ModelProto.FromString(graph.SerializeToString())
     for item in changed.graph.initializer:
         if item.name == "pw_weight":
@@ -64,7 +67,7 @@ def test_layers_are_visited_in_graph_order_with_what_earlier_changes_made(graph,
         differs[layer.node.name] = not np.array_equal(layer.full[0], layer.quantized[0])
         return Replaced([values + 1 for values in layer.quantized] if layer.node.name == "pw" else layer.quantized, {})
 
-    walk(graph, features, visit, lambda name, values: None)
+    walk(graph, features, LAYERS, visit, lambda name, values: None)
     assert order == ["dw", "pw", "head"]
     assert differs == {"dw": False, "pw": False, "head": True}
 
@@ -76,7 +79,7 @@ def test_every_activation_is_seen_before_its_reader_and_at_its_valid_length(grap
         before[layer.node.name] = len(seen.get(layer.node.input[0], []))
         return unchanged(layer)
 
-    walk(graph, features, visit, lambda name, values: seen.setdefault(name, []).append(values.shape))
+    walk(graph, features, LAYERS, visit, lambda name, values: seen.setdefault(name, []).append(values.shape))
     assert before == {"dw": 3, "pw": 3, "head": 3}
     assert seen["features"] == [(16, 40), (16, 25), (16, 33)]
     assert seen["mixed"] == [(32, 40), (32, 25), (32, 33)]

@@ -51,20 +51,16 @@ def test_codes_bound_what_a_wide_observed_range_cannot():
     assert linted(layer(weight, 12.7, 1e6)) == ([], [])
 
 
-@pytest.mark.parametrize(("value", "bias"), [(8.2, 0.0), (7.9, 0.0), (8.0, -40.0), (3.0, 60.0)])
+@pytest.mark.parametrize(("value", "bias"), [(3.3, 0.0), (3.2, 0.0), (8.0, -40.0), (1.0, -2.0)])
 def test_the_lint_says_what_the_real_accumulator_does(value, bias):
     """One constant input, run in integers: flagged exactly where the sum of products passes 65504.
 
-    With every weight 0.5 the sum is 16 * 127 * value / 0.1, and the output 8 * value + bias is all that is observed.
+    With every weight 0.5 the sum is 16 * 127 * value / 0.1, and |8 * value + bias| is all that is observed.
     """
     model, table = layer(0.5, 12.7, abs(8 * value + bias), bias)
     codes = np.full((CHANNELS, CHANNELS), 127, np.int64)
     accumulator = codes @ np.full(CHANNELS, np.rint(value / float(table.activations["features"].scale)), np.int64)
-    with np.errstate(over="ignore"):
-        overflows = bool(np.isinf(np.float16(accumulator.max())))
-    assert bool(overflow_lint(model, table, {"layer"})) >= overflows
-    if bias * value >= 0 and bias == 0.0:
-        assert bool(overflow_lint(model, table, {"layer"})) == overflows
+    assert bool(overflow_lint(model, table, {"layer"})) == bool(accumulator.max() > 65504)
 
 
 @pytest.mark.parametrize(("output_amax", "flagged"), [(25.78, []), (25.81, ["layer"])])

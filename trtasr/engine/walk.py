@@ -6,7 +6,7 @@ reads it any more.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from trtasr.engine.run import utterances
 from trtasr.values import CalibrationSet, FloatArray
 
 Array = npt.NDArray[Any]
-WEIGHTED = ("Conv", "MatMul", "Gemm")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Streams:
     quantized: Mapping[str, Sequence[Array]]
 
 
-def walk(model: onnx.ModelProto, calibration: CalibrationSet, visit: Callable[[Visited], Replaced],
+def walk(model: onnx.ModelProto, calibration: CalibrationSet, layers: Set[str], visit: Callable[[Visited], Replaced],
          seen: Callable[[str, FloatArray], None]) -> Streams:  # fmt: skip
     """Run a graph over a calibration set in both streams at once.
 
@@ -71,7 +70,8 @@ def walk(model: onnx.ModelProto, calibration: CalibrationSet, visit: Callable[[V
     Args:
         model: FP32 graph.
         calibration: network inputs.
-        visit: decides inputs and weight of every Conv, MatMul and Gemm node with a constant weight, in graph order.
+        layers: names of the nodes to visit; each has a constant weight as its second input.
+        visit: decides inputs and weight of each of them, in graph order; all other nodes compute as they are.
         seen: is told every float32 tensor of the quantized stream, without the batch axis, before a reader is visited.
     """
     constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
@@ -87,8 +87,7 @@ def walk(model: onnx.ModelProto, calibration: CalibrationSet, visit: Callable[[V
         here = {name: constants[name] for name in node.input if name in constants}
         for values in full:
             values.update(operator(values, here))
-        weighted = node.op_type in WEIGHTED and node.input[1] in constants
-        replaced = visit(visited(node, here, full, quantized)) if weighted else None
+        replaced = visit(visited(node, here, full, quantized)) if node.name in layers else None
         for index, values in enumerate(quantized):
             read = values if replaced is None else {**values, node.input[0]: replaced.inputs[index]}
             found = operator(read, here if replaced is None else {**here, **replaced.constants})

@@ -39,19 +39,20 @@ def weight_scale(weight: FloatArray, axis: int, levels: int = CODES) -> WeightSc
     return WeightScale(scales, axis, weight_sqnr_db(weight, scales, axis), floored)
 
 
-def quantize_weight(weight: FloatArray, scales: FloatArray, axis: int) -> npt.NDArray[np.int8]:
-    """round(W / s_c), half to even, clipped to -127..127."""
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    codes = np.rint(weight / scales.reshape(shape))
-    return cast(npt.NDArray[np.int8], np.clip(codes, -CODES, CODES).astype(np.int8))
+def quantize_weight(weight: FloatArray, scales: FloatArray, axis: int, levels: int = CODES) -> npt.NDArray[np.int8]:
+    """round(W / s_c), half to even, clipped to -levels..levels."""
+    codes = np.rint(weight / along(scales, axis, weight.ndim))
+    return cast(npt.NDArray[np.int8], np.clip(codes, -levels, levels).astype(np.int8))
+
+
+def along(scales: FloatArray, axis: int, rank: int) -> FloatArray:
+    """Scales [O] in a shape that multiplies a weight of that rank, whose output-channel axis is `axis`."""
+    return scales.reshape([-1 if index == axis else 1 for index in range(rank)])
 
 
 def weight_sqnr_db(weight: FloatArray, scales: FloatArray, axis: int) -> float:
     """Weight SQNR in dB; NaN for an all-zero or exactly represented weight."""
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    error = weight - quantize_weight(weight, scales, axis) * scales.reshape(shape)
+    error = weight - quantize_weight(weight, scales, axis) * along(scales, axis, weight.ndim)
     noise, signal = float(np.square(error, dtype=np.float64).sum()), float(np.square(weight, dtype=np.float64).sum())
     return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.nan
 
