@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 from tiny_archive import write_archive, write_manifest
 
-from trtasr.ablation import CORRECTIONS, SETTINGS, Cell, ablation_table, spread
+from trtasr.ablation import CORRECTIONS, SETTINGS, Cell, ablation_table, against, spread
 from trtasr.cli import main
 from trtasr.recipe import Quantization, Recipe, override
 
@@ -36,6 +37,14 @@ def test_every_setting_at_every_width_over_the_seeds_and_its_controls(folder, ca
     assert first != second  # the seeds make different features
 
 
+def test_agreement_and_sqnr_of_log_probabilities():
+    reference = [np.log([[0.7, 0.3], [0.4, 0.6]]), np.log([[0.9, 0.1], [0.2, 0.8]])]
+    swapped = [reference[0], reference[1][:, ::-1]]
+    assert against(reference, swapped)[0] == 50.0
+    tenth = [1.1 * values for values in reference]
+    assert against(reference, tenth) == (100.0, pytest.approx(20.0))
+
+
 def test_settings_are_settings_of_the_recipe():
     for changes in SETTINGS.values():
         assignments = [f"quantization.{key}={value}" for key, value in changes.items()]
@@ -43,12 +52,13 @@ def test_settings_are_settings_of_the_recipe():
 
 
 def test_the_table_shows_mean_deviation_and_difference():
-    text = ablation_table(5.0, [Cell("synthetic", "fade", 4, (6.0, 7.0, 8.0), (20.0, 21.0, 22.0))])
+    text = ablation_table(5.0, [Cell("synthetic", "fade", 4, (6.0, 7.0, 8.0), (90.0, 91.0, 92.0), (20.0, 21.0, 22.0))])
     assert text.splitlines()[0] == "FP32: WER 5.00 %"
-    assert text.splitlines()[2].split() == ["W4A8", "synthetic", "fade", "7.00", "+-", "1.00", "+2.00", "21.00", "+-",
+    assert text.splitlines()[2].split() == ["W4A8", "synthetic", "fade", "7.00", "+-", "1.00", "+2.00", "91.00", "+-",
+                                            "1.00", "21.00", "+-",
                                             "1.00", "3"]  # fmt: skip
     assert spread([3.0]) == "3.00"
-    useless = ablation_table(5.0, [Cell("noise", "none", 4, (6.0, None), (1.0, 2.0))]).splitlines()[2]
+    useless = ablation_table(5.0, [Cell("noise", "none", 4, (6.0, None), (1.0, 2.0), (1.0, 2.0))]).splitlines()[2]
     assert "useless (1 of 2)" in useless
     assert " - " in useless
 

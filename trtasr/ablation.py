@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from trtasr.audio.manifest import read_manifest
@@ -16,14 +17,14 @@ from trtasr.bench.wer import Prepared
 from trtasr.calibrate import audio_manifest, calibration_features, mel_rows, table_from_features
 from trtasr.checkpoint.nemo import Checkpoint, read_nemo
 from trtasr.controls import quantized_graph, usable_wer
-from trtasr.engine.compare import layer_sqnr, ort_observer
+from trtasr.engine.compare import ort_observer, sqnr_db
 from trtasr.errors import UsageError
 from trtasr.evaluate import feeds, prepare, word_error_rate
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.models.load import build_model
 from trtasr.recipe import Quantization, Recipe
 from trtasr.report.table import align
-from trtasr.values import CalibrationSet
+from trtasr.values import CalibrationSet, FloatArray
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Cell:
         features: ``synthetic``, ``noise`` or ``audio``.
         correction: of the weights; weight_bits: 8, or fewer (simulated).
         wer: percent per seed, None where the transcripts are useless.
+        agreement: percent of frames whose most likely token is that of FP32, per seed: steadier than WER, which a
+            handful of words moves.
         sqnr_db: of the log-probabilities on speech, per seed.
     """
 
@@ -55,6 +58,7 @@ class Cell:
     correction: str
     weight_bits: int
     wer: tuple[float | None, ...]
+    agreement: tuple[float, ...]
     sqnr_db: tuple[float, ...]
 
 
@@ -75,12 +79,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every cell is measured on: the FP32 graph, the model's parts, and speech."""
+    """What every cell is measured on: the FP32 graph, the model's parts, speech, and what FP32 makes of it."""
 
     exported: Path
     recipe: Recipe
     checkpoint: Checkpoint
     utterances: list[Prepared]
+    outputs: list[FloatArray]
 
 
 def ablate(recipe: Recipe, plan: Plan) -> tuple[float, tuple[Cell, ...]]:
@@ -100,7 +105,7 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[float, tuple[Cell, ...]]:
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / "model.fp32.onnx"
         export_onnx(fold_batchnorm(model), exported, mel_rows(checkpoint.frontend))
-        bench = Bench(exported, recipe, checkpoint, utterances)
+        bench = Bench(exported, recipe, checkpoint, utterances, log_probs(exported, utterances))
         reference = word_error_rate(exported, utterances, checkpoint.vocabulary, recipe.evaluation.batch).wer
         seeded = [replace(recipe, calibration=replace(recipe.calibration, seed=seed)) for seed in range(plan.seeds)]
         synthetic = [calibration_features("synthetic", item, checkpoint, model) for item in seeded]
@@ -125,22 +130,35 @@ def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits
     changes = SETTINGS[correction] | {"weight_bits": bits}
     settings: Quantization = replace(bench.recipe.quantization, **changes)
     scores = [score(bench, item, settings) for item in features]
-    found = Cell(features[0].method, correction, bits, tuple(wer for wer, _ in scores), tuple(db for _, db in scores))
-    logger.info("W%dA8 %s, %s features: WER %s, SQNR %s dB", bits, correction, found.features, spread(found.wer),
-                spread(found.sqnr_db))  # fmt: skip
+    wer, agreement, sqnr = zip(*scores, strict=True)
+    found = Cell(features[0].method, correction, bits, wer, agreement, sqnr)
+    logger.info("W%dA8 %s, %s features: WER %s, agreement %s, SQNR %s dB", bits, correction, found.features,
+                spread(found.wer), spread(found.agreement), spread(found.sqnr_db))  # fmt: skip
     return found
 
 
-def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tuple[float | None, float]:
-    """WER in percent (None when the transcripts are useless) and SQNR in dB of one table's Q/DQ graph on speech."""
+def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tuple[float | None, float, float]:
+    """WER in percent (None when the transcripts are useless), agreement in percent and SQNR in dB on speech."""
     table = table_from_features(bench.exported, features, settings, {})
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "model.qdq.onnx"
         onnx.save(quantized_graph(onnx.load(bench.exported), table, settings.exclude), graph)
         wer = usable_wer(graph, bench.utterances, bench.checkpoint, bench.recipe.evaluation.batch)
-        pair = ort_observer(bench.exported, OUTPUT), ort_observer(graph, OUTPUT)
-        sqnr = layer_sqnr(*pair, OUTPUT, feeds(bench.utterances))["log_probs"]
-    return wer, sqnr
+        found = log_probs(graph, bench.utterances)
+    return wer, *against(bench.outputs, found)
+
+
+def log_probs(graph: Path, utterances: Sequence[Prepared]) -> list[FloatArray]:
+    """Log-probabilities [T, tokens] of every utterance."""
+    observe = ort_observer(graph, OUTPUT)
+    return [observe(features, lengths)["log_probs"][0] for features, lengths in feeds(utterances)]
+
+
+def against(reference: Sequence[FloatArray], found: Sequence[FloatArray]) -> tuple[float, float]:
+    """Percent of frames with the same most likely token, and SQNR in dB."""
+    exact, other = (np.concatenate(list(values)).astype(np.float64) for values in (reference, found))
+    same = float(np.mean(exact.argmax(axis=1) == other.argmax(axis=1)))
+    return 100 * same, sqnr_db(float(np.square(exact).sum()), float(np.square(exact - other).sum()))
 
 
 def spread(found: Sequence[float | None]) -> str:
@@ -154,13 +172,13 @@ def spread(found: Sequence[float | None]) -> str:
 
 def ablation_table(reference: float, cells: Sequence[Cell]) -> str:
     """Mean and standard deviation over the seeds, one line per setting."""
-    rows = [["weights", "features", "correction", "WER %", "delta", "SQNR dB", "seeds"]]
+    rows = [["weights", "features", "correction", "WER %", "delta", "agreement %", "SQNR dB", "seeds"]]
     for item in cells:
         wers = [wer for wer in item.wer if wer is not None]
         delta = f"{statistics.fmean(wers) - reference:+.2f}" if len(wers) == len(item.wer) else "-"
         rows.append([f"W{item.weight_bits}A8", item.features, item.correction, spread(item.wer), delta,
-                     spread(item.sqnr_db), str(len(item.wer))])  # fmt: skip
-    return f"FP32: WER {reference:.2f} %\n" + align(rows, right={3, 4, 5, 6})
+                     spread(item.agreement), spread(item.sqnr_db), str(len(item.wer))])  # fmt: skip
+    return f"FP32: WER {reference:.2f} %\n" + align(rows, right={3, 4, 5, 6, 7})
 
 
 def ablation_json(reference: float, cells: Sequence[Cell], recipe: Recipe) -> dict[str, Any]:
