@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -23,10 +24,12 @@ from trtasr.graph.cpu_qdq import quantize_for_cpu
 from trtasr.graph.edit import weight_codes
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.models.load import build_model
-from trtasr.quant.propagate import calibration_loss, correction
+from trtasr.quant.propagate import calibration_loss, correction, joined
 from trtasr.quant.synthesize import SynthesisSettings, synthesize
 from trtasr.recipe import Quantization
 from trtasr.values import CalibrationSet
+
+BUNDLED = Path(__file__).parents[1] / "trtasr" / "zoo" / "quartznet.nemo"
 
 
 @pytest.fixture(scope="module")
@@ -150,23 +153,97 @@ def test_eight_bits_without_correction_walk_to_the_same_numbers(parts, monkeypat
     assert abs(sqnr(parts, walked_table) - sqnr(parts, plain)) < 1.5
 
 
-def test_held_out_loss_never_rises_with_fade(parts, monkeypatch):
-    """Every layer, both halves: fitted on one, judged on the other, at the strength the layer gets."""
-    checked = []
+def judged_layers(monkeypatch):
+    """Checks of every layer's strength as the walk goes: filled with one tuple per layer."""
+    found = []
     real = correcting.strength
 
-    def strength(settings, weight, halves, rank):
-        alpha = real(settings, weight, halves, rank)
-        for fitted, judged in (halves, halves[::-1]):
-            change = alpha * correction(weight, fitted, settings.damping)
-            without = calibration_loss(weight, np.zeros_like(weight), judged)
-            checked.append(calibration_loss(weight, change, judged) <= without * (1 + 1e-9))
+    def strength(settings, weight, change, parts, rank):
+        alpha = real(settings, weight, change, parts, rank)
+        without = [calibration_loss(weight, np.zeros_like(weight), half) for half in parts]
+        applied = [calibration_loss(weight, alpha * change, half) for half in parts]
+        fitted = [alpha * correction(weight, half, settings.damping) for half in parts]
+        other = [calibration_loss(weight, made, half) for made, half in zip(fitted, parts[::-1], strict=True)]
+        together = np.array_equal(change, correction(weight, joined(parts), settings.damping))
+        found.append((alpha, without, applied, other[::-1], together, [half.quantized.shape[2] for half in parts]))
         return alpha
 
     monkeypatch.setattr(correcting, "strength", strength)
+    return found
+
+
+def assert_no_loss_rises(judged):
+    for alpha, without, applied, other, together, _ in judged:
+        assert 0 <= alpha <= 1
+        assert together
+        for half in (0, 1):
+            assert applied[half] <= without[half] * (1 + 1e-9)
+            assert other[half] <= without[half] * (1 + 1e-9)
+
+
+def test_no_half_loses_with_fade(parts, monkeypatch):
+    """Every layer: neither by what the other half alone would choose, nor by what both have chosen."""
+    judged = judged_layers(monkeypatch)
     made(parts, correction="fade")
-    assert len(checked) == 2 * 6
-    assert all(checked)
+    assert len(judged) == 6
+    assert_no_loss_rises(judged)
+    assert all(frames == [4 * 60, 4 * 60] for *_, frames in judged)  # 8 utterances of 120 frames, stride 2
+    assert all(without[0] != without[1] for _, without, *_ in judged)
+
+
+@pytest.mark.slow
+def test_no_half_loses_with_fade_on_the_bundled_model(tmp_path, monkeypatch):
+    checkpoint = read_nemo(BUNDLED)
+    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    export_onnx(fold_batchnorm(model), tmp_path / "model.onnx", 64)
+    features = synthesize(model, 64, SynthesisSettings(batches=2, batch_size=2, frames=200, steps=5))
+    judged = judged_layers(monkeypatch)
+    made((tmp_path / "model.onnx", features), correction="fade", weight_bits=4)
+    assert len(judged) == 24
+    assert_no_loss_rises(judged)
+
+
+@pytest.mark.parametrize("changes", [{"correction": "bias"}, {"correction": "fade", "weight_bits": 4}])
+def test_rounding_a_weight_leaves_the_mean_output_where_it_was(parts, monkeypatch, changes):
+    """W* before and Wq after rounding, on the same quantized inputs, centered or not."""
+    checked = []
+    real = correcting.new_bias
+
+    def new_bias(given, layer, rounded, moved, found):
+        made = real(given, layer, rounded, moved, found)
+        if rounded.shape[2:] == (1,):
+            offset = given.offsets.get(layer.node.input[0], np.zeros(rounded.shape[1], np.float32)).astype(np.float64)
+            mean = found.quantized[0].mean(axis=1, dtype=np.float64) - offset  # of what the layer reads
+            weight, old = layer.constants[layer.node.input[1]][:, :, 0], layer.constants[layer.node.input[2]]
+            before = moved[0] @ (mean + offset) - weight @ offset + old
+            checked.append((offset.any(), before, rounded[:, :, 0] @ mean + made[layer.node.input[2]]))
+        return made
+
+    monkeypatch.setattr(correcting, "new_bias", new_bias)
+    made(parts, **changes)
+    assert {centered for centered, *_ in checked} == {True, False}
+    for _, before, after in checked:
+        np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["none", "bias", "fade"])
+def test_the_walk_computes_what_the_qdq_graph_computes(parts, name, monkeypatch):
+    found = []
+    real = correcting.output_sqnr
+    monkeypatch.setattr(correcting, "output_sqnr", lambda streams: found.append(real(streams)) or found[-1])
+    table = made(parts, correction=name, weight_bits=4)
+    assert found == [pytest.approx(sqnr(parts, table), abs=0.05)]
+
+
+def test_silence_keeps_its_output(parts):
+    """With weights on a grid of four bits too: zero features give what they gave, but for the bias correction."""
+    exported, features = parts
+    silent = CalibrationSet((np.zeros_like(features.batches[0]),), features.lengths[:1], "synthetic")
+    table = made(parts, weight_bits=4)
+    exact, found = (logits(model, silent)[0] for model in
+                    (onnx.load(exported), quantized_graph(onnx.load(exported), table, ())))  # fmt: skip
+    loud = logits(onnx.load(exported), features)[0]
+    assert np.abs(found - exact).max() < 0.2 * np.abs(loud - exact).max()
 
 
 def test_an_excluded_layer_is_neither_quantized_nor_corrected(parts):
@@ -181,6 +258,7 @@ def test_one_utterance_has_no_second_half_to_judge_by(parts):
     one = CalibrationSet((features.batches[0][:1],), (features.lengths[0][:1],), "synthetic")
     with pytest.raises(UsageError, match="at least two utterances"):
         table_from_features(exported, one, replace(Quantization(), correction="fade"), {})
+    assert table_from_features(exported, one, replace(Quantization(), correction="bias"), {}).corrected
 
 
 def test_compile_with_every_correction(parts, tmp_path, capsys):

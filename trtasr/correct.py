@@ -5,7 +5,7 @@ Ranges are taken from the quantized stream, so that every scale fits what the co
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,11 @@ from trtasr.quant.propagate import (
     Columns,
     Geometry,
     Matrix,
+    best_step,
     columns,
     correction,
     fade_alpha,
     joined,
-    product,
     ranks,
     reliability,
     vulnerability,
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 RULES = (depthwise,)  # what no target but the CPU quantizes is not corrected
 STRENGTHS = ("qep", "fade")  # corrections with an alpha
+CONV1D = 3  # axes of the weight of a convolution over time
 
 
 @dataclass(frozen=True)
@@ -88,20 +89,21 @@ def correct(given: Given, calibration: CalibrationSet) -> Corrected:
         calibration: features; their utterances alternate between the two halves that FADE judges corrections by.
 
     Raises:
-        UsageError: fewer than two utterances.
+        UsageError: FADE with fewer than two utterances.
     """
-    if sum(int((lengths > 0).sum()) for lengths in calibration.lengths) < 2:
-        raise UsageError("correction: at least two utterances of calibration features are needed",
+    fade = given.quantization.correction == "fade"
+    if fade and sum(int((lengths > 0).sum()) for lengths in calibration.lengths) < 2:
+        raise UsageError("correction fade: at least two utterances of calibration features are needed",
                          "raise calibration.batches or calibration.batch_size")  # fmt: skip
     chosen = decide(given.graph, RULES, given.quantization.exclude)
     quantized = {decision.node for decision in chosen if decision.quantized}
-    found, vulnerable = Corrected(), vulnerabilities(given, quantized)
+    found, vulnerable = Corrected(), vulnerabilities(given, quantized) if fade else {}
 
     def seen(name: str, values: FloatArray) -> None:
         found.histograms[name] = update(found.histograms.get(name) or empty_histogram(), values)
 
     def visit(layer: Visited) -> Replaced:
-        return corrected_layer(given, layer, found, vulnerable[layer.node.name])
+        return corrected_layer(given, layer, found, vulnerable.get(layer.node.name, 0.0))
 
     streams = walk(given.graph, calibration, quantized, visit, seen)
     found.sqnr_db = output_sqnr(streams)
@@ -118,21 +120,29 @@ def vulnerabilities(given: Given, quantized: set[str]) -> dict[str, float]:
 
 def corrected_layer(given: Given, layer: Visited, found: Corrected, rank: float) -> Replaced:
     """Quantize one layer's input, correct its weight for that and for the layers before, round it; note all three."""
-    node, settings = layer.node, given.quantization
+    node, settings = layer.node, layer_settings(given.quantization, layer)
     data, name = node.input[0], node.input[1]
     inputs = [fake_quantized(values, input_scale(given, data, found.histograms[data])) for values in layer.quantized]
-    halves = layer_columns(given, layer, inputs)
-    both = joined(*halves)
+    parts = layer_columns(given, layer, inputs, settings)
+    both = joined(parts) if parts else None
     moved = weight = grouped(node, layer.constants[name])
-    if settings.correction in STRENGTHS:
-        alpha = strength(settings, weight, halves, rank)
-        moved = weight + alpha * correction(weight, both, settings.damping)
+    if both and settings.correction in STRENGTHS:
+        change = correction(weight, both, settings.damping)
+        alpha = strength(settings, weight, change, parts, rank)
+        moved = weight + alpha * change
         found.alphas[node.name] = alpha
     entry, rounded = rounded_weight(node, ungrouped(node, moved, layer.constants[name].shape), settings, both)
     found.weights[name] = entry
     constants = {name: rounded} | new_bias(given, layer, rounded, moved, both)
     found.constants |= constants
     return Replaced(inputs, constants)
+
+
+def layer_settings(settings: Quantization, layer: Visited) -> Quantization:
+    """The recipe's, but convolutions over two axes are only rounded to nearest: their windows are not built here."""
+    if layer.node.op_type == "Conv" and layer.constants[layer.node.input[1]].ndim != CONV1D:
+        return replace(settings, correction="none", rounding="nearest")
+    return settings
 
 
 def input_scale(given: Given, name: str, histogram: Histogram) -> np.float32:
@@ -145,42 +155,54 @@ def input_scale(given: Given, name: str, histogram: Histogram) -> np.float32:
 
 def fake_quantized(values: FloatArray, scale: np.float32) -> FloatArray:
     """Values rounded to the INT8 grid of a scale, half to even."""
-    codes = np.clip(np.rint(values / scale), -CODES, CODES)
+    codes = np.clip(np.rint(values / scale), -CODES - 1, CODES)
     return np.asarray(codes * scale, np.float32)
 
 
-def layer_columns(given: Given, layer: Visited, inputs: Sequence[FloatArray]) -> tuple[Columns, Columns]:
-    """Columns of even and of odd utterances; what centering took off is put back, so that silence is zero."""
+def layer_columns(given: Given, layer: Visited, inputs: Sequence[FloatArray],
+                  settings: Quantization) -> tuple[Columns, ...]:  # fmt: skip
+    """What a layer learns from: columns of even and of odd utterances for FADE, of all for the others, else none.
+
+    What centering took off is put back, so that silence is zero.
+    """
+    if (settings.correction, settings.rounding) == ("none", "nearest"):
+        return ()
     node = layer.node
     offset = given.offsets.get(node.input[0])
     shift = np.float32(0) if offset is None else offset[:, None]
     full, quantized = ([channels_first(node, values) + shift for values in side] for side in (layer.full, inputs))
-    shape = geometry(node)
-    return columns(full[::2], quantized[::2], shape), columns(full[1::2], quantized[1::2], shape)
+    count = 2 if settings.correction == "fade" else 1
+    return tuple(columns(full[i::count], quantized[i::count], geometry(node)) for i in range(count))
 
 
-def strength(settings: Quantization, weight: Matrix, halves: tuple[Columns, Columns], rank: float) -> float:
-    """Alpha of one layer: the recipe's for QEP, the layer's own for FADE."""
+def strength(settings: Quantization, weight: Matrix, change: Matrix, parts: tuple[Columns, ...],
+             rank: float) -> float:  # fmt: skip
+    """Alpha of one layer: the recipe's for QEP; for FADE its own, within what either half alone would choose.
+
+    The last keeps the change, which both halves have made together, from raising the loss of one of them.
+    """
     if settings.correction == "qep":
         return settings.alpha
-    return fade_alpha(reliability(weight, halves, settings.damping), rank)
+    first, second = parts
+    alpha = fade_alpha(reliability(weight, (first, second), settings.damping), rank)
+    return min(alpha, *(best_step(weight, change, half) for half in parts))
 
 
 def rounded_weight(node: onnx.NodeProto, weight: FloatArray, settings: Quantization,
-                   found: Columns) -> tuple[WeightScale, FloatArray]:  # fmt: skip
+                   found: Columns | None) -> tuple[WeightScale, FloatArray]:  # fmt: skip
     """Scales of a weight as stored, and the weight on their grid, rounded to nearest or by GPTQ."""
     entry = weight_scale(weight, output_axis(node, weight.ndim), levels(settings))
-    if settings.rounding == "nearest":
+    if found is None or settings.rounding == "nearest":
         codes: npt.NDArray[Any] = quantize_weight(weight, entry.scales, entry.axis, levels(settings))
     else:
-        blocks, gram = grouped(node, weight), product(found.quantized, found.quantized)
-        chosen = gptq_codes(blocks, gram, entry.scales.reshape(blocks.shape[:2]), levels(settings))
+        blocks = grouped(node, weight)
+        chosen = gptq_codes(blocks, found.gram, entry.scales.reshape(blocks.shape[:2]), levels(settings))
         codes = ungrouped(node, chosen.astype(np.float64), weight.shape)
     return entry, np.asarray(codes * along(entry.scales, entry.axis, weight.ndim), np.float32)
 
 
 def new_bias(given: Given, layer: Visited, rounded: FloatArray, moved: Matrix,
-             found: Columns) -> dict[str, FloatArray]:  # fmt: skip
+             found: Columns | None) -> dict[str, FloatArray]:  # fmt: skip
     """The bias after a weight W has become Wq; none where the layer has no bias.
 
     Offsets b that centering subtracted are given back through the new weight, + (Wq - W) b, so that silence gives what
@@ -195,7 +217,7 @@ def new_bias(given: Given, layer: Visited, rounded: FloatArray, moved: Matrix,
     offset = given.offsets.get(node.input[0])
     if offset is not None:
         bias = bias + (after - before)[0] @ offset.astype(np.float64)
-    if given.quantization.correction != "none":
+    if found is not None and given.quantization.correction != "none":
         mean = found.quantized.mean(axis=2, dtype=np.float64)
         bias = bias + np.matmul(moved - after, mean[:, :, None]).reshape(-1)
     return {node.input[2]: bias.astype(np.float32)}
@@ -213,8 +235,10 @@ def geometry(node: onnx.NodeProto) -> Geometry:
 
 
 def channels_first(node: onnx.NodeProto, values: FloatArray) -> FloatArray:
-    """Activations as [B, C, T]: matrix products have their channels last."""
-    return values if node.op_type == "Conv" else np.ascontiguousarray(np.moveaxis(np.atleast_3d(values), -1, 1))
+    """Activations as [B, C, T]: matrix products have their channels last, and any number of axes before."""
+    if node.op_type == "Conv":
+        return values
+    return np.ascontiguousarray(values.reshape(1, -1, values.shape[-1]).swapaxes(1, 2))
 
 
 def grouped(node: onnx.NodeProto, weight: npt.NDArray[Any]) -> Matrix:

@@ -18,7 +18,7 @@ METHODS = ("synthetic", "noise", "audio")
 SMALLEST: Mapping[str, float] = {
     "batches": 1, "batch_size": 1, "steps": 1, "seconds": 0.1, "min_seconds": 0.05, "headroom": 0.1, "min_batch": 1,
     "max_wer_increase": 0.0, "batch": 1, "threads": 0, "workspace_mb": 0, "learning_rate": 1e-9, "seed": 0,
-    "min_sqnr": 0.0, "alpha": 0.0, "damping": 0.0, "weight_bits": 2}  # fmt: skip
+    "min_sqnr": 0.0, "alpha": 0.0, "damping": 1e-6, "weight_bits": 2}  # fmt: skip
 LARGEST: Mapping[str, float] = {"alpha": 1.0, "weight_bits": 8}
 CORRECTIONS = ("none", "bias", "qep", "fade")
 ROUNDINGS = ("nearest", "gptq")
@@ -64,7 +64,7 @@ class Quantization:
         correction: of weights for the quantization error of earlier layers: ``none``, ``bias`` (mean error only),
             ``qep`` (one strength for all layers) or ``fade`` (a strength per layer).
         alpha: strength of ``qep``, 0 to 1.
-        damping: of ``qep`` and ``fade``: lambda over the mean power of a layer's input channels.
+        damping: of ``qep`` and ``fade``: lambda over the mean power of a layer's input channels, at least 1e-6.
         rounding: of weights: ``nearest``, or ``gptq`` (rounding errors are compensated by later columns).
         weight_bits: 8; fewer are simulated on INT8 codes, in the layers that are INT8 on the T4.
         exclude: ONNX node name patterns that are never quantized, as in ``["/encoder/encoder.0/*"]``.

@@ -15,6 +15,7 @@ layers over windows: d = C_in / groups x kernel columns.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,9 @@ import numpy.typing as npt
 from trtasr.values import FloatArray
 
 Matrix = npt.NDArray[np.float64]
-MOST_VALUES = 1 << 28  # of one matrix of columns; frames are thinned out evenly beyond (1 GiB in float32)
-CHUNK = 4096  # columns summed in float32 before they are added up in float64
+MOST_VALUES = 1 << 27  # of the columns of one half; frames are thinned out evenly beyond (512 MiB in float32)
+EXACT = 2048  # rows up to which products are float64 throughout
+CHUNK = 4096  # columns whose products are summed at once
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,21 @@ class Columns:
     quantized: FloatArray
     error: FloatArray
 
+    @cached_property
+    def gram(self) -> Matrix:
+        """Xq Xq^T, [groups, d, d]."""
+        return product(self.quantized, self.quantized)
+
+    @cached_property
+    def cross(self) -> Matrix:
+        """(X - Xq) Xq^T, [groups, d, d]."""
+        return product(self.error, self.quantized)
+
+    @property
+    def wide(self) -> bool:
+        """True when there are at least as many columns as values, so that d x d numbers say it all."""
+        return bool(self.quantized.shape[1] <= self.quantized.shape[2])
+
 
 def windows(values: FloatArray, geometry: Geometry, step: int = 1) -> FloatArray:
     """Windows of a layer: [B, C, T] -> float32 [groups, d, m], d = C / groups x kernel, every `step`-th of B T'."""
@@ -83,17 +100,22 @@ def columns(full: Sequence[FloatArray], quantized: Sequence[FloatArray], geometr
     return Columns(np.concatenate(parts, axis=2), np.concatenate(errors, axis=2))
 
 
-def joined(first: Columns, second: Columns) -> Columns:
-    """The columns of both."""
-    return Columns(*(np.concatenate(pair, axis=2) for pair in ((first.quantized, second.quantized),
-                                                              (first.error, second.error))))  # fmt: skip
+def joined(parts: Sequence[Columns]) -> Columns:
+    """The columns of all parts."""
+    if len(parts) == 1:
+        return parts[0]
+    return Columns(*(np.concatenate(side, axis=2) for side in ([part.quantized for part in parts],
+                                                               [part.error for part in parts])))  # fmt: skip
 
 
 def product(first: FloatArray, second: FloatArray) -> Matrix:
-    """Product first second^T over the last axis, float32 within a chunk of columns, float64 over the chunks."""
-    chunks = range(0, first.shape[-1], CHUNK)
-    parts = (np.matmul(first[..., i : i + CHUNK], second[..., i : i + CHUNK].swapaxes(-1, -2)) for i in chunks)
-    return np.asarray(sum(part.astype(np.float64) for part in parts))
+    """Product first second^T over the last axis: float64 for small ones, else float32 in chunks added up in float64."""
+    kind = np.float64 if first.shape[-2] <= EXACT else np.float32
+    total = np.zeros((*first.shape[:-1], second.shape[-2]))
+    for start in range(0, first.shape[-1], CHUNK):
+        left, right = (part[..., start : start + CHUNK].astype(kind) for part in (first, second))
+        total += np.matmul(left, right.swapaxes(-1, -2))
+    return total
 
 
 def correction(weight: Matrix, found: Columns, damping: float) -> Matrix:
@@ -110,16 +132,13 @@ def correction(weight: Matrix, found: Columns, damping: float) -> Matrix:
     Returns:
         float64 [groups, O, d].
     """
-    _, size, count = found.quantized.shape
-    power = np.square(found.quantized, dtype=np.float64).sum(axis=2)
+    power = np.einsum("gdm,gdm->gd", found.quantized, found.quantized, dtype=np.float64)
     ridge = damping * power.mean(axis=1)[:, None]
-    if size <= count:
-        system = product(found.quantized, found.quantized) + diagonal(ridge + (power == 0))
-        solved = solved_right(np.matmul(weight, product(found.error, found.quantized)), system)
+    if found.wide:
+        solved = solved_right(np.matmul(weight, found.cross), found.gram + diagonal(ridge + (power == 0)))
     else:
         turned = found.quantized.swapaxes(1, 2)
-        silent = np.square(turned, dtype=np.float64).sum(axis=2) == 0
-        system = product(turned, turned) + diagonal(ridge + silent)
+        system = product(turned, turned) + diagonal(ridge + ~turned.any(axis=2))
         solved = np.matmul(solved_right(np.matmul(weight, found.error), system), turned)
     return np.where(power[:, None, :] > 0, solved, 0.0)
 
@@ -145,16 +164,21 @@ def best_step(weight: Matrix, direction: Matrix, found: Columns) -> float:
 
     alpha = <W (X - Xq), D Xq> / ||D Xq||^2.
     """
-    moved = np.matmul(direction, found.quantized)
-    power = float(np.square(moved).sum())
-    gain = float(np.sum(np.matmul(weight, found.error) * moved))
+    if found.wide:
+        power = float(np.sum(np.matmul(direction, found.gram) * direction))
+        gain = float(np.sum(np.matmul(weight, found.cross) * direction))
+    else:
+        moved = np.matmul(direction, found.quantized)
+        power = float(np.square(moved).sum())
+        gain = float(np.sum(np.matmul(weight, found.error) * moved))
     return min(max(gain / power, 0.0), 1.0) if power > 0 else 0.0
 
 
 def reliability(weight: Matrix, halves: tuple[Columns, Columns], damping: float) -> float:
     """How much of a correction fitted on one half of the calibration frames holds on the other, in [0, 1].
 
-    Both ways, the smaller of the two best steps: a correction scaled by it cannot raise the loss of either half.
+    Both ways, the smaller of the two best steps: fitted on one half and scaled by it, a correction cannot raise the
+    loss of the other.
     """
     first, second = halves
     return min(best_step(weight, correction(weight, first, damping), second),
@@ -187,8 +211,8 @@ def fade_alpha(reliable: float, rank: float) -> float:
 
     alpha = min(r, (1 + v) / 2), with the reliability r of the correction and the rank v of the weight's vulnerability
     among all layers: a correction is applied as far as it holds on unseen data, and beyond a half only where rounding
-    the weight costs much. alpha <= r, so that it cannot raise the loss of either half. docs/ablation.md compares it
-    with the product of both scores and with the opposite sign of the vulnerability.
+    the weight costs much. docs/ablation.md compares it with the product of both scores and with the opposite sign of
+    the vulnerability.
 
     Args:
         reliable: from `reliability`.
