@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from tiny_archive import write_archive, write_manifest
 
 from trtasr.budget import fewest
+from trtasr.calibrate import calibration_features
+from trtasr.checkpoint.nemo import read_nemo
 from trtasr.cli import main
+from trtasr.engine.compare import output_sqnr
+from trtasr.engine.run import utterances
+from trtasr.evaluate import log_probs
+from trtasr.models.load import build_model
+from trtasr.recipe import Recipe, override
 
 CHANGES = ["calibration.batches=1", "calibration.steps=2", "calibration.seconds=1.5", "evaluation.bench_seconds=[0.5]"]
 FAST = ["-q", *(part for change in CHANGES for part in ("--set", change))]
@@ -43,17 +50,47 @@ def test_a_higher_budget_leaves_more_layers_out(folder, tmp_path, capsys):
     assert "left in floating point to keep the budget" in capsys.readouterr().out
 
 
-def test_an_impossible_budget_leaves_everything_out(folder, tmp_path):
+@pytest.mark.parametrize("flags", [[], ["--correction", "fade", "--set", "quantization.weight_bits=4"]])
+def test_the_engine_keeps_the_budget(folder, tmp_path, flags):
+    """As the engine itself computes, on the features it was calibrated with; W4 weights of left layers are not used."""
+    out = tmp_path / "out"
+    names = kept(folder, out, "--min-sqnr", "60", *flags)
+    assert 0 < len(names) <= 9
+    recipe = override(Recipe("tiny", str(folder / "tiny.nemo")), CHANGES)
+    checkpoint = read_nemo(folder / "tiny.nemo")
+    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    feeds = list(utterances(calibration_features("synthetic", recipe, checkpoint, model)))
+    exact, found = (log_probs(out / name, feeds) for name in ("model.fp32.onnx", "cpu/model.int8.onnx"))
+    assert output_sqnr(exact, found) >= 60
+
+
+def test_each_target_has_its_own_layers(folder, tmp_path):
+    """Depthwise layers are INT8 on the CPU alone, so that only there they can be in the way of a budget."""
+    out = tmp_path / "out"
+    command = ["compile", str(folder / "tiny.nemo"), "-o", str(out), *FAST, "--min-sqnr", "60"]
+    assert main(command) == 0
+    decisions = json.loads((out / "scales.json").read_text())["decisions"]
+    left = {target: {d["node"] for d in found if d["rule"] == "budget"} for target, found in decisions.items()}
+    assert left.keys() == {"t4-rtx", "cpu"}
+    depthwise = {d["node"] for d in decisions["t4-rtx"] if d["rule"] == "depthwise"}
+    assert left["cpu"] & depthwise
+    assert not left["t4-rtx"] & depthwise
+
+
+def test_what_no_quantized_layer_keeps_leaves_everything_out(folder, tmp_path):
     names = kept(folder, tmp_path / "out", "--min-sqnr", "300")
     decisions = json.loads((tmp_path / "out" / "scales.json").read_text())["decisions"]["cpu"]
-    assert len(names) == 6
-    assert not any(d["quantized"] for d in decisions if d["node"] in names)
+    assert len(names) == len(decisions) == 9
+    assert not any(d["quantized"] for d in decisions)
 
 
-def test_a_budget_on_wer_needs_speech(folder, tmp_path, capsys):
-    command = ["compile", str(folder / "tiny.nemo"), "-o", str(tmp_path / "x"), *FAST, "--max-wer-drop", "0.1"]
-    assert main(command) == 2
-    assert "needs speech" in capsys.readouterr().err
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--max-wer-drop", "0.1"], "needs speech"),
+    (["--min-sqnr", "20", "--set", "engine.quantization=implicit", "--target", "t4"], "needs explicit quantization")])
+def test_a_budget_that_cannot_be_kept_is_refused_before_any_work(tmp_path, capsys, flags, words):
+    (tmp_path / "broken.nemo").write_bytes(b"")  # would be refused as soon as it is read
+    assert main(["compile", str(tmp_path / "broken.nemo"), "-o", str(tmp_path / "x"), *FAST, *flags]) == 2
+    assert words in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

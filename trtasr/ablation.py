@@ -17,9 +17,9 @@ from trtasr.bench.wer import Prepared
 from trtasr.calibrate import audio_manifest, calibration_features, mel_rows, table_from_features
 from trtasr.checkpoint.nemo import Checkpoint, read_nemo
 from trtasr.controls import quantized_graph, usable_wer
-from trtasr.engine.compare import ort_observer, sqnr_db
+from trtasr.engine.compare import output_sqnr
 from trtasr.errors import UsageError
-from trtasr.evaluate import feeds, prepare, word_error_rate
+from trtasr.evaluate import feeds, log_probs, prepare, word_error_rate
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.models.load import build_model
 from trtasr.recipe import Quantization, Recipe
@@ -28,7 +28,6 @@ from trtasr.values import CalibrationSet, FloatArray
 
 logger = logging.getLogger(__name__)
 
-OUTPUT = ("log_probs",)
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "none": {"correction": "none"},
     "bias": {"correction": "bias"},
@@ -105,7 +104,7 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[float, tuple[Cell, ...]]:
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / "model.fp32.onnx"
         export_onnx(fold_batchnorm(model), exported, mel_rows(checkpoint.frontend))
-        bench = Bench(exported, recipe, checkpoint, utterances, log_probs(exported, utterances))
+        bench = Bench(exported, recipe, checkpoint, utterances, log_probs(exported, feeds(utterances)))
         reference = word_error_rate(exported, utterances, checkpoint.vocabulary, recipe.evaluation.batch).wer
         seeded = [replace(recipe, calibration=replace(recipe.calibration, seed=seed)) for seed in range(plan.seeds)]
         synthetic = [calibration_features("synthetic", item, checkpoint, model) for item in seeded]
@@ -130,8 +129,8 @@ def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits
     changes = SETTINGS[correction] | {"weight_bits": bits}
     settings: Quantization = replace(bench.recipe.quantization, **changes)
     scores = [score(bench, item, settings) for item in features]
-    wer, agreement, sqnr = zip(*scores, strict=True)
-    found = Cell(features[0].method, correction, bits, wer, agreement, sqnr)
+    wer, same, sqnr = zip(*scores, strict=True)
+    found = Cell(features[0].method, correction, bits, wer, same, sqnr)
     logger.info("W%dA8 %s, %s features: WER %s, agreement %s, SQNR %s dB", bits, correction, found.features,
                 spread(found.wer), spread(found.agreement), spread(found.sqnr_db))  # fmt: skip
     return found
@@ -144,21 +143,14 @@ def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tup
         graph = Path(folder) / "model.qdq.onnx"
         onnx.save(quantized_graph(onnx.load(bench.exported), table, settings.exclude), graph)
         wer = usable_wer(graph, bench.utterances, bench.checkpoint, bench.recipe.evaluation.batch)
-        found = log_probs(graph, bench.utterances)
-    return wer, *against(bench.outputs, found)
+        found = log_probs(graph, feeds(bench.utterances))
+    return wer, agreement(bench.outputs, found), output_sqnr(bench.outputs, found)
 
 
-def log_probs(graph: Path, utterances: Sequence[Prepared]) -> list[FloatArray]:
-    """Log-probabilities [T, tokens] of every utterance."""
-    observe = ort_observer(graph, OUTPUT)
-    return [observe(features, lengths)["log_probs"][0] for features, lengths in feeds(utterances)]
-
-
-def against(reference: Sequence[FloatArray], found: Sequence[FloatArray]) -> tuple[float, float]:
-    """Percent of frames with the same most likely token, and SQNR in dB."""
-    exact, other = (np.concatenate(list(values)).astype(np.float64) for values in (reference, found))
-    same = float(np.mean(exact.argmax(axis=1) == other.argmax(axis=1)))
-    return 100 * same, sqnr_db(float(np.square(exact).sum()), float(np.square(exact - other).sum()))
+def agreement(reference: Sequence[FloatArray], found: Sequence[FloatArray]) -> float:
+    """Percent of frames with the same most likely token."""
+    exact, other = (np.concatenate([values.argmax(axis=1) for values in side]) for side in (reference, found))
+    return 100 * float(np.mean(exact == other))
 
 
 def spread(found: Sequence[float | None]) -> str:

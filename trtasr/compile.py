@@ -5,7 +5,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from trtasr.audio.manifest import read_manifest
 from trtasr.bench.wer import Prepared
-from trtasr.budget import Trial, within_budget
+from trtasr.budget import Trial, budgeted, within_budget
 from trtasr.bundle import check_replaceable, staged
 from trtasr.calibrate import (
     calibration_features,
@@ -41,6 +41,7 @@ from trtasr.measure import compare_first, measure, timed_engines
 from trtasr.models.load import build_model
 from trtasr.recipe import Recipe
 from trtasr.records import Record, write_record
+from trtasr.targets import Target
 from trtasr.values import CalibrationSet, ScaleTable
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
     """
     started = time.monotonic()
     check_replaceable(options.out)
+    budgeted(recipe)  # refuse one that cannot be kept before any work
     targets, host = resolve_targets(recipe.engine)
     checkpoint = read_nemo(Path(recipe.checkpoint))
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
@@ -101,7 +103,8 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         table = tables[recipe.calibration.method]
         save(center(onnx.load(exported), table.offsets), folder / FP32)
         parity = prove_parity(model, folder / FP32, mel_rows(checkpoint.frontend))
-        left = left_in_float(Trial(exported, table, recipe), checkpoint, made, utterances)
+        left = {trial.target.name: within_budget(trial, utterances, checkpoint)
+                for trial in trials(recipe, folder / FP32, table, targets, made)}
         plant = Plant(folder, table, recipe, checkpoint.frontend.frames_per_second, host,
                       own_ranges_features(recipe, made), left)  # fmt: skip
         lowered, engines = zip(*[lower_and_build(plant, target) for target in targets], strict=True)
@@ -216,13 +219,12 @@ def calibrate_recipe(recipe: Recipe, options: Options) -> tuple[ScaleTable, Path
     return table, *write_table(folder, recipe.name, table)
 
 
-def left_in_float(trial: Trial, checkpoint: Checkpoint, made: Features,
-                  utterances: list[Prepared]) -> tuple[str, ...]:  # fmt: skip
-    """Layers that the recipe's budget keeps in floating point; none without a budget."""
-    if not trial.budgeted:
-        return ()
-    feeds = tuple(single_utterances(made(trial.recipe.calibration.method)))
-    return within_budget(replace(trial, feeds=feeds), utterances, checkpoint)
+def trials(recipe: Recipe, path: Path, table: ScaleTable, targets: Sequence[Target], made: Features) -> list[Trial]:
+    """What each target's layers are left in floating point by; none without a budget."""
+    if not budgeted(recipe):
+        return []
+    feeds = tuple(single_utterances(made(recipe.calibration.method)))
+    return [Trial(path, table, recipe, target, feeds) for target in targets]
 
 
 def own_ranges_features(recipe: Recipe, made: Features) -> CalibrationSet | None:

@@ -13,9 +13,8 @@ from trtasr.checkpoint.nemo import Checkpoint
 from trtasr.engine.compare import layer_sqnr, ort_observer
 from trtasr.errors import QualityError
 from trtasr.evaluate import feeds, word_error_rate
-from trtasr.graph.center import center, give_back_quantized
-from trtasr.graph.corrected import with_corrections
-from trtasr.graph.qdq import decide, insert_qdq
+from trtasr.graph.center import center
+from trtasr.place import place
 from trtasr.recipe import Recipe
 from trtasr.targets import TARGETS
 from trtasr.values import ScaleTable
@@ -79,10 +78,7 @@ def quantized_graph(exported: onnx.ModelProto, table: ScaleTable, exclude: Seque
         table: scales, offsets and corrected weights.
         exclude: patterns of nodes that stay float.
     """
-    rules = TARGETS["t4-rtx"].rules
-    centered = with_corrections(center(exported, table.offsets), table)
-    int8 = {decision.node for decision in decide(centered, rules, exclude) if decision.quantized}
-    return insert_qdq(give_back_quantized(centered, table, int8), table, rules, exclude).model
+    return place(center(exported, table.offsets), table, TARGETS["t4-rtx"], exclude).model
 
 
 def usable_wer(graph: Path, utterances: Sequence[Prepared], checkpoint: Checkpoint, batch: int) -> float | None:

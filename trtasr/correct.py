@@ -13,8 +13,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from trtasr.engine.compare import sqnr_db
-from trtasr.engine.walk import Replaced, Streams, Visited, walk
+from trtasr.engine.compare import output_sqnr
+from trtasr.engine.walk import Replaced, Visited, walk
 from trtasr.errors import UsageError
 from trtasr.graph.qdq import decide
 from trtasr.graph.tensors import attribute, output_axis
@@ -106,7 +106,7 @@ def correct(given: Given, calibration: CalibrationSet) -> Corrected:
         return corrected_layer(given, layer, found, vulnerable.get(layer.node.name, 0.0))
 
     streams = walk(given.graph, calibration, quantized, visit, seen)
-    found.sqnr_db = output_sqnr(streams)
+    found.sqnr_db = output_sqnr(streams.full["log_probs"], streams.quantized["log_probs"])
     return found
 
 
@@ -257,10 +257,3 @@ def ungrouped(node: onnx.NodeProto, blocks: Matrix, shape: Sequence[int]) -> Flo
 def levels(settings: Quantization) -> int:
     """Largest weight code: 127 for 8 bits, 7 for 4."""
     return (1 << (settings.weight_bits - 1)) - 1
-
-
-def output_sqnr(streams: Streams) -> float:
-    """SQNR in dB of the log-probabilities over all utterances."""
-    pairs = list(zip(streams.full["log_probs"], streams.quantized["log_probs"], strict=True))
-    noise = sum(float(np.square(x - xq, dtype=np.float64).sum()) for x, xq in pairs)
-    return sqnr_db(sum(float(np.square(x, dtype=np.float64).sum()) for x, _ in pairs), noise)

@@ -15,6 +15,7 @@ from trtasr.audio.manifest import ManifestEntry
 from trtasr.audio.read import read_audio
 from trtasr.bench.latency import Plan, interleave
 from trtasr.bench.wer import Prepared, evaluate
+from trtasr.engine.compare import ort_observer
 from trtasr.engine.run import OrtRunner, cpu_name
 from trtasr.engine.trt_run import open_plan
 from trtasr.recipe import Evaluation
@@ -131,3 +132,9 @@ def transcribe(run: Runner, items: Iterable[Prepared], vocabulary: tuple[str, ..
 def feeds(items: Iterable[Prepared]) -> list[tuple[FloatArray, IntArray]]:
     """Network inputs of each utterance alone: features [1, mel, T] and lengths [1]; empty utterances are left out."""
     return [(item.features[None], np.array([item.frames], np.int64)) for item in items if item.frames > 0]
+
+
+def log_probs(graph: Path, inputs: Iterable[tuple[FloatArray, IntArray]]) -> list[FloatArray]:
+    """Log-probabilities [T, tokens] of every utterance, by ONNX Runtime; inputs as from `feeds`."""
+    observe = ort_observer(graph, ["log_probs"])
+    return [observe(features, lengths)["log_probs"][0] for features, lengths in inputs]

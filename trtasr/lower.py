@@ -3,7 +3,7 @@
 import glob
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -16,15 +16,12 @@ from trtasr.engine.fallback import nodes_to_free
 from trtasr.engine.inspect import ort_layers
 from trtasr.engine.profile import Profile
 from trtasr.errors import BuildError, MissingError, NoKernelError, TrtasrError
-from trtasr.graph.center import give_back_quantized
 from trtasr.graph.check import check_model
-from trtasr.graph.corrected import with_corrections
-from trtasr.graph.cpu_qdq import quantize_for_cpu
 from trtasr.graph.halve import fp16_scale_lint, halve
 from trtasr.graph.lint import overflow_lint
 from trtasr.graph.macs import macs_per_second
 from trtasr.graph.pointwise import pointwise_to_matmul
-from trtasr.graph.qdq import decide, insert_qdq
+from trtasr.place import place
 from trtasr.recipe import EngineShapes, Recipe
 from trtasr.targets import Target, choose
 from trtasr.values import CalibrationSet, Decision, Engine, ScaleTable
@@ -49,7 +46,7 @@ class Plant:
         frames_per_second: of the front-end.
         host: GPU and TensorRT of this machine; None where the target needs none.
         calibration: features for a calibrator that takes its own ranges; None elsewhere.
-        left: layers that a budget keeps in floating point.
+        left: target -> layers that a budget keeps in floating point.
     """
 
     folder: Path
@@ -58,7 +55,7 @@ class Plant:
     frames_per_second: float
     host: Host | None = None
     calibration: CalibrationSet | None = None
-    left: tuple[str, ...] = ()
+    left: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def profile(self) -> Profile:
@@ -129,7 +126,7 @@ def lower_and_build(plant: Plant, target: Target) -> tuple[Lowered, Engine]:
     Raises:
         BuildError: the builder refused the graph for another reason, or too often. MissingError: no builder here.
     """
-    freed = dict.fromkeys(plant.left, "budget")
+    freed = dict.fromkeys(plant.left.get(target.name, ()), "budget")
     for _ in range(MAX_FALLBACKS + 1):
         lowered = lower(plant.folder, plant.table, target, plant.recipe.quantization.exclude, freed)
         try:
@@ -171,20 +168,15 @@ def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str
     Raises:
         RecipeError: an exclude pattern that matches no node.
     """
-    fp32 = with_corrections(onnx.load(folder / FP32), table)
     freed = freed or {}
-    patterns = [*exclude, *map(glob.escape, freed)]
-    int8 = {decision.node for decision in decide(fp32, target.rules, patterns) if decision.quantized}
-    fp32 = give_back_quantized(fp32, table, int8)
-    if target.passes == ("cpu_qdq",):
-        quantized = quantize_for_cpu(fp32, table, patterns)
-        save(quantized.model, folder / CPU_INT8)
-        return Lowered(target.name, CPU_INT8, CPU_INT8, renamed(quantized.decisions, freed))
-    placed = insert_qdq(fp32, table, target.rules, patterns)
-    save(placed.model, folder / QDQ)
+    placed = place(onnx.load(folder / FP32), table, target, [*exclude, *map(glob.escape, freed)])
     decisions = renamed(placed.decisions, freed)
+    if target.passes == ("cpu_qdq",):
+        save(placed.model, folder / CPU_INT8)
+        return Lowered(target.name, CPU_INT8, CPU_INT8, decisions)
+    save(placed.model, folder / QDQ)
     if not target.passes:  # implicit quantization reads the plain graph
-        save(fp32, folder / f"{target.name}/{PLAIN}")
+        save(placed.fp32, folder / f"{target.name}/{PLAIN}")
         return Lowered(target.name, QDQ, f"{target.name}/{PLAIN}", decisions)
     graph = placed.model
     for name in target.passes[1:]:
@@ -192,7 +184,7 @@ def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str
     lowered = f"{target.name}/model.lowered.onnx"
     save(graph, folder / lowered)
     found = Lowered(target.name, QDQ, lowered, decisions, tuple(fp16_scale_lint(graph)),
-                    tuple(overflow_lint(fp32, table, int8)))  # fmt: skip
+                    tuple(overflow_lint(placed.fp32, table, placed.int8)))  # fmt: skip
     report_lint(found)
     return found
 

@@ -3,11 +3,17 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, shape_inference
+from tiny_archive import config
 from tiny_network import MEL
 from torch import nn
 
+from trtasr.calibrate import table_from_features
 from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.graph.tensors import weight_tensors
+from trtasr.models.jasper import JasperCtc
+from trtasr.recipe import Quantization
+from trtasr.values import CalibrationSet
 
 
 def test_folding_keeps_the_function_and_the_module_names(network):
@@ -55,3 +61,19 @@ def test_exported_graph_is_valid_named_and_free_of_booleans(fp32):
 def test_export_is_deterministic(network, fp32, tmp_path):
     export_onnx(fold_batchnorm(network), tmp_path / "again.onnx", MEL)
     assert onnx.load(tmp_path / "again.onnx").SerializeToString() == fp32.SerializeToString()
+
+
+@pytest.mark.parametrize("correction", ["none", "bias"])
+def test_network_without_means_and_shifts_can_be_calibrated(correction, tmp_path):
+    """As random weights leave it: the biases behind batch norm are all zero, and torch stores them once."""
+    torch.manual_seed(0)
+    model = JasperCtc(config()["encoder"], config()["decoder"]).eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+    assert not any(norm.running_mean.any() or norm.bias.any() for norm in norms)
+    export_onnx(fold_batchnorm(model), tmp_path / "model.onnx", 64)
+    features = np.random.default_rng(0).normal(size=(4, 64, 80)).astype(np.float32)
+    calibration = CalibrationSet((features,), (np.full(4, 80),), "noise")
+    table = table_from_features(tmp_path / "model.onnx", calibration, Quantization(correction=correction), {})
+    sites = [info.name for info in weight_tensors(onnx.load(tmp_path / "model.onnx"))]
+    assert len(sites) == sum(isinstance(module, nn.Conv1d) for module in model.modules())
+    assert set(table.weights) == set(sites)

@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,15 @@ def sqnr_db(signal: float, noise: float) -> float:
     if noise == 0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def output_sqnr(reference: Iterable[FloatArray], found: Iterable[FloatArray]) -> float:
+    """SQNR in dB of an output over all utterances, float64 sums."""
+    signal = noise = 0.0
+    for exact, other in zip(reference, found, strict=True):
+        signal += float(np.square(exact, dtype=np.float64).sum())
+        noise += float(np.square(exact.astype(np.float64) - other).sum())
+    return sqnr_db(signal, noise)
 
 
 def layer_sqnr(reference: Observe, candidate: Observe, names: Sequence[str],

@@ -1,5 +1,7 @@
 """Put the corrected weights and biases of a scale table into the FP32 graph."""
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 
@@ -8,14 +10,16 @@ from trtasr.graph.edit import constants, rebuilt, tensor
 from trtasr.values import ScaleTable
 
 
-def with_corrections(model: onnx.ModelProto, table: ScaleTable) -> onnx.ModelProto:
-    """The graph whose layers make up for the quantization error of the layers before them.
+def with_corrections(model: onnx.ModelProto, table: ScaleTable, quantized: Collection[str]) -> onnx.ModelProto:
+    """The graph whose INT8 layers make up for the quantization error of the layers before them.
 
-    Its INT8 weights lie on the grid of the table's scales, so that every target rounds them to the same codes.
+    Their weights lie on the grid of the table's scales, so that every target rounds them to the same codes. Layers in
+    floating point keep the weights they were trained with.
 
     Args:
         model: centered FP32 graph; not changed.
         table: corrected initializers; without any the graph stays as it is.
+        quantized: names of the nodes that will have INT8 weights.
 
     Raises:
         UsageError: an initializer that this graph lacks or that has another shape.
@@ -25,5 +29,7 @@ def with_corrections(model: onnx.ModelProto, table: ScaleTable) -> onnx.ModelPro
         if name not in stored or tuple(stored[name].dims) != values.shape:
             raise UsageError(f"correction: {name!r} is not an initializer of this graph, or of another shape",
                              "calibrate again for this graph")  # fmt: skip
-    changed = {name: tensor(name, np.asarray(values, np.float32)) for name, values in table.corrected.items()}
+    read = {name for node in model.graph.node if node.name in quantized for name in node.input}
+    changed = {name: tensor(name, np.asarray(table.corrected[name], np.float32))
+               for name in table.corrected.keys() & read}  # fmt: skip
     return rebuilt(model, model.graph.node, [changed.get(item.name, item) for item in model.graph.initializer])

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import onnx
 import torch
 from torch import nn
+
+from trtasr.graph.unshare import unshare
 
 OPSET = 20  # FP16 scales of QuantizeLinear / DequantizeLinear need 19
 
@@ -44,6 +47,7 @@ def export_onnx(model: nn.Module, path: Path, mel_bins: int) -> None:
 
     Inputs: ``features`` float32 [batch, mel, time], ``lengths`` int64 [batch]. Outputs: ``log_probs`` float32
     [batch, frames, vocabulary + 1], ``output_lengths`` int64 [batch]. The same module gives the same bytes.
+    No two layers share a weight or a bias.
 
     Args:
         model: module in eval mode with batch norm folded: (features, lengths) -> (log_probs, output_lengths).
@@ -61,6 +65,10 @@ def export_onnx(model: nn.Module, path: Path, mel_bins: int) -> None:
             dynamic_axes={"features": {0: "batch", 2: "time"}, "lengths": {0: "batch"},
                           "log_probs": {0: "batch", 1: "frames"}, "output_lengths": {0: "batch"}},
         )  # fmt: skip
+    exported = onnx.load(path)
+    separate = unshare(exported)  # the exporter stores equal constants of different layers once
+    if separate is not exported:
+        onnx.save(separate, path)
 
 
 def _pairs(container: nn.ModuleList | nn.Sequential) -> Iterator[tuple[int, nn.Conv1d, nn.BatchNorm1d]]:

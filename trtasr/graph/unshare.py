@@ -1,0 +1,91 @@
+"""Constants that several nodes share -> one for each layer."""
+
+from collections.abc import Sequence
+
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from trtasr.graph.edit import constants, rebuilt, tensor
+from trtasr.graph.tensors import WEIGHTED
+
+_ROLES = {1: "weight", 2: "bias"}  # by position among a weighted node's inputs
+
+
+def unshare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give every Conv, MatMul and Gemm a weight and a bias that no other node reads.
+
+        Conv1(x, W1, b), Conv2(y, W2, Identity(b))      becomes      Conv1(x, W1, b), Conv2(y, W2, b2)
+
+    torch's exporter stores equal constants once, the zero biases of two layers for example, and reads the others
+    through Identity nodes. Passes behind it look constants up by name and change one layer's without another's.
+
+    Args:
+        model: any graph; not changed.
+
+    Returns:
+        a copy that computes the same; the model itself where nothing is shared.
+    """
+    return _with_own_constants(_without_identities(model))
+
+
+def _without_identities(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Initializers in place of the Identity nodes that read one; those that make a graph output stay."""
+    behind, outputs = _behind_identity(model), {value.name for value in model.graph.output}
+    if not behind:
+        return model
+    kept = {name: source for name, source in behind.items() if name in outputs}  # the name is taken: read the source
+    copies = {name: source for name, source in behind.items() if name not in outputs}
+    stored = constants(model)
+    nodes = [_reading(node, [kept.get(name, name) for name in node.input])
+             for node in model.graph.node if node.output[0] not in copies]  # fmt: skip
+    added = [_copied(stored[source], name) for name, source in copies.items()]
+    return rebuilt(model, nodes, [*model.graph.initializer, *added])
+
+
+def _behind_identity(model: onnx.ModelProto) -> dict[str, str]:
+    """Output of an Identity -> the initializer that it repeats, through other Identity nodes as well."""
+    stored = constants(model)
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "Identity":
+            source = found.get(node.input[0], node.input[0])
+            if source in stored:
+                found[node.output[0]] = source
+    return found
+
+
+def _with_own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of each weight and bias that another node reads; the first weighted node keeps the name if it can."""
+    stored, taken = constants(model), _read_otherwise(model)
+    nodes: list[NodeProto] = []
+    added: list[TensorProto] = []
+    for node in model.graph.node:
+        inputs = list(node.input)
+        for slot, role in _ROLES.items() if node.op_type in WEIGHTED else ():
+            name = inputs[slot] if slot < len(inputs) else ""
+            if name in stored and name in taken:
+                inputs[slot] = f"{node.output[0]}.{role}"  # outputs are unique, node names need not be
+                added.append(_copied(stored[name], inputs[slot]))
+            taken.add(name)
+        nodes.append(_reading(node, inputs))
+    return rebuilt(model, nodes, [*model.graph.initializer, *added]) if added else model
+
+
+def _read_otherwise(model: onnx.ModelProto) -> set[str]:
+    """Names that are read as something else than the weight or bias of a weighted node."""
+    names = {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        names.update(node.input[:1] if node.op_type in WEIGHTED else node.input)
+    return names
+
+
+def _reading(node: NodeProto, inputs: Sequence[str]) -> NodeProto:
+    """A copy of the node with other inputs."""
+    changed = NodeProto()
+    changed.CopyFrom(node)
+    changed.input[:] = inputs
+    return changed
+
+
+def _copied(item: TensorProto, name: str) -> TensorProto:
+    return tensor(name, numpy_helper.to_array(item))
