@@ -99,14 +99,14 @@ def test_the_files_hold_the_table_bit_for_bit(table, tmp_path):
     assert again.corrected.keys() == table.corrected.keys()
     for name, values in table.corrected.items():
         np.testing.assert_array_equal(again.corrected[name], values)
-    first = (tmp_path / "m.npz").read_bytes()
+    first = (tmp_path / "m.safetensors").read_bytes()
     write_table(tmp_path, "m", again)
-    assert (tmp_path / "m.npz").read_bytes() == first
-    (tmp_path / "m.npz").write_bytes(first[:-1])
+    assert (tmp_path / "m.safetensors").read_bytes() == first
+    (tmp_path / "m.safetensors").write_bytes(first[:-1])
     with pytest.raises(UsageError, match=r"not the weights of m\.json"):
         read_table(path)
     write_table(tmp_path, "m", replace(table, corrected={}))
-    assert not (tmp_path / "m.npz").exists()
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 def test_strengths_are_per_layer_for_fade_and_one_for_qep(parts):

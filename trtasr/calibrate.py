@@ -1,7 +1,6 @@
 """The calibration stage: features by the recipe's method, ranges over them, and the scale table as a lock file."""
 
 import hashlib
-import io
 import json
 import logging
 import tempfile
@@ -11,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.numpy_helper
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 from torch import nn
 
 from trtasr.audio.features import FrontendConfig
@@ -31,12 +33,13 @@ from trtasr.quant.ranges import collect
 from trtasr.quant.scales import along, quantize_weight, scale_table, table_from_json, table_to_json
 from trtasr.quant.synthesize import SynthesisSettings, synthesize
 from trtasr.recipe import Calibration, Quantization, Recipe
-from trtasr.values import CalibrationSet, FloatArray, ScaleTable
+from trtasr.values import CalibrationSet, FloatArray, ScaleTable, WeightScale
 
 logger = logging.getLogger(__name__)
 
 TABLE_FORMAT = 1
-WEIGHTS = ".npz"  # of corrected weights, beside the table
+WEIGHTS = ".safetensors"  # corrected weights, beside the table
+REMAKE_BOTH = "remake both with `make calib`"
 AUDIO_UTTERANCES = 64  # the real-audio control uses at most this many
 
 
@@ -56,68 +59,117 @@ def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, An
 
 
 def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> ScaleTable | None:
-    """The table in ``calib/<name>.json`` when it was made with exactly these settings, else None."""
+    """The table in ``calib/<name>.json`` when it was made with exactly these settings, else None.
+
+    Settings come first: nothing about the weights of a table that is not used matters.
+
+    Raises:
+        UsageError: `read_table`. QualityError: a broken table.
+    """
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
-    table = read_table(path)
+    data, table = read_scales(path)
     stale = [key for key, value in settings.items() if table.settings.get(key) != value]
     if stale:
         logger.info("%s was made with other settings (%s): calibrating anew", path, ", ".join(stale))
         return None
-    return table
+    return with_weights(path, data, table)
 
 
 def read_table(path: Path) -> ScaleTable:
     """Read a scale table file, and the corrected weights beside it if it names any.
 
     Raises:
-        UsageError: not JSON, or the file of weights is missing or of another table. QualityError: a broken table.
+        UsageError: not JSON, or the file of weights is missing, broken or of another table. QualityError: a broken
+            table.
+    """
+    return with_weights(path, *read_scales(path))
+
+
+def read_scales(path: Path) -> tuple[dict[str, Any], ScaleTable]:
+    """A scale table file as JSON and as a table that still lacks its corrected weights.
+
+    Raises:
+        UsageError: not JSON. QualityError: a broken table.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         table = table_from_json(data)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        if not isinstance(table.settings, dict):
+            raise ValueError("its settings are not a mapping")
+    except ValueError as error:
         raise UsageError(f"{path}: not a scale table ({error})", "remake it with `make calib`") from error
-    if not data.get("corrected"):
+    return data, table
+
+
+def with_weights(path: Path, data: Mapping[str, Any], table: ScaleTable) -> ScaleTable:
+    """The table with the corrected weights that its file names.
+
+    Raises:
+        UsageError: the table has no file of weights, as in a bundle, or it is missing, broken or of another table.
+    """
+    names, weights = data.get("corrected"), path.with_suffix(WEIGHTS)
+    if not names:
         return table
-    return replace(table, corrected=read_weights(path.with_suffix(WEIGHTS), table, data["corrected_sha256"]))
+    if "corrected_sha256" not in data:
+        raise UsageError(f"{path}: names corrected weights, but no file that holds them (like scales.json of a "
+                         "bundle, whose quantized models hold them)", REMAKE_BOTH)  # fmt: skip
+    if not weights.is_file() or sha256_file(weights) != data["corrected_sha256"]:
+        raise UsageError(f"{weights}: missing, or not the weights of {path.name}", REMAKE_BOTH)
+    found = read_weights(weights, table)
+    if sorted(found) != names:
+        raise UsageError(f"{weights}: does not hold the initializers that {path.name} names", REMAKE_BOTH)
+    return replace(table, corrected=found)
 
 
-def read_weights(path: Path, table: ScaleTable, sha256: str) -> dict[str, FloatArray]:
+def read_weights(path: Path, table: ScaleTable) -> dict[str, FloatArray]:
     """Corrected initializers: INT8 codes times the table's scales, and biases.
 
     Raises:
-        UsageError: missing, or not the file the table was written with.
+        UsageError: not a file of such arrays.
     """
-    if not path.is_file() or sha256_file(path) != sha256:
-        raise UsageError(f"{path}: missing, or not the weights of {path.with_suffix('.json').name}",
-                         "remake both with `make calib`")  # fmt: skip
-    found = {}
-    with np.load(path, allow_pickle=False) as stored:
-        for name in stored.files:
-            values = stored[name]
-            if values.dtype == np.int8:
-                entry = table.weights[name]
-                values = values * along(entry.scales, entry.axis, values.ndim)
-            found[name] = values
-    return found
+    try:
+        stored = load_file(path)
+        return {name: corrected_values(name, values, table.weights.get(name)) for name, values in stored.items()}
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise UsageError(f"{path}: not a file of corrected weights ({error})", REMAKE_BOTH) from error
+
+
+def corrected_values(name: str, stored: npt.NDArray[Any], entry: WeightScale | None) -> FloatArray:
+    """float32 values of a stored array: a weight's codes times its scales, or a bias as it is.
+
+    Args:
+        name: of the initializer.
+        stored: INT8 codes of a weight, float32 [O] of a bias.
+        entry: scales, if the table has them: it is a weight then.
+
+    Raises:
+        ValueError: neither.
+    """
+    if entry is None:
+        if stored.dtype != np.float32 or stored.ndim != 1 or not np.isfinite(stored).all():
+            raise ValueError(f"{name}: no weight of the table, and no finite float32 bias")
+        return stored
+    if stored.dtype != np.int8 or entry.scales.shape != stored.shape[entry.axis : entry.axis + 1]:
+        raise ValueError(f"{name}: not INT8 codes of the table's {entry.scales.size} channels")
+    return stored * along(entry.scales, entry.axis, stored.ndim)
 
 
 def weight_bytes(table: ScaleTable) -> bytes:
-    """Corrected initializers as an ``.npz`` archive (INT8 codes, float32 biases), the same bytes each time."""
-    arrays: dict[str, Any] = dict(table.corrected)
-    for name in table.weights.keys() & arrays.keys():
-        arrays[name] = quantize_weight(arrays[name], table.weights[name].scales, table.weights[name].axis)
-    stream = io.BytesIO()
-    np.savez_compressed(stream, allow_pickle=False, **arrays)
-    return stream.getvalue()
+    """Corrected initializers as a safetensors file (INT8 codes, float32 biases), the same bytes each time."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, values in table.corrected.items():
+        entry = table.weights.get(name)
+        arrays[name] = np.asarray(quantize_weight(values, entry.scales, entry.axis) if entry else values, order="C")
+    return save(arrays)
 
 
 def write_table(folder: Path, name: str, table: ScaleTable) -> tuple[Path, Path]:
     """Write ``<name>.json`` and the same scales as a TensorRT calibration cache, ``<name>.cache``, never by halves.
 
-    Corrected weights go to ``<name>.npz``; the table holds its hash.
+    Corrected weights go to ``<name>.safetensors``; the table holds its hash. The old table goes first and the new one
+    comes last, so that a stop in between leaves no table, which is calibrated anew, and never one with foreign weights.
     """
     table_path, cache_path, weights_path = (folder / f"{name}{suffix}" for suffix in (".json", ".cache", WEIGHTS))
     weights = weight_bytes(table) if table.corrected else b""
@@ -127,12 +179,12 @@ def write_table(folder: Path, name: str, table: ScaleTable) -> tuple[Path, Path]
         write_json(made / table_path.name, data)
         (made / cache_path.name).write_text(cache_text(table), encoding="utf-8")
         (made / weights_path.name).write_bytes(weights)
+        for path in (table_path, weights_path):
+            path.unlink(missing_ok=True)
         if weights:
             (made / weights_path.name).replace(weights_path)
-        (made / table_path.name).replace(table_path)
         (made / cache_path.name).replace(cache_path)
-    if not weights:
-        weights_path.unlink(missing_ok=True)
+        (made / table_path.name).replace(table_path)
     return table_path, cache_path
 
 

@@ -1,0 +1,142 @@
+"""The scale table as a lock file: which table is reused, and what its file of corrected weights may hold."""
+
+import contextlib
+import hashlib
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from trtasr.calibrate import committed_table, read_table, weight_bytes, write_table
+from trtasr.errors import UsageError
+from trtasr.values import ScaleTable, TensorScale, WeightScale
+
+SETTINGS = {"format": 1, "checkpoint_sha256": "a"}
+SCALES = np.array([0.5, 0.25], np.float32)
+CODES = np.array([[[1], [-2], [3]], [[127], [0], [-127]]], np.int8)
+BIAS = np.array([0.1, -0.2], np.float32)
+ARRAYS = {"bias": BIAS, "weight": CODES}
+BROKEN = {
+    "codes that the table lacks": {"weight": CODES, "bias": BIAS.astype(np.int8)},
+    "weight in float": {"weight": CODES.astype(np.float32), "bias": BIAS},
+    "weight of more channels": {"weight": np.zeros((3, 3, 1), np.int8), "bias": BIAS},
+    "weight without channels": {"weight": np.array(3, np.int8), "bias": BIAS},
+    "bias in float64": {"weight": CODES, "bias": BIAS.astype(np.float64)},
+    "bias of two axes": {"weight": CODES, "bias": BIAS[None]},
+    "bias not a number": {"weight": CODES, "bias": np.array([0.1, np.nan], np.float32)},
+    "bias infinite": {"weight": CODES, "bias": np.array([0.1, np.inf], np.float32)},
+    "one missing": {"weight": CODES},
+    "one too many": {"weight": CODES, "bias": BIAS, "other": BIAS},
+}
+
+
+@pytest.fixture
+def table() -> ScaleTable:
+    return corrected(1.0)
+
+
+def corrected(bias: float, **weights: float) -> ScaleTable:
+    """A corrected table of one layer; ``weights`` are further biases."""
+    changed = {"weight": CODES * SCALES[:, None, None], "bias": np.array([bias, 0], np.float32)}
+    changed |= {name: np.array([value], np.float32) for name, value in weights.items()}
+    return ScaleTable({"x": TensorScale(1.0, "max")}, {"weight": WeightScale(SCALES, 0)}, settings=SETTINGS,
+                      corrected=changed)  # fmt: skip
+
+
+def replace_weights(folder: Path, content: bytes) -> Path:
+    """Another file of weights, which the table vouches for."""
+    (folder / "m.safetensors").write_bytes(content)
+    path = folder / "m.json"
+    data = json.loads(path.read_text(encoding="utf-8")) | {"corrected_sha256": hashlib.sha256(content).hexdigest()}
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+def test_a_table_of_other_settings_is_not_asked_for_its_weights(table, tmp_path, caplog):
+    write_table(tmp_path, "m", table)
+    caplog.set_level(logging.INFO)
+    (tmp_path / "m.safetensors").write_bytes(b"of another table")
+    assert committed_table(tmp_path, "m", {**SETTINGS, "checkpoint_sha256": "b"}) is None
+    (tmp_path / "m.safetensors").unlink()
+    assert committed_table(tmp_path, "m", {**SETTINGS, "format": 2}) is None
+    assert caplog.text.count("calibrating anew") == 2
+    with pytest.raises(UsageError, match=r"m\.safetensors: missing, or not the weights of m\.json"):
+        committed_table(tmp_path, "m", SETTINGS)
+
+
+def test_a_table_of_the_same_settings_comes_with_its_weights(table, tmp_path):
+    write_table(tmp_path, "m", table)
+    found = committed_table(tmp_path, "m", SETTINGS)
+    assert found.corrected.keys() == table.corrected.keys()
+    for name, values in table.corrected.items():
+        assert found.corrected[name].dtype == np.float32
+        np.testing.assert_array_equal(found.corrected[name], values)
+
+
+def test_a_table_that_names_no_file_of_weights_says_so(table, tmp_path):
+    path, _ = write_table(tmp_path, "m", table)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    del data["corrected_sha256"]  # as in scales.json of a bundle
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"m\.json: names corrected weights, but no file .*\n.*remake both"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("text", ["{", "\xff", json.dumps({"activations": {}, "weights": {}, "offsets": {},
+                                                           "settings": []})])  # fmt: skip
+def test_what_is_no_table_is_named(tmp_path, text):
+    (tmp_path / "m.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"m\.json: not a scale table"):
+        committed_table(tmp_path, "m", SETTINGS)
+
+
+@pytest.mark.parametrize("arrays", BROKEN.values(), ids=BROKEN)
+def test_weights_that_do_not_fit_the_table_are_refused(table, tmp_path, arrays):
+    write_table(tmp_path, "m", table)
+    with pytest.raises(UsageError, match=r"m\.safetensors: .*\n.*remake both with `make calib`"):
+        read_table(replace_weights(tmp_path, save(arrays)))
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"no such file", save(ARRAYS)[:-3], save(ARRAYS).replace(b"F32", b"F99"),
+    save(ARRAYS).replace(b'"shape":[2]', b'"shape":[9]'), (2**40).to_bytes(8, "little") + save(ARRAYS)[8:],
+])  # fmt: skip
+def test_damaged_or_inflated_files_are_refused(table, tmp_path, content):
+    write_table(tmp_path, "m", table)
+    with pytest.raises(UsageError, match=r"m\.safetensors: not a file of corrected weights .*\n.*remake both"):
+        read_table(replace_weights(tmp_path, content))
+
+
+def test_bytes_of_weights_depend_on_their_values_alone(table, monkeypatch):
+    first = weight_bytes(table)
+    turned = {name: np.asarray(values, order="F") for name, values in reversed(table.corrected.items())}
+    monkeypatch.setattr("time.time", lambda: 2e9)  # the year 2033
+    assert weight_bytes(replace(table, corrected=turned)) == first
+
+
+@pytest.mark.parametrize("operation", ["replace", "unlink"])
+@pytest.mark.parametrize("stop", range(4))
+@pytest.mark.parametrize("after", [corrected(2.0), replace(corrected(2.0), corrected={})], ids=["corrected", "plain"])
+def test_a_stop_while_writing_never_leaves_a_table_with_foreign_weights(tmp_path, monkeypatch, operation, stop, after):
+    write_table(tmp_path, "m", corrected(1.0))
+    done, calls = getattr(Path, operation), []
+
+    def stopping(path, *arguments, **options):
+        calls.append(path)
+        if len(calls) > stop:
+            raise KeyboardInterrupt
+        return done(path, *arguments, **options)
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(Path, operation, stopping)
+        write_table(tmp_path, "m", after)
+    found = committed_table(tmp_path, "m", SETTINGS)
+    if found is not None:
+        expected = corrected(1.0) if len(calls) > stop else after  # stopped: before anything had changed
+        assert found.corrected.keys() == expected.corrected.keys()
+        assert not found.corrected or found.corrected["bias"][0] == expected.corrected["bias"][0]
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
