@@ -54,15 +54,18 @@ def test_settings_are_settings_of_the_recipe():
 
 
 def test_the_table_shows_mean_deviation_and_difference():
-    text = ablation_table(5.0, [Cell("synthetic", "fade", 4, (6.0, 7.0, 8.0), (90.0, 91.0, 92.0), (20.0, 21.0, 22.0))])
-    assert text.splitlines()[0] == "FP32: WER 5.00 %"
-    assert text.splitlines()[2].split() == ["W4A8", "synthetic", "fade", "7.00", "+-", "1.00", "+2.00", "91.00", "+-",
-                                            "1.00", "21.00", "+-",
-                                            "1.00", "3"]  # fmt: skip
+    recipe = Recipe("a", "b")
+    cell = Cell("synthetic", "fade", 4, (6.0, 7.0, 8.0), (90.0, 91.0, 92.0), (20.0, 21.0, 22.0))
+    lines = ablation_table(5.0, [cell], recipe).splitlines()
+    assert lines[0] == "FP32: WER 5.00 %"
+    assert lines[2].split() == [*["W4A8", "synthetic", "(data-free)", "fade", "7.00", "+-", "1.00", "+2.00"],
+                                *["91.00", "+-", "1.00", "21.00", "+-", "1.00", "3"]]  # fmt: skip
     assert spread([3.0]) == "3.00"
-    useless = ablation_table(5.0, [Cell("noise", "none", 4, (6.0, None), (1.0, 2.0), (1.0, 2.0))]).splitlines()[2]
-    assert "useless (1 of 2)" in useless
-    assert " - " in useless
+    useless = Cell("audio", "none", 4, (6.0, None), (1.0, 2.0), (1.0, 2.0))
+    line = ablation_table(5.0, [useless], recipe).splitlines()[2]
+    assert "real audio (the evaluation set itself)" in line
+    assert "useless (1 of 2)" in line
+    assert " - " in line
 
 
 @pytest.mark.parametrize(("flags", "words"), [

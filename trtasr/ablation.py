@@ -16,7 +16,7 @@ from trtasr.audio.manifest import read_manifest
 from trtasr.bench.wer import Prepared
 from trtasr.calibrate import audio_manifest, calibration_features, mel_rows, table_from_features
 from trtasr.checkpoint.nemo import Checkpoint, read_nemo
-from trtasr.controls import quantized_graph, usable_wer
+from trtasr.controls import label, quantized_graph, usable_wer
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import UsageError
 from trtasr.evaluate import feeds, log_probs, prepare, word_error_rate
@@ -162,13 +162,13 @@ def spread(found: Sequence[float | None]) -> str:
     return f"{mean:.2f}" if len(values) < 2 else f"{mean:.2f} +- {statistics.stdev(values):.2f}"
 
 
-def ablation_table(reference: float, cells: Sequence[Cell]) -> str:
+def ablation_table(reference: float, cells: Sequence[Cell], recipe: Recipe) -> str:
     """Mean and standard deviation over the seeds, one line per setting."""
     rows = [["weights", "features", "correction", "WER %", "delta", "agreement %", "SQNR dB", "seeds"]]
     for item in cells:
         wers = [wer for wer in item.wer if wer is not None]
         delta = f"{statistics.fmean(wers) - reference:+.2f}" if len(wers) == len(item.wer) else "-"
-        rows.append([f"W{item.weight_bits}A8", item.features, item.correction, spread(item.wer), delta,
+        rows.append([f"W{item.weight_bits}A8", label(item.features, recipe), item.correction, spread(item.wer), delta,
                      spread(item.agreement), spread(item.sqnr_db), str(len(item.wer))])  # fmt: skip
     return f"FP32: WER {reference:.2f} %\n" + align(rows, right={3, 4, 5, 6, 7})
 

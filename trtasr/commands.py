@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import re
+import resource
 import shutil
 import sys
 import time
@@ -25,6 +26,7 @@ from trtasr.lower import resolve_targets
 from trtasr.measure import PROFILE
 from trtasr.recipe import Evaluation, Recipe, build, load_recipe, override, to_dict
 from trtasr.records import Record, bench_json, comparison_json, control_rows, controls_json, summary_json
+from trtasr.report.error_view import corrections
 from trtasr.report.roofline import roofline_text
 from trtasr.report.table import (
     controls_table,
@@ -236,15 +238,21 @@ def comparison_text(comparison: Comparison) -> str:
 def calibrate_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr calibrate``."""
     recipe = resolve_recipe(arguments)
-    started = time.monotonic()
-    table, path, cache = calibrate_recipe(recipe, Options(Path(), arguments.calib_dir))
-    floored = sum(len(w.floored) for w in table.weights.values())
-    data = {"table": str(path), "cache": str(cache), "activations": len(table.activations),
-            "weights": len(table.weights), "dead_channels": floored, "method": recipe.calibration.method}  # fmt: skip
-    text = (f"{path}: {len(table.activations)} activation scales, {len(table.weights)} weights, "
-            f"{floored} dead channels\n{cache}: the same scales as a TensorRT calibration cache\n"
-            + last_line("PASSED", time.monotonic() - started, {"table": str(path), "cache": str(cache)}))  # fmt: skip
-    return Summary(text, data)
+    found = calibrate_recipe(recipe, Options(Path(), arguments.calib_dir))
+    files = {"table": str(found.path), "cache": str(found.cache)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+    data = {**files, "activations": len(found.table.activations), "weights": len(found.table.weights),
+            "dead_channels": sum(len(w.floored) for w in found.table.weights.values()),
+            "method": recipe.calibration.method, "correction": recipe.quantization.correction,
+            "alphas": dict(found.table.alphas), "seconds": dict(found.seconds), "peak_gb": peak}  # fmt: skip
+    lines = [f"{found.path}: {data['activations']} activation scales, {data['weights']} weights, "
+             f"{data['dead_channels']} dead channels",
+             f"{found.cache}: the same scales as a TensorRT calibration cache",
+             *(line for line in [corrections(found.table)] if line),
+             ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in found.seconds.items())
+             + f"; peak memory {peak:.1f} GB",
+             last_line("PASSED", sum(found.seconds.values()), files)]  # fmt: skip
+    return Summary("\n".join(lines), data)
 
 
 def bench_verb(arguments: argparse.Namespace) -> Summary:
@@ -339,7 +347,7 @@ def ablation_verb(arguments: argparse.Namespace) -> Summary:
     recipe = resolve_recipe(arguments)
     plan = Plan(arguments.seeds, tuple(arguments.bits or Plan.bits), tuple(arguments.only or Plan.names))
     reference, cells = ablate(recipe, plan)
-    return Summary(ablation_table(reference, cells), ablation_json(reference, cells, recipe))
+    return Summary(ablation_table(reference, cells, recipe), ablation_json(reference, cells, recipe))
 
 
 def acceptance_verb(arguments: argparse.Namespace) -> Summary:

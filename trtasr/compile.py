@@ -4,7 +4,7 @@ import copy
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,6 +72,22 @@ class Options:
     calib: Path = Path("calib")
     controls: bool = False
     recalibrate: bool = False
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A scale table and where it was written.
+
+    Attributes:
+        table: scales, and corrected weights if there are any.
+        path: of the table; cache: of the same scales for TensorRT.
+        seconds: by stage: ``export``, ``features``, ``scales`` (ranges, corrections).
+    """
+
+    table: ScaleTable
+    path: Path
+    cache: Path
+    seconds: Mapping[str, float]
 
 
 def compile_recipe(recipe: Recipe, options: Options) -> Record:
@@ -201,22 +217,22 @@ def scale_tables(recipe: Recipe, options: Options, checkpoint: Checkpoint, made:
     return tables
 
 
-def calibrate_recipe(recipe: Recipe, options: Options) -> tuple[ScaleTable, Path, Path]:
-    """Make the recipe's scale table anew and write it to the calibration folder, as JSON and as a TensorRT cache.
-
-    Returns:
-        the table and the two files.
-    """
+def calibrate_recipe(recipe: Recipe, options: Options) -> Calibrated:
+    """Make the recipe's scale table anew and write it to the calibration folder, as JSON and as a TensorRT cache."""
     folder = writable(options.calib)
+    started = time.monotonic()
     checkpoint = read_nemo(Path(recipe.checkpoint))
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     with tempfile.TemporaryDirectory() as scratch:
         exported = Path(scratch) / FP32
         export_onnx(fold_batchnorm(model), exported, mel_rows(checkpoint.frontend))
+        ready = time.monotonic()
         features = calibration_features(recipe.calibration.method, recipe, checkpoint, model)
+        made = time.monotonic()
         settings = calibration_settings(recipe, checkpoint)
         table = table_from_features(exported, features, recipe.quantization, settings)
-    return table, *write_table(folder, recipe.name, table)
+    seconds = {"export": ready - started, "features": made - ready, "scales": time.monotonic() - made}
+    return Calibrated(table, *write_table(folder, recipe.name, table), seconds)
 
 
 def trials(recipe: Recipe, path: Path, table: ScaleTable, targets: Sequence[Target], made: Features) -> list[Trial]:
