@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from tiny_archive import write_archive
 
-from trtasr.calibrate import committed_table, read_table, weight_bytes, write_table
+from trtasr.calibrate import calibration_settings, committed_table, read_table, weight_bytes, write_table
+from trtasr.checkpoint.nemo import read_nemo
 from trtasr.errors import UsageError
+from trtasr.recipe import Quantization, Recipe
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
 SETTINGS = {"format": 1, "checkpoint_sha256": "a"}
@@ -75,6 +78,18 @@ def test_a_table_of_the_same_settings_comes_with_its_weights(table, tmp_path):
     for name, values in table.corrected.items():
         assert found.corrected[name].dtype == np.float32
         np.testing.assert_array_equal(found.corrected[name], values)
+
+
+@pytest.mark.parametrize("correction", ["none", "fade"])
+def test_settings_are_found_again_in_the_file(table, tmp_path, correction):
+    """As `make calib` writes them and a compile looks for them, with excluded layers too."""
+    checkpoint = read_nemo(write_archive(tmp_path / "tiny.nemo"))
+    recipe = Recipe("m", "tiny.nemo", quantization=Quantization(correction=correction, exclude=("/a/*",)))
+    settings = calibration_settings(recipe, checkpoint)
+    write_table(tmp_path, "m", replace(table, settings=settings))
+    assert committed_table(tmp_path, "m", calibration_settings(recipe, checkpoint)) is not None
+    other = replace(recipe, quantization=Quantization(correction=correction, headroom=1.1))
+    assert committed_table(tmp_path, "m", calibration_settings(other, checkpoint)) is None
 
 
 def test_a_table_that_names_no_file_of_weights_says_so(table, tmp_path):

@@ -138,16 +138,17 @@ def test_gptq_rounding_helps_too(parts):
 
 
 def test_the_plain_table_needs_no_walk():
-    assert not walked(Quantization())
+    plain = Quantization(correction="none")
+    assert not walked(plain)
     for change in ({"correction": "fade"}, {"rounding": "gptq"}, {"weight_bits": 6}):
-        assert walked(replace(Quantization(), **change))
+        assert walked(replace(plain, **change))
 
 
 def test_eight_bits_without_correction_walk_to_the_same_numbers(parts, monkeypatch):
     """Ranges differ, as layers read what earlier ones compute in INT8; weights and offsets do not."""
-    plain = made(parts)
+    plain = made(parts, correction="none")
     monkeypatch.setattr("trtasr.calibrate.walked", lambda quantization: True)
-    walked_table = made(parts)
+    walked_table = made(parts, correction="none")
     assert walked_table.weights.keys() == plain.weights.keys()
     for name, entry in plain.weights.items():
         np.testing.assert_array_equal(walked_table.weights[name].scales, entry.scales)
@@ -240,7 +241,7 @@ def test_silence_keeps_its_output(parts):
     """With weights on a grid of four bits too: zero features give what they gave, but for the bias correction."""
     exported, features = parts
     silent = CalibrationSet((np.zeros_like(features.batches[0]),), features.lengths[:1], "synthetic")
-    table = made(parts, weight_bits=4)
+    table = made(parts, correction="none", weight_bits=4)
     exact, found = (logits(model, silent)[0] for model in
                     (onnx.load(exported), quantized_graph(onnx.load(exported), table, ())))  # fmt: skip
     loud = logits(onnx.load(exported), features)[0]

@@ -49,12 +49,13 @@ def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, An
     For calibration by audio that includes the hash of the manifest (not of the recordings it names).
     """
     source = audio_manifest(recipe) if recipe.calibration.method == "audio" else None
+    exclude = list(recipe.quantization.exclude) if walked(recipe.quantization) else []  # as JSON has it
     return {
         "audio_manifest_sha256": sha256_file(source) if source and source.is_file() else "",
         "format": TABLE_FORMAT,
         "checkpoint_sha256": checkpoint.sha256,
         "calibration": asdict(recipe.calibration) | {"manifest": ""},
-        "quantization": asdict(recipe.quantization) | ({} if walked(recipe.quantization) else {"exclude": []}),
+        "quantization": asdict(recipe.quantization) | {"exclude": exclude},
     }
 
 
