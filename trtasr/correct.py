@@ -1,6 +1,7 @@
 """The correction stage: layer by layer, scale the inputs, correct and round the weight, and go on from what that gives.
 
-Ranges are taken from the quantized stream, so that every scale fits what the corrected layers before it compute.
+Ranges are taken from the quantized stream, so that every scale fits what the corrected layers before it compute; those
+of centered tensors belong to their offsets, which full precision has decided.
 """
 
 import logging
