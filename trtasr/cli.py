@@ -76,7 +76,7 @@ def add_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--set", dest="assignments", action="append", default=[], metavar="SECTION.KEY=VALUE",
                      help="override one recipe value; may be repeated")  # fmt: skip
     sub.add_argument("--manifest", help="speech to measure WER on: NeMo JSON lines or a LibriSpeech folder")
-    sub.add_argument("--correction", help="of weights for earlier layers' errors: none, bias, qep, fade (default)")
+    sub.add_argument("--correction", help="of weights for earlier layers' errors: none (default), bias, qep or fade")
     sub.add_argument("--calib-dir", type=Path, default=Path("calib"), help="folder of committed scale tables")
 
 

@@ -73,7 +73,7 @@ class Quantization:
     ranges: str = "max"
     headroom: float = 1.0
     center: bool = True
-    correction: str = "fade"
+    correction: str = "none"
     alpha: float = 0.5
     damping: float = 0.1
     rounding: str = "nearest"
