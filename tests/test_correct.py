@@ -205,24 +205,24 @@ def test_no_half_loses_with_fade_on_the_bundled_model(tmp_path, monkeypatch):
     assert_no_loss_rises(judged)
 
 
-@pytest.mark.parametrize("changes", [{"correction": "bias"}, {"correction": "fade", "weight_bits": 4}])
-def test_rounding_a_weight_leaves_the_mean_output_where_it_was(parts, monkeypatch, changes):
-    """W* before and Wq after rounding, on the same quantized inputs, centered or not."""
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rounding_a_weight_leaves_the_mean_output_where_it_was(parts, monkeypatch, bits):
+    """Pointwise layers on the quantized inputs they read, centered or not: mean(W x + b) before and after rounding."""
     checked = []
-    real = correcting.new_bias
+    real = correcting.corrected_layer
 
-    def new_bias(given, layer, rounded, moved, found):
-        made = real(given, layer, rounded, moved, found)
-        if rounded.shape[2:] == (1,):
-            offset = given.offsets.get(layer.node.input[0], np.zeros(rounded.shape[1], np.float32)).astype(np.float64)
-            mean = found.quantized[0].mean(axis=1, dtype=np.float64) - offset  # of what the layer reads
-            weight, old = layer.constants[layer.node.input[1]][:, :, 0], layer.constants[layer.node.input[2]]
-            before = moved[0] @ (mean + offset) - weight @ offset + old
-            checked.append((offset.any(), before, rounded[:, :, 0] @ mean + made[layer.node.input[2]]))
-        return made
+    def corrected_layer(given, layer, found, rank):
+        replaced = real(given, layer, found, rank)
+        weight, bias = (layer.constants[name] for name in layer.node.input[1:3])
+        new_weight, new_bias = (replaced.constants[name] for name in layer.node.input[1:3])
+        if weight.shape[2:] == (1,):
+            mean = np.concatenate([x[0] for x in replaced.inputs], axis=1).mean(axis=1, dtype=np.float64)
+            centered = layer.node.input[0] in given.offsets
+            checked.append((centered, weight[:, :, 0] @ mean + bias, new_weight[:, :, 0] @ mean + new_bias))
+        return replaced
 
-    monkeypatch.setattr(correcting, "new_bias", new_bias)
-    made(parts, **changes)
+    monkeypatch.setattr(correcting, "corrected_layer", corrected_layer)
+    made(parts, correction="bias", weight_bits=bits)
     assert {centered for centered, *_ in checked} == {True, False}
     for _, before, after in checked:
         np.testing.assert_allclose(after, before, atol=1e-4)
