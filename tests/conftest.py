@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tiny_archive import write_archive, write_manifest
 
 settings.register_profile("repeatable", derandomize=True)  # the same examples on every machine and in every run
 settings.load_profile("repeatable")
@@ -17,3 +18,12 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("real data (../shared/data) is not on this machine")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny QuartzNet, ``tiny.nemo``, and speech for it, ``manifest.json``."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_archive(folder / "tiny.nemo")
+    write_manifest(folder)
+    return folder

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from tiny_archive import write_archive, write_manifest
 
 from trtasr.ablation import CORRECTIONS, SETTINGS, Cell, ablation_table, agreement, spread
 from trtasr.cli import main
@@ -15,17 +14,10 @@ CHANGES = ["calibration.batches=1", "calibration.steps=2", "calibration.seconds=
 FAST = ["-q", *(part for change in CHANGES for part in ("--set", change))]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("ablation")
-    write_archive(made / "tiny.nemo")
-    write_manifest(made)
-    return made
-
-
-def test_every_setting_at_every_width_over_the_seeds_and_its_controls(folder, capsys):
-    command = ["ablation", str(folder / "tiny.nemo"), "--manifest", str(folder / "manifest.json"), "--seeds", "2",
-               "--bits", "8", "--bits", "4", "--only", "none", "--only", "fade", "--json", *FAST]  # fmt: skip
+def test_every_setting_at_every_width_over_the_seeds_and_its_controls(tiny_folder, capsys):
+    command = ["ablation", str(tiny_folder / "tiny.nemo"), "--manifest", str(tiny_folder / "manifest.json"),
+               "--seeds", "2", "--bits", "8", "--bits", "4", "--only", "none", "--only", "fade", "--json",
+               *FAST]  # fmt: skip
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out)
     keys = [(c["features"], c["correction"], c["weight_bits"]) for c in found["cells"]]
@@ -71,6 +63,6 @@ def test_the_table_shows_mean_deviation_and_difference():
 @pytest.mark.parametrize(("flags", "words"), [
     (["--seeds", "0"], "at least one seed"), (["--bits", "9"], "2 to 8 bits"), ([], "needs speech"),
     (["--only", "gptq"], "use one of 'none'")])  # fmt: skip
-def test_bad_input(folder, capsys, flags, words):
-    assert main(["ablation", str(folder / "tiny.nemo"), *flags, "-q"]) == 2
+def test_bad_input(tiny_folder, capsys, flags, words):
+    assert main(["ablation", str(tiny_folder / "tiny.nemo"), *flags, "-q"]) == 2
     assert words in capsys.readouterr().err

@@ -5,7 +5,6 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_archive import write_archive, write_manifest
 
 from trtasr.budget import fewest
 from trtasr.calibrate import calibration_features
@@ -27,23 +26,15 @@ def test_bisection_finds_the_smallest_count(most, data):
     assert fewest(most, lambda count: count >= needed) == needed
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("budget")
-    write_archive(made / "tiny.nemo")
-    write_manifest(made)
-    return made
-
-
-def kept(folder, out, *flags, target="cpu"):
-    command = ["compile", str(folder / "tiny.nemo"), "-o", str(out), "--target", target, *FAST, *flags]
+def kept(tiny_folder, out, *flags, target="cpu"):
+    command = ["compile", str(tiny_folder / "tiny.nemo"), "-o", str(out), "--target", target, *FAST, *flags]
     assert main(command) == 0
     decisions = json.loads((out / "scales.json").read_text())["decisions"][target]
     return [d["node"] for d in decisions if d["rule"] == "budget"]
 
 
-def test_a_higher_budget_leaves_more_layers_out(folder, tmp_path, capsys):
-    counts = [len(kept(folder, tmp_path / f"{db}", "--min-sqnr", str(db))) for db in (1, 40, 90)]
+def test_a_higher_budget_leaves_more_layers_out(tiny_folder, tmp_path, capsys):
+    counts = [len(kept(tiny_folder, tmp_path / f"{db}", "--min-sqnr", str(db))) for db in (1, 40, 90)]
     assert counts[0] == 0
     assert counts[0] <= counts[1] <= counts[2]
     assert counts[2] > 0
@@ -51,23 +42,23 @@ def test_a_higher_budget_leaves_more_layers_out(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("flags", [[], ["--correction", "fade", "--set", "quantization.weight_bits=4"]])
-def test_the_engine_keeps_the_budget(folder, tmp_path, flags):
+def test_the_engine_keeps_the_budget(tiny_folder, tmp_path, flags):
     """As the engine itself computes, on the features it was calibrated with; W4 weights of left layers are not used."""
     out = tmp_path / "out"
-    names = kept(folder, out, "--min-sqnr", "60", *flags)
+    names = kept(tiny_folder, out, "--min-sqnr", "60", *flags)
     assert 0 < len(names) <= 9
-    recipe = override(Recipe("tiny", str(folder / "tiny.nemo")), CHANGES)
-    checkpoint = read_nemo(folder / "tiny.nemo")
+    recipe = override(Recipe("tiny", str(tiny_folder / "tiny.nemo")), CHANGES)
+    checkpoint = read_nemo(tiny_folder / "tiny.nemo")
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     feeds = list(utterances(calibration_features("synthetic", recipe, checkpoint, model)))
     exact, found = (log_probs(out / name, feeds) for name in ("model.fp32.onnx", "cpu/model.int8.onnx"))
     assert output_sqnr(exact, found) >= 60
 
 
-def test_each_target_has_its_own_layers(folder, tmp_path):
+def test_each_target_has_its_own_layers(tiny_folder, tmp_path):
     """Depthwise layers are INT8 on the CPU alone, so that only there they can be in the way of a budget."""
     out = tmp_path / "out"
-    command = ["compile", str(folder / "tiny.nemo"), "-o", str(out), *FAST, "--min-sqnr", "60"]
+    command = ["compile", str(tiny_folder / "tiny.nemo"), "-o", str(out), *FAST, "--min-sqnr", "60"]
     assert main(command) == 0
     decisions = json.loads((out / "scales.json").read_text())["decisions"]
     left = {target: {d["node"] for d in found if d["rule"] == "budget"} for target, found in decisions.items()}
@@ -77,8 +68,8 @@ def test_each_target_has_its_own_layers(folder, tmp_path):
     assert not left["t4-rtx"] & depthwise
 
 
-def test_what_no_quantized_layer_keeps_leaves_everything_out(folder, tmp_path):
-    names = kept(folder, tmp_path / "out", "--min-sqnr", "300")
+def test_what_no_quantized_layer_keeps_leaves_everything_out(tiny_folder, tmp_path):
+    names = kept(tiny_folder, tmp_path / "out", "--min-sqnr", "300")
     decisions = json.loads((tmp_path / "out" / "scales.json").read_text())["decisions"]["cpu"]
     assert len(names) == len(decisions) == 9
     assert not any(d["quantized"] for d in decisions)
@@ -94,13 +85,13 @@ def test_a_budget_that_cannot_be_kept_is_refused_before_any_work(tmp_path, capsy
     assert not (tmp_path / "x").exists()
 
 
-def test_a_budget_on_wer_that_holds_leaves_nothing_out(folder, tmp_path):
-    speech = ["--manifest", str(folder / "manifest.json")]
-    names = kept(folder, tmp_path / "out", *speech, "--max-wer-drop", "1000")
+def test_a_budget_on_wer_that_holds_leaves_nothing_out(tiny_folder, tmp_path):
+    speech = ["--manifest", str(tiny_folder / "manifest.json")]
+    names = kept(tiny_folder, tmp_path / "out", *speech, "--max-wer-drop", "1000")
     assert names == []
 
 
-def test_a_negative_budget_is_refused(folder, tmp_path, capsys):
-    command = ["compile", str(folder / "tiny.nemo"), "-o", str(tmp_path / "x"), *FAST, "--min-sqnr", "-1"]
+def test_a_negative_budget_is_refused(tiny_folder, tmp_path, capsys):
+    command = ["compile", str(tiny_folder / "tiny.nemo"), "-o", str(tmp_path / "x"), *FAST, "--min-sqnr", "-1"]
     assert main(command) == 2
     assert "min_sqnr" in capsys.readouterr().err
