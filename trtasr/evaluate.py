@@ -21,7 +21,7 @@ from trtasr.engine.trt_run import open_plan
 from trtasr.recipe import Evaluation
 from trtasr.text.ctc import greedy
 from trtasr.text.normalize import NORMALIZER, basic_en_v1
-from trtasr.text.tokens import CharTokenizer
+from trtasr.text.tokens import tokenizer
 from trtasr.values import FloatArray, IntArray, Latency, WerResult
 
 logger = logging.getLogger(__name__)
@@ -54,10 +54,10 @@ def features_of(samples: FloatArray, mel: MelFrontend) -> tuple[FloatArray, int]
 
 def decoder(vocabulary: tuple[str, ...]) -> Callable[[FloatArray, IntArray], list[str]]:
     """Greedy CTC: log-probabilities [B, T, V + 1] and lengths [B] -> transcripts."""
-    tokenizer = CharTokenizer(vocabulary)
+    tokens = tokenizer(vocabulary)
 
     def decode(log_probs: FloatArray, lengths: IntArray) -> list[str]:
-        return [tokenizer.decode(ids) for ids in greedy(log_probs, lengths, tokenizer.blank)]
+        return [tokens.decode(ids) for ids in greedy(log_probs, lengths, tokens.blank)]
 
     return decode
 

@@ -25,7 +25,7 @@ from trtasr.checkpoint.yaml_config import load_config, resolve
 from trtasr.errors import CheckpointError
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
-SECTIONS = ("target", "sample_rate", "labels", "preprocessor", "encoder", "decoder")
+SECTIONS = ("target", "sample_rate", "labels", "tokenizer", "preprocessor", "encoder", "decoder")
 MAX_CONFIG_BYTES = 4 * 2**20
 MAX_ARCHIVE_BYTES = 8 * 2**30
 MAX_MEMBERS = 10_000
@@ -35,7 +35,10 @@ MAX_EXPANSION = 32  # archive file -> weights; trained floats shrink by a tenth,
 # tarfile's own classes, and what its parsing of odd headers lets through (PAX numbers, chained headers)
 UNREADABLE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError, IndexError, RecursionError)
 SAVE_AGAIN = "save the model again with NeMo's save_to, or download the archive again"
-SUPPORTED = "use a QuartzNet or Jasper archive: EncDecCTCModel with ConvASREncoder and ConvASRDecoder"
+SUPPORTED = ("use a CTC model: QuartzNet or Jasper (ConvASREncoder), Conformer or FastConformer (ConformerEncoder), as "
+             "EncDecCTCModel or EncDecCTCModelBPE with ConvASRDecoder")
+CLASSES = ("EncDecCTCModel", "EncDecCTCModelBPE")
+FAMILIES = {"ConvASREncoder": "jasper", "ConformerEncoder": "conformer"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Checkpoint:
     """A trained acoustic model, independent of the toolkit that saved it.
 
     Attributes:
-        family: which module of `trtasr.models` computes it, for instance ``jasper``.
+        family: which module of `trtasr.models` computes it: ``jasper`` or ``conformer``.
         target: NeMo class it was saved from.
         config: the configuration sections in use, interpolations resolved, ``decoder.vocabulary`` filled in.
         weights: state dict on the CPU, as stored.
@@ -235,19 +238,33 @@ def model_family(config: Mapping[str, Any]) -> str:
         str(name).rpartition(".")[2]
         for name in (config["target"], *(config[key].get("_target_") for key in ("encoder", "decoder", "preprocessor")))
     )
-    if model != "EncDecCTCModel":
+    if model not in CLASSES:
         raise CheckpointError(f"target: {model} is {describe(model)}, which is not supported", SUPPORTED)
-    for key, name, known in (("encoder", encoder, "ConvASREncoder"), ("decoder", decoder, "ConvASRDecoder"),
-                             ("preprocessor", preprocessor, "AudioToMelSpectrogramPreprocessor")):  # fmt: skip
-        if name != known:
-            raise CheckpointError(f"{key}._target_: {name} is not supported", f"{SUPPORTED} (here {known})")
-    return "jasper"
+    for key, name, known in (("encoder", encoder, tuple(FAMILIES)), ("decoder", decoder, ("ConvASRDecoder",)),
+                             ("preprocessor", preprocessor, ("AudioToMelSpectrogramPreprocessor",))):  # fmt: skip
+        if name not in known:
+            raise CheckpointError(f"{key}._target_: {name} is not supported",
+                                  f"{SUPPORTED} (here {' or '.join(known)})")  # fmt: skip
+    check_tokenizer(config)
+    return FAMILIES[encoder]
+
+
+def check_tokenizer(config: Mapping[str, Any]) -> None:
+    """Refuse vocabularies whose tokens would be put together otherwise than NeMo does.
+
+    Raises:
+        CheckpointError: a WordPiece, aggregate or unknown tokenizer.
+    """
+    section = config.get("tokenizer")
+    kind = section.get("type") if isinstance(section, dict) else section
+    if kind not in (None, "bpe"):
+        raise CheckpointError(f"tokenizer.type: {kind!r:.80} is not supported",
+                              "use a model over characters or SentencePiece pieces (tokenizer.type: bpe)")  # fmt: skip
 
 
 def describe(model: str) -> str:
     """What a NeMo class is, in words."""
     kinds = (("Hybrid", "a hybrid transducer and CTC model"), ("RNNT", "a transducer (RNN-T)"),
-             ("CTCModelBPE", "a CTC model over SentencePiece tokens"),
              ("MultiTask", "an attention encoder-decoder"))  # fmt: skip
     return next((words for part, words in kinds if part in model), "another kind of model")
 

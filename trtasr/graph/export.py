@@ -25,7 +25,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
     (Jacob et al. 2018, arXiv 1712.05877, section 3.2, with the stored statistics.) Pairs are found inside ModuleList
     and Sequential containers: an `nn.Conv1d`, or a module whose ``.conv`` is one, directly followed by
-    `nn.BatchNorm1d`. Module names and indices stay.
+    `nn.BatchNorm1d`. Other modules name their pairs in an attribute ``folds``. Module names and indices stay.
 
     Args:
         model: module in eval mode; not changed.
@@ -39,6 +39,9 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             for index, conv, norm in list(_pairs(container)):
                 _fold(conv, norm)
                 container[index] = nn.Identity()
+        for conv_name, norm_name in getattr(container, "folds", ()):
+            _fold(getattr(container, conv_name), getattr(container, norm_name))
+            setattr(container, norm_name, nn.Identity())
     return folded
 
 

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from trtasr.errors import CheckpointError
+from trtasr.models.checks import check_integer, check_switches
+from trtasr.models.decoder import ConvASRDecoder, class_count
+from trtasr.models.layers import depthwise_channels_last, length_mask
 
 BLOCK_KEYS = {"filters", "repeat", "kernel", "stride", "dilation", "dropout", "residual", "groups", "separable",
               "heads", "residual_mode", "residual_dense", "se", "se_reduction_ratio", "se_context_size",
@@ -26,20 +29,6 @@ BLOCK_INTEGERS = {"filters": (1, 8192), "repeat": (1, 64), "groups": (1, 8192), 
                   "future_context": (-1, 4096)}  # fmt: skip
 BLOCK_SIZES = {"kernel": (1, 4096), "stride": (1, 64), "dilation": (1, 64)}  # an integer, or a list of one
 BLOCK_SWITCHES = ("residual", "residual_dense", "separable", "se", "stride_last")
-
-
-def length_mask(lengths: Tensor, frames: int | Tensor) -> Tensor:
-    """1.0 inside, 0.0 beyond the valid length: clip(length - t, 0, 1).
-
-    Args:
-        lengths: int64 [B], valid frames.
-        frames: T.
-
-    Returns:
-        float32 [B, 1, T].
-    """
-    steps = torch.arange(cast(int, frames), device=lengths.device)
-    return (lengths[:, None] - steps[None, :]).clamp(0, 1).to(torch.float32)[:, None]
 
 
 class MaskedConv1d(nn.Module):
@@ -78,23 +67,6 @@ class MaskedConv1d(nn.Module):
         if self.conv.stride[0] == 1 and sum(self.padding) == span:
             return lengths
         return torch.div(lengths + sum(self.padding) - span - 1, self.conv.stride[0], rounding_mode="trunc") + 1
-
-
-def depthwise_channels_last(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """The same depthwise convolution in torch's 2-D channels-last form, which is many times faster on a CPU.
-
-    Args:
-        x: [B, C, T].
-        conv: depthwise, without bias or with it.
-
-    Returns:
-        [B, C, T'].
-    """
-    flat = x[:, :, None].to(memory_format=torch.channels_last)
-    padding = (0, cast(int, conv.padding[0]))
-    out = nn.functional.conv2d(flat, conv.weight[:, :, None], conv.bias, (1, conv.stride[0]), padding,
-                               (1, conv.dilation[0]), conv.groups)  # fmt: skip
-    return out[:, :, 0]
 
 
 class JasperBlock(nn.Module):
@@ -229,23 +201,6 @@ class ConvASREncoder(nn.Module):
         return outputs[-1], lengths
 
 
-class ConvASRDecoder(nn.Module):
-    """Pointwise convolution to the vocabulary and log-softmax.
-
-    Args:
-        channels: encoder output channels.
-        classes: vocabulary size plus one for the blank, which is the last class.
-    """
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.decoder_layers = nn.Sequential(nn.Conv1d(channels, classes, 1))
-
-    def forward(self, encoded: Tensor) -> Tensor:
-        """Encoded [B, C, T] -> log-probabilities [B, T, V + 1]."""
-        return torch.log_softmax(self.decoder_layers(encoded).transpose(1, 2), dim=-1)
-
-
 class JasperCtc(nn.Module):
     """QuartzNet or Jasper with a CTC head: features and lengths in, log-probabilities and lengths out.
 
@@ -266,21 +221,6 @@ class JasperCtc(nn.Module):
         """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B]."""
         encoded, lengths = self.encoder(features, lengths)
         return self.decoder(encoded), lengths
-
-
-def class_count(decoder: Mapping[str, Any]) -> int:
-    """Tokens of the vocabulary, without the blank.
-
-    Raises:
-        CheckpointError: neither a vocabulary nor their number.
-    """
-    vocabulary = decoder.get("vocabulary")
-    if isinstance(vocabulary, list | tuple) and vocabulary:
-        return len(vocabulary)
-    if vocabulary:
-        raise CheckpointError(f"decoder.vocabulary: {vocabulary!r:.80}", "use a list of tokens")
-    check_integer("decoder.num_classes", decoder.get("num_classes"), (1, 2**20))
-    return int(decoder["num_classes"])
 
 
 def check_encoder(config: Mapping[str, Any]) -> None:
@@ -348,27 +288,6 @@ def check_block_values(where: str, block: Mapping[str, Any]) -> None:
         value = block.get(key, low)
         if type(value) not in (int, float) or not low <= value <= high:
             raise CheckpointError(f"{where}.{key}: {value!r:.80}", f"use a number from {low} to {high}")
-
-
-def check_integer(where: str, value: object, bounds: tuple[int, int]) -> None:
-    """Refuse what is no integer within the bounds, both included.
-
-    Raises:
-        CheckpointError: naming the key ``where``.
-    """
-    if type(value) is not int or not bounds[0] <= value <= bounds[1]:
-        raise CheckpointError(f"{where}: {value!r:.80}", f"use an integer from {bounds[0]} to {bounds[1]}")
-
-
-def check_switches(where: str, section: Mapping[str, Any], keys: Sequence[str]) -> None:
-    """Refuse switches other than true and false.
-
-    Raises:
-        CheckpointError: naming the key.
-    """
-    for key in keys:
-        if not isinstance(section.get(key, False), bool):
-            raise CheckpointError(f"{where}.{key}: {section[key]!r:.80}", "use true or false")
 
 
 def check_mode(where: str, section: Mapping[str, Any]) -> None:

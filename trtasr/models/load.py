@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from trtasr.errors import CheckpointError
+from trtasr.models.conformer import ConformerCtc
 from trtasr.models.jasper import JasperCtc
 
 UNUSED = ("preprocessor.", "spec_augmentation.", "loss.")  # buffers of modules that play no part in the network
+FAMILIES: Mapping[str, type[ConformerCtc | JasperCtc]] = {"jasper": JasperCtc, "conformer": ConformerCtc}
 LISTED = 8
 REPAIR = "use weights and configuration from the same archive"
 
@@ -18,7 +20,7 @@ def build_model(family: str, config: Mapping[str, Any], weights: Mapping[str, Te
     """Build a module and load its weights.
 
     Args:
-        family: ``jasper``.
+        family: ``jasper`` or ``conformer``.
         config: model configuration with ``encoder`` and ``decoder`` sections.
         weights: state dict with NeMo's names; floating-point tensors of any precision.
 
@@ -28,13 +30,14 @@ def build_model(family: str, config: Mapping[str, Any], weights: Mapping[str, Te
     Raises:
         CheckpointError: unknown family, missing or extra keys, other shapes, or values that are not finite.
     """
-    if family != "jasper":
-        raise CheckpointError(f"model family {family!r} is not known", "use a checkpoint of family 'jasper'")
+    if family not in FAMILIES:
+        raise CheckpointError(f"model family {family!r} is not known", f"use one of {', '.join(FAMILIES)}")
+    network = FAMILIES[family]
     with torch.device("meta"):  # shapes only: nothing is allocated before the weights are known to fit
-        expected = JasperCtc(config["encoder"], config["decoder"]).state_dict()
+        expected = network(config["encoder"], config["decoder"]).state_dict()
     given = {canonical(name, expected): tensor for name, tensor in weights.items() if not name.startswith(UNUSED)}
     check_weights(expected, given)
-    model = JasperCtc(config["encoder"], config["decoder"])
+    model = network(config["encoder"], config["decoder"])
     model.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in given.items()})
     return model.eval().requires_grad_(False)
 

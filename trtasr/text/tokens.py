@@ -1,7 +1,36 @@
 """Token ids -> text."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+WORD = "\u2581"  # SentencePiece writes it in front of every word
+UNKNOWN, UNKNOWN_TEXT = "<unk>", " \u2047 "
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+@dataclass(frozen=True)
+class SentencePieceTokenizer:
+    """Subword pieces in which ``\u2581`` stands for the space in front of a word.
+
+    Decodes as SentencePiece does (Kudo and Richardson 2018, arXiv 1808.06226): pieces are written one after the other;
+    an unknown piece becomes ``\u2047`` between spaces, byte pieces (``<0xE2>``) become the characters that they spell.
+
+    Attributes:
+        vocabulary: pieces in id order, without the blank.
+    """
+
+    vocabulary: tuple[str, ...]
+
+    @property
+    def blank(self) -> int:
+        """Id of the CTC blank: the class after the last token."""
+        return len(self.vocabulary)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of a sequence of token ids (blanks already removed), without surrounding spaces."""
+        content = b"".join(piece_bytes(self.vocabulary[index]) for index in ids)
+        return content.decode("utf-8", errors="replace").strip()
 
 
 @dataclass(frozen=True)
@@ -22,3 +51,16 @@ class CharTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of a sequence of token ids (blanks already removed), without surrounding spaces."""
         return "".join(self.vocabulary[index] for index in ids).strip()
+
+
+def piece_bytes(piece: str) -> bytes:
+    """UTF-8 text of one piece."""
+    if byte := BYTE.fullmatch(piece):
+        return bytes([int(byte[1], 16)])
+    return (UNKNOWN_TEXT if piece == UNKNOWN else piece.replace(WORD, " ")).encode()
+
+
+def tokenizer(vocabulary: tuple[str, ...]) -> CharTokenizer | SentencePieceTokenizer:
+    """The tokenizer a vocabulary belongs to: pieces have a ``\u2581`` somewhere, characters have not."""
+    pieces = any(token.startswith(WORD) for token in vocabulary)
+    return SentencePieceTokenizer(vocabulary) if pieces else CharTokenizer(vocabulary)

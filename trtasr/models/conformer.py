@@ -1,0 +1,166 @@
+"""Conformer-CTC and FastConformer-CTC: convolution-augmented Transformer encoder and convolutional CTC decoder.
+
+State-dict names equal those of NeMo's ``ConformerEncoder``; the arithmetic follows NeMo's, which follows Gulati et al.
+2020 (arXiv 2005.08100). Differences in form only: masks are numbers instead of booleans (TensorRT's calibrator refuses
+networks with boolean operators), and the position table is computed for the length at hand.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from trtasr.models.attention import RelPositionMultiHeadAttention, attention_bias, relative_positions
+from trtasr.models.conformer_config import check_encoder
+from trtasr.models.decoder import ConvASRDecoder, class_count
+from trtasr.models.layers import depthwise_channels_last, length_mask
+from trtasr.models.subsampling import ConvSubsampling
+
+
+class ConformerFeedForward(nn.Module):
+    """Linear, Swish, linear.
+
+    Args:
+        width: d_model.
+        hidden: width times ``ff_expansion_factor``.
+        bias: ``use_bias``.
+    """
+
+    def __init__(self, width: int, hidden: int, bias: bool) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, hidden, bias)
+        self.activation = nn.SiLU()
+        self.linear2 = nn.Linear(hidden, width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, d] -> [B, T, d]."""
+        return cast(Tensor, self.linear2(self.activation(self.linear1(x))))
+
+
+class ConformerConvolution(nn.Module):
+    """Pointwise convolution, GLU, depthwise convolution, batch norm, Swish, pointwise convolution.
+
+    Args:
+        width: d_model.
+        kernel: odd kernel size of the depthwise convolution.
+        bias: ``use_bias``.
+    """
+
+    folds: ClassVar = (("depthwise_conv", "batch_norm"),)  # for graph.export.fold_batchnorm
+
+    def __init__(self, width: int, kernel: int, bias: bool) -> None:
+        super().__init__()
+        self.pointwise_conv1 = nn.Conv1d(width, 2 * width, 1, bias=bias)
+        self.depthwise_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=bias)
+        self.batch_norm = nn.BatchNorm1d(width)
+        self.activation = nn.SiLU()
+        self.pointwise_conv2 = nn.Conv1d(width, width, 1, bias=bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Convolve x [B, T, d] under mask [B, 1, T]."""
+        x = nn.functional.glu(self.pointwise_conv1(x.transpose(1, 2)), dim=1) * mask
+        depthwise = self.depthwise_conv
+        x = depthwise(x) if torch.onnx.is_in_onnx_export() else depthwise_channels_last(x, depthwise)
+        return cast(Tensor, self.pointwise_conv2(self.activation(self.batch_norm(x))).transpose(1, 2))
+
+
+class ConformerLayer(nn.Module):
+    """Half feed-forward, self-attention, convolution, half feed-forward, layer norm; each but the last residual.
+
+    Args:
+        config: checked ``encoder`` section.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        width, bias = config["d_model"], config.get("use_bias", True)
+        hidden = width * config.get("ff_expansion_factor", 4)
+        self.norm_feed_forward1 = nn.LayerNorm(width)
+        self.feed_forward1 = ConformerFeedForward(width, hidden, bias)
+        self.norm_self_att = nn.LayerNorm(width)
+        self.self_attn = RelPositionMultiHeadAttention(config.get("n_heads", 4), width, bias)
+        self.norm_conv = nn.LayerNorm(width)
+        self.conv = ConformerConvolution(width, config.get("conv_kernel_size", 31), bias)
+        self.norm_feed_forward2 = nn.LayerNorm(width)
+        self.feed_forward2 = ConformerFeedForward(width, hidden, bias)
+        self.norm_out = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, positions: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+        """Run one layer.
+
+        Args:
+            x: [B, T, d].
+            positions: [1, 2T - 1, d] of `relative_positions`.
+            bias: [B, 1, 1, T] of `attention_bias`.
+            mask: [B, 1, T] of `length_mask`.
+
+        Returns:
+            [B, T, d].
+        """
+        x = x + 0.5 * self.feed_forward1(self.norm_feed_forward1(x))
+        x = x + self.self_attn(self.norm_self_att(x), positions, bias)
+        x = x + self.conv(self.norm_conv(x), mask)
+        x = x + 0.5 * self.feed_forward2(self.norm_feed_forward2(x))
+        return cast(Tensor, self.norm_out(x))
+
+
+class ConformerEncoder(nn.Module):
+    """Subsampling and a stack of Conformer layers.
+
+    Args:
+        config: NeMo's ``encoder`` section.
+
+    Raises:
+        CheckpointError: an option that would be computed otherwise than NeMo does (limited context, causal
+            convolutions, other norms or positions); names the key.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        check_encoder(config)
+        width, channels = config["d_model"], config.get("subsampling_conv_channels", -1)
+        self.pre_encode = ConvSubsampling(
+            config.get("subsampling", "striding"), config.get("subsampling_factor", 4),
+            (config["feat_in"], width if channels == -1 else channels, width))  # fmt: skip
+        self.scale = width**0.5 if config.get("xscaling", True) else 1.0
+        self.layers = nn.ModuleList([ConformerLayer(config) for _ in range(config["n_layers"])])
+        out = config.get("feat_out", -1)
+        self.out_proj = nn.Linear(width, out) if out not in (-1, 0, width) else None
+        self.width = width
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, mel, T], lengths [B] -> encoded [B, d, T'], lengths [B]."""
+        x, lengths = self.pre_encode(features.transpose(1, 2), lengths)
+        if self.scale != 1.0:
+            x = x * self.scale
+        mask = length_mask(lengths, x.shape[1])
+        bias, positions = attention_bias(mask), relative_positions(x.shape[1], self.width, x)
+        for layer in self.layers:
+            x = layer(x, positions, bias, mask)
+        if self.out_proj is not None:
+            x = self.out_proj(x)
+        return x.transpose(1, 2), lengths
+
+
+class ConformerCtc(nn.Module):
+    """Conformer with a CTC head: features and lengths in, log-probabilities and lengths out.
+
+    Args:
+        encoder: NeMo's ``encoder`` section.
+        decoder: NeMo's ``decoder`` section.
+
+    Raises:
+        CheckpointError: a section this network cannot honour; names the key.
+    """
+
+    def __init__(self, encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder = ConformerEncoder(encoder)
+        out = encoder.get("feat_out", -1)
+        self.decoder = ConvASRDecoder(out if out > 0 else encoder["d_model"], class_count(decoder) + 1)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B]."""
+        encoded, lengths = self.encoder(features, lengths)
+        return self.decoder(encoded), lengths
