@@ -1,7 +1,7 @@
 """Small helpers that every pass uses: look up, copy, rebuild."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,18 @@ def rebuilt(model: onnx.ModelProto, nodes: Iterable[NodeProto], initializers: It
     result.graph.node.extend(live)
     result.graph.initializer.extend(item for item in initializers if item.name in used)
     return result
+
+
+def renamed_inputs(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
+    """A copy of the node that reads other tensors: those that ``names`` maps, and those that these are mapped to."""
+    changed = NodeProto()
+    changed.CopyFrom(node)
+    for index, name in enumerate(node.input):
+        final = name
+        while final in names:
+            final = names[final]
+        changed.input[index] = final
+    return changed
 
 
 def activation_scale(table: ScaleTable, name: str) -> TensorScale:

@@ -10,6 +10,8 @@ import onnx
 import torch
 from torch import nn
 
+from trtasr.graph.fold_scale import fold_scale
+from trtasr.graph.named_weights import named_weights
 from trtasr.graph.unshare import unshare
 
 OPSET = 20  # FP16 scales of QuantizeLinear / DequantizeLinear need 19
@@ -70,8 +72,7 @@ def export_onnx(model: nn.Module, path: Path, mel_bins: int) -> None:
         )  # fmt: skip
     exported = onnx.load(path)
     separate = unshare(exported)  # the exporter stores equal constants of different layers once
-    if separate is not exported:
-        onnx.save(separate, path)
+    onnx.save(named_weights(fold_scale(separate)), path)
 
 
 def _pairs(container: nn.ModuleList | nn.Sequential) -> Iterator[tuple[int, nn.Conv1d, nn.BatchNorm1d]]:

@@ -10,7 +10,7 @@ from trtasr.errors import QualityError
 from trtasr.graph.edit import constants, producers, rebuilt, tensor
 from trtasr.graph.tensors import WEIGHTED
 
-FULL_PRECISION = ("LogSoftmax", "Softmax")
+FULL_PRECISION = ("LogSoftmax",)
 SMALLEST_NORMAL = float(np.finfo(np.float16).tiny)
 SMALLEST = np.float16(2.0**-24)
 
@@ -21,8 +21,9 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
         features (FP32) -> Cast -> [ Q, DQ, Conv, MatMul, Relu, Mul, Add ... in FP16 ] -> Cast -> LogSoftmax (FP32)
         lengths (INT64) -> mask arithmetic (INT64, FP32) -> Cast, once -^
 
-    Everything on the data path (computed from a float input) and every Q/DQ node becomes FP16, initializers and scales
-    included; LogSoftmax and Softmax, shape and mask arithmetic stay. Graph inputs and outputs keep their types.
+    Everything on the data path (computed from a float input), every Q/DQ node and every Conv, MatMul and Gemm becomes
+    FP16, initializers and scales included; LogSoftmax, shape, position and mask arithmetic stay. Graph inputs and
+    outputs keep their types. (TensorRT computes the exponentials and sums of a FP16 Softmax in FP32.)
     A scale that FP16 would round to zero becomes 2^-24, the smallest FP16 number.
 
     Args:
@@ -80,7 +81,8 @@ def _half_nodes(model: onnx.ModelProto) -> set[str]:
     names = set()
     for node in model.graph.node:
         quantizer = node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        if quantizer or (node.op_type != "Shape" and reached.intersection(node.input)):
+        always = quantizer or node.op_type in WEIGHTED  # FP32 products of positions: sm_75 has no kernel for them
+        if always or (node.op_type != "Shape" and reached.intersection(node.input)):
             reached.update(node.output)
             if node.op_type not in FULL_PRECISION:
                 names.add(node.name)

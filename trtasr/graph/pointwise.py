@@ -9,7 +9,7 @@ from trtasr.graph.tensors import attribute
 
 
 def pointwise_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Lower every 1-D convolution of kernel 1, stride 1, group 1, no padding to a matrix product.
+    """Lower every convolution of kernel 1, stride 1, group 1, no padding, over one or two axes, to a matrix product.
 
         x [B,I,T] -> Conv(W [O,I,1], b) -> y [B,O,T]
     becomes
@@ -36,19 +36,19 @@ def pointwise_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
         columns = f"{source}_columns"
         if columns not in added:
             weight = numpy_helper.to_array(weights[source])
-            added[columns] = tensor(columns, np.ascontiguousarray(weight[:, :, 0].T))
+            added[columns] = tensor(columns, np.ascontiguousarray(weight.reshape(weight.shape[:2]).T))
             if dequantize is not None:
                 nodes.append(_dequantize_columns(dequantize, columns))
-        nodes += _matmul_nodes(node, columns if dequantize is None else f"{columns}_dequantized")
+        rank = len(weights[source].dims)
+        nodes += _matmul_nodes(node, columns if dequantize is None else f"{columns}_dequantized", rank)
     return rebuilt(model, nodes, [*model.graph.initializer, *added.values()])
 
 
 def _is_pointwise(node: NodeProto, weight: TensorProto) -> bool:
     return (
-        len(weight.dims) == 3
-        and weight.dims[2] == 1
+        all(size == 1 for size in weight.dims[2:])
         and attribute(node, "group", 1) == 1
-        and attribute(node, "strides", [1])[0] == 1
+        and all(stride == 1 for stride in attribute(node, "strides", [1]))
         and not any(attribute(node, "pads", [0, 0]))
     )
 
@@ -61,13 +61,14 @@ def _dequantize_columns(original: NodeProto, columns: str) -> NodeProto:
     return node
 
 
-def _matmul_nodes(node: NodeProto, weight: str) -> list[NodeProto]:
+def _matmul_nodes(node: NodeProto, weight: str, rank: int) -> list[NodeProto]:
     base, product = node.name, f"{node.output[0]}_product"
+    to_rows, to_columns = [0, *range(2, rank), 1], [0, rank - 1, *range(1, rank - 1)]
     has_bias = len(node.input) > 2 and node.input[2]
-    before = helper.make_node("Transpose", [node.input[0]], [f"{base}_rows"], name=f"{base}/rows", perm=[0, 2, 1])
+    before = helper.make_node("Transpose", [node.input[0]], [f"{base}_rows"], name=f"{base}/rows", perm=to_rows)
     matmul = helper.make_node("MatMul", [f"{base}_rows", weight], [product], name=base)
     after = helper.make_node("Transpose", [f"{product}_biased" if has_bias else product], list(node.output),
-                             name=f"{base}/columns", perm=[0, 2, 1])  # fmt: skip
+                             name=f"{base}/columns", perm=to_columns)  # fmt: skip
     if not has_bias:
         return [before, matmul, after]
     bias = helper.make_node("Add", [product, node.input[2]], [f"{product}_biased"], name=f"{base}/bias")

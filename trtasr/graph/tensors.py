@@ -13,6 +13,8 @@ from trtasr.values import Site
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 _DATA_OPS = ("Conv", "MatMul", "Gemm", "Relu", "Clip", "Selu", "Sigmoid", "HardSigmoid", "Gelu", "Erf", "Tanh", "Mul",
              "Add", "Sub", "Div", "Max", "Pad", "Transpose", "Identity")  # fmt: skip
+_ATTENTION_OPS = ("LayerNormalization", "Softmax", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Concat",
+                  "MaxPool")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,32 @@ class WeightInfo:
 
 
 def activation_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the float32 activations on the data path of an FP32 graph, in graph order.
+    """Names of the float32 activations whose ranges are observed, in graph order.
 
-    The data path starts at the float graph inputs and ends before LogSoftmax and Softmax: the inputs themselves and
-    all that Conv, Relu, Mul (by the mask), Add ... compute from them. Shape and mask arithmetic is not part of it.
-    Ranges are observed for these tensors, and TensorRT's calibration cache must name each of them.
+    Without attention: the whole `data_path`, because TensorRT's calibration cache must name each tensor of it. With
+    attention (a product of two activations): what weighted nodes read and make. The rest stays in floating point by
+    rule, and TensorRT leaves a tensor there when the cache does not name it.
+    """
+    path = data_path(model)
+    weighted = [node for node in model.graph.node if node.op_type in WEIGHTED]
+    stored = {tensor.name for tensor in model.graph.initializer}
+    if all(node.input[1] in stored for node in weighted):
+        return path
+    chosen = {name for node in weighted if node.input[1] in stored for name in (node.input[0], node.output[0])}
+    made = [name for node in model.graph.node for name in node.output]
+    return tuple(name for name in (*(value.name for value in model.graph.input), *made) if name in chosen)
+
+
+def data_path(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the float32 activations that are computed from the float graph inputs, in graph order.
+
+    The inputs themselves and all that Conv, MatMul, Relu, Mul (by the mask), Add ... compute from them, up to
+    LogSoftmax. Shape and mask arithmetic is not part of it.
     """
     names = [value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT]
     on_path = set(names)
     for node in model.graph.node:
-        if node.op_type in _DATA_OPS and on_path.intersection(node.input):
+        if node.op_type in (*_DATA_OPS, *_ATTENTION_OPS) and on_path.intersection(node.input):
             on_path.update(node.output)
             names += node.output
     return tuple(names)

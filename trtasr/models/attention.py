@@ -32,46 +32,55 @@ class RelPositionMultiHeadAttention(nn.Module):
     def forward(self, x: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
         """Attend.
 
+        The scores are scaled where they are made, in the queries: there are fewer of those.
+
         Args:
             x: [B, T, d].
-            positions: [1, 2T - 1, d], from T - 1 down to -(T - 1).
+            positions: [1, 2T, d], from T down to -(T - 1).
             bias: [B, 1, 1, T], 0 for valid keys, `MASKED` for the others.
 
         Returns:
             [B, T, d].
         """
-        query = self.split(self.linear_q(x))
-        key, value = self.split(self.linear_k(x)).transpose(1, 2), self.split(self.linear_v(x)).transpose(1, 2)
-        position = self.split(self.linear_pos(positions)).transpose(1, 2)
-        content = torch.matmul((query + self.pos_bias_u).transpose(1, 2), key.transpose(-2, -1))
-        distance = torch.matmul((query + self.pos_bias_v).transpose(1, 2), position.transpose(-2, -1))
-        scores = (content + relative_shift(distance)) / math.sqrt(self.head_width) + bias
-        attended = torch.matmul(torch.softmax(scores, dim=-1), value)
-        return cast(Tensor, self.linear_out(attended.transpose(1, 2).flatten(2)))
+        # Sizes are read from `bias`, which all layers share: the exported graph then computes them once.
+        batch, frames = bias.shape[0], bias.shape[3]
+        scale = 1 / math.sqrt(self.head_width)
+        query = self.split(self.linear_q(x) * scale, batch)
+        key, value = (self.split(layer(x), batch).transpose(1, 2) for layer in (self.linear_k, self.linear_v))
+        position = self.split(self.linear_pos(positions), 1).transpose(1, 2)
+        content = torch.matmul((query + self.pos_bias_u * scale).transpose(1, 2), key.transpose(-2, -1))
+        distance = torch.matmul((query + self.pos_bias_v * scale).transpose(1, 2), position.transpose(-2, -1))
+        scores = content + relative_shift(distance, batch, frames) + bias
+        attended = torch.matmul(torch.softmax(scores, dim=-1), value).transpose(1, 2)
+        return cast(Tensor, self.linear_out(attended.reshape(batch, -1, self.heads * self.head_width)))
 
-    def split(self, x: Tensor) -> Tensor:
+    def split(self, x: Tensor, batch: int) -> Tensor:
         """[B, T, d] -> [B, T, heads, d_k]."""
-        return x.reshape(x.shape[0], x.shape[1], self.heads, self.head_width)
+        return x.reshape(batch, -1, self.heads, self.head_width)
 
 
-def relative_shift(distance: Tensor) -> Tensor:
-    """Column j of row i: from the score of distance index j to the score of key j.
+def relative_shift(distance: Tensor, batch: int, frames: int) -> Tensor:
+    """From the scores of distances to the scores of keys.
 
-    Row i holds scores for the distances T - 1 .. -(T - 1); key j lies at distance i - j, which is index T - 1 - i + j.
+    Row i of ``distance`` holds scores for the distances T .. -(T - 1). Key j lies at distance i - j, which is column
+    T - i + j: one column less in each further row. So, in one flat row after another, the first T numbers go, and every
+    2T - 1 of the others make a row, whose first T are wanted.
 
     Args:
-        distance: [B, heads, T, 2T - 1].
+        distance: [B, heads, T, 2T].
+        batch: B.
+        frames: T.
 
     Returns:
         [B, heads, T, T].
     """
-    batch, heads, frames, span = distance.shape
-    padded = nn.functional.pad(distance, (1, 0)).reshape(batch, heads, span + 1, frames)
-    return padded[:, :, 1:].reshape(batch, heads, frames, span)[..., :frames]
+    heads = distance.shape[1]
+    flat = distance.reshape(batch, heads, 2 * frames, frames)[:, :, 1:]
+    return flat.reshape(batch, heads, frames, 2 * frames - 1)[..., :frames]
 
 
 def relative_positions(frames: int | Tensor, width: int, like: Tensor) -> Tensor:
-    """Sinusoidal embeddings of the distances T - 1 .. -(T - 1), sines and cosines interleaved (arXiv 1706.03762, 3.5).
+    """Sinusoidal embeddings of the distances T .. -(T - 1), sines and cosines interleaved (arXiv 1706.03762, 3.5).
 
     Args:
         frames: T.
@@ -79,9 +88,9 @@ def relative_positions(frames: int | Tensor, width: int, like: Tensor) -> Tensor
         like: tensor whose type and device the result has; angles are float32, as in NeMo.
 
     Returns:
-        [1, 2T - 1, width].
+        [1, 2T, width].
     """
-    steps = torch.arange(cast(int, frames - 1), cast(int, -frames), -1, device=like.device).to(torch.float32)
+    steps = torch.arange(cast(int, frames), cast(int, -frames), -1, device=like.device).to(torch.float32)
     rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * -(math.log(10000.0) / width))
     angles = steps[:, None] * rates.to(like.device)
     return torch.stack((torch.sin(angles), torch.cos(angles)), dim=2).flatten(1)[None].to(like.dtype)

@@ -91,7 +91,7 @@ class ConformerLayer(nn.Module):
 
         Args:
             x: [B, T, d].
-            positions: [1, 2T - 1, d] of `relative_positions`.
+            positions: [1, 2T, d] of `relative_positions`.
             bias: [B, 1, 1, T] of `attention_bias`.
             mask: [B, 1, T] of `length_mask`.
 

@@ -1,0 +1,72 @@
+"""A constant factor behind a linear layer -> inside its weight and bias."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from trtasr.graph.edit import constants, consumers, producers, rebuilt, renamed_inputs, tensor
+
+
+def fold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Multiply linear layers by the scalar that follows them.
+
+        MatMul(x, W) -> Add(b) -> Mul(c)      becomes      MatMul(x, c W) -> Add(c b)
+
+    Conformer has such factors behind feed-forward modules (1/2), queries (1 / sqrt(d_k)) and the subsampling
+    (sqrt(d_model)); a multiplication of every activation becomes one of weights, made once.
+
+    Args:
+        model: FP32 graph in which no two layers share a weight or bias; not changed.
+    """
+    stored, made_by, readers = constants(model), producers(model), consumers(model)
+    values = _constant_values(model)
+    scaled: dict[str, TensorProto] = {}
+    dropped: dict[str, str] = {}
+    for node in model.graph.node:
+        source, factor = _scaling(node, values)
+        layer = _linear(source, made_by, stored) if factor is not None else ()
+        if layer and all(len(readers[item.output[0]]) == 1 for item in layer):
+            for name in _parameters(layer, stored):
+                scaled[name] = tensor(name, numpy_helper.to_array(stored[name]) * np.float32(factor))
+            dropped[node.output[0]] = source
+    outputs = {value.name for value in model.graph.output}
+    if not dropped or outputs & dropped.keys():
+        return model
+    nodes = [renamed_inputs(node, dropped) for node in model.graph.node if node.output[0] not in dropped]
+    return rebuilt(model, nodes, [scaled.get(item.name, item) for item in model.graph.initializer])
+
+
+def _constant_values(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Outputs of Constant nodes, and initializers, that hold one number."""
+    found = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return {name: value for name, value in found.items() if value.size == 1}
+
+
+def _scaling(node: NodeProto, values: Mapping[str, np.ndarray]) -> tuple[str, float | None]:
+    """Input and factor of a multiplication by a number."""
+    for data, factor in (tuple(node.input), tuple(node.input)[::-1]) if node.op_type == "Mul" else ():
+        if factor in values:
+            return data, float(values[factor].reshape(-1)[0])
+    return "", None
+
+
+def _linear(name: str, made_by: Mapping[str, NodeProto], stored: Mapping[str, TensorProto]) -> tuple[NodeProto, ...]:
+    """The MatMul, and the Add of its bias, that make a tensor; empty where something else does."""
+    last = made_by.get(name)
+    if last is not None and last.op_type == "Add" and any(item in stored for item in last.input):
+        product = made_by.get(next((item for item in last.input if item not in stored), ""))
+        return (product, last) if _is_matmul(product, stored) and product is not None else ()
+    return (last,) if _is_matmul(last, stored) and last is not None else ()
+
+
+def _is_matmul(node: NodeProto | None, stored: Mapping[str, TensorProto]) -> bool:
+    return node is not None and node.op_type == "MatMul" and node.input[1] in stored
+
+
+def _parameters(layer: tuple[NodeProto, ...], stored: Mapping[str, TensorProto]) -> list[str]:
+    return [name for node in layer for name in node.input if name in stored]
