@@ -1,4 +1,4 @@
-"""INT8 graph for ONNX Runtime on the CPU: integer convolutions on 8-bit codes in [batch, time, channels]."""
+"""INT8 graph for ONNX Runtime on the CPU: integer convolutions and linear layers on 8-bit codes, channels last."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from trtasr.graph.cpu_rules import dense, floating_depthwise, framewise, integer_form
 from trtasr.graph.edit import (
     activation_scale,
     constants,
@@ -19,13 +20,16 @@ from trtasr.graph.edit import (
     weight_scale,
 )
 from trtasr.graph.qdq import QdqResult, decide
-from trtasr.graph.tensors import activation_tensors, attribute
-from trtasr.values import FloatArray, ScaleTable, Site, TensorScale
+from trtasr.graph.tensors import attribute, data_path
+from trtasr.values import FloatArray, ScaleTable, TensorScale
 
 MICROSOFT = "com.microsoft"
 LARGEST_BIAS = 2.0**30
 ELEMENTWISE = ("Add", "Relu", "Max")
+LAYOUT = ("Transpose", "Reshape")
 SWAP = [0, 2, 1]
+TO_ROWS = {3: SWAP, 4: [0, 2, 3, 1]}  # by rank: channels last
+TO_COLUMNS = {3: SWAP, 4: [0, 3, 1, 2]}
 
 
 def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, exclude: Sequence[str] = ()) -> QdqResult:
@@ -42,8 +46,13 @@ def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, exclude: Sequenc
       again. Valid frames see no padding; log-probabilities of padded frames differ from the FP32 graph's.
     - Pointwise convolutions whose result is added (residual branches) or returned (logits) give float32 straight from
       the int32 accumulator (MatMulIntegerToFloat), so that a sum is rounded to 8 bits once, not three times.
-    - Tensors are kept as [B, T, C], the layout of ONNX Runtime's integer kernels; anything that is not
-      Conv, mask, Relu, Add or Max runs unchanged in float32 on [B, C, T].
+    - Tensors are kept as [B, T, C], the layout of ONNX Runtime's integer kernels (convolutions over two axes:
+      [B, T, F, C]); anything that is not Conv, MatMul, mask, Relu, Add or Max runs unchanged in float32 on the FP32
+      graph's layout.
+    - A linear layer reads uint8 codes and gives float32, bias included (MatMulIntegerToFloat); layers with the same
+      input share its codes.
+    - A depthwise convolution whose result goes on in floating point (Conformer's, before Swish) stays there, by the
+      rule ``swish``: its codes would be converted back at once.
     - A bias is int32 with scale (input scale x weight scale). Where it would not fit, in a channel whose weights vanish
       beside its bias, the channel's weight scale is raised until it does.
 
@@ -62,14 +71,10 @@ def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, exclude: Sequenc
         RecipeError: an exclude pattern that matches no weighted node.
         UsageError: a scale is missing, not positive or not finite.
     """
-    decisions = decide(model, (conv1d_only,), exclude)
+    floating = floating_depthwise(model)
+    decisions = decide(model, (integer_form, lambda site: "swish" if site.node in floating else None), exclude)
     lowering = _Lowering(model, table, {decision.node for decision in decisions if decision.quantized})
     return QdqResult(lowering.run(), decisions)
-
-
-def conv1d_only(site: Site) -> str | None:
-    """Rule ``operator``: only 1-D convolutions have an integer form here."""
-    return None if site.op == "Conv" and len(site.kernel) == 1 else "operator"
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,11 @@ class _Value:
     """Forms in which an FP32 tensor exists in the lowered graph.
 
     Attributes:
-        columns: float32 [B, C, T], the FP32 graph's layout.
-        rows: float32 [B, T, C].
-        codes: uint8 [B, T, C]; with ``scale`` and ``zero`` the names of its scale and zero point.
+        columns: float32 in the FP32 graph's layout, [B, C, T] in front of convolutions.
+        rows: float32 with channels last, [B, T, C].
+        codes: uint8 with channels last; with ``scale`` and ``zero`` the names of its scale and zero point.
+        plain: uint8 in the FP32 graph's layout, for linear layers; of the same scale and zero point.
+        rank: number of axes; 4 for convolutions over two axes.
     """
 
     columns: str = ""
@@ -87,6 +94,8 @@ class _Value:
     codes: str = ""
     scale: str = ""
     zero: str = ""
+    plain: str = ""
+    rank: int = 3
 
 
 class _Lowering:
@@ -95,14 +104,14 @@ class _Lowering:
     def __init__(self, model: onnx.ModelProto, table: ScaleTable, quantized: set[str]) -> None:
         self.model, self.table, self.quantized = model, table, quantized
         self.weights, self.readers, self.made_by = constants(model), consumers(model), producers(model)
-        self.on_path = set(activation_tensors(model))
+        self.on_path = set(data_path(model))
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = dict(self.weights)
         self.values = {
             value.name: _Value(columns=value.name) for value in model.graph.input if value.name in self.on_path
         }
         self.masks_can_go = all(
-            self._mask_of(node.input[0]) for node in model.graph.node if node.op_type == "Conv" and not _framewise(node)
+            self._mask_of(node.input[0]) for node in model.graph.node if node.op_type == "Conv" and not framewise(node)
         )
 
     def run(self) -> onnx.ModelProto:
@@ -110,15 +119,17 @@ class _Lowering:
             if node.output[0] in self.values:
                 continue  # a Relu that its convolution applied
             if node.name in self.quantized:
-                self._conv(node)
+                self._matmul(node) if node.op_type == "MatMul" else self._conv(node)
             elif node.op_type == "Shape" and node.input[0] in self.values:
                 self._shape(node)
             elif self._mask_of(node.output[0]) and self._only_codes_read(node.input[0]):
                 continue  # each convolution masks the codes it reads
             elif node.op_type in ELEMENTWISE and all(name in self.values for name in node.input):
                 self._elementwise(node)
-            elif node.op_type == "Transpose" and attribute(node, "perm", []) == SWAP:
-                self.values[node.output[0]] = _Value(columns=self._rows(node.input[0]))
+            elif node.op_type in LAYOUT and self._moves_codes(node):
+                self._move(node)
+            elif node.op_type == "Transpose" and attribute(node, "perm", []) == SWAP and node.input[0] in self.values:
+                self._swap(node)
             else:
                 self._keep(node)
         self._name_outputs()
@@ -145,15 +156,16 @@ class _Lowering:
         source, mask = node.input[0], self._mask_of(node.input[0])
         if mask:
             source = self.made_by[source].input[0]
-        data = self._codes(source)
-        if mask and not (self.masks_can_go and _framewise(node)):
+        data = self._codes(source, len(self.weights[node.input[1]].dims))
+        if mask and not (self.masks_can_go and framewise(node)):
             data = replace(data, codes=self._masked_codes(data, mask))
         output = node.output[0]
         relu = self._fused_relu(output)
         if relu or self._only_codes_read(output):
-            self.values[relu or output] = self._integer_conv(node, data, relu or output)
-        elif _framewise(node) and attribute(node, "strides", [1])[0] == 1 and attribute(node, "group", 1) == 1:
-            self.values[output] = _Value(rows=self._integer_matmul(node, data))
+            made = self._integer_conv(node, data, relu or output)
+            self.values |= {output: made, relu or output: made}
+        elif framewise(node) and dense(node):
+            self.values[output] = _Value(rows=self._integer_matmul(node, data), rank=data.rank)
         else:
             self.values[output] = self._integer_conv(node, data, output)
 
@@ -168,11 +180,24 @@ class _Lowering:
             inputs.append(self._constant(f"{node.name}/bias", np.rint(bias).astype(np.int32)))
         kept = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         output = self._emit_integer(node, "QLinearConv", inputs, f"{result}_codes", channels_last=1, **kept)
-        return _Value(codes=output, scale=scale, zero=zero)
+        return _Value(codes=output, scale=scale, zero=zero, rank=data.rank)
+
+    def _matmul(self, node: NodeProto) -> None:
+        """A linear layer, with the bias that is added to its product and to nothing else."""
+        data, output = self._plain(node.input[0]), node.output[0]
+        codes, scales = self._weight(node, data)
+        inputs = [data.plain, self._constant(f"{node.name}/weight", codes), data.scale,
+                  self._constant(f"{node.name}/weight_scale", scales), data.zero,
+                  self._constant("int8_zero", np.int8(0))]  # fmt: skip
+        readers = self.readers.get(output, [])
+        bias = next((name for name in readers[0].input if name in self.weights), "") if len(readers) == 1 else ""
+        if bias and readers[0].op_type == "Add" and len(self.weights[bias].dims) == 1:
+            inputs, output = [*inputs, bias], readers[0].output[0]
+        self.values[output] = _Value(columns=self._emit_integer(node, "MatMulIntegerToFloat", inputs, output))
 
     def _integer_matmul(self, node: NodeProto, data: _Value) -> str:
         codes, scales = self._weight(node, data)
-        weight = self._constant(f"{node.name}/weight", np.ascontiguousarray(codes[:, :, 0].T))
+        weight = self._constant(f"{node.name}/weight", np.ascontiguousarray(codes.reshape(codes.shape[:2]).T))
         weight_scales = self._constant(f"{node.name}/weight_scale", scales)
         zero = self._constant("int8_zero", np.int8(0))
         inputs = [data.codes, weight, data.scale, weight_scales, data.zero, zero, *node.input[2:]]
@@ -188,12 +213,41 @@ class _Lowering:
         return weight_codes(self._array(node.input[1]), replace(entry, scales=scales)), scales
 
     def _elementwise(self, node: NodeProto) -> None:
-        name = node.output[0]
-        self.values[name] = _Value(rows=self._emit(node.op_type, [self._rows(i) for i in node.input], f"{name}_rows"))
+        name, inputs = node.output[0], [self.values[i] for i in node.input]
+        if all(value.columns for value in inputs) and not all(value.rows for value in inputs):
+            self._keep(node)
+            return
+        rows = self._emit(node.op_type, [self._rows(i) for i in node.input], f"{name}_rows")
+        self.values[name] = _Value(rows=rows, rank=inputs[0].rank)
         if node.op_type == "Relu" and self._only_codes_read(name):
             entry = activation_scale(self.table, self._scale_name(name))
             if entry.non_negative:
                 self.values[name] = self._quantize(self._rows(node.input[0]), name, entry)
+
+    def _swap(self, node: NodeProto) -> None:
+        """Channels last in the FP32 graph as well: rows of one tensor are columns of the other."""
+        value = self.values[node.input[0]]
+        if not value.columns and not value.rows:
+            self._rows(node.input[0])
+            value = self.values[node.input[0]]
+        self.values[node.output[0]] = _Value(columns=value.rows, rows=value.columns)
+
+    def _moves_codes(self, node: NodeProto) -> bool:
+        """Whether only codes of a tensor exist, and only linear layers read it behind this change of layout."""
+        value = self.values.get(node.input[0], _Value())
+        moved = value.plain or (value.codes and node.op_type == "Transpose")
+        return bool(moved) and not (value.columns or value.rows) and self._only_codes_read(node.output[0])
+
+    def _move(self, node: NodeProto) -> None:
+        """Change the layout of codes instead of floats."""
+        value, output = self.values[node.input[0]], node.output[0]
+        if node.op_type == "Reshape":
+            moved = self._emit("Reshape", [value.plain, node.input[1]], f"{output}_codes")
+        else:
+            where = range(value.rank) if value.plain else TO_COLUMNS[value.rank]
+            perm = [where[axis] for axis in attribute(node, "perm", [])]
+            moved = self._emit("Transpose", [value.plain or value.codes], f"{output}_codes", perm=perm)
+        self.values[output] = replace(value, codes="", plain=moved)
 
     def _keep(self, node: NodeProto) -> None:
         kept = NodeProto()
@@ -208,9 +262,12 @@ class _Lowering:
         value = self.values[node.input[0]]
         if value.columns:
             self._keep(node)
-            return
-        shape = self._emit("Shape", [value.rows or value.codes], f"{node.output[0]}_rows")
-        self._emit("Gather", [shape, self._constant("swap", np.array(SWAP))], node.output[0])
+        elif value.plain:
+            self._emit("Shape", [value.plain], node.output[0])
+        else:
+            shape = self._emit("Shape", [value.rows or value.codes], f"{node.output[0]}_rows")
+            order = self._constant(f"swap_{value.rank}", np.array(TO_COLUMNS[value.rank]))
+            self._emit("Gather", [shape, order], node.output[0])
 
     def _name_outputs(self) -> None:
         """Restore graph outputs that exist in another layout only, or under another name."""
@@ -222,24 +279,32 @@ class _Lowering:
     def _columns(self, name: str) -> str:
         value = self.values[name]
         if not value.columns:
-            columns = self._emit("Transpose", [self._rows(name)], f"{name}_columns", perm=SWAP)
+            columns = self._emit("Transpose", [self._rows(name)], f"{name}_columns", perm=TO_COLUMNS[value.rank])
             self.values[name] = replace(self.values[name], columns=columns)
         return self.values[name].columns
 
-    def _rows(self, name: str) -> str:
-        value = self.values[name]
+    def _rows(self, name: str, rank: int = 0) -> str:
+        value = replace(self.values[name], rank=rank or self.values[name].rank)
         if not value.rows and value.codes:
             rows = self._emit("DequantizeLinear", [value.codes, value.scale, value.zero], f"{name}_rows")
             self.values[name] = replace(value, rows=rows)
         elif not value.rows:
-            rows = self._emit("Transpose", [value.columns], f"{name}_rows", perm=SWAP)
+            rows = self._emit("Transpose", [value.columns], f"{name}_rows", perm=TO_ROWS[value.rank])
             self.values[name] = replace(value, rows=rows)
         return self.values[name].rows
 
-    def _codes(self, name: str) -> _Value:
+    def _codes(self, name: str, rank: int) -> _Value:
         if not self.values[name].codes:
-            made = self._quantize(self._rows(name), name, activation_scale(self.table, self._scale_name(name)))
+            made = self._quantize(self._rows(name, rank), name, activation_scale(self.table, self._scale_name(name)))
             self.values[name] = replace(self.values[name], codes=made.codes, scale=made.scale, zero=made.zero)
+        return self.values[name]
+
+    def _plain(self, name: str) -> _Value:
+        """Codes in the FP32 graph's layout."""
+        value = self.values.setdefault(name, _Value(columns=name))  # positions are computed from no feature
+        if not value.plain:
+            made = self._quantize(self._columns(name), name, activation_scale(self.table, name))
+            self.values[name] = replace(self.values[name], plain=made.codes, scale=made.scale, zero=made.zero)
         return self.values[name]
 
     def _quantize(self, rows: str, name: str, entry: TensorScale) -> _Value:
@@ -257,7 +322,8 @@ class _Lowering:
         made = {name for node in self.nodes for name in node.output}
         rows, keep = f"{mask}_rows", f"{mask}_keep"
         if keep not in made:
-            self._emit("Cast", [self._emit("Transpose", [mask], rows, perm=SWAP)], keep, to=TensorProto.BOOL)
+            self._emit("Cast", [self._emit("Transpose", [mask], rows, perm=TO_ROWS[data.rank])], keep,
+                       to=TensorProto.BOOL)  # fmt: skip
         if output not in made:
             self._emit("Where", [keep, data.codes, data.zero], output)
         return output
@@ -282,6 +348,9 @@ class _Lowering:
         for node in self.readers.get(name, []):
             masked = bool(self._mask_of(node.output[0])) and node.input[0] == name
             seen = node.output[0] if masked else name
+            if node.op_type in LAYOUT and node.input[0] == name:
+                found += self._code_readers(node.output[0])
+                continue
             found += [(reader, seen) for reader in (self.readers.get(seen, []) if masked else [node])]
         return [(reader, seen) for reader, seen in found if reader.op_type != "Shape"]
 
@@ -295,7 +364,7 @@ class _Lowering:
 
     def _fused_relu(self, name: str) -> str:
         """Output of the Relu that saturation at code 0 can replace, or nothing."""
-        readers = self.readers.get(name, [])
+        readers = [reader for reader in self.readers.get(name, []) if reader.op_type != "Shape"]
         if len(readers) != 1 or readers[0].op_type != "Relu" or not self._only_codes_read(readers[0].output[0]):
             return ""
         output = readers[0].output[0]
@@ -306,8 +375,3 @@ class _Lowering:
 
     def _float(self, name: str) -> float:
         return float(numpy_helper.to_array(self.initializers[name]))
-
-
-def _framewise(node: NodeProto) -> bool:
-    """Whether each output frame reads one input frame."""
-    return attribute(node, "kernel_shape", [0]) == [1] and not any(attribute(node, "pads", [0]))

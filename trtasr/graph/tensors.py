@@ -77,6 +77,13 @@ def weight_tensors(model: onnx.ModelProto) -> tuple[WeightInfo, ...]:
     return tuple(found.values())
 
 
+def rows_per_frame(model: onnx.ModelProto) -> dict[str, int]:
+    """Positions per frame of tensors [B, C, T, F], which two-dimensional convolutions read and make: F."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.input, *inferred.value_info)}
+    return {name: dims[3].dim_value for name, dims in shapes.items() if len(dims) == 4 and dims[3].dim_value > 0}
+
+
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """A copy whose outputs are exactly ``names`` (float32); graph inputs among them are left out."""
     inputs = {value.name for value in model.graph.input}

@@ -7,7 +7,8 @@ from math import prod
 import onnx
 
 from trtasr.graph.edit import consumers
-from trtasr.graph.tensors import attribute, sites
+from trtasr.graph.macs import STRIDED
+from trtasr.graph.tensors import attribute, rows_per_frame, sites
 from trtasr.values import Site, Traffic
 
 FUSED = ("Relu", "Mul")  # computed with the layer before them; a product is a mask's
@@ -25,15 +26,18 @@ def layer_traffic(model: onnx.ModelProto, batch: int, frames: int) -> tuple[Traf
         batch: utterances.
         frames: feature frames per utterance.
     """
-    described = {site.node: site for site in sites(model)}
+    described, rows = {site.node: site for site in sites(model)}, rows_per_frame(model)
     lengths = {value.name: frames for value in model.graph.input}
     found = []
     for node in model.graph.node:
-        before = next((lengths[name] for name in node.input if name in lengths), frames)
-        after = -(-before // attribute(node, "strides", [1])[-1]) if node.op_type == "Conv" else before
+        before = next((lengths[name] for name in node.input if name in lengths), None)
+        if before is None:
+            continue
+        after = -(-before // attribute(node, "strides", [1])[0]) if node.op_type in STRIDED else before
         lengths.update(dict.fromkeys(node.output, after))
         if node.name in described:
-            traffic = _traffic(described[node.name], batch * before, batch * after)
+            positions = (batch * before * rows.get(node.input[0], 1), batch * after * rows.get(node.output[0], 1))
+            traffic = _traffic(described[node.name], *positions)
             found.append(replace(traffic, readers=_readers(node.output[0], model, described)))
     return tuple(found)
 

@@ -32,6 +32,8 @@ REASONS = {
     "exclude": "the recipe says so",
     "unasked": "depthwise; --quantize-depthwise asks for them",
     "operator": "no integer form",
+    "swish": "depthwise, before Swish: its result goes on in floating point",
+    "activations": "product of two activations: no weight",
     "budget": "left in floating point to keep the budget (--min-sqnr, --max-wer-drop)",
     "fallback": "the builder has no INT8 kernel for it",
 }

@@ -1,0 +1,38 @@
+"""Which layers have an integer form on the CPU."""
+
+import onnx
+from onnx import NodeProto
+
+from trtasr.graph.edit import consumers
+from trtasr.graph.tensors import attribute
+from trtasr.values import Site
+
+
+def integer_form(site: Site) -> str | None:
+    """Rule ``operator``: linear layers and convolutions over one or two axes have an integer form here."""
+    return None if site.op == "MatMul" or (site.op == "Conv" and len(site.kernel) <= 2) else "operator"
+
+
+def floating_depthwise(model: onnx.ModelProto) -> set[str]:
+    """Names of depthwise convolutions whose result something else than a convolution reads."""
+    readers = {name: [node for node in nodes if node.op_type != "Shape"] for name, nodes in consumers(model).items()}
+    found = set()
+    for node in model.graph.node:
+        if node.op_type == "Conv" and attribute(node, "group", 1) > 1:
+            name = node.output[0]
+            while [reader.op_type for reader in readers.get(name, [])] == ["Mul"]:  # by a mask
+                name = readers[name][0].output[0]
+            if any(reader.op_type != "Conv" for reader in readers.get(name, [])):
+                found.add(node.name)
+    return found
+
+
+def framewise(node: NodeProto) -> bool:
+    """Whether each output frame reads one input frame."""
+    ones = all(size == 1 for size in attribute(node, "kernel_shape", [0]))
+    return ones and not any(attribute(node, "pads", [0]))
+
+
+def dense(node: NodeProto) -> bool:
+    """Whether a convolution reads every frame and mixes all channels."""
+    return all(stride == 1 for stride in attribute(node, "strides", [1])) and attribute(node, "group", 1) == 1
