@@ -1,4 +1,4 @@
-"""A tiny QuartzNet as a .nemo archive, and speech-free audio for it: enough to drive every stage in seconds."""
+"""Tiny models as .nemo archives, and speech-free audio for them: enough to drive every stage in seconds."""
 
 import io
 import json
@@ -11,9 +11,19 @@ import torch
 import yaml
 from torch import nn
 
+from trtasr.models.conformer import ConformerCtc
 from trtasr.models.jasper import JasperCtc
 
 LETTERS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
+PIECES = ["<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz", "'", "\u2581the", "er", "ing"]
+MODULES = "nemo.collections.asr.modules."
+HYBRID = {
+    "target": "nemo.collections.asr.models.hybrid_rnnt_ctc_bpe_models.EncDecHybridRNNTCTCBPEModel",
+    "tokenizer": {"dir": "bpe", "type": "bpe"},
+    "decoder": {"_target_": MODULES + "RNNTDecoder", "vocab_size": 32, "prednet": {"pred_hidden": 640}},
+    "joint": {"_target_": MODULES + "RNNTJoint", "num_classes": 32, "vocabulary": PIECES},
+    "aux_ctc": {"ctc_loss_weight": 0.3, "decoder": {"_target_": MODULES + "ConvASRDecoder", "vocabulary": PIECES}},
+}  # fmt: skip
 
 
 def block(filters: int, kernel: int, **changes: object) -> dict[str, object]:
@@ -54,10 +64,47 @@ def state() -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
+def conformer_config(**encoder: object) -> dict[str, object]:
+    """A Conformer over pieces; ``encoder`` keys replace the defaults."""
+    small = {"feat_in": 64, "n_layers": 2, "d_model": 32, "n_heads": 4, "conv_kernel_size": 9}
+    return config() | {
+        "target": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE",
+        "tokenizer": {"dir": "bpe", "type": "bpe", "model_path": "nemo:0123_tokenizer.model"},
+        "encoder": {"_target_": MODULES + "ConformerEncoder", **small, **encoder},
+        "decoder": {"_target_": MODULES + "ConvASRDecoder", "feat_in": 32, "num_classes": len(PIECES),
+                    "vocabulary": PIECES},
+    }  # fmt: skip
+
+
+def conformer_network(**encoder: object) -> ConformerCtc:
+    """The same Conformer in evaluation mode; no norm or bias is trivial."""
+    torch.manual_seed(0)
+    settings = conformer_config(**encoder)
+    model = ConformerCtc(settings["encoder"], settings["decoder"])
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.05, 0.3)  # as the convolutions leave it
+        elif tensor.dim() == 1:
+            tensor.add_(torch.empty_like(tensor).uniform_(-0.3, 0.3))
+        elif "pos_bias" in name:
+            tensor.normal_()
+    model.decoder.decoder_layers[0].weight.data.mul_(6)
+    return model.eval().requires_grad_(False)
+
+
+def write_conformer(path: Path, changes: dict | None = None) -> Path:
+    settings = conformer_config() | (changes or {})
+    return write_members(path, settings, conformer_network().state_dict())
+
+
 def write_archive(path: Path, changes: dict | None = None, members: dict[str, bytes] | None = None) -> Path:
+    return write_members(path, config() | (changes or {}), state(), members)
+
+
+def write_members(path: Path, settings: dict, weights: dict, members: dict[str, bytes] | None = None) -> Path:
     buffer = io.BytesIO()
-    torch.save(state(), buffer)
-    content = {"model_config.yaml": yaml.safe_dump(config() | (changes or {})).encode(),
+    torch.save(weights, buffer)
+    content = {"model_config.yaml": yaml.safe_dump(settings).encode(),
                "model_weights.ckpt": buffer.getvalue()} | (members or {})  # fmt: skip
     with tarfile.open(path, "w:gz") as archive:
         for name, data in content.items():

@@ -1,6 +1,7 @@
 """The tiny network, its FP32 graph, its scale table and a batch of mixed lengths."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx import numpy_helper
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))  # tiny_network, whatever the import mode
+from tiny_archive import conformer_network
 from tiny_network import MEL, Tiny
 
 from trtasr.graph.check import run_graph
@@ -50,13 +52,38 @@ def feeds():
 @pytest.fixture(scope="session")
 def table(fp32, feeds):
     """Scales from the test batch itself."""
-    names = activation_tensors(fp32)
-    values = {"features": feeds["features"], **run_graph(with_outputs(fp32, names), feeds)}
-    arrays = {item.name: numpy_helper.to_array(item) for item in fp32.graph.initializer}
+    return table_of(fp32, feeds)
+
+
+def table_of(graph, inputs):
+    """Scale table of a graph from one batch: the largest magnitude of each tensor and weight channel."""
+    names = activation_tensors(graph)
+    values = {**inputs, **run_graph(with_outputs(graph, names), inputs)}
+    arrays = {item.name: numpy_helper.to_array(item) for item in graph.graph.initializer}
     weights = {}
-    for info in weight_tensors(fp32):
+    for info in weight_tensors(graph):
         channels = np.moveaxis(arrays[info.name], info.axis, 0).reshape(info.shape[info.axis], -1)
         weights[info.name] = WeightScale((np.abs(channels).max(1) / np.float32(127)).astype(np.float32), info.axis)
     activations = {name: TensorScale(float(np.abs(values[name]).max()), "max", bool((values[name] >= 0).all()))
                    for name in names}  # fmt: skip
     return ScaleTable(activations, weights)
+
+
+@dataclass(frozen=True)
+class Conformer:
+    """A tiny Conformer's FP32 graph, a batch of mixed lengths for it, and a table from that batch."""
+
+    fp32: onnx.ModelProto
+    feeds: dict
+    table: ScaleTable
+
+
+@pytest.fixture(scope="session", params=["striding", "dw_striding", "vggnet"])
+def conformer(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("conformer") / "model.onnx"
+    export_onnx(fold_batchnorm(conformer_network(subsampling=request.param)), path, 64)
+    lengths = np.array([97, 64, 33])
+    features = np.random.default_rng(1).normal(size=(3, 64, 97)).astype(np.float32)
+    inputs = {"features": features * (np.arange(97) < lengths[:, None, None]), "lengths": lengths}
+    graph = onnx.load(path)
+    return Conformer(graph, inputs, table_of(graph, inputs))

@@ -24,15 +24,15 @@ def fold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
     values = _constant_values(model)
     scaled: dict[str, TensorProto] = {}
     dropped: dict[str, str] = {}
+    outputs = {value.name for value in model.graph.output}
     for node in model.graph.node:
         source, factor = _scaling(node, values)
-        layer = _linear(source, made_by, stored) if factor is not None else ()
+        layer = () if node.output[0] in outputs else _linear(source, made_by, stored)
         if layer and all(len(readers[item.output[0]]) == 1 for item in layer):
             for name in _parameters(layer, stored):
                 scaled[name] = tensor(name, numpy_helper.to_array(stored[name]) * np.float32(factor))
             dropped[node.output[0]] = source
-    outputs = {value.name for value in model.graph.output}
-    if not dropped or outputs & dropped.keys():
+    if not dropped:
         return model
     nodes = [renamed_inputs(node, dropped) for node in model.graph.node if node.output[0] not in dropped]
     return rebuilt(model, nodes, [scaled.get(item.name, item) for item in model.graph.initializer])
@@ -47,12 +47,12 @@ def _constant_values(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {name: value for name, value in found.items() if value.size == 1}
 
 
-def _scaling(node: NodeProto, values: Mapping[str, np.ndarray]) -> tuple[str, float | None]:
-    """Input and factor of a multiplication by a number."""
+def _scaling(node: NodeProto, values: Mapping[str, np.ndarray]) -> tuple[str, float]:
+    """Input and factor of a multiplication by a number; no input for any other node."""
     for data, factor in (tuple(node.input), tuple(node.input)[::-1]) if node.op_type == "Mul" else ():
         if factor in values:
             return data, float(values[factor].reshape(-1)[0])
-    return "", None
+    return "", 1.0
 
 
 def _linear(name: str, made_by: Mapping[str, NodeProto], stored: Mapping[str, TensorProto]) -> tuple[NodeProto, ...]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import prod
+from math import ceil, prod
 
 import onnx
 
 from trtasr.graph.edit import consumers
-from trtasr.graph.macs import STRIDED
-from trtasr.graph.tensors import attribute, rows_per_frame, sites
+from trtasr.graph.macs import steps_per_frame
+from trtasr.graph.tensors import rows_per_frame, sites
 from trtasr.values import Site, Traffic
 
 FUSED = ("Relu", "Mul")  # computed with the layer before them; a product is a mask's
@@ -33,7 +33,7 @@ def layer_traffic(model: onnx.ModelProto, batch: int, frames: int) -> tuple[Traf
         before = next((lengths[name] for name in node.input if name in lengths), None)
         if before is None:
             continue
-        after = -(-before // attribute(node, "strides", [1])[0]) if node.op_type in STRIDED else before
+        after = ceil(before * steps_per_frame(node, lengths))
         lengths.update(dict.fromkeys(node.output, after))
         if node.name in described:
             positions = (batch * before * rows.get(node.input[0], 1), batch * after * rows.get(node.output[0], 1))
