@@ -1,8 +1,10 @@
 """Fixtures for every room."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 from tiny_archive import write_archive, write_manifest
 
@@ -18,6 +20,15 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("real data (../shared/data) is not on this machine")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch on one thread: small networks gain little from more, and on a busy machine these wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

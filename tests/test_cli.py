@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny_archive import write_archive, write_manifest
+from tiny_archive import HYBRID, write_archive, write_conformer, write_manifest
 
 from trtasr import compile as pipeline
 from trtasr.cli import main
@@ -83,6 +83,30 @@ def test_bad_checkpoints(tmp_path, monkeypatch, capsys, make, words) -> None:
     refused(tmp_path, ["compile", str(path), "-o", "out", *FAST], 2, words, capsys)
     assert not (tmp_path / "exploded").exists()
     assert not (tmp_path.parent / "escaped.txt").exists()
+
+
+CTC_CLASSES = "Conformer or FastConformer (ConformerEncoder), as EncDecCTCModel or EncDecCTCModelBPE"
+SQUEEZEFORMER = {"encoder": {"_target_": "nemo.collections.asr.modules.SqueezeformerEncoder", "feat_in": 64}}
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda p: write_conformer(p, HYBRID), "target: EncDecHybridRNNTCTCBPEModel is a hybrid transducer and CTC model"),
+    (lambda p: write_conformer(p, {"target": "nemo.collections.asr.models.EncDecRNNTBPEModel"}),
+     "target: EncDecRNNTBPEModel is a transducer (RNN-T)"),
+    (lambda p: write_conformer(p, {"target": "nemo.collections.asr.models.EncDecMultiTaskModel"}),
+     "target: EncDecMultiTaskModel is an attention encoder-decoder"),
+    (lambda p: write_conformer(p, SQUEEZEFORMER), "encoder._target_: SqueezeformerEncoder is not supported"),
+], ids=["hybrid", "transducer", "encoder-decoder", "squeezeformer"])  # fmt: skip
+def test_other_kinds_of_model_are_named_beside_the_supported_ones(tmp_path, monkeypatch, capsys, make, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "other.nemo")
+    before = names(tmp_path)
+    assert main(["compile", "other.nemo", "-o", "out", *FAST]) == 2
+    printed = capsys.readouterr()
+    assert f"other.nemo: {words}" in printed.err
+    assert CTC_CLASSES in printed.err.partition("repair:")[2]
+    assert "FAILED | exit 2" in printed.out
+    assert names(tmp_path) == before
 
 
 def wrong_rate(folder: Path) -> Path:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import tarfile
 import tracemalloc
 from contextlib import contextmanager
@@ -13,12 +14,14 @@ import pytest
 import torch
 import yaml
 from golden import cases
+from tiny_archive import HYBRID, PIECES, conformer_config, write_conformer
 
 from trtasr.checkpoint import nemo
 from trtasr.checkpoint.nemo import read_members, read_nemo
 from trtasr.errors import CheckpointError
 from trtasr.models.jasper import JasperCtc
 from trtasr.models.load import build_model
+from trtasr.text.tokens import tokenizer
 
 MODULES = "nemo.collections.asr.modules."
 
@@ -310,33 +313,109 @@ def test_weights_that_are_no_state_dict(tmp_path, state):
     (b"a: !!python/object/apply:os.mkdir [evil]", "not valid YAML"),
     (b"\xff\xfe\xff", "not valid YAML"),
     (b"[" * 5000, "not valid YAML"),
-    (b"target: x", "no key 'preprocessor'"),
+    (b"target: EncDecCTCModel", "no key 'preprocessor'"),
 ])  # fmt: skip
 def test_bad_yaml(tmp_path, text, words):
     refused(archive(tmp_path, text), words)
 
 
 @pytest.mark.parametrize(("target", "words"), [
-    ("nemo.collections.asr.models.EncDecRNNTBPEModel", r"transducer \(RNN-T\)"),
-    ("nemo.collections.asr.models.EncDecCTCModelBPE", "SentencePiece"),
-    ("nemo.collections.asr.models.EncDecHybridRNNTCTCBPEModel", "hybrid"),
-    ("nemo.collections.asr.models.EncDecMultiTaskModel", "encoder-decoder"),
-    ("nemo.collections.tts.models.FastPitchModel", "FastPitchModel"),
+    ("asr.models.EncDecRNNTModel", r"EncDecRNNTModel is a transducer \(RNN-T\)"),
+    ("asr.models.rnnt_bpe_models.EncDecRNNTBPEModel", r"EncDecRNNTBPEModel is a transducer \(RNN-T\)"),
+    ("asr.models.EncDecHybridRNNTCTCBPEModel", "EncDecHybridRNNTCTCBPEModel is a hybrid transducer and CTC model"),
+    ("asr.models.EncDecHybridRNNTCTCModel", "EncDecHybridRNNTCTCModel is a hybrid transducer and CTC model"),
+    ("asr.models.EncDecMultiTaskModel", "EncDecMultiTaskModel is an attention encoder-decoder"),
+    ("tts.models.FastPitchModel", "FastPitchModel is another kind of model"),
 ])  # fmt: skip
 def test_unknown_model_class(tmp_path, target, words):
-    error = refused(archive(tmp_path, config(target=target)), words)
-    assert "ConvASREncoder and ConvASRDecoder" in error.repair
+    error = refused(archive(tmp_path, config(target=f"nemo.collections.{target}")), rf"target: {words}.* not supported")
+    assert_lists_what_is_supported(error.repair)
 
 
-@pytest.mark.parametrize(("section", "name"), [
-    ("encoder", "ConformerEncoder"),
-    ("decoder", "RNNTDecoder"),
-    ("preprocessor", "AudioToMFCCPreprocessor"),
+def assert_lists_what_is_supported(repair):
+    for word in ("QuartzNet", "Jasper", "ConvASREncoder", "Conformer", "FastConformer", "ConformerEncoder",
+                 "EncDecCTCModel", "EncDecCTCModelBPE", "ConvASRDecoder"):  # fmt: skip
+        assert re.search(rf"\b{word}\b", repair)
+
+
+def test_hybrid_model_with_all_its_sections(tmp_path):
+    error = refused(write_conformer(tmp_path / "hybrid.nemo", HYBRID), "a hybrid transducer and CTC model")
+    assert_lists_what_is_supported(error.repair)
+
+
+def test_canary_has_no_decoder_section(tmp_path):
+    """As NeMo saves `EncDecMultiTaskModel`: its decoder is `transf_decoder`."""
+    cfg = conformer_config() | {"target": "nemo.collections.asr.models.EncDecMultiTaskModel"}
+    cfg["transf_decoder"] = cfg.pop("decoder")
+    refused(archive(tmp_path, cfg), "an attention encoder-decoder")
+
+
+@pytest.mark.parametrize(("section", "name", "known"), [
+    ("encoder", "SqueezeformerEncoder", "ConvASREncoder or ConformerEncoder"),
+    ("encoder", "ConformerEncoderAdapter", "ConvASREncoder or ConformerEncoder"),
+    ("encoder", "RNNEncoder", "ConvASREncoder or ConformerEncoder"),
+    ("encoder", None, "ConvASREncoder or ConformerEncoder"),
+    ("decoder", "RNNTDecoder", "here ConvASRDecoder"),
+    ("decoder", "LSTMDecoder", "here ConvASRDecoder"),
+    ("preprocessor", "AudioToMFCCPreprocessor", "here AudioToMelSpectrogramPreprocessor"),
 ])  # fmt: skip
-def test_unknown_module_class(tmp_path, section, name):
-    cfg = config()
-    cfg[section]["_target_"] = MODULES + name
-    refused(archive(tmp_path, cfg), rf"{section}\._target_: {name}")
+@pytest.mark.parametrize("make", [config, conformer_config])
+def test_unknown_module_class(tmp_path, make, section, name, known):
+    cfg = make()
+    cfg[section]["_target_"] = name and MODULES + name
+    error = refused(archive(tmp_path, cfg), rf"{section}\._target_: {name}")
+    assert_lists_what_is_supported(error.repair)
+    assert known in error.repair
+
+
+@pytest.mark.parametrize("target", ["ctc_bpe_models.EncDecCTCModelBPE", "ctc_models.EncDecCTCModel"])
+def test_conformer_archive_is_read(tmp_path, target):
+    target = f"nemo.collections.asr.models.{target}"
+    checkpoint = read_nemo(write_conformer(tmp_path / "conformer.nemo", {"target": target}))
+    assert checkpoint.family == "conformer"
+    assert checkpoint.target == target
+    assert checkpoint.vocabulary == tuple(PIECES)
+    assert checkpoint.config["tokenizer"]["type"] == "bpe"
+    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    assert not model.training
+    log_probs, lengths = model(torch.randn(1, 64, 30), torch.tensor([30]))
+    assert log_probs.shape == (1, 8, len(PIECES) + 1)
+    assert lengths.tolist() == [8]
+
+
+def test_references_in_a_conformer_config_are_resolved(tmp_path):
+    cfg = conformer_config(feat_in="${preprocessor.features}")
+    assert read_nemo(write_conformer(tmp_path / "conformer.nemo", cfg)).config["encoder"]["feat_in"] == 64
+
+
+def test_pieces_as_nemo_1_0_wrote_them(tmp_path):
+    """Its vocab.txt, which it copied into the decoder, marks the inside of words by ## instead of their start."""
+    cfg = conformer_config()
+    cfg["decoder"]["vocabulary"] = ["<unk>", "##s", "the", "##t", *(f"##{index}" for index in range(len(PIECES) - 4))]
+    checkpoint = read_nemo(write_conformer(tmp_path / "old.nemo", cfg))
+    assert tokenizer(checkpoint.vocabulary).decode([2, 1, 2, 3]) == "thes thet"
+
+
+@pytest.mark.parametrize("section", [
+    {"dir": "wpe", "type": "wpe", "vocab_path": "nemo:vocab.txt"},
+    {"type": "agg", "langs": {"en": {"type": "bpe"}, "es": {"type": "bpe"}}},
+    {"type": "multilingual"}, {"type": ["bpe"]}, "wpe",
+])  # fmt: skip
+def test_tokens_that_are_put_together_otherwise(tmp_path, section):
+    path = write_conformer(tmp_path / "model.nemo", {"tokenizer": section})
+    error = refused(path, r"tokenizer\.type: .*not supported")
+    assert "characters or SentencePiece pieces" in error.repair
+    assert "tokenizer.type: bpe" in error.repair
+
+
+def test_citrinet_is_refused_by_its_squeeze_and_excitation(tmp_path):
+    cfg = config(target="nemo.collections.asr.models.EncDecCTCModelBPE", tokenizer={"dir": "bpe", "type": "bpe"})
+    cfg["encoder"] |= cases.encoder([cases.block(8, 3, stride=[2], se=True, se_context_size=-1)])
+    checkpoint = read_nemo(archive(tmp_path, cfg))
+    assert checkpoint.family == "jasper"
+    with pytest.raises(CheckpointError, match=r"jasper\[0\]: squeeze-and-excitation") as error:
+        build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    assert "Citrinet" in error.value.repair
 
 
 def test_sample_rates_that_disagree(tmp_path):
@@ -394,5 +473,11 @@ def test_real_archive(shared):
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(18.9e6, rel=0.01)
 
 
-def test_real_conformer_is_refused_by_its_class(shared):
-    refused(shared / "data" / "models" / "conformer_ctc_small.nemo", "EncDecCTCModelBPE is a CTC model")
+def test_real_conformer_archive(shared):
+    checkpoint = read_nemo(shared / "data" / "models" / "conformer_ctc_small.nemo")
+    assert checkpoint.family == "conformer"
+    assert len(checkpoint.vocabulary) == 1024
+    assert checkpoint.vocabulary[:4] == ("<unk>", "s", "\u2581the", "\u2581a")
+    assert checkpoint.frontend.features == 80
+    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(13.2e6, rel=0.01)

@@ -1,5 +1,6 @@
 """Inputs of the golden tests, computed alike by the script that asks NeMo and by the tests that check ours."""
 
+import re
 import zlib
 
 import numpy as np
@@ -113,9 +114,72 @@ def small_model(name: str) -> dict:
     return SMALL_MODELS[name]
 
 
-def model_input(frames: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Features [B, 64, T] in -sqrt(3)..sqrt(3) (variance 1), noise beyond each length too, and lengths [B]."""
-    draw = np.random.Generator(np.random.PCG64(seed)).random((len(frames), 64, max(frames)))
+def conformer(**options: object) -> dict:
+    """Encoder section of a Conformer of two layers."""
+    return {"feat_in": 64, "n_layers": 2, "d_model": 32, "n_heads": 4, "conv_kernel_size": 9, **options}
+
+
+def published(layers: int, width: int, heads: int, kernel: int = 31, **options: object) -> dict:
+    """Encoder section of a size that NeMo publishes; defaults as in its conformer_ctc_bpe.yaml."""
+    return conformer(feat_in=80, n_layers=layers, d_model=width, n_heads=heads, conv_kernel_size=kernel, **options)
+
+
+FAST = {"subsampling": "dw_striding", "subsampling_factor": 8, "subsampling_conv_channels": 256}
+CONFORMER_FRAMES = (97, 61, 5)
+SMALL_CONFORMERS = {
+    "striding_4": conformer(),
+    "striding_2_kernel_31": conformer(subsampling_factor=2, conv_kernel_size=31),
+    "striding_8_odd_mel": conformer(subsampling_factor=8, feat_in=50),
+    "striding_channels_12": conformer(subsampling_conv_channels=12),
+    "dw_striding_4": conformer(subsampling="dw_striding"),
+    "dw_striding_8_fast": conformer(**FAST | {"subsampling_conv_channels": 24}, use_bias=False, xscaling=False),
+    "vggnet_4": conformer(subsampling="vggnet", subsampling_conv_channels=8),
+    "tied_biases": conformer(untie_biases=False),
+    "feat_out_20": conformer(feat_out=20),
+    "no_bias": conformer(use_bias=False),
+    "no_xscaling": conformer(xscaling=False),
+    "heads_1": conformer(n_heads=1),
+    "heads_8": conformer(n_heads=8),
+    "expansion_2": conformer(ff_expansion_factor=2),
+    "explicit_context": conformer(att_context_size=[[-1, -1]], conv_context_size=[4, 4]),
+    "short_position_table": conformer(pos_emb_max_len=8),  # NeMo makes a longer one when it needs to
+}
+CONFORMER_SMALL = published(16, 176, 4)
+PUBLISHED_CONFORMERS = {
+    "conformer_small": CONFORMER_SMALL,
+    "conformer_medium": published(18, 256, 4),
+    "conformer_large": published(18, 512, 8),
+    "fastconformer_large": published(17, 512, 8, 9, **FAST),
+    "fastconformer_xlarge": published(24, 1024, 8, 9, **FAST, xscaling=False),
+    "fastconformer_xxlarge": published(42, 1024, 8, 5, **FAST, xscaling=False, use_bias=False),
+}
+
+
+def conformer_frames(name: str) -> tuple[int, ...]:
+    """Input lengths of a Conformer case: mixed, but one utterance where NeMo has no masks."""
+    return {"conformer_small": MODEL_FRAMES, "vggnet_4": (61,)}.get(name, CONFORMER_FRAMES)
+
+
+def conformer_weight(name: str, shape: tuple[int, ...], encoder: dict) -> np.ndarray:
+    """`random_weight`; alike in every layer for position biases that the layers share.
+
+    Queries, keys and positions get twice the size: attention that looks everywhere alike would make the frames of a
+    deep model alike.
+    """
+    if not encoder.get("untie_biases", True):
+        name = re.sub(r"layers\.\d+\.(self_attn\.pos_bias)", r"\1", name)
+    weight = random_weight(name, shape)
+    return 2 * weight if re.search(r"linear_(q|k|pos)\.weight", name) else weight
+
+
+def state_lines(shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """State-dict names and shapes as sorted lines."""
+    return "\n".join(sorted(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())).encode()
+
+
+def model_input(frames: tuple[int, ...], seed: int = 0, rows: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Features [B, rows, T] in -sqrt(3)..sqrt(3) (variance 1), noise beyond each length too, and lengths [B]."""
+    draw = np.random.Generator(np.random.PCG64(seed)).random((len(frames), rows, max(frames)))
     return ((draw - 0.5) * 12**0.5).astype(np.float32), np.array(frames)
 
 

@@ -1,4 +1,4 @@
-"""Reference arrays from NeMo itself, for the front-end and the Jasper-block models.
+"""Reference arrays from NeMo itself, for the front-end, the Jasper-block models and the Conformers.
 
 Command, in an environment of its own (never a dependency of this project):
 
@@ -7,7 +7,8 @@ Command, in an environment of its own (never a dependency of this project):
 
 Made with nemo_toolkit 3.0.0, torch 2.13.0 (CPU), librosa 0.11.0, numpy 2.4.6, Python 3.11. Inputs and weights come from
 `cases.py` by seeded rules, so the files hold outputs only: `frontend.npz` (a few frames of each case and statistics
-over all of them) and `models.npz` (all log-probabilities, state-dict names).
+over all of them), `models.npz` (all log-probabilities, state-dict names) and `conformer.npz` (all log-probabilities;
+names and shapes of the state dict, those of the published sizes too, as the bytes of sorted lines).
 """
 
 from pathlib import Path
@@ -15,7 +16,13 @@ from pathlib import Path
 import cases
 import numpy as np
 import torch
-from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor, ConvASRDecoder, ConvASREncoder
+from nemo.collections.asr.modules import (
+    AudioToMelSpectrogramPreprocessor,
+    ConformerEncoder,
+    ConvASRDecoder,
+    ConvASREncoder,
+)
+from nemo.collections.asr.parts.submodules.subsampling import ConvSubsampling, calc_length
 
 HERE = Path(__file__).parent
 
@@ -47,9 +54,9 @@ def model(encoder: dict) -> torch.nn.Module:
     return parts.eval()
 
 
-def log_probs(parts: torch.nn.Module, frames: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def log_probs(parts: torch.nn.Module, frames: tuple[int, ...], rows: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """Valid log-probabilities of a batch, concatenated [sum of T', V + 1], and the output lengths."""
-    features, lengths = cases.model_input(frames)
+    features, lengths = cases.model_input(frames, rows=rows)
     with torch.no_grad():
         encoded, out = parts["encoder"](audio_signal=torch.from_numpy(features), length=torch.from_numpy(lengths))
         probs = parts["decoder"](encoder_output=encoded).numpy()
@@ -71,6 +78,66 @@ def model_goldens() -> dict[str, np.ndarray]:
     return arrays
 
 
+class Unmasked(torch.nn.Sequential):
+    """The layers of `MaskedConvSequential` one after the other, as NeMo ran them before it had masks."""
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = x.unsqueeze(1)
+        for layer in self:
+            x = layer(x)
+        pools = sum(isinstance(layer, torch.nn.MaxPool2d) for layer in self)
+        return x, calc_length(lengths, all_paddings=0, kernel_size=2, stride=2, ceil_mode=True, repeat_num=pools)
+
+
+def conformer_parts(encoder: dict) -> torch.nn.ModuleDict:
+    """NeMo's Conformer encoder and decoder."""
+    width = encoder.get("feat_out", encoder["d_model"])
+    return torch.nn.ModuleDict({
+        "encoder": ConformerEncoder(**encoder),
+        "decoder": ConvASRDecoder(width, len(cases.VOCABULARY), vocabulary=cases.VOCABULARY),
+    })  # fmt: skip
+
+
+def shapes_of(parts: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """State-dict names and shapes."""
+    return {name: tuple(tensor.shape) for name, tensor in parts.state_dict().items()}
+
+
+def conformer_goldens() -> dict[str, np.ndarray]:
+    """Log-probabilities of small configurations of every option, and of the published small size."""
+    arrays = {}
+    for name, encoder in {**cases.SMALL_CONFORMERS, "conformer_small": cases.CONFORMER_SMALL}.items():
+        parts = conformer_parts(encoder)
+        if encoder.get("subsampling") == "vggnet":
+            # MaskedConvSequential of NeMo 3.0.0 raises TypeError: it reads MaxPool2d.kernel_size[0], which is an int.
+            # One utterance without padding needs no masks.
+            parts["encoder"].pre_encode.conv = Unmasked(*parts["encoder"].pre_encode.conv)
+        shapes = shapes_of(parts)
+        arrays[f"{name}/state"] = np.frombuffer(cases.state_lines(shapes), np.uint8)
+        parts.load_state_dict({key: torch.from_numpy(cases.conformer_weight(key, shape, encoder))
+                               for key, shape in shapes.items()})  # fmt: skip
+        found = log_probs(parts.eval(), cases.conformer_frames(name), encoder["feat_in"])
+        arrays[f"{name}/log_probs"], arrays[f"{name}/lengths"] = found
+    return arrays
+
+
+def published_states() -> dict[str, np.ndarray]:
+    """State-dict names and shapes of the published sizes; no memory is taken for the weights."""
+    make = ConvSubsampling.__init__
+
+    def on_cpu(*args: object, **kwargs: object) -> None:
+        with torch.device("cpu"):  # it computes a width with a tensor
+            make(*args, **kwargs)
+
+    ConvSubsampling.__init__ = on_cpu
+    arrays = {}
+    for name, encoder in cases.PUBLISHED_CONFORMERS.items():
+        with torch.device("meta"):
+            arrays[f"{name}/state"] = np.frombuffer(cases.state_lines(shapes_of(conformer_parts(encoder))), np.uint8)
+    return arrays
+
+
 if __name__ == "__main__":
     np.savez_compressed(HERE / "frontend.npz", **frontend_goldens())
     np.savez_compressed(HERE / "models.npz", **model_goldens())
+    np.savez_compressed(HERE / "conformer.npz", **(conformer_goldens() | published_states()))

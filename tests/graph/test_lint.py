@@ -6,7 +6,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from trtasr.graph.halve import fp16_scale_lint, halve
-from trtasr.graph.lint import overflow_lint
+from trtasr.graph.lint import large_activations, overflow_lint
 from trtasr.graph.qdq import insert_qdq
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
@@ -86,3 +86,9 @@ def test_without_an_observed_output_the_codes_decide(amax):
     model, table = layer(0.5, 12.7, amax)
     blind = ScaleTable({"features": table.activations["features"]}, table.weights)
     assert overflow_lint(model, blind, {"layer"}) == ["layer"]  # 16 * 127 * 127
+
+
+@pytest.mark.parametrize(("amax", "named"), [(16376.0, []), (16377.0, ["y"]), (1e9, ["y"])])
+def test_activations_near_the_limit_of_fp16_are_named(amax, named):
+    _, table = layer(0.5, 1.0, amax)
+    assert large_activations(table) == named

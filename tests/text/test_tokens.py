@@ -1,4 +1,36 @@
-from trtasr.text.tokens import CharTokenizer
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trtasr.text.normalize import basic_en_v1
+from trtasr.text.tokens import CharTokenizer, SentencePieceTokenizer, tokenizer
+
+# What SentencePiece 0.2.3 itself makes of pieces, surrounding spaces removed:
+#   SentencePieceTrainer.train(sentence_iterator=iter(["one two three", "twenty one ones"] * 50), model_writer=buffer,
+#       model_type="bpe", vocab_size=300, byte_fallback=True, hard_vocab_limit=False)
+#   SentencePieceProcessor(model_proto=buffer.getvalue()).decode_pieces(pieces)
+DECODED = [
+    ("", ""),
+    ("\u2581", ""),
+    ("\u2581one \u2581t w o", "one two"),
+    ("\u2581one s", "ones"),
+    ("\u2581 one", "one"),
+    ("\u2581 \u2581one", "one"),
+    ("s \u2581one", "s one"),
+    ("\u2581one \u2581 \u2581two", "one  two"),
+    ("\u2581one <unk> \u2581two", "one \u2047  two"),
+    ("\u2581one <unk> s", "one \u2047 s"),
+    ("<unk>", "\u2047"),
+    ("<unk> <unk>", "\u2047  \u2047"),
+    ("\u2581one <0xE2> <0x82> <0xAC>", "one\u20ac"),
+    ("\u2581one \u2581 <0xE2> <0x82> <0xAC> \u2581two", "one \u20ac two"),
+    ("<0xC3> <0xA9>", "\u00e9"),
+    ("<0x20> <0x61>", "a"),
+    ("<0xFF> <0xFE>", "\ufffd\ufffd"),
+    ("<0xE2> s <0x82>", "\ufffds\ufffd"),
+]
 
 
 def test_characters_are_joined_and_the_blank_is_the_last_class():
@@ -6,3 +38,47 @@ def test_characters_are_joined_and_the_blank_is_the_last_class():
     assert tokens.decode([0, 1, 0, 2, 3, 1, 0]) == "a b'a"
     assert tokens.decode([]) == ""
     assert tokens.blank == 4
+
+
+@pytest.mark.parametrize(("pieces", "text"), DECODED)
+def test_pieces_decode_as_sentencepiece_does(pieces, text):
+    vocabulary = tuple(dict.fromkeys(pieces.split()))
+    tokens = SentencePieceTokenizer(vocabulary)
+    assert tokens.decode([vocabulary.index(piece) for piece in pieces.split()]) == text
+    assert tokens.blank == len(vocabulary)
+
+
+@given(st.lists(st.text("abc\u00e9\u4e2d'", min_size=1), min_size=1, max_size=6), st.sets(st.integers(1, 40)))
+def test_words_survive_any_cut_into_pieces(words, cuts):
+    written = "".join("\u2581" + word for word in words)
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(written)), len(written)]
+    pieces = tuple(written[start:end] for start, end in pairwise(bounds))
+    assert SentencePieceTokenizer(pieces).decode(range(len(pieces))) == " ".join(words)
+
+
+def test_only_byte_pieces_become_bytes():
+    tokens = SentencePieceTokenizer(("\u2581<0x41>", "<0x4>", "<0x41>x"))
+    assert tokens.decode([0]) == "<0x41>"
+    assert tokens.decode([1, 2]) == "<0x4><0x41>x"
+
+
+def test_control_pieces_are_silent():
+    assert SentencePieceTokenizer(("<s>", "\u2581one", "</s>")).decode([0, 1, 2]) == "one"
+
+
+@pytest.mark.parametrize(("vocabulary", "kind"), [
+    ((" ", "a", "b", "'"), CharTokenizer),
+    (("a",), CharTokenizer),
+    (("<unk>", "\u2581", "a"), SentencePieceTokenizer),
+    (("<unk>", "s", "\u2581the"), SentencePieceTokenizer),
+])  # fmt: skip
+def test_the_vocabulary_says_which_tokenizer(vocabulary, kind):
+    found = tokenizer(vocabulary)
+    assert type(found) is kind
+    assert found.vocabulary == vocabulary
+    assert found.blank == len(vocabulary)
+
+
+def test_unknown_pieces_are_no_words_after_normalization():
+    text = SentencePieceTokenizer(("<unk>", "\u2581one")).decode([1, 0, 1])
+    assert basic_en_v1(text) == "one one"

@@ -211,6 +211,8 @@ def read_config(content: bytes) -> dict[str, Any]:
     """
     root = load_config(content, CONFIG)
     config = {key: resolve(root, key) for key in SECTIONS if key in root}
+    if config.get("target"):
+        check_class(str(config["target"]))  # before all else: other classes have other sections
     for key in ("target", "preprocessor", "encoder", "decoder"):
         if not config.get(key):
             raise CheckpointError(f"{CONFIG} has no key {key!r}", SAVE_AGAIN)
@@ -234,12 +236,9 @@ def model_family(config: Mapping[str, Any]) -> str:
     Raises:
         CheckpointError: saying what the model is and what is supported.
     """
-    model, encoder, decoder, preprocessor = (
-        str(name).rpartition(".")[2]
-        for name in (config["target"], *(config[key].get("_target_") for key in ("encoder", "decoder", "preprocessor")))
+    encoder, decoder, preprocessor = (
+        str(config[key].get("_target_")).rpartition(".")[2] for key in ("encoder", "decoder", "preprocessor")
     )
-    if model not in CLASSES:
-        raise CheckpointError(f"target: {model} is {describe(model)}, which is not supported", SUPPORTED)
     for key, name, known in (("encoder", encoder, tuple(FAMILIES)), ("decoder", decoder, ("ConvASRDecoder",)),
                              ("preprocessor", preprocessor, ("AudioToMelSpectrogramPreprocessor",))):  # fmt: skip
         if name not in known:
@@ -247,6 +246,17 @@ def model_family(config: Mapping[str, Any]) -> str:
                                   f"{SUPPORTED} (here {' or '.join(known)})")  # fmt: skip
     check_tokenizer(config)
     return FAMILIES[encoder]
+
+
+def check_class(target: str) -> None:
+    """Refuse model classes that are no CTC model.
+
+    Raises:
+        CheckpointError: saying what the model is and what is supported.
+    """
+    model = target.rpartition(".")[2]
+    if model not in CLASSES:
+        raise CheckpointError(f"target: {model} is {describe(model)}, which is not supported", SUPPORTED)
 
 
 def check_tokenizer(config: Mapping[str, Any]) -> None:

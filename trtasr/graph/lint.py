@@ -12,6 +12,7 @@ from trtasr.graph.tensors import WEIGHTED
 from trtasr.values import ScaleTable
 
 LARGEST_HALF = float(np.finfo(np.float16).max)  # 65504
+HEADROOM = 4  # louder than the calibration features by this factor, 12 dB, is still finite
 
 
 def overflow_lint(model: onnx.ModelProto, table: ScaleTable, int8: Set[str]) -> list[str]:
@@ -39,6 +40,15 @@ def overflow_lint(model: onnx.ModelProto, table: ScaleTable, int8: Set[str]) -> 
             if accumulator_bound(node, codes, np.abs(bias), table).max() > LARGEST_HALF:
                 found.append(node.name)
     return found
+
+
+def large_activations(table: ScaleTable) -> list[str]:
+    """Names of activations that came within `HEADROOM` of FP16's largest number on the calibration features.
+
+    What is louder than these features could turn them into infinity, and the transcript into nonsense. Conformers with
+    ``xscaling`` have such activations in front of their first layer (compare NeMo issue 4590).
+    """
+    return [name for name, entry in table.activations.items() if entry.amax * HEADROOM > LARGEST_HALF]
 
 
 def accumulator_bound(node: onnx.NodeProto, codes: npt.NDArray[np.int8], bias: npt.ArrayLike,

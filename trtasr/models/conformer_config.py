@@ -69,8 +69,9 @@ def check_context(config: Mapping[str, Any]) -> None:
                               "which is not supported", "use a model with att_context_size: [-1, -1]")  # fmt: skip
     side = (config.get("conv_kernel_size", 31) - 1) // 2
     if config.get("conv_context_size") not in (None, [side, side]):
-        raise CheckpointError(f"encoder.conv_context_size: {config['conv_context_size']!r:.80} is one-sided, which is "
-                              "not supported", "use a model with conv_context_size: null")  # fmt: skip
+        raise CheckpointError(f"encoder.conv_context_size: {config['conv_context_size']!r:.80} is not the kernel's two "
+                              f"halves [{side}, {side}], which is not supported",
+                              "use a model with conv_context_size: null")  # fmt: skip
 
 
 def check_subsampling(config: Mapping[str, Any]) -> None:

@@ -263,7 +263,7 @@ def check_block(where: str, block: Mapping[str, Any]) -> None:
     check_block_values(where, block)
     if block.get("se", False):
         raise CheckpointError(f"{where}: squeeze-and-excitation (se: true) is not supported yet",
-                              "use a QuartzNet or Jasper checkpoint; Citrinet and ContextNet are refused")  # fmt: skip
+                              "use a QuartzNet, Jasper or Conformer; Citrinet and ContextNet are refused")  # fmt: skip
     if block.get("groups", 1) != 1 or block.get("heads", -1) != -1:
         raise CheckpointError(f"{where}: groups or heads are set", "use groups: 1 and heads: -1")
     if _first(block["stride"]) > 1 and _first(block["dilation"]) > 1:

@@ -25,7 +25,7 @@ def build_model(family: str, config: Mapping[str, Any], weights: Mapping[str, Te
         weights: state dict with NeMo's names; floating-point tensors of any precision.
 
     Returns:
-        the module in evaluation mode, float32, without gradients.
+        the module in evaluation mode, float32, without gradients; it shares the tensors that are float32 already.
 
     Raises:
         CheckpointError: unknown family, missing or extra keys, other shapes, or values that are not finite.
@@ -33,12 +33,13 @@ def build_model(family: str, config: Mapping[str, Any], weights: Mapping[str, Te
     if family not in FAMILIES:
         raise CheckpointError(f"model family {family!r} is not known", f"use one of {', '.join(FAMILIES)}")
     network = FAMILIES[family]
-    with torch.device("meta"):  # shapes only: nothing is allocated before the weights are known to fit
-        expected = network(config["encoder"], config["decoder"]).state_dict()
+    with torch.device("meta"):  # shapes only: nothing is allocated, before or after the weights are known to fit
+        model = network(config["encoder"], config["decoder"])
+    expected = model.state_dict()
     given = {canonical(name, expected): tensor for name, tensor in weights.items() if not name.startswith(UNUSED)}
     check_weights(expected, given)
-    model = network(config["encoder"], config["decoder"])
-    model.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in given.items()})
+    fitting = {name: tensor.to(expected[name].dtype).contiguous() for name, tensor in given.items()}
+    model.load_state_dict(fitting, assign=True)
     return model.eval().requires_grad_(False)
 
 

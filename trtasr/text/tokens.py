@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 WORD = "\u2581"  # SentencePiece writes it in front of every word
 UNKNOWN, UNKNOWN_TEXT = "<unk>", " \u2047 "
+CONTROL = ("<s>", "</s>", "<pad>")
+CONTINUED = "##"
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -14,7 +16,8 @@ class SentencePieceTokenizer:
     """Subword pieces in which ``\u2581`` stands for the space in front of a word.
 
     Decodes as SentencePiece does (Kudo and Richardson 2018, arXiv 1808.06226): pieces are written one after the other;
-    an unknown piece becomes ``\u2047`` between spaces, byte pieces (``<0xE2>``) become the characters that they spell.
+    an unknown piece becomes ``\u2047`` between spaces, byte pieces (``<0xE2>``) become the characters that they spell,
+    control pieces (``<s>``, ``</s>``) become nothing.
 
     Attributes:
         vocabulary: pieces in id order, without the blank.
@@ -57,10 +60,25 @@ def piece_bytes(piece: str) -> bytes:
     """UTF-8 text of one piece."""
     if byte := BYTE.fullmatch(piece):
         return bytes([int(byte[1], 16)])
+    if piece in CONTROL:
+        return b""
     return (UNKNOWN_TEXT if piece == UNKNOWN else piece.replace(WORD, " ")).encode()
 
 
 def tokenizer(vocabulary: tuple[str, ...]) -> CharTokenizer | SentencePieceTokenizer:
-    """The tokenizer a vocabulary belongs to: pieces have a ``\u2581`` somewhere, characters have not."""
-    pieces = any(token.startswith(WORD) for token in vocabulary)
-    return SentencePieceTokenizer(vocabulary) if pieces else CharTokenizer(vocabulary)
+    """The tokenizer a vocabulary belongs to: some pieces begin with ``\u2581``, characters do not.
+
+    Archives of NeMo 1.0 and before list SentencePiece pieces in WordPiece's spelling, ``the`` and ``##s``.
+    """
+    if any(token.startswith(WORD) for token in vocabulary):
+        return SentencePieceTokenizer(vocabulary)
+    if any(token.startswith(CONTINUED) and token != CONTINUED for token in vocabulary):
+        return SentencePieceTokenizer(tuple(map(modern_piece, vocabulary)))
+    return CharTokenizer(vocabulary)
+
+
+def modern_piece(token: str) -> str:
+    """A piece in WordPiece's spelling (``##s`` goes on with a word) in SentencePiece's."""
+    if token.startswith(CONTINUED):
+        return token.removeprefix(CONTINUED)
+    return token if token in (UNKNOWN, *CONTROL) or BYTE.fullmatch(token) else WORD + token.removeprefix(WORD)
