@@ -75,11 +75,11 @@ lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-zoo: $(STAMP) ## train the bundled quartznet again (one hour on 2 quiet cores; needs espeak-ng)
-	$(BIN)/python -m trtasr.zoo.train --out trtasr/zoo/quartznet.nemo
+zoo: $(STAMP) ## train the bundled MODEL again (one hour on 2 quiet cores; needs espeak-ng)
+	$(BIN)/python -m trtasr.zoo.train --network $(name) --out trtasr/zoo/$(name).nemo
 	$(BIN)/python -m trtasr.zoo.evalset --out trtasr/zoo/eval
-	$(BIN)/python -m trtasr.zoo.evaluate
-	$(BIN)/trtasr calibrate quartznet
+	$(BIN)/python -m trtasr.zoo.evaluate --network $(name)
+	$(BIN)/trtasr calibrate $(name)
 
 clean: ## remove built bundles and the virtual environment
 	rm -rf $(VENV) engines/*/ t4-acceptance *.egg-info .check-tensorrt .pytest_cache .mypy_cache .ruff_cache .hypothesis

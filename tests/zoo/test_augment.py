@@ -2,10 +2,11 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trtasr.zoo.augment import Conditions, add_noise, disturb, noise, reverberate
+from trtasr.zoo.augment import MASKED_BINS, Conditions, add_noise, disturb, mask, noise, reverberate
 
 TONE = (0.3 * np.sin(np.arange(16000) * 0.1)).astype(np.float32)
 
@@ -42,3 +43,16 @@ def test_reverberation_keeps_the_direct_sound_first():
     wet = reverberate(click, 0.3, random.Random(1))
     assert np.abs(wet[:100]).max() < 1e-6
     assert np.argmax(np.abs(wet)) == 100
+
+
+def test_masks_are_bands_and_spans_of_valid_frames():
+    features = torch.ones(3, 80, 100)
+    mask(features, torch.tensor([100, 60, 0]), 1, random.Random(2))
+    bins = (features == 0).all(dim=2).sum(dim=1)
+    frames = (features == 0).all(dim=1).sum(dim=1)
+    assert 0 < bins.max() <= MASKED_BINS * 80
+    assert 0 < frames.max() <= 5
+    assert frames[2] == 0
+    untouched = torch.ones(1, 80, 100)
+    mask(untouched, torch.tensor([100]), 0, random.Random(2))
+    assert untouched.all()

@@ -1,13 +1,16 @@
-"""Waveform augmentation: rooms, telephone band, noise, level."""
+"""Augmentation: rooms, telephone band, noise and level of waveforms; masks on features."""
 
 import random
 from dataclasses import dataclass
 
 import numpy as np
 import soxr
+from torch import Tensor
 
 from trtasr.values import FloatArray
 from trtasr.zoo.speech import SAMPLE_RATE
+
+MASKED_BINS, MASKED_FRAMES = 0.15, 0.05  # widest mask, of all mel bins and of the valid frames
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,27 @@ def add_noise(audio: FloatArray, disturbance: FloatArray, snr: float) -> FloatAr
 def change_speed(audio: FloatArray, factor: float) -> FloatArray:
     """Resample so that the sound is ``factor`` times faster and higher."""
     return np.asarray(soxr.resample(audio, SAMPLE_RATE * factor, SAMPLE_RATE, "MQ"), np.float32)
+
+
+def mask(features: Tensor, frames: Tensor, count: int, rng: random.Random) -> None:
+    """Zero ``count`` bands and ``count`` spans of every utterance, in place (SpecAugment, arXiv 1904.08779).
+
+    Args:
+        features: [B, mel, T], of mean zero.
+        frames: int64 [B], valid frames.
+        count: of bands, and of spans; each has a random width from none to the widest.
+        rng: draws widths and places.
+    """
+    for utterance, length in zip(features, frames.tolist(), strict=True):
+        for _ in range(count):
+            utterance[_span(len(utterance), MASKED_BINS, rng)] = 0
+            utterance[:, _span(length, MASKED_FRAMES, rng)] = 0
+
+
+def _span(size: int, widest: float, rng: random.Random) -> slice:
+    width = rng.randint(0, int(widest * size))
+    start = rng.randint(0, size - width)
+    return slice(start, start + width)
 
 
 def _generator(rng: random.Random) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""Word error rate of the bundled checkpoint: ``python -m trtasr.zoo.evaluate [--digits FOLDER]``."""
+"""Word error rate of a bundled checkpoint: ``python -m trtasr.zoo.evaluate [--network jasper] [--digits FOLDER]``."""
 
 import argparse
 import json
@@ -12,15 +12,13 @@ import numpy as np
 import soundfile
 import torch
 
-from trtasr.audio.features import MelFrontend
-from trtasr.models.jasper import JasperCtc
+from trtasr.text.ctc import greedy
 from trtasr.values import FloatArray
 from trtasr.zoo.corpus import Clip, DigitRecordings
-from trtasr.zoo.network import BLANK, LABELS, load_nemo
+from trtasr.zoo.network import NETWORKS, Recognizer, bundled, load_nemo
 
 logger = logging.getLogger(__name__)
 HERE = Path(__file__).resolve().parent
-CHECKPOINT = HERE / "quartznet.nemo"
 EVAL_MANIFEST = HERE / "eval" / "manifest.json"
 DIGITS_FOLDER = HERE.parents[2] / "shared" / "data" / "digits"
 
@@ -34,35 +32,30 @@ def pad_batch(waveforms: Sequence[FloatArray]) -> tuple[torch.Tensor, torch.Tens
     return audio, lengths
 
 
-def decode(log_probs: torch.Tensor, length: int) -> str:
-    """Greedy CTC: best class per frame, repeats merged, blanks dropped.
-
-    Args:
-        log_probs: [T, V + 1].
-        length: valid frames.
-    """
-    best = torch.unique_consecutive(log_probs[:length].argmax(-1)).tolist()
-    return " ".join("".join(LABELS[index] for index in best if index != BLANK).split())
-
-
-def transcribe(model: JasperCtc, frontend: MelFrontend, clips: Sequence[Clip], batch: int = 16) -> list[str]:
-    """Transcripts in the order of the clips; the model is put into evaluation mode."""
-    model.eval()
+def transcribe(recognizer: Recognizer, clips: Sequence[Clip], batch: int = 16) -> list[str]:
+    """Transcripts by greedy CTC in the order of the clips; the model is put into evaluation mode."""
+    recognizer.model.eval()
     order = sorted(range(len(clips)), key=lambda index: len(clips[index].audio))
     texts = [""] * len(clips)
-    with torch.inference_mode():
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            features, frames = frontend(*pad_batch([clips[index].waveform() for index in chosen]))
-            log_probs, lengths = model(features, frames)
-            for index, row, length in zip(chosen, log_probs, lengths.tolist(), strict=True):
-                texts[index] = decode(row, length)
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        heard = transcribe_batch(recognizer, [clips[index].waveform() for index in chosen])
+        for index, text in zip(chosen, heard, strict=True):
+            texts[index] = text
     return texts
 
 
-def word_error_rate(model: JasperCtc, frontend: MelFrontend, clips: Sequence[Clip]) -> float:
+def transcribe_batch(recognizer: Recognizer, waveforms: Sequence[FloatArray]) -> list[str]:
+    """Transcripts of waveforms, each float32 [samples], that are computed together."""
+    with torch.inference_mode():
+        log_probs, lengths = recognizer.model(*recognizer.frontend(*pad_batch(waveforms)))
+    tokens = recognizer.tokens
+    return [tokens.decode(ids) for ids in greedy(log_probs.numpy(), lengths.numpy(), tokens.blank)]
+
+
+def word_error_rate(recognizer: Recognizer, clips: Sequence[Clip]) -> float:
     """Percent."""
-    return 100 * float(jiwer.wer([clip.text for clip in clips], transcribe(model, frontend, clips)))
+    return 100 * float(jiwer.wer([clip.text for clip in clips], transcribe(recognizer, clips)))
 
 
 def read_manifest(manifest: Path) -> list[Clip]:
@@ -86,19 +79,20 @@ def digit_strings(folder: Path, count: int = 200, seed: int = 7) -> list[Clip]:
 def main() -> None:
     """Evaluate a checkpoint on the committed set and, where they are, on the held-out digit recordings."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser.add_argument("--network", choices=NETWORKS, default="quartznet", help="which bundled checkpoint")
+    parser.add_argument("--checkpoint", type=Path, help="an archive to evaluate instead")
     parser.add_argument("--manifest", type=Path, default=EVAL_MANIFEST)
     parser.add_argument("--digits", type=Path, default=DIGITS_FOLDER, help="folder of the Free Spoken Digit Dataset")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    model, frontend = load_nemo(arguments.checkpoint)
+    recognizer = load_nemo(arguments.checkpoint or bundled(arguments.network))
     clips = read_manifest(arguments.manifest)
-    logger.info("manifest: %d utterances, WER %.2f %%", len(clips), word_error_rate(model, frontend, clips))
+    logger.info("manifest: %d utterances, WER %.2f %%", len(clips), word_error_rate(recognizer, clips))
     if not arguments.digits.is_dir():
         logger.info("%s: absent, real digits skipped", arguments.digits)
         return
     strings = digit_strings(arguments.digits)
-    logger.info("real digits: %d strings, WER %.2f %%", len(strings), word_error_rate(model, frontend, strings))
+    logger.info("real digits: %d strings, WER %.2f %%", len(strings), word_error_rate(recognizer, strings))
 
 
 if __name__ == "__main__":

@@ -1,77 +1,179 @@
-"""The bundled network: its NeMo configuration, and writing a NeMo archive."""
+"""The bundled networks: their NeMo configurations, and writing and reading NeMo archives."""
 
 import gzip
 import io
 import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
 
 from trtasr.audio.features import FrontendConfig, MelFrontend
+from trtasr.checkpoint.nemo import model_family, read_nemo
+from trtasr.models.conformer import ConformerCtc
 from trtasr.models.jasper import JasperCtc
+from trtasr.models.load import FAMILIES, build_model
+from trtasr.text.tokens import CharTokenizer, SentencePieceTokenizer, tokenizer
+from trtasr.zoo import pieces
 
 LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
-BLANK = len(LABELS)
+VOCAB_FILE = "vocab.txt"
+
+Network = JasperCtc | ConformerCtc
+
+
+@dataclass(frozen=True)
+class Recognizer:
+    """A network with what stands before and behind it.
+
+    Attributes:
+        config: NeMo's ``model_config.yaml``.
+        model: features float32 [B, mel, T] and frames int64 [B] -> log-probabilities [B, T', V + 1] and frames [B].
+        frontend: waveforms -> features.
+        tokens: ids -> text.
+    """
+
+    config: Mapping[str, Any]
+    model: Network
+    frontend: MelFrontend
+    tokens: CharTokenizer | SentencePieceTokenizer
+
+
+def quartznet() -> dict[str, Any]:
+    """A QuartzNet 5x3 with 192 channels, one output frame per 20 ms."""
+    body = [separable_block(192, kernel, repeat=3) for kernel in (13, 17, 21, 25, 33)]
+    ends = [separable_block(384, 29, dilation=2), separable_block(512, 1)]
+    return jasper_configuration([separable_block(192, 33, stride=2), *body, *ends])
+
+
+def separable_block(filters: int, kernel: int, repeat: int = 1, stride: int = 1, dilation: int = 1) -> dict[str, Any]:
+    """One entry of the ``jasper`` list; repeated blocks are residual, kernels above 1 separable."""
+    return block(filters, kernel, repeat, stride, dilation) | {"residual": repeat > 1, "separable": kernel > 1}
+
+
+def jasper() -> dict[str, Any]:
+    """A Jasper 4x2 with 128 channels and dense residual connections, one output frame per 20 ms."""
+    plain, dense = ({"residual": value, "residual_dense": value, "separable": False} for value in (False, True))
+    body = [block(128, kernel, repeat=2) | dense for kernel in (11, 11, 13, 17)]
+    ends = [block(128, 21, dilation=2) | plain, block(256, 1) | plain]
+    return jasper_configuration([block(128, 11, stride=2) | plain, *body, *ends])
 
 
 def block(filters: int, kernel: int, repeat: int = 1, stride: int = 1, dilation: int = 1) -> dict[str, Any]:
-    """One entry of the ``jasper`` list; repeated blocks are residual, kernels above 1 separable."""
+    """The sizes in one entry of the ``jasper`` list."""
     return {"filters": filters, "repeat": repeat, "kernel": [kernel], "stride": [stride], "dilation": [dilation],
-            "dropout": 0.0, "residual": repeat > 1, "separable": kernel > 1}  # fmt: skip
+            "dropout": 0.0}  # fmt: skip
 
 
-def configuration() -> dict[str, Any]:
-    """NeMo's ``model_config.yaml``: a QuartzNet 5x3 with 192 channels, one output frame per 20 ms."""
-    body = [block(192, kernel, repeat=3) for kernel in (13, 17, 21, 25, 33)]
-    blocks = [block(192, 33, stride=2), *body, block(384, 29, dilation=2), block(512, 1)]
-    preprocessor = {"_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
-                    "normalize": "per_feature", "window_size": 0.02, "sample_rate": 16000, "window_stride": 0.01,
-                    "window": "hann", "features": 64, "n_fft": 512, "frame_splicing": 1, "dither": 1e-5}  # fmt: skip
+def jasper_configuration(blocks: list[dict[str, Any]]) -> dict[str, Any]:
+    """``model_config.yaml`` of a character model with a Jasper-block encoder on 64 mel bins."""
     return {
         "target": "nemo.collections.asr.models.ctc_models.EncDecCTCModel",
         "sample_rate": 16000,
         "labels": list(LABELS),
-        "preprocessor": preprocessor,
+        "preprocessor": preprocessor(features=64, window=0.02),
         "encoder": {"_target_": "nemo.collections.asr.modules.ConvASREncoder", "feat_in": 64, "activation": "relu",
                     "conv_mask": True, "jasper": blocks},
-        "decoder": {"_target_": "nemo.collections.asr.modules.ConvASRDecoder", "feat_in": blocks[-1]["filters"],
-                    "num_classes": len(LABELS), "vocabulary": list(LABELS)},
+        "decoder": decoder(blocks[-1]["filters"], LABELS),
     }  # fmt: skip
 
 
-def build() -> tuple[JasperCtc, MelFrontend]:
-    """The untrained network and its front-end."""
-    config = configuration()
-    frontend = MelFrontend(FrontendConfig.from_mapping(config["preprocessor"]))
-    return JasperCtc(config["encoder"], config["decoder"]), frontend
+def conformer() -> dict[str, Any]:
+    """A Conformer of 5 layers of width 128 over SentencePiece pieces, one output frame per 40 ms."""
+    encoder = {"_target_": "nemo.collections.asr.modules.ConformerEncoder", "feat_in": 80, "feat_out": -1,
+               "n_layers": 5, "d_model": 128, "subsampling": "striding", "subsampling_factor": 4,
+               "subsampling_conv_channels": 64, "ff_expansion_factor": 4, "self_attention_model": "rel_pos",
+               "n_heads": 4, "att_context_size": [-1, -1], "xscaling": True, "untie_biases": True,
+               "pos_emb_max_len": 5000, "conv_kernel_size": 15, "conv_norm_type": "batch_norm", "dropout": 0.0,
+               "dropout_emb": 0.0, "dropout_att": 0.0}  # fmt: skip
+    return {
+        "target": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE",
+        "sample_rate": 16000,
+        "tokenizer": {"dir": "bpe", "type": "bpe", "model_path": f"nemo:{pieces.MODEL}",
+                      "vocab_path": f"nemo:{VOCAB_FILE}"},
+        "preprocessor": preprocessor(features=80, window=0.025),
+        "encoder": encoder,
+        "decoder": decoder(128, pieces.pieces()),
+    }  # fmt: skip
 
 
-def save_nemo(path: Path, model: JasperCtc, frontend: MelFrontend) -> None:
+def preprocessor(features: int, window: float) -> dict[str, Any]:
+    """The ``preprocessor`` section: mel bins, and the window in seconds."""
+    return {"_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+            "normalize": "per_feature", "window_size": window, "sample_rate": 16000, "window_stride": 0.01,
+            "window": "hann", "features": features, "n_fft": 512, "frame_splicing": 1, "dither": 1e-5}  # fmt: skip
+
+
+def decoder(channels: int, vocabulary: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """The ``decoder`` section."""
+    return {"_target_": "nemo.collections.asr.modules.ConvASRDecoder", "feat_in": channels,
+            "num_classes": len(vocabulary), "vocabulary": list(vocabulary)}  # fmt: skip
+
+
+NETWORKS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "quartznet": quartznet, "jasper": jasper, "conformer": conformer}  # fmt: skip
+
+
+def configuration(name: str) -> dict[str, Any]:
+    """NeMo's ``model_config.yaml`` of one of `NETWORKS`."""
+    return NETWORKS[name]()
+
+
+def build(name: str) -> Recognizer:
+    """One of `NETWORKS`, untrained."""
+    config = configuration(name)
+    return Recognizer(
+        config,
+        FAMILIES[model_family(config)](config["encoder"], config["decoder"]),
+        MelFrontend(FrontendConfig.from_mapping(config["preprocessor"])),
+        tokenizer(tuple(config["decoder"]["vocabulary"])),
+    )
+
+
+def bundled(name: str) -> Path:
+    """Where the trained archive of one of `NETWORKS` is committed."""
+    return pieces.HERE / f"{name}.nemo"
+
+
+def text_encoder(tokens: CharTokenizer | SentencePieceTokenizer) -> Callable[[str], list[int]]:
+    """Text -> ids, the inverse of ``tokens.decode``; pieces need the library ``sentencepiece``."""
+    if isinstance(tokens, SentencePieceTokenizer):
+        return pieces.piece_encoder()
+    ids = {token: index for index, token in enumerate(tokens.vocabulary)}
+    return lambda text: [ids[letter] for letter in text]
+
+
+def save_nemo(path: Path, config: Mapping[str, Any], model: Network, frontend: MelFrontend) -> None:
     """Write a NeMo archive (tar, gzip): the same weights always give the same bytes."""
     state = {"preprocessor.featurizer.window": frontend.window, "preprocessor.featurizer.fb": frontend.bank[None]}
     state |= {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     weights = io.BytesIO()
     torch.save(state, weights)
-    text = yaml.safe_dump(configuration(), sort_keys=False).encode()
+    text = yaml.safe_dump(dict(config), sort_keys=False).encode()
+    members = {**tokenizer_files(config), "model_config.yaml": text, "model_weights.ckpt": weights.getvalue()}
     partial = path.with_suffix(".partial")
     with partial.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed, \
             tarfile.open(fileobj=packed, mode="w") as archive:  # fmt: skip
-        for name, content in (("./model_config.yaml", text), ("./model_weights.ckpt", weights.getvalue())):
-            entry = tarfile.TarInfo(name)
+        for name, content in members.items():
+            entry = tarfile.TarInfo(f"./{name}")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     partial.replace(path)
 
 
-def load_nemo(path: Path) -> tuple[JasperCtc, MelFrontend]:
-    """Read back an archive that `save_nemo` wrote, in evaluation mode."""
-    with tarfile.open(path, "r:gz") as archive:
-        member = archive.extractfile("./model_weights.ckpt")
-        if member is None:
-            raise FileNotFoundError(f"{path}: model_weights.ckpt")
-        state = torch.load(io.BytesIO(member.read()), weights_only=True)
-    model, frontend = build()
-    model.load_state_dict({key: value for key, value in state.items() if not key.startswith("preprocessor.")})
-    return model.eval(), frontend
+def tokenizer_files(config: Mapping[str, Any]) -> dict[str, bytes]:
+    """What the ``tokenizer`` section of a configuration refers to; nothing for a character model."""
+    if "tokenizer" not in config:
+        return {}
+    words = pieces.word_pieces(tuple(config["decoder"]["vocabulary"]))
+    return {pieces.MODEL: (pieces.HERE / pieces.MODEL).read_bytes(), VOCAB_FILE: words.encode()}
+
+
+def load_nemo(path: Path) -> Recognizer:
+    """Read an archive back, in evaluation mode and without gradients."""
+    checkpoint = read_nemo(path)
+    model = cast(Network, build_model(checkpoint.family, checkpoint.config, checkpoint.weights))
+    return Recognizer(checkpoint.config, model, MelFrontend(checkpoint.frontend), tokenizer(checkpoint.vocabulary))

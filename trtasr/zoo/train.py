@@ -1,4 +1,4 @@
-"""Train the bundled checkpoint: ``python -m trtasr.zoo.train --out trtasr/zoo/quartznet.nemo --minutes 54``."""
+"""Train a bundled checkpoint: ``python -m trtasr.zoo.train --network jasper --out trtasr/zoo/jasper.nemo``."""
 
 import argparse
 import json
@@ -19,13 +19,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from trtasr.audio.features import MelFrontend
-from trtasr.models.jasper import JasperCtc
 from trtasr.values import FloatArray
-from trtasr.zoo.augment import Conditions, change_speed, disturb
+from trtasr.zoo.augment import Conditions, change_speed, disturb, mask
 from trtasr.zoo.corpus import Clip, DigitRecordings, espeak_corpus
 from trtasr.zoo.evaluate import DIGITS_FOLDER, digit_strings, pad_batch, word_error_rate
-from trtasr.zoo.network import BLANK, LABELS, build, load_nemo, save_nemo
+from trtasr.zoo.network import NETWORKS, Network, Recognizer, build, load_nemo, save_nemo, text_encoder
 
 logger = logging.getLogger(__name__)
 BATCH_SECONDS = 40.0
@@ -34,6 +32,28 @@ REAL_SHARE = 0.15  # real digit strings per synthetic utterance
 CACHE = Path.home() / ".cache" / "trtasr"
 REPORT_EVERY = 150.0  # seconds
 DEV_CONDITIONS = Conditions(snr=(5.0, 25.0))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a bundled network was trained.
+
+    Attributes:
+        minutes: of training, without synthesis, on two cores.
+        peak: highest learning rate.
+        masks: bands and spans of features that are zeroed in each utterance.
+    """
+
+    minutes: float
+    peak: float
+    masks: int = 0
+
+
+SCHEDULES = {
+    "quartznet": Schedule(minutes=54, peak=2.5e-3),
+    "jasper": Schedule(minutes=55, peak=2.5e-3),
+    "conformer": Schedule(minutes=60, peak=1e-3, masks=2),
+}
 
 
 @dataclass(frozen=True)
@@ -59,16 +79,19 @@ class Speech:
     Args:
         clips: synthetic utterances.
         recordings: real digits, or None.
-        frontend: waveform to features.
+        recognizer: makes features of waveforms; its tokens are the targets.
         seed: of order and augmentation.
+        masks: bands and spans that training does not see, in each utterance.
     """
 
     def __init__(self, clips: Sequence[Clip], recordings: DigitRecordings | None,
-                 frontend: MelFrontend, seed: int) -> None:  # fmt: skip
+                 recognizer: Recognizer, seed: int, masks: int = 0) -> None:  # fmt: skip
         self.clips = clips
         self.recordings = recordings
-        self.frontend = frontend
+        self.frontend = recognizer.frontend
+        self.encode = text_encoder(recognizer.tokens)
         self.rng = random.Random(seed)  # noqa: S311
+        self.masks = masks
 
     def epoch(self, shortest_first: bool = False) -> list[list[Clip]]:
         """All synthetic clips and fresh digit strings, in batches of similar lengths, in random order.
@@ -100,26 +123,29 @@ class Speech:
     def batch(self, clips: Sequence[Clip]) -> Batch:
         """Augmented features and targets."""
         features, frames = self.frontend(*pad_batch([self.waveform(clip) for clip in clips]))
-        targets = [[LABELS.index(letter) for letter in clip.text] for clip in clips]
+        targets = [self.encode(clip.text) for clip in clips]
         flat = torch.tensor([index for target in targets for index in target])
         return Batch(features, frames, flat, torch.tensor([len(target) for target in targets]))
 
     def batches(self) -> Iterator[Batch]:
-        """Epoch after epoch."""
+        """Epoch after epoch, with masks."""
         for number in count():
             for clips in self.epoch(shortest_first=number == 0):
-                yield self.batch(clips)
+                batch = self.batch(clips)
+                mask(batch.features, batch.frames, self.masks, self.rng)
+                yield batch
 
     def _babble(self) -> FloatArray:
         return np.concatenate([self.rng.choice(self.clips).waveform() for _ in range(3)])
 
 
-def ctc_loss(model: JasperCtc, batch: Batch) -> Tensor:
-    """CTC loss per character; the encoder in bfloat16, the decoder and the loss in float32."""
+def ctc_loss(model: Network, batch: Batch) -> Tensor:
+    """CTC loss per token; the encoder in bfloat16, the decoder and the loss in float32."""
     with torch.autocast("cpu", torch.bfloat16):
         encoded, lengths = model.encoder(batch.features, batch.frames)
     log_probs = model.decoder(encoded.float()).transpose(0, 1)
-    return nn.functional.ctc_loss(log_probs, batch.targets, lengths, batch.target_lengths, BLANK, zero_infinity=True)
+    blank = log_probs.shape[2] - 1
+    return nn.functional.ctc_loss(log_probs, batch.targets, lengths, batch.target_lengths, blank, zero_infinity=True)
 
 
 def learning_rate(progress: float, peak: float) -> float:
@@ -129,15 +155,15 @@ def learning_rate(progress: float, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * min((progress - WARM_UP) / (1 - WARM_UP), 1.0)))
 
 
-def optimizer_of(model: JasperCtc) -> torch.optim.AdamW:
-    """AdamW that decays convolution weights only."""
+def optimizer_of(model: Network) -> torch.optim.AdamW:
+    """AdamW that decays matrices and convolution kernels only."""
     weights = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": weights, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
-def share_gradients(model: JasperCtc, progress: float) -> float:
+def share_gradients(model: Network, progress: float) -> float:
     """Average the gradients over all processes, in place.
 
     Args:
@@ -156,7 +182,7 @@ def share_gradients(model: JasperCtc, progress: float) -> float:
     return float(flat[-1])
 
 
-def fit(model: JasperCtc, speech: Speech, seconds: float, peak: float, report: Callable[[str], None]) -> int:
+def fit(model: Network, speech: Speech, seconds: float, peak: float, report: Callable[[str], None]) -> int:
     """Train for a wall-clock time; every process runs this on its own batches.
 
     Args:
@@ -192,10 +218,11 @@ def fit(model: JasperCtc, speech: Speech, seconds: float, peak: float, report: C
     raise AssertionError("batches never end")
 
 
-def settle_batch_norm(model: JasperCtc, speech: Speech, batches: int = 60) -> None:
+def settle_batch_norm(model: Network, speech: Speech, batches: int = 60) -> None:
     """Replace the running batch-norm statistics by plain averages over float32 batches.
 
-    The final statistics then belong to the final weights, which matters to calibration by batch-norm matching.
+    The final statistics then belong to the final weights, which matters to calibration by batch-norm matching. Padding
+    frames count in them as they do in training, in NeMo too; batches of similar lengths have few.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
     for norm in norms:
@@ -212,16 +239,20 @@ def settle_batch_norm(model: JasperCtc, speech: Speech, batches: int = 60) -> No
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", choices=NETWORKS, default="quartznet")
     parser.add_argument("--out", type=Path, required=True, help="the .nemo archive to write")
     parser.add_argument("--init", type=Path, help="a .nemo archive of this network to go on from")
-    parser.add_argument("--minutes", type=float, default=54.0, help="training time, without synthesis")
-    parser.add_argument("--peak", type=float, default=2.5e-3, help="highest learning rate")
+    parser.add_argument("--minutes", type=float, help="training time, without synthesis")
+    parser.add_argument("--peak", type=float, help="highest learning rate")
     parser.add_argument("--utterances", type=int, default=16_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2, help="each uses one core and its own batches")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the synthesized corpus")
     parser.add_argument("--digits", type=Path, default=DIGITS_FOLDER, help="folder of the Free Spoken Digit Dataset")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    schedule = SCHEDULES[arguments.network]
+    arguments.minutes, arguments.peak = arguments.minutes or schedule.minutes, arguments.peak or schedule.peak
+    return arguments
 
 
 def recordings_of(folder: Path) -> DigitRecordings | None:
@@ -246,25 +277,30 @@ def work(rank: int, arguments: argparse.Namespace, store: str) -> None:
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=arguments.processes)
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(1)
-    model, frontend = load_nemo(arguments.init) if arguments.init else build()
+    recognizer = build(arguments.network)
+    model = recognizer.model
+    if arguments.init:
+        model.load_state_dict(load_nemo(arguments.init).model.state_dict())
     clips = espeak_corpus(arguments.cache, "train", arguments.utterances, arguments.seed)
-    speech = Speech(clips, recordings_of(arguments.digits), frontend, arguments.processes * arguments.seed + rank)
+    speech = Speech(clips, recordings_of(arguments.digits), recognizer, arguments.processes * arguments.seed + rank,
+                    SCHEDULES[arguments.network].masks)  # fmt: skip
     dev = dev_clips(arguments.cache, arguments.seed)
 
     def report(line: str) -> None:
-        logger.info("%s, dev WER %.2f %%", line, word_error_rate(model, frontend, dev))
-        save_nemo(arguments.out, model, frontend)
+        logger.info("%s, dev WER %.2f %%", line, word_error_rate(recognizer, dev))
+        save_nemo(arguments.out, recognizer.config, model, recognizer.frontend)
 
     steps = fit(model, speech, 60 * arguments.minutes, arguments.peak, report)
     if rank > 0:
         return
     settle_batch_norm(model, speech)
     report(f"batch norm settled after {steps} steps")
-    figures = {"parameters": sum(p.numel() for p in model.parameters()), "bytes": arguments.out.stat().st_size,
-               "minutes": arguments.minutes, "processes": arguments.processes, "steps": steps, "seed": arguments.seed,
-               "dev_wer": round(word_error_rate(model, frontend, dev), 2)}  # fmt: skip
+    figures = {"network": arguments.network, "parameters": sum(p.numel() for p in model.parameters()),
+               "bytes": arguments.out.stat().st_size, "minutes": arguments.minutes, "peak": arguments.peak,
+               "processes": arguments.processes, "steps": steps, "seed": arguments.seed,
+               "dev_wer": round(word_error_rate(recognizer, dev), 2)}  # fmt: skip
     if speech.recordings is not None:
-        figures["real_digits_wer"] = round(word_error_rate(model, frontend, digit_strings(arguments.digits)), 2)
+        figures["real_digits_wer"] = round(word_error_rate(recognizer, digit_strings(arguments.digits)), 2)
     logger.info("figures %s", json.dumps(figures))
 
 

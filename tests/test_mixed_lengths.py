@@ -1,0 +1,62 @@
+"""A batch of mixed lengths gives the same transcripts as its utterances one by one, for every family and precision."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import pytest
+
+from trtasr.audio.manifest import read_manifest
+from trtasr.bench.wer import Prepared, evaluate
+from trtasr.calibrate import mel_rows, read_table
+from trtasr.checkpoint.nemo import read_nemo
+from trtasr.evaluate import decoder, prepare, running
+from trtasr.graph.center import center
+from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.models.load import build_model
+from trtasr.place import place
+from trtasr.targets import CPU, T4_RTX
+
+ROOT = Path(__file__).parents[1]
+MODELS = ("quartznet", "jasper")
+UTTERANCES, BATCH = 24, 8
+
+
+@dataclass(frozen=True)
+class Built:
+    """Graphs of one bundled model by precision, and speech for it."""
+
+    graphs: dict[str, Path]
+    vocabulary: tuple[str, ...]
+    utterances: list[Prepared]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def built(request, tmp_path_factory):
+    folder, name = tmp_path_factory.mktemp(request.param), request.param
+    checkpoint = read_nemo(ROOT / "trtasr" / "zoo" / f"{name}.nemo")
+    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    export_onnx(fold_batchnorm(model), folder / "exported.onnx", mel_rows(checkpoint.frontend))
+    table = read_table(ROOT / "calib" / f"{name}.json")
+    graphs = {"fp32": center(onnx.load(folder / "exported.onnx"), table.offsets)}
+    graphs |= {target.name: place(graphs["fp32"], table, target, []).model for target in (T4_RTX, CPU)}
+    paths = {kind: folder / f"{kind}.onnx" for kind in graphs}
+    for kind, graph in graphs.items():
+        onnx.save(graph, paths[kind])
+    entries = read_manifest(ROOT / "trtasr" / "zoo" / "eval" / "manifest.json")[:UTTERANCES]
+    return Built(paths, checkpoint.vocabulary, prepare(entries, checkpoint.frontend))
+
+
+def transcripts(built, kind, batch):
+    with running(built.graphs[kind]) as run:
+        result = evaluate(run, decoder(built.vocabulary), built.utterances, str, "none", batch)
+    return [item.pred_text for item in result.utterances]
+
+
+@pytest.mark.parametrize("kind", ["fp32", T4_RTX.name, CPU.name])
+def test_batch_gives_the_same_transcripts_as_one_by_one(built, kind):
+    lengths = {item.frames for item in built.utterances}
+    assert len(lengths) > UTTERANCES / 2
+    alone, together = transcripts(built, kind, 1), transcripts(built, kind, BATCH)
+    assert sum(bool(text) for text in alone) > UTTERANCES * 0.9
+    assert together == alone
