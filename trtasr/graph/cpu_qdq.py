@@ -117,9 +117,11 @@ class _Lowering:
     def run(self) -> onnx.ModelProto:
         for node in self.model.graph.node:
             if node.output[0] in self.values:
-                continue  # a Relu that its convolution applied
-            if node.name in self.quantized:
-                self._matmul(node) if node.op_type == "MatMul" else self._conv(node)
+                continue  # a Relu that its convolution applied, the bias of a linear layer
+            if node.name in self.quantized and node.op_type == "MatMul":
+                self._matmul(node)
+            elif node.name in self.quantized:
+                self._conv(node)
             elif node.op_type == "Shape" and node.input[0] in self.values:
                 self._shape(node)
             elif self._mask_of(node.output[0]) and self._only_codes_read(node.input[0]):

@@ -14,7 +14,8 @@ def roofline_text(estimate: Roofline) -> str:
     totals = estimate.totals_ms
     shape = f"{estimate.seconds:g} s of audio, batch {estimate.batch}"
     lines = [
-        f"ESTIMATE for a Tesla T4, {shape}: lower bounds from peak arithmetic and memory bandwidth, nothing measured",
+        f"ESTIMATE for a Tesla T4, {shape}: lower bounds of the layers with weights (not of products in attention), "
+        "from peak arithmetic and memory bandwidth, nothing measured",
         _totals(estimate), "", "slowest layers of the INT8 engine:", _slowest(estimate.int8), "",
         _memory_sentence(estimate.int8), _depthwise_sentence(estimate.int8, totals)]  # fmt: skip
     return "\n".join(lines)
