@@ -100,10 +100,14 @@ def test_the_fp16_graph_of_the_plan_carries_the_same_scales(compiled, tmp_path) 
     assert len(found) >= 5
     assert all(scale.dtype == np.float16 and float(scale) in expected for scale in found)
     weights = {w.scales.tobytes() for w in table.weights.values()}
-    readers = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
-    stored16 = [constants[n.input[1]] for n in readers]
-    assert len(stored16) == 6
-    assert all(scales.astype(np.float32).tobytes() in weights for scales in stored16)
+    nodes = {node.name: node for node in model.graph.node}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    gains = {name.removesuffix("/gain"): node.input[1] for name, node in nodes.items() if name.endswith("/gain")}
+    assert len(gains) == 6
+    for name, gain in gains.items():  # one scale per product, a power of two, and a gain per channel
+        scale = constants[made_by[nodes[name].input[1]].input[1]]
+        assert scale.dtype == constants[gain].dtype == np.float16
+        assert (scale.astype(np.float32) * constants[gain]).tobytes() in weights
 
 
 def test_layers_say_which_run_in_int8(compiled) -> None:

@@ -6,13 +6,15 @@ import json
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
-from tiny_archive import write_archive, write_manifest
+from tiny_archive import block, config, write_archive, write_manifest, write_members
 
 from trtasr import lower as lowering
 from trtasr.cli import main
 from trtasr.engine.build import rtx_version
 from trtasr.errors import BuildError, NoKernelError
+from trtasr.models.jasper import JasperCtc
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[0.5]",
         "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5",
@@ -143,3 +145,40 @@ def test_depthwise_convolutions_too_when_asked(archive, tmp_path):
 def test_depthwise_convolutions_are_refused_where_no_kernel_is(archive, tmp_path, capsys):
     assert main(["compile", str(archive), "-o", str(tmp_path / "out"), *FAST, "--quantize-depthwise"]) == 2
     assert "no INT8 convolution on sm_75" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def wide_archive(tmp_path_factory):
+    """Convolutions over time that are neither pointwise nor depthwise: a strided one and one in a residual block."""
+    folder, settings = tmp_path_factory.mktemp("wide"), config()
+    blocks = [block(32, 11, stride=[2]), block(32, 7, residual=True), block(64, 1)]
+    settings["encoder"] |= {"jasper": [item | {"separable": False} for item in blocks]}
+    torch.manual_seed(0)
+    model = JasperCtc(settings["encoder"], settings["decoder"]).train()
+    with torch.no_grad():
+        for _ in range(10):
+            model(torch.randn(4, 64, 120), torch.full((4,), 120))
+    write_manifest(folder)
+    return write_members(folder / "wide.nemo", settings, model.state_dict())
+
+
+def test_wide_convolutions_are_int8_products_and_their_work_is_still_found(wide_archive, tmp_path, capsys):
+    found = compiled(wide_archive, tmp_path / "out", "--set", "engine.unfold_channels=32")
+    assert all(decision["quantized"] for decision in found["scales"]["decisions"]["t4-rtx"])
+    weighted = {row["onnx_nodes"][0]: row for row in found["layers"]["t4-rtx"] if row["macs"]}
+    wide = [f"/encoder/encoder.{index}/mconv.0/conv/Conv" for index in (0, 1)]
+    assert [(weighted[name]["kind"], weighted[name]["int8"]) for name in wide] == [("gemm", True)] * 2
+    assert [weighted[name]["macs"] for name in wide] == [64 * 32 * 11 * 50, 32 * 32 * 7 * 50]
+    assert main(["inspect", str(tmp_path / "out"), "--target", "t4-rtx"]) == 0
+    shown = capsys.readouterr().out
+    assert all(any(line.startswith(name) and " yes " in line for line in shown.splitlines()) for name in wide)
+    assert "(100.0 % of MACs)" in shown
+    graph = onnx.load(tmp_path / "out" / "model.qdq.onnx").graph  # what is measured: convolutions
+    assert sum(node.op_type == "Conv" for node in graph.node) == 5
+
+
+def test_convolutions_with_few_output_channels_stay_fp16(wide_archive, tmp_path):
+    found = compiled(wide_archive, tmp_path / "out")
+    rules = {decision["node"]: decision["rule"] for decision in found["scales"]["decisions"]["t4-rtx"]}
+    assert sorted(rules.values()) == ["int8"] * 3 + ["kernel"] * 2
+    assert all(rules[f"/encoder/encoder.{index}/mconv.0/conv/Conv"] == "kernel" for index in (0, 1))

@@ -48,6 +48,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     ('checkpoint = "m"\n[evaluation]\ngpu_batches = []', "batches of at least 1"),
     ('checkpoint = "m"\n[evaluation]\ngpu_batches = [0]', "batches of at least 1"),
     ('checkpoint = "m"\n[engine]\nworkspace_mb = -1', "at least 0"),
+    ('checkpoint = "m"\n[engine]\nunfold_channels = 0', "at least 1"),
     ('checkpoint = "m"\n[engine]\ncompute_capability = 8.6', "put it in quotes"),
     ('checkpoint = "m"\n[engine]\ncompute_capability = "8.7"', "use one of 7.5"),
     ('checkpoint = "m"\n[engine]\nquantization = "none"', "use one of explicit"),

@@ -279,7 +279,8 @@ def table_from_features(exported: Path, features: CalibrationSet, quantization: 
     if walked(quantization):
         shifted = {carrier: offset for name, offset in offsets.items() for carrier in carriers[name]}
         return corrected_table(Given(graph, shifted, fixed, quantization), offsets, features, settings)
-    histograms = collect(observe(graph.SerializeToString(), activation_tensors(graph), features))
+    centered = graph.SerializeToString() if offsets else exported  # the same graph: a large one is not held twice
+    histograms = collect(observe(centered, activation_tensors(graph), features))
     table = scale_table(histograms, weight_arrays(graph), quantization.ranges, quantization.headroom, fixed)
     return replace(table, offsets=offsets, settings=settings)
 

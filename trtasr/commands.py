@@ -190,6 +190,7 @@ def compile_text(record: Record, out: Path) -> str:
         lines += ["", controls_table(control_rows(record))]
     lines.append(comparison_text(record.comparison))
     lines.append(f"report: {out / 'report.html'}")
+    lines.append(f"compile {record.seconds:.0f} s; peak memory {peak_gb():.1f} GB")
     lines += [f"gate missed: {problem}" for problem in record.problems]
     lines.append(final_line(record, out))
     return "\n".join(lines)
@@ -222,9 +223,15 @@ def final_line(record: Record, out: Path) -> str:
 def compile_data(record: Record, out: Path) -> dict[str, Any]:
     """The summary for ``--json``."""
     return {"outcome": record.outcome, "problems": list(record.problems), "seconds": round(record.seconds, 1),
-            "bundle": str(out), "engine": str(out / record.engines[0].path), "results": summary_json(record),
-            "comparison": comparison_json(record.comparison),
+            "peak_gb": peak_gb(), "bundle": str(out), "engine": str(out / record.engines[0].path),
+            "results": summary_json(record), "comparison": comparison_json(record.comparison),
             "controls": controls_json(record)}  # fmt: skip
+
+
+def peak_gb() -> float:
+    """Most memory that this process, or a builder it started, has held."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 2**20  # Linux counts KiB
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -240,7 +247,7 @@ def calibrate_verb(arguments: argparse.Namespace) -> Summary:
     recipe = resolve_recipe(arguments)
     found = calibrate_recipe(recipe, Options(Path(), arguments.calib_dir))
     files = {"table": str(found.path), "cache": str(found.cache)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+    peak = peak_gb()
     data = {**files, "activations": len(found.table.activations), "weights": len(found.table.weights),
             "dead_channels": sum(len(w.floored) for w in found.table.weights.values()),
             "method": recipe.calibration.method, "correction": recipe.quantization.correction,

@@ -14,7 +14,7 @@ from trtasr.errors import UsageError
 from trtasr.evaluate import feeds
 from trtasr.gpu import INT8
 from trtasr.graph.halve import halve
-from trtasr.graph.tensors import WEIGHTED
+from trtasr.graph.tensors import layer_outputs
 from trtasr.lower import profile
 from trtasr.verbs import Opened, compared_utterances, open_engine, usable_gpu
 
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 def compare_layers(path: Path, target: str, manifest: Path | None, limit: int) -> dict[str, float]:
     """SQNR in dB of every convolution's and matrix product's output, in graph order, FP32 as the reference.
+
+    Behind a linear layer the sum with its bias counts as an output too: engines that add it inside have only that.
 
     The FP32 graph runs in ONNX Runtime. A `t4` engine runs on its GPU, as a plan built for this with those tensors as
     outputs (which keeps TensorRT from fusing across them: the numbers are of its kernels, not of its fusions); any
@@ -40,11 +42,14 @@ def compare_layers(path: Path, target: str, manifest: Path | None, limit: int) -
     opened = open_engine(path)
     items = feeds(compared_utterances(opened, target, manifest, limit))
     reference, candidate = opened.graph("fp32"), opened.graph(target)
-    weighted = [node.output[0] for node in onnx.load(reference).graph.node if node.op_type in WEIGHTED]
-    names = shared_tensors((reference, candidate), weighted)
+    made = layer_outputs(onnx.load(reference))
+    names = shared_tensors((reference, candidate), made)
     if not names:
         raise UsageError(f"{path}: the {target} graph shares no inner tensor with the FP32 graph",
                          "compare the layers of another engine with --target")  # fmt: skip
+    if len(names) < len(made):
+        logger.info("%d of %d layer outputs exist in the %s graph as well; the others are codes or fused there",
+                    len(names), len(made), target)  # fmt: skip
     with ExitStack() as stack:
         if target == INT8 and usable_gpu():
             engine = marked_plan(opened, candidate, names, stack)

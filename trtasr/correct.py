@@ -204,7 +204,7 @@ def rounded_weight(node: onnx.NodeProto, weight: FloatArray, settings: Quantizat
 
 def new_bias(given: Given, layer: Visited, rounded: FloatArray, moved: Matrix,
              found: Columns | None) -> dict[str, FloatArray]:  # fmt: skip
-    """The bias after a weight W has become Wq; none where the layer has no bias.
+    """The bias after a weight W has become Wq; none where the node has no bias (a linear layer's is in the Add behind).
 
     Offsets b that centering subtracted are given back through the new weight, + (Wq - W) b, so that silence gives what
     it gave. Unless nothing is to be corrected, the mean of what rounding alone changes is taken off as well,

@@ -4,6 +4,7 @@ import glob
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -17,10 +18,12 @@ from trtasr.engine.inspect import ort_layers
 from trtasr.engine.profile import Profile
 from trtasr.errors import BuildError, MissingError, NoKernelError, TrtasrError
 from trtasr.graph.check import check_model
+from trtasr.graph.gains import channel_gains, gain_lint
 from trtasr.graph.halve import fp16_scale_lint, halve
-from trtasr.graph.lint import overflow_lint
+from trtasr.graph.lint import HEADROOM, large_activations, overflow_lint
 from trtasr.graph.macs import macs_per_second
 from trtasr.graph.pointwise import pointwise_to_matmul
+from trtasr.graph.unfold import unfold_convolutions
 from trtasr.place import place
 from trtasr.recipe import EngineShapes, Recipe
 from trtasr.targets import Target, choose
@@ -32,7 +35,7 @@ FP32, QDQ, CPU_INT8 = "model.fp32.onnx", "model.qdq.onnx", "cpu/model.int8.onnx"
 PLAIN = "model.plain.onnx"  # for a calibrator: FP32, with the corrected weights
 MAX_FALLBACKS = 16  # builds are repeated at most so often without the layers the builder has no INT8 kernel for
 REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
-    "pointwise": pointwise_to_matmul, "halve": halve}  # fmt: skip
+    "unfold": unfold_convolutions, "pointwise": pointwise_to_matmul, "gains": channel_gains, "halve": halve}
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,13 @@ class Plant:
     calibration: CalibrationSet | None = None
     left: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def profile(self) -> Profile:
         """The recipe's shapes as an optimization profile."""
         features = onnx.load(self.folder / FP32).graph.input[0].type.tensor_type.shape
         return profile(self.recipe.engine, self.frames_per_second, features.dim[1].dim_value)
 
-    @property
+    @cached_property
     def macs(self) -> dict[str, int]:
         """FP32 node -> multiply-accumulates per second of audio."""
         return macs_per_second(onnx.load(self.folder / FP32), self.frames_per_second)
@@ -183,9 +186,15 @@ def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str
         graph = REWRITES[name](graph)
     lowered = f"{target.name}/model.lowered.onnx"
     save(graph, folder / lowered)
-    found = Lowered(target.name, QDQ, lowered, decisions, tuple(fp16_scale_lint(graph)),
-                    tuple(overflow_lint(placed.fp32, table, placed.int8)))  # fmt: skip
+    if "gains" in target.passes:
+        subnormal, overflowing = gain_lint(graph)
+    else:
+        subnormal, overflowing = fp16_scale_lint(graph), overflow_lint(placed.fp32, table, placed.int8)
+    found = Lowered(target.name, QDQ, lowered, decisions, tuple(subnormal), tuple(overflowing))
     report_lint(found)
+    if large := large_activations(table):
+        logger.warning("FP16 holds at most 65504; on the calibration features these came within a factor of %d: %s",
+                       HEADROOM, ", ".join(large))  # fmt: skip
     return found
 
 

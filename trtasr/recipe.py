@@ -18,7 +18,8 @@ METHODS = ("synthetic", "noise", "audio")
 SMALLEST: Mapping[str, float] = {
     "batches": 1, "batch_size": 1, "steps": 1, "seconds": 0.1, "min_seconds": 0.05, "headroom": 0.1, "min_batch": 1,
     "max_wer_increase": 0.0, "batch": 1, "threads": 0, "workspace_mb": 0, "learning_rate": 1e-9, "seed": 0,
-    "min_sqnr": 0.0, "alpha": 0.0, "damping": 1e-6, "weight_bits": 2}  # fmt: skip
+    "min_sqnr": 0.0, "alpha": 0.0, "damping": 1e-6, "weight_bits": 2,
+    "unfold_channels": 1}  # fmt: skip
 LARGEST: Mapping[str, float] = {"alpha": 1.0, "weight_bits": 8}
 CORRECTIONS = ("none", "bias", "qep", "fade")
 ROUNDINGS = ("nearest", "gptq")
@@ -91,6 +92,11 @@ class EngineShapes:
         min_batch, opt_batch, max_batch: utterances per run.
         compute_capability: of the GPU that a `t4-rtx` plan is for: 7.5 (T4), 8.6, 8.9 or 12.0.
         quantize_depthwise: depthwise convolutions in INT8 too; sm_75 has no kernel for them.
+        unfold_channels: of `t4-rtx`: convolutions of kernel k > 1 over time with at least so many output channels O run
+            as INT8 products of k shifted copies of their input. For each input channel and output frame that saves
+            k O / 65e12 s of arithmetic (130 TOPS in INT8, 65 TFLOPS in FP16) and moves k bytes twice (320 GB/s): even
+            at O = 406 where all copies go through memory, at 203 where the product finds them in the cache.
+            Estimated from the T4's peaks, not measured; INT8 also halves the weights.
         quantization: of `t4`: ``explicit`` (Q/DQ nodes) or ``implicit`` (calibrator, TensorRT 10 only).
         calibrator: implicit: ``table`` serves the scale table as a cache, ``entropy`` and ``minmax`` let TensorRT take
             its own ranges from the calibration features.
@@ -107,6 +113,7 @@ class EngineShapes:
     max_batch: int = 8
     compute_capability: str = "7.5"
     quantize_depthwise: bool = False
+    unfold_channels: int = 256
     quantization: str = "explicit"
     calibrator: str = "table"
     workspace_mb: int = 0

@@ -8,17 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))  # tiny_network, whatever the import mode
 from tiny_archive import conformer_network
-from tiny_network import MEL, Tiny
+from tiny_network import MEL, Tiny, table_of
 
-from trtasr.graph.check import run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
-from trtasr.graph.tensors import activation_tensors, weight_tensors, with_outputs
-from trtasr.values import ScaleTable, TensorScale, WeightScale
+from trtasr.values import ScaleTable
 
 
 @pytest.fixture(scope="session")
@@ -53,20 +50,6 @@ def feeds():
 def table(fp32, feeds):
     """Scales from the test batch itself."""
     return table_of(fp32, feeds)
-
-
-def table_of(graph, inputs):
-    """Scale table of a graph from one batch: the largest magnitude of each tensor and weight channel."""
-    names = activation_tensors(graph)
-    values = {**inputs, **run_graph(with_outputs(graph, names), inputs)}
-    arrays = {item.name: numpy_helper.to_array(item) for item in graph.graph.initializer}
-    weights = {}
-    for info in weight_tensors(graph):
-        channels = np.moveaxis(arrays[info.name], info.axis, 0).reshape(info.shape[info.axis], -1)
-        weights[info.name] = WeightScale((np.abs(channels).max(1) / np.float32(127)).astype(np.float32), info.axis)
-    activations = {name: TensorScale(float(np.abs(values[name]).max()), "max", bool((values[name] >= 0).all()))
-                   for name in names}  # fmt: skip
-    return ScaleTable(activations, weights)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from tiny_network import sqnr_db, valid
+from tiny_network import sqnr_db, table_of, valid
 
 from trtasr.errors import RecipeError, UsageError
 from trtasr.graph.check import check_model, run_graph
@@ -125,3 +125,45 @@ def test_other_operators_run_in_float_between_integer_convolutions():
     lowered = quantize_for_cpu(model, table).model
     check_model(lowered)
     assert np.abs(run_graph(model, x)["y"] - run_graph(lowered, x)["y"]).max() < 0.3
+
+
+MIXED = {
+    "codes turned for another convolution": """a = Conv<kernel_shape=[3], pads=[1,1]>(x, w)
+        t = Transpose<perm=[0,2,1]>(a)
+        y = Conv<kernel_shape=[3], pads=[1,1]>(t, v)""",
+    "codes turned for a convolution and a linear layer": """a = Conv<kernel_shape=[3], pads=[1,1]>(x, w)
+        t = Transpose<perm=[0,2,1]>(a)
+        c = Conv<kernel_shape=[3], pads=[1,1]>(t, v)
+        l = MatMul(t, m)
+        y = Add(c, l)""",
+    "a tensor read by a convolution, then by a linear layer": """c = Conv<kernel_shape=[3], pads=[1,1]>(x, w)
+        l = MatMul(x, m)
+        y = Add(c, l)""",
+    "a tensor read by a linear layer, then by a convolution": """l = MatMul(x, m)
+        c = Conv<kernel_shape=[3], pads=[1,1]>(x, w)
+        y = Add(c, l)""",
+    "a bias that is one number": """p = MatMul(x, m)
+        y = Add(p, one)""",
+    "a product that two nodes read": """p = MatMul(x, m)
+        a = Add(p, b)
+        y = Add(a, p)""",
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_convolutions_and_linear_layers_may_meet(name):
+    model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[B,6,6] x) => (float[B,6,6] y) {{ {MIXED[name]} }}""")
+    for index, node in enumerate(model.graph.node):
+        node.name = f"node{index}"
+    draw = np.random.default_rng(0)
+    values = {"w": draw.normal(size=(6, 6, 3)), "v": draw.normal(size=(6, 6, 3)), "m": draw.normal(size=(6, 6)),
+              "b": draw.normal(size=6), "one": draw.normal(size=1)}  # fmt: skip
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(numpy_helper.from_array(value.astype(np.float32), key)
+                                   for key, value in values.items() if key in used)  # fmt: skip
+    x = {"x": draw.normal(size=(3, 6, 6)).astype(np.float32)}
+    lowered = quantize_for_cpu(model, table_of(model, x)).model
+    check_model(lowered)
+    expected, found = run_graph(model, x)["y"], run_graph(lowered, x)["y"]
+    assert np.square(expected - found).sum() < 1e-3 * np.square(expected).sum()  # 30 dB

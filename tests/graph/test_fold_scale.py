@@ -17,16 +17,16 @@ LEFT = {
     "vector": "p = MatMul(x, w) a = Add(b, p) y = Mul(a, b)",
     "no linear layer": "a = Add(x, b) y = Mul(a, c)",
     "the second of two": "p = MatMul(x, w) m = Mul(p, c) y = Mul(m, c)",
+    "an inner output": "p = MatMul(x, w) z = Add(p, b) y = Mul(z, c)",
     "two activations": "p = MatMul(x, x) y = Mul(p, c)",
 }
 
 
 def graph(body):
     """Nodes over x [B,4,4], a weight, a bias and the constant 0.3; an Identity behind, because the output stays."""
-    lines = body.replace(") ", ")\n")
+    lines = body.replace(") ", ")\n") + ("" if "z =" in body else "\nz = Identity(y)")
     model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 20]>
-        g (float[B,4,4] x) => (float[B,4,4] z) {{ {lines}
-        z = Identity(y) }}""")
+        g (float[B,4,4] x) => (float[B,4,4] z) {{ {lines} }}""")
     draw = np.random.default_rng(0)
     values = {"w": draw.normal(size=(4, 4)), "b": draw.normal(size=4), "c": np.array(0.3)}
     model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in values.items())

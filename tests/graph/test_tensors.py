@@ -3,7 +3,7 @@ from tiny_network import CHANNELS, CLASSES, MEL
 
 from trtasr.graph.check import run_graph
 from trtasr.graph.macs import macs_per_second
-from trtasr.graph.tensors import activation_tensors, sites, weight_tensors, with_outputs
+from trtasr.graph.tensors import activation_tensors, layer_outputs, sites, weight_tensors, with_outputs
 
 
 def test_activations_are_the_data_path_and_nothing_else(fp32, feeds):
@@ -34,3 +34,12 @@ def test_macs_count_weights_times_frame_rate_after_striding(fp32):
     assert macs["/dense.0/conv/Conv"] == CHANNELS * CHANNELS * 3 * 50
     assert macs["/stem.0/conv/Conv"] == MEL * 5 * 50
     assert len(macs) == 9
+
+
+def test_layer_outputs_are_products_and_their_sums_with_a_bias(conformer):
+    names = layer_outputs(conformer.fp32)
+    assert "/encoder/layers.0/feed_forward1/linear1/MatMul_output_0" in names
+    assert "/encoder/layers.0/feed_forward1/linear1/Add_output_0" in names
+    assert "/encoder/layers.0/self_attn/MatMul_2_output_0" in names
+    assert not [name for name in names if name.endswith("Add_1_output_0") and "linear" not in name]  # residual
+    assert len(names) == len(set(names))

@@ -2,7 +2,12 @@
 
 import numpy as np
 import torch
+from onnx import numpy_helper
 from torch import nn
+
+from trtasr.graph.check import run_graph
+from trtasr.graph.tensors import activation_tensors, weight_tensors, with_outputs
+from trtasr.values import ScaleTable, TensorScale, WeightScale
 
 MEL, CHANNELS, CLASSES = 16, 32, 29
 
@@ -58,3 +63,17 @@ def sqnr_db(reference, test):
     items = range(len(reference["output_lengths"]))
     a, b = (np.concatenate([valid(o, i) for i in items]).astype(np.float64) for o in (reference, test))
     return 10 * np.log10(np.square(a).sum() / np.square(a - b).sum())
+
+
+def table_of(graph, inputs):
+    """Scale table of a graph from one batch: the largest magnitude of each tensor and weight channel."""
+    names = activation_tensors(graph)
+    values = {**inputs, **run_graph(with_outputs(graph, names), inputs)}
+    arrays = {item.name: numpy_helper.to_array(item) for item in graph.graph.initializer}
+    weights = {}
+    for info in weight_tensors(graph):
+        channels = np.moveaxis(arrays[info.name], info.axis, 0).reshape(info.shape[info.axis], -1)
+        weights[info.name] = WeightScale((np.abs(channels).max(1) / np.float32(127)).astype(np.float32), info.axis)
+    activations = {name: TensorScale(float(np.abs(values[name]).max()), "max", bool((values[name] >= 0).all()))
+                   for name in names}  # fmt: skip
+    return ScaleTable(activations, weights)

@@ -63,3 +63,16 @@ def test_weights_that_are_not_finite_are_named(weights, value):
 def test_unknown_family(weights):
     with pytest.raises(CheckpointError, match="family 'whisper'"):
         build_model("whisper", CONFIG, weights)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda tensor: tensor.to(torch.float8_e4m3fn), "not of real numbers"),
+    (lambda tensor: tensor.to(torch.complex64), "not of real numbers"),
+    (lambda tensor: tensor.to(torch.int32), "not of real numbers"),
+    (lambda tensor: -tensor.abs() - 1, "negative"),
+])  # fmt: skip
+def test_numbers_that_a_cast_would_change_and_negative_variances_are_refused(weights, change, words):
+    name = next(key for key in weights if key.endswith("running_var"))
+    weights[name] = change(weights[name])
+    with pytest.raises(CheckpointError, match=rf"{words}.*{name}"):
+        build_model("jasper", CONFIG, weights)

@@ -1,11 +1,14 @@
 import pytest
 
-from trtasr.targets import CPU, T4, T4_RTX, TARGETS
+from trtasr.recipe import EngineShapes
+from trtasr.targets import CPU, T4, T4_RTX, TARGETS, choose
 from trtasr.values import Site
 
 POINTWISE = Site("pw", "Conv", (256, 256, 1), 256, 256, 1, (1,), (1,))
 DEPTHWISE = Site("dw", "Conv", (256, 1, 33), 256, 256, 256, (33,), (1,))
-DENSE = Site("jasper", "Conv", (256, 256, 11), 256, 256, 1, (11,), (1,))
+WIDE = Site("jasper", "Conv", (256, 256, 11), 256, 256, 1, (11,), (1,))
+FEW = Site("few", "Conv", (240, 256, 11), 256, 240, 1, (11,), (1,))
+PLANE = Site("plane", "Conv", (256, 256, 3, 3), 256, 256, 1, (3, 3), (2, 2))
 STRIDED = Site("strided", "Conv", (256, 64, 1), 64, 256, 1, (1,), (2,))
 DECODER = Site("decoder", "Conv", (29, 1024, 1), 1024, 29, 1, (1,), (1,))
 LINEAR = Site("linear", "MatMul", (256, 1024), 256, 1024)
@@ -17,8 +20,9 @@ def skipped(target, site):
 
 
 @pytest.mark.parametrize(("site", "t4", "t4_rtx"), [
-    (POINTWISE, None, None), (DEPTHWISE, "depthwise", "depthwise"), (DENSE, None, "kernel"),
-    (STRIDED, None, "kernel"), (DECODER, "alignment", None), (LINEAR, None, None), (NARROW, "alignment", "kernel"),
+    (POINTWISE, None, None), (DEPTHWISE, "depthwise", "depthwise"), (WIDE, None, None),
+    (FEW, None, "kernel"), (PLANE, None, "kernel"), (STRIDED, None, None), (DECODER, "alignment", None),
+    (LINEAR, None, None), (NARROW, "alignment", None),
 ])  # fmt: skip
 def test_rules(site, t4, t4_rtx):
     assert skipped(T4, site) == t4
@@ -28,4 +32,15 @@ def test_rules(site, t4, t4_rtx):
 
 def test_targets_by_name_and_their_passes():
     assert {name: target.passes for name, target in TARGETS.items()} == {
-        "t4": ("qdq", "halve"), "t4-rtx": ("qdq", "pointwise", "halve"), "cpu": ("cpu_qdq",)}  # fmt: skip
+        "t4": ("qdq", "halve"), "t4-rtx": ("qdq", "unfold", "pointwise", "gains", "halve"),
+        "cpu": ("cpu_qdq",)}  # fmt: skip
+
+
+@pytest.mark.parametrize(("channels", "rules"), [(1, [None, None]), (256, [None, "kernel"]), (257, ["kernel"] * 2)])
+def test_the_recipe_says_from_how_many_channels_convolutions_are_unfolded(channels, rules):
+    target, _ = choose(EngineShapes(unfold_channels=channels))
+    assert [skipped(target, site) for site in (WIDE, FEW)] == rules
+    assert skipped(target, STRIDED) is None  # one tap: nothing is copied
+    (other,) = choose(EngineShapes(target="t4-rtx", compute_capability="8.6", unfold_channels=channels))
+    assert skipped(other, FEW) is None
+    assert other.passes == ("qdq", "halve")

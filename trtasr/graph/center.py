@@ -40,11 +40,13 @@ def center(model: onnx.ModelProto, offsets: Mapping[str, FloatArray]) -> onnx.Mo
 
     Args:
         model: FP32 graph with batch norm folded; not changed.
-        offsets: output of a depthwise convolution -> b float32 [C].
+        offsets: output of a depthwise convolution -> b float32 [C]; without any the model itself is returned.
 
     Raises:
         UsageError: a tensor that cannot be centered in this graph.
     """
+    if not offsets:
+        return model
     possible, readers = centerable(model), _data_readers(model)
     unknown = sorted(set(offsets) - set(possible))
     if unknown:
@@ -77,12 +79,14 @@ def give_back_quantized(model: onnx.ModelProto, table: ScaleTable, quantized: Co
 
     Args:
         model: centered FP32 graph; not changed.
-        table: offsets b and weight scales (Wq is what they round W to).
+        table: offsets b and weight scales (Wq is what they round W to); without offsets the model itself is returned.
         quantized: names of the nodes that will have INT8 weights; the others need nothing.
 
     Raises:
         UsageError: an offset for a tensor that is not centered in this graph, or a missing weight scale.
     """
+    if not table.offsets:
+        return model
     possible, readers, stored = centerable(model), _data_readers(model), constants(model)
     changed = {}
     for name, offset in table.offsets.items():

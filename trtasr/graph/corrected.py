@@ -18,12 +18,14 @@ def with_corrections(model: onnx.ModelProto, table: ScaleTable, quantized: Colle
 
     Args:
         model: centered FP32 graph; not changed.
-        table: corrected initializers; without any the graph stays as it is.
+        table: corrected initializers; without any the graph itself is returned.
         quantized: names of the nodes that will have INT8 weights.
 
     Raises:
         UsageError: an initializer that this graph lacks or that has another shape.
     """
+    if not table.corrected:
+        return model
     stored = constants(model)
     for name, values in table.corrected.items():
         if name not in stored or tuple(stored[name].dims) != values.shape:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from trtasr.graph.cpu_rules import dense, floating_depthwise, framewise, integer_form
+from trtasr.graph.cpu_rules import floating_depthwise, framewise, integer_form, is_pointwise
 from trtasr.graph.edit import (
     activation_scale,
     constants,
@@ -105,6 +105,7 @@ class _Lowering:
         self.model, self.table, self.quantized = model, table, quantized
         self.weights, self.readers, self.made_by = constants(model), consumers(model), producers(model)
         self.on_path = set(data_path(model))
+        self.outputs = {value.name for value in model.graph.output}
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = dict(self.weights)
         self.values = {
@@ -166,7 +167,7 @@ class _Lowering:
         if relu or self._only_codes_read(output):
             made = self._integer_conv(node, data, relu or output)
             self.values |= {output: made, relu or output: made}
-        elif framewise(node) and dense(node):
+        elif is_pointwise(node):
             self.values[output] = _Value(rows=self._integer_matmul(node, data), rank=data.rank)
         else:
             self.values[output] = self._integer_conv(node, data, output)
@@ -191,11 +192,18 @@ class _Lowering:
         inputs = [data.plain, self._constant(f"{node.name}/weight", codes), data.scale,
                   self._constant(f"{node.name}/weight_scale", scales), data.zero,
                   self._constant("int8_zero", np.int8(0))]  # fmt: skip
-        readers = self.readers.get(output, [])
-        bias = next((name for name in readers[0].input if name in self.weights), "") if len(readers) == 1 else ""
-        if bias and readers[0].op_type == "Add" and len(self.weights[bias].dims) == 1:
-            inputs, output = [*inputs, bias], readers[0].output[0]
+        if added := self._bias(output, scales.size):
+            inputs, output = [*inputs, added[0]], added[1]
         self.values[output] = _Value(columns=self._emit_integer(node, "MatMulIntegerToFloat", inputs, output))
+
+    def _bias(self, product: str, width: int) -> tuple[str, str] | None:
+        """The bias that alone reads a product, and what their sum is called."""
+        readers = self.readers.get(product, [])
+        if len(readers) != 1 or readers[0].op_type != "Add" or product in self.outputs:
+            return None
+        bias = next((name for name in readers[0].input if name in self.weights), "")
+        fits = bool(bias) and list(self.weights[bias].dims) == [width]
+        return (bias, readers[0].output[0]) if fits else None
 
     def _integer_matmul(self, node: NodeProto, data: _Value) -> str:
         codes, scales = self._weight(node, data)
@@ -238,7 +246,9 @@ class _Lowering:
         """Whether only codes of a tensor exist, and only linear layers read it behind this change of layout."""
         value = self.values.get(node.input[0], _Value())
         moved = value.plain or (value.codes and node.op_type == "Transpose")
-        return bool(moved) and not (value.columns or value.rows) and self._only_codes_read(node.output[0])
+        readers = self._code_readers(node.output[0])
+        linear = bool(readers) and all(r.op_type == "MatMul" and r.name in self.quantized for r, _ in readers)
+        return bool(moved) and not (value.columns or value.rows) and linear
 
     def _move(self, node: NodeProto) -> None:
         """Change the layout of codes instead of floats."""
@@ -296,7 +306,11 @@ class _Lowering:
         return self.values[name].rows
 
     def _codes(self, name: str, rank: int) -> _Value:
-        if not self.values[name].codes:
+        value = self.values[name]
+        if not value.codes and value.plain:  # a linear layer reads it too
+            codes = self._emit("Transpose", [value.plain], f"{name}_turned", perm=TO_ROWS[rank])
+            self.values[name] = replace(value, codes=codes, rank=rank)
+        elif not value.codes:
             made = self._quantize(self._rows(name, rank), name, activation_scale(self.table, self._scale_name(name)))
             self.values[name] = replace(self.values[name], codes=made.codes, scale=made.scale, zero=made.zero)
         return self.values[name]
@@ -304,7 +318,10 @@ class _Lowering:
     def _plain(self, name: str) -> _Value:
         """Codes in the FP32 graph's layout."""
         value = self.values.setdefault(name, _Value(columns=name))  # positions are computed from no feature
-        if not value.plain:
+        if not value.plain and value.codes:  # a convolution reads it too
+            plain = self._emit("Transpose", [value.codes], f"{name}_plain", perm=TO_COLUMNS[value.rank])
+            self.values[name] = replace(value, plain=plain)
+        elif not value.plain:
             made = self._quantize(self._columns(name), name, activation_scale(self.table, name))
             self.values[name] = replace(self.values[name], plain=made.codes, scale=made.scale, zero=made.zero)
         return self.values[name]

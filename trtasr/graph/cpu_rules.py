@@ -33,6 +33,7 @@ def framewise(node: NodeProto) -> bool:
     return ones and not any(attribute(node, "pads", [0]))
 
 
-def dense(node: NodeProto) -> bool:
-    """Whether a convolution reads every frame and mixes all channels."""
-    return all(stride == 1 for stride in attribute(node, "strides", [1])) and attribute(node, "group", 1) == 1
+def is_pointwise(node: NodeProto) -> bool:
+    """Whether a convolution is a matrix product: framewise, of every frame, over all channels."""
+    whole = all(stride == 1 for stride in attribute(node, "strides", [1])) and attribute(node, "group", 1) == 1
+    return whole and framewise(node)

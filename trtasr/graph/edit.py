@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from trtasr.errors import UsageError
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
 Array = npt.NDArray[Any]
+
+LARGE = 1024  # elements; below are shapes, axes and scales, which decide what a graph computes
 
 
 def tensor(name: str, value: Any) -> TensorProto:
@@ -46,6 +49,21 @@ def rebuilt(model: onnx.ModelProto, nodes: Iterable[NodeProto], initializers: It
     used = {name for node in live for name in node.input}
     result.graph.node.extend(live)
     result.graph.initializer.extend(item for item in initializers if item.name in used)
+    return result
+
+
+def outline(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with large initializers as inputs of their type and shape.
+
+    Shape inference and the checker copy a model several times; they read nothing of a weight but these.
+    """
+    result = _shell(model)
+    result.graph.node.extend(model.graph.node)
+    for item in model.graph.initializer:
+        if prod(item.dims) > LARGE:
+            result.graph.input.append(helper.make_tensor_value_info(item.name, item.data_type, item.dims))
+        else:
+            result.graph.initializer.append(item)
     return result
 
 

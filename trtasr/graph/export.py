@@ -33,9 +33,9 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         model: module in eval mode; not changed.
 
     Returns:
-        a copy that computes the same function.
+        a copy that computes the same function; it shares the parameters that are not folded.
     """
-    folded = copy.deepcopy(model)
+    folded = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     for container in folded.modules():
         if isinstance(container, nn.ModuleList | nn.Sequential):
             for index, conv, norm in list(_pairs(container)):
@@ -70,9 +70,10 @@ def export_onnx(model: nn.Module, path: Path, mel_bins: int) -> None:
             dynamic_axes={"features": {0: "batch", 2: "time"}, "lengths": {0: "batch"},
                           "log_probs": {0: "batch", 1: "frames"}, "output_lengths": {0: "batch"}},
         )  # fmt: skip
-    exported = onnx.load(path)
-    separate = unshare(exported)  # the exporter stores equal constants of different layers once
-    onnx.save(named_weights(fold_scale(separate)), path)
+    graph = onnx.load(path)
+    for rewrite in (unshare, fold_scale, named_weights):  # the exporter stores equal constants of layers once
+        graph = rewrite(graph)
+    onnx.save(graph, path)
 
 
 def _pairs(container: nn.ModuleList | nn.Sequential) -> Iterator[tuple[int, nn.Conv1d, nn.BatchNorm1d]]:
@@ -89,5 +90,6 @@ def _fold(conv: nn.Conv1d, norm: nn.BatchNorm1d) -> None:
     assert variance is not None
     gain = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
     bias = torch.zeros_like(mean) if conv.bias is None else conv.bias
-    conv.weight.copy_(conv.weight.double() * gain[:, None, None])
-    conv.bias = nn.Parameter(((bias.double() - mean.double()) * gain + norm.bias.double()).to(conv.weight.dtype))
+    dtype = conv.weight.dtype
+    conv.weight = nn.Parameter((conv.weight.double() * gain[:, None, None]).to(dtype))
+    conv.bias = nn.Parameter(((bias.double() - mean.double()) * gain + norm.bias.double()).to(dtype))

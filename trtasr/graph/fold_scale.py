@@ -27,8 +27,9 @@ def fold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
     outputs = {value.name for value in model.graph.output}
     for node in model.graph.node:
         source, factor = _scaling(node, values)
-        layer = () if node.output[0] in outputs else _linear(source, made_by, stored)
-        if layer and all(len(readers[item.output[0]]) == 1 for item in layer):
+        layer = _linear(source, made_by, stored)
+        inner = all(len(readers[item.output[0]]) == 1 and item.output[0] not in outputs for item in layer)
+        if layer and inner and node.output[0] not in outputs:
             for name in _parameters(layer, stored):
                 scaled[name] = tensor(name, numpy_helper.to_array(stored[name]) * np.float32(factor))
             dropped[node.output[0]] = source

@@ -7,7 +7,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from trtasr.errors import QualityError
-from trtasr.graph.edit import constants, producers, rebuilt, tensor
+from trtasr.graph.edit import constants, outline, producers, rebuilt, tensor
 from trtasr.graph.tensors import WEIGHTED
 
 FULL_PRECISION = ("LogSoftmax",)
@@ -90,7 +90,7 @@ def _half_nodes(model: onnx.ModelProto) -> set[str]:
 
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    inferred = onnx.shape_inference.infer_shapes(outline(model)).graph
     return {
         value.name
         for value in [*inferred.input, *inferred.value_info, *inferred.output]

@@ -6,6 +6,7 @@ from math import prod
 import onnx
 from onnx import NodeProto
 
+from trtasr.graph.edit import outline
 from trtasr.graph.tensors import attribute, rows_per_frame, sites
 
 STRIDED = ("Conv", "MaxPool")
@@ -26,7 +27,7 @@ def macs_per_second(model: onnx.ModelProto, frames_per_second: float) -> dict[st
     Returns:
         node name -> multiply-accumulates per second.
     """
-    weights, rows = {site.node: prod(site.weight_shape) for site in sites(model)}, rows_per_frame(model)
+    weights, rows = {site.node: prod(site.weight_shape) for site in sites(model)}, rows_per_frame(outline(model))
     rates = {value.name: frames_per_second for value in model.graph.input}
     costs: dict[str, int] = {}
     for node in model.graph.node:

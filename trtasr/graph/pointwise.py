@@ -30,7 +30,7 @@ def pointwise_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
         source = node.input[1] if node.op_type == "Conv" and dequantize is None else None
         if dequantize is not None and dequantize.op_type == "DequantizeLinear":
             source = dequantize.input[0]
-        if source not in weights or not _is_pointwise(node, weights[source]):
+        if source not in weights or not is_pointwise(node, weights[source]):
             nodes.append(node)
             continue
         columns = f"{source}_columns"
@@ -38,13 +38,16 @@ def pointwise_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
             weight = numpy_helper.to_array(weights[source])
             added[columns] = tensor(columns, np.ascontiguousarray(weight.reshape(weight.shape[:2]).T))
             if dequantize is not None:
-                nodes.append(_dequantize_columns(dequantize, columns))
-        rank = len(weights[source].dims)
-        nodes += _matmul_nodes(node, columns if dequantize is None else f"{columns}_dequantized", rank)
+                nodes.append(dequantize_columns(dequantize, columns))
+        rank, rows = len(weights[source].dims), f"{node.name}_rows"
+        nodes.append(helper.make_node("Transpose", [node.input[0]], [rows], name=f"{node.name}/rows",
+                                      perm=[0, *range(2, rank), 1]))  # fmt: skip
+        nodes += product_nodes(node, rows, columns if dequantize is None else f"{columns}_dequantized", rank)
     return rebuilt(model, nodes, [*model.graph.initializer, *added.values()])
 
 
-def _is_pointwise(node: NodeProto, weight: TensorProto) -> bool:
+def is_pointwise(node: NodeProto, weight: TensorProto) -> bool:
+    """True for a convolution that is a product with its weight [O, I, 1] (or [O, I, 1, 1]) in every frame."""
     return (
         all(size == 1 for size in weight.dims[2:])
         and attribute(node, "group", 1) == 1
@@ -53,7 +56,8 @@ def _is_pointwise(node: NodeProto, weight: TensorProto) -> bool:
     )
 
 
-def _dequantize_columns(original: NodeProto, columns: str) -> NodeProto:
+def dequantize_columns(original: NodeProto, columns: str) -> NodeProto:
+    """The DequantizeLinear of a weight [O, I, k], for its matrix [kI, O] ``columns`` -> ``columns``_dequantized."""
     node = helper.make_node("DequantizeLinear", [columns, *original.input[1:]], [f"{columns}_dequantized"],
                             name=original.name)  # fmt: skip
     if attribute(original, "axis", None) is not None:
@@ -61,15 +65,22 @@ def _dequantize_columns(original: NodeProto, columns: str) -> NodeProto:
     return node
 
 
-def _matmul_nodes(node: NodeProto, weight: str, rank: int) -> list[NodeProto]:
+def product_nodes(node: NodeProto, rows: str, weight: str, rank: int) -> list[NodeProto]:
+    """A convolution's product with a matrix, its bias, and the way back to its output's layout.
+
+    Args:
+        node: convolution; the MatMul takes its name, the last node its output.
+        rows: its input, channels last.
+        weight: matrix [in, out].
+        rank: of the convolution's output.
+    """
     base, product = node.name, f"{node.output[0]}_product"
-    to_rows, to_columns = [0, *range(2, rank), 1], [0, rank - 1, *range(1, rank - 1)]
+    to_columns = [0, rank - 1, *range(1, rank - 1)]
     has_bias = len(node.input) > 2 and node.input[2]
-    before = helper.make_node("Transpose", [node.input[0]], [f"{base}_rows"], name=f"{base}/rows", perm=to_rows)
-    matmul = helper.make_node("MatMul", [f"{base}_rows", weight], [product], name=base)
+    matmul = helper.make_node("MatMul", [rows, weight], [product], name=base)
     after = helper.make_node("Transpose", [f"{product}_biased" if has_bias else product], list(node.output),
                              name=f"{base}/columns", perm=to_columns)  # fmt: skip
     if not has_bias:
-        return [before, matmul, after]
+        return [matmul, after]
     bias = helper.make_node("Add", [product, node.input[2]], [f"{product}_biased"], name=f"{base}/bias")
-    return [before, matmul, bias, after]
+    return [matmul, bias, after]

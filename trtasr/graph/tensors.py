@@ -77,6 +77,14 @@ def weight_tensors(model: onnx.ModelProto) -> tuple[WeightInfo, ...]:
     return tuple(found.values())
 
 
+def layer_outputs(model: onnx.ModelProto) -> tuple[str, ...]:
+    """What weighted nodes make, in graph order; behind a linear layer also the sum with its bias."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    made = {node.output[0] for node in model.graph.node if node.op_type in WEIGHTED}
+    return tuple(node.output[0] for node in model.graph.node if node.op_type in WEIGHTED
+                 or (node.op_type == "Add" and made & set(node.input) and stored & set(node.input)))  # fmt: skip
+
+
 def rows_per_frame(model: onnx.ModelProto) -> dict[str, int]:
     """Positions per frame of tensors [B, C, T, F], which two-dimensional convolutions read and make: F."""
     inferred = onnx.shape_inference.infer_shapes(model).graph

@@ -6,7 +6,7 @@ from math import ceil, prod
 
 import onnx
 
-from trtasr.graph.edit import consumers
+from trtasr.graph.edit import consumers, outline
 from trtasr.graph.macs import steps_per_frame
 from trtasr.graph.tensors import rows_per_frame, sites
 from trtasr.values import Site, Traffic
@@ -26,7 +26,7 @@ def layer_traffic(model: onnx.ModelProto, batch: int, frames: int) -> tuple[Traf
         batch: utterances.
         frames: feature frames per utterance.
     """
-    described, rows = {site.node: site for site in sites(model)}, rows_per_frame(model)
+    described, rows = {site.node: site for site in sites(model)}, rows_per_frame(outline(model))
     lengths = {value.name: frames for value in model.graph.input}
     found = []
     for node in model.graph.node:

@@ -1,11 +1,14 @@
 """What of NeMo's ``ConformerEncoder`` configuration is supported."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from trtasr.errors import CheckpointError
 from trtasr.models.checks import check_integer, check_switches
 from trtasr.models.subsampling import KINDS
+
+logger = logging.getLogger(__name__)
 
 # Bounds far above any published model: a configuration may come from anywhere and must not claim memory.
 INTEGERS = {"feat_in": (1, 1024), "n_layers": (1, 256), "d_model": (2, 8192), "n_heads": (1, 256),
@@ -14,6 +17,12 @@ DEFAULTS = {"n_heads": 4, "ff_expansion_factor": 4, "conv_kernel_size": 31}
 SWITCHES = ("xscaling", "use_bias", "untie_biases", "causal_downsampling")
 FACTORS = (2, 4, 8, 16)
 UNLIMITED = (None, [-1, -1], [[-1, -1]])
+TRAINING = {"dropout", "dropout_pre_encoder", "dropout_emb", "dropout_att", "stochastic_depth_drop_prob",
+            "stochastic_depth_mode", "stochastic_depth_start_layer", "att_context_probs", "sync_max_audio_length"}
+# What changes no result with full context: how attention is computed, how long the position table is, how to chunk.
+WITHOUT_EFFECT = {"_target_", "pos_emb_max_len", "att_context_style", "att_chunk_context_size", "global_tokens",
+                  "global_tokens_spacing", "global_attn_separate", "use_pytorch_sdpa", "use_pytorch_sdpa_backends",
+                  "subsampling_conv_chunking_factor", "reduction_position", "reduction_factor", "conv_dual_mode"}
 # key -> (supported value, which is the default, and what the key stands for)
 FIXED = {
     "causal_downsampling": (False, "causal subsampling (streaming)"),
@@ -22,6 +31,9 @@ FIXED = {
     "conv_norm_type": ("batch_norm", "a norm that stores no statistics, which data-free calibration needs"),
     "conv_context_style": ("regular", "chunked convolutions (streaming)"),
 }
+
+KNOWN = {*INTEGERS, *SWITCHES, *FIXED, *TRAINING, *WITHOUT_EFFECT, "feat_out", "frame_splicing", "att_context_size",
+         "conv_context_size", "subsampling", "subsampling_factor", "subsampling_conv_channels"}  # fmt: skip
 
 
 def check_encoder(config: Mapping[str, Any]) -> None:
@@ -32,7 +44,10 @@ def check_encoder(config: Mapping[str, Any]) -> None:
     """
     for key, bounds in INTEGERS.items():
         check_integer(f"encoder.{key}", config.get(key, DEFAULTS.get(key)), bounds)
+    check_integer("encoder.frame_splicing", config.get("frame_splicing", 1), (1, 1))
     check_switches("encoder", config, SWITCHES)
+    if unknown := sorted(map(str, set(config) - KNOWN)):
+        logger.warning("encoder: %s: unknown here, and ignored", ", ".join(unknown))
     for key, (value, meaning) in FIXED.items():
         if config.get(key, value) != value:
             raise CheckpointError(f"encoder.{key}: {config[key]!r:.80} is {meaning}, which is not supported",

@@ -12,6 +12,7 @@ from trtasr.models.jasper import JasperCtc
 
 UNUSED = ("preprocessor.", "spec_augmentation.", "loss.")  # buffers of modules that play no part in the network
 FAMILIES: Mapping[str, type[ConformerCtc | JasperCtc]] = {"jasper": JasperCtc, "conformer": ConformerCtc}
+REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LISTED = 8
 REPAIR = "use weights and configuration from the same archive"
 
@@ -53,7 +54,8 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
     """Compare two state dicts.
 
     Raises:
-        CheckpointError: listing missing keys, extra keys, differing shapes, or tensors that are not finite.
+        CheckpointError: listing missing keys, extra keys, differing shapes, other kinds of numbers, tensors that are
+            not finite, or negative variances.
     """
     common = [name for name in expected if name in given]
     problems = {
@@ -64,9 +66,20 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
     }  # fmt: skip
     if any(problems.values()):
         raise CheckpointError("weights do not fit the configuration; " + listing(problems), REPAIR)
-    broken = {"not finite": [name for name in common if not bool(torch.isfinite(given[name]).all())]}
-    if broken["not finite"]:
+    kinds = {"not of real numbers": [name for name in common if unusable(given[name], expected[name].dtype)]}
+    if any(kinds.values()):
+        raise CheckpointError("weights do not fit the configuration; " + listing(kinds), REPAIR)
+    broken = {
+        "not finite": [name for name in common if not bool(torch.isfinite(given[name]).all())],
+        "negative": [name for name in common if name.endswith("running_var") and bool((given[name] < 0).any())],
+    }
+    if any(broken.values()):
         raise CheckpointError("weights are damaged; " + listing(broken), "use a checkpoint that trained to the end")
+
+
+def unusable(tensor: Tensor, wanted: torch.dtype) -> bool:
+    """True for numbers that a cast would change silently: complex, of eight bits, integers for a weight."""
+    return wanted.is_floating_point and tensor.dtype not in REAL
 
 
 def listing(problems: Mapping[str, list[str]]) -> str:

@@ -7,7 +7,7 @@ from trtasr.recipe import EngineShapes
 from trtasr.targets.cpu import CPU
 from trtasr.targets.rtx import rtx
 from trtasr.targets.t4 import T4
-from trtasr.targets.t4_rtx import T4_RTX
+from trtasr.targets.t4_rtx import T4_RTX, t4_rtx
 from trtasr.targets.target import Target, depthwise, unasked
 
 TARGETS = {target.name: target for target in (T4, T4_RTX, CPU)}
@@ -30,7 +30,7 @@ def choose(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
                           "use --target t4-rtx, which builds for GPUs that are not here")  # fmt: skip
     if engine.quantization == "implicit" and first != "t4":
         raise RecipeError(f"engine.quantization = 'implicit': target {first} has no calibrator", "use --target t4")
-    target = TARGETS[first]
+    target = t4_rtx(engine.unfold_channels) if first == T4_RTX.name else TARGETS[first]
     if engine.compute_capability != TURING:
         target = rtx(f"sm{engine.compute_capability.replace('.', '')}")
     if engine.quantize_depthwise:
@@ -46,7 +46,7 @@ def with_depthwise(target: Target) -> Target:
     Raises:
         RecipeError: TensorRT for RTX on sm_75 would quantize and compute in FP16: the cost of both, the gain of none.
     """
-    if target is T4_RTX:
+    if target.name == T4_RTX.name:
         raise RecipeError("engine.quantize_depthwise: TensorRT for RTX has no INT8 convolution on sm_75",
                           "leave it out, or build for another GPU: --compute-capability 8.6")  # fmt: skip
     return replace(target, rules=tuple(rule for rule in target.rules if rule not in (depthwise, unasked)))

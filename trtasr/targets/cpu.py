@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: everything is INT8 but the logits, with unsigned activations."""
+"""ONNX Runtime on the CPU: every layer with an integer form is INT8 (`graph.cpu_qdq`), with unsigned activations."""
 
 from trtasr.targets.target import Target
 

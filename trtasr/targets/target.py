@@ -28,7 +28,7 @@ class Target:
 REASONS = {
     "depthwise": "no INT8 kernel on sm_75",
     "alignment": "channels not a multiple of 16",
-    "kernel": "TensorRT for RTX has no INT8 convolution on sm_75",
+    "kernel": "TensorRT for RTX has no INT8 convolution on sm_75, and unfolding would not pay",
     "exclude": "the recipe says so",
     "unasked": "depthwise; --quantize-depthwise asks for them",
     "operator": "no integer form",
@@ -54,6 +54,16 @@ def alignment(site: Site) -> str | None:
     return "alignment" if site.out_channels % 16 or site.in_channels < 16 else None
 
 
-def kernel(site: Site) -> str | None:
-    """Kernel or stride above 1: no matrix product, and TensorRT for RTX runs convolutions in FP16 on sm_75."""
-    return "kernel" if any(size > 1 for size in (*site.kernel, *site.stride)) else None
+def kernel(unfolded: int) -> Rule:
+    """Convolutions that TensorRT for RTX, which has no INT8 convolution on sm_75, is not given as matrix products.
+
+    A kernel over two axes is not unfolded; one over time is where it has at least `unfolded` output channels.
+    """
+
+    def rule(site: Site) -> str | None:
+        wide = any(size > 1 for size in site.kernel)
+        if len(site.kernel) > 1:
+            return "kernel" if wide or any(stride > 1 for stride in site.stride) else None
+        return "kernel" if wide and site.out_channels < unfolded else None
+
+    return rule

@@ -8,6 +8,7 @@ WORD = "\u2581"  # SentencePiece writes it in front of every word
 UNKNOWN, UNKNOWN_TEXT = "<unk>", " \u2047 "
 CONTROL = ("<s>", "</s>", "<pad>")
 CONTINUED = "##"
+STRAY = re.compile("[\udc80-\udcff]")  # a byte that is part of no character, as surrogateescape writes it
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -17,7 +18,7 @@ class SentencePieceTokenizer:
 
     Decodes as SentencePiece does (Kudo and Richardson 2018, arXiv 1808.06226): pieces are written one after the other;
     an unknown piece becomes ``\u2047`` between spaces, byte pieces (``<0xE2>``) become the characters that they spell,
-    control pieces (``<s>``, ``</s>``) become nothing.
+    each byte that belongs to no character becomes U+FFFD, control pieces (``<s>``, ``</s>``) become nothing.
 
     Attributes:
         vocabulary: pieces in id order, without the blank.
@@ -33,7 +34,7 @@ class SentencePieceTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of a sequence of token ids (blanks already removed), without surrounding spaces."""
         content = b"".join(piece_bytes(self.vocabulary[index]) for index in ids)
-        return content.decode("utf-8", errors="replace").strip()
+        return STRAY.sub("\ufffd", content.decode("utf-8", errors="surrogateescape")).strip()
 
 
 @dataclass(frozen=True)
