@@ -21,7 +21,9 @@ TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 IGNORE = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
 IMAGES = ("compiler", "runtime")  # stages that become images
 NEEDED = ("pyproject.toml", "constraints.txt", "README.md", "Makefile", "trtasr/cli.py", "trtasr/zoo/quartznet.nemo",
-          "engines/quartznet.toml", "calib/quartznet.json", "tests/conftest.py")  # fmt: skip
+          "trtasr/zoo/jasper.nemo", "trtasr/zoo/conformer.nemo", "engines/quartznet.toml", "engines/jasper.toml",
+          "engines/conformer.toml", "calib/quartznet.json", "calib/jasper.json", "calib/conformer.json",
+          "tests/conftest.py")  # fmt: skip
 COMPILE_ONLY = {"polygraphy", "tensorrt-rtx-cu12"}  # the runtime image does without
 
 

@@ -18,7 +18,7 @@ from trtasr.place import place
 from trtasr.targets import CPU, T4_RTX
 
 ROOT = Path(__file__).parents[1]
-MODELS = ("quartznet", "jasper")
+MODELS = ("quartznet", "jasper", "conformer")
 UTTERANCES, BATCH = 24, 8
 
 
