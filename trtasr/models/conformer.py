@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trtasr.models.attention import RelPositionMultiHeadAttention, attention_bias, relative_positions
 from trtasr.models.conformer_config import check_encoder
-from trtasr.models.decoder import ConvASRDecoder, class_count
+from trtasr.models.decoder import CtcNetwork
 from trtasr.models.layers import depthwise_channels_last, length_mask
 from trtasr.models.subsampling import ConvSubsampling
 
@@ -143,8 +143,8 @@ class ConformerEncoder(nn.Module):
         return x.transpose(1, 2), lengths
 
 
-class ConformerCtc(nn.Module):
-    """Conformer with a CTC head: features and lengths in, log-probabilities and lengths out.
+class ConformerCtc(CtcNetwork):
+    """Conformer with a CTC head.
 
     Args:
         encoder: NeMo's ``encoder`` section.
@@ -155,12 +155,5 @@ class ConformerCtc(nn.Module):
     """
 
     def __init__(self, encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.encoder = ConformerEncoder(encoder)
-        out = encoder.get("feat_out", -1)
-        self.decoder = ConvASRDecoder(out if out > 0 else encoder["d_model"], class_count(decoder) + 1)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B]."""
-        encoded, lengths = self.encoder(features, lengths)
-        return self.decoder(encoded), lengths
+        network, out = ConformerEncoder(encoder), encoder.get("feat_out", -1)
+        super().__init__(network, out if out > 0 else encoder["d_model"], decoder)

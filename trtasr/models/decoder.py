@@ -27,6 +27,29 @@ class ConvASRDecoder(nn.Module):
         return torch.log_softmax(self.decoder_layers(encoded).transpose(1, 2), dim=-1)
 
 
+class CtcNetwork(nn.Module):
+    """An encoder with a CTC head: features and lengths in, log-probabilities and lengths out.
+
+    Args:
+        encoder: (features [B, mel, T], lengths [B]) -> (encoded [B, C, T'], lengths [B]).
+        channels: C.
+        decoder: NeMo's ``decoder`` section.
+
+    Raises:
+        CheckpointError: neither a vocabulary nor its size.
+    """
+
+    def __init__(self, encoder: nn.Module, channels: int, decoder: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = ConvASRDecoder(channels, class_count(decoder) + 1)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B]."""
+        encoded, lengths = self.encoder(features, lengths)
+        return self.decoder(encoded), lengths
+
+
 def class_count(decoder: Mapping[str, Any]) -> int:
     """Tokens of the vocabulary, without the blank.
 

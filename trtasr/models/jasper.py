@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trtasr.errors import CheckpointError
 from trtasr.models.checks import check_integer, check_switches
-from trtasr.models.decoder import ConvASRDecoder, class_count
+from trtasr.models.decoder import CtcNetwork
 from trtasr.models.layers import depthwise_channels_last, length_mask
 
 BLOCK_KEYS = {"filters", "repeat", "kernel", "stride", "dilation", "dropout", "residual", "groups", "separable",
@@ -201,8 +201,8 @@ class ConvASREncoder(nn.Module):
         return outputs[-1], lengths
 
 
-class JasperCtc(nn.Module):
-    """QuartzNet or Jasper with a CTC head: features and lengths in, log-probabilities and lengths out.
+class JasperCtc(CtcNetwork):
+    """QuartzNet or Jasper with a CTC head.
 
     Args:
         encoder: NeMo's ``encoder`` section.
@@ -213,14 +213,8 @@ class JasperCtc(nn.Module):
     """
 
     def __init__(self, encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.encoder = ConvASREncoder(encoder)
-        self.decoder = ConvASRDecoder(encoder["jasper"][-1]["filters"], class_count(decoder) + 1)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B]."""
-        encoded, lengths = self.encoder(features, lengths)
-        return self.decoder(encoded), lengths
+        network = ConvASREncoder(encoder)
+        super().__init__(network, encoder["jasper"][-1]["filters"], decoder)
 
 
 def check_encoder(config: Mapping[str, Any]) -> None:
