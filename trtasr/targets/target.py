@@ -28,7 +28,7 @@ class Target:
 REASONS = {
     "depthwise": "no INT8 kernel on sm_75",
     "alignment": "channels not a multiple of 16",
-    "kernel": "TensorRT for RTX has no INT8 convolution on sm_75, and unfolding would not pay",
+    "kernel": "TensorRT for RTX has no INT8 convolution on sm_75; over two axes, or too few channels to unfold",
     "exclude": "the recipe says so",
     "unasked": "depthwise; --quantize-depthwise asks for them",
     "operator": "no integer form",
