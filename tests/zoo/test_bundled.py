@@ -12,7 +12,8 @@ from trtasr.zoo.grammar import vocabulary
 from trtasr.zoo.network import bundled, configuration, load_nemo
 from trtasr.zoo.speech import voices
 
-DOCUMENTED = {"quartznet": 4.16, "jasper": 7.05, "conformer": 2.38}  # WER in percent on the evaluation set, as in trtasr/zoo/README.md
+# WER in percent on the evaluation set, as in trtasr/zoo/README.md
+DOCUMENTED = {"quartznet": 4.16, "jasper": 7.05, "conformer": 2.38}
 
 
 @pytest.fixture(scope="module")
