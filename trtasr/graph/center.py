@@ -9,6 +9,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from trtasr.errors import UsageError
 from trtasr.graph.edit import constants, consumers, rebuilt, tensor, weight_codes, weight_scale
+from trtasr.graph.pointwise import is_pointwise
 from trtasr.graph.tensors import attribute
 from trtasr.values import FloatArray, ScaleTable
 
@@ -118,8 +119,7 @@ def _carriers(name: str, readers: Mapping[str, list[NodeProto]]) -> tuple[str, .
 
 def _is_pointwise(node: NodeProto, model: onnx.ModelProto) -> bool:
     weight = constants(model).get(node.input[1])
-    unpadded = not any(attribute(node, "pads", [])) and attribute(node, "group", 1) == 1
-    return weight is not None and len(weight.dims) == 3 and weight.dims[2] == 1 and unpadded
+    return weight is not None and len(weight.dims) == 3 and is_pointwise(node, weight)
 
 
 def _with_bias(node: NodeProto, bias: str) -> NodeProto:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from trtasr.graph.cpu_rules import floating_depthwise, framewise, integer_form, is_pointwise
+from trtasr.graph.cpu_rules import floating_depthwise, framewise, integer_form
 from trtasr.graph.edit import (
     activation_scale,
     constants,
@@ -19,6 +19,7 @@ from trtasr.graph.edit import (
     weight_codes,
     weight_scale,
 )
+from trtasr.graph.pointwise import is_pointwise
 from trtasr.graph.qdq import QdqResult, decide
 from trtasr.graph.tensors import attribute, data_path
 from trtasr.values import FloatArray, ScaleTable, TensorScale
@@ -167,7 +168,7 @@ class _Lowering:
         if relu or self._only_codes_read(output):
             made = self._integer_conv(node, data, relu or output)
             self.values |= {output: made, relu or output: made}
-        elif is_pointwise(node):
+        elif is_pointwise(node, self.weights[node.input[1]]):
             self.values[output] = _Value(rows=self._integer_matmul(node, data), rank=data.rank)
         else:
             self.values[output] = self._integer_conv(node, data, output)

@@ -31,9 +31,3 @@ def framewise(node: NodeProto) -> bool:
     """Whether each output frame reads one input frame."""
     ones = all(size == 1 for size in attribute(node, "kernel_shape", [0]))
     return ones and not any(attribute(node, "pads", [0]))
-
-
-def is_pointwise(node: NodeProto) -> bool:
-    """Whether a convolution is a matrix product: framewise, of every frame, over all channels."""
-    whole = all(stride == 1 for stride in attribute(node, "strides", [1])) and attribute(node, "group", 1) == 1
-    return whole and framewise(node)
