@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from golden import cases
+from golden import cases, moonshine_configs, whisper_configs
 
 from trtasr.errors import CheckpointError
 from trtasr.models.jasper import JasperCtc
 from trtasr.models.load import build_model
+from trtasr.models.moonshine import Moonshine
+from trtasr.models.whisper import Whisper
 
 CONFIG = {"encoder": cases.encoder([cases.block(8, 3), cases.block(8, 3, repeat=3)]), "decoder": {"num_classes": 3}}
 
@@ -61,8 +63,26 @@ def test_weights_that_are_not_finite_are_named(weights, value):
 
 
 def test_unknown_family(weights):
-    with pytest.raises(CheckpointError, match="family 'whisper'"):
-        build_model("whisper", CONFIG, weights)
+    with pytest.raises(CheckpointError, match=r"family 'wav2vec2'.*\n.*jasper, conformer, whisper, moonshine"):
+        build_model("wav2vec2", CONFIG, weights)
+
+
+@pytest.mark.parametrize(("family", "network", "config"), [
+    ("whisper", Whisper, whisper_configs.config()), ("moonshine", Moonshine, moonshine_configs.config()),
+])  # fmt: skip
+def test_encoder_decoders_take_their_whole_configuration(family, network, config):
+    state = {name: tensor.half() for name, tensor in network(config).state_dict().items()}
+    extra = {"encoder.rotary_emb.inv_freq": torch.zeros(4)}
+    model = build_model(family, config, state | extra)
+    assert type(model) is network
+    assert not model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name].float())
+    assert not [name for name, tensor in model.named_buffers() if tensor.is_meta]
+    with pytest.raises(CheckpointError, match=r"missing \(1\): decoder.embed_tokens.weight"):
+        build_model(family, config, {name: state[name] for name in state if "embed_tokens" not in name})
+    with pytest.raises(CheckpointError, match=r"not of real numbers.*decoder.embed_tokens.weight"):
+        build_model(family, config, state | {"decoder.embed_tokens.weight": state["decoder.embed_tokens.weight"].int()})
 
 
 @pytest.mark.parametrize(("change", "words"), [

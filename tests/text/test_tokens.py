@@ -1,11 +1,15 @@
+import json
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from golden import whisper_configs
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtasr.text.normalize import basic_en_v1
-from trtasr.text.tokens import CharTokenizer, SentencePieceTokenizer, tokenizer
+from trtasr.text.tokens import ByteLevelTokenizer, CharTokenizer, SentencePieceTokenizer, byte_alphabet, tokenizer
 
 # What SentencePiece 0.2.3 itself makes of pieces, surrounding spaces removed:
 #   SentencePieceTrainer.train(sentence_iterator=iter(["one two three", "twenty one ones"] * 50), model_writer=buffer,
@@ -71,12 +75,51 @@ def test_control_pieces_are_silent():
     (("a",), CharTokenizer),
     (("<unk>", "\u2581", "a"), SentencePieceTokenizer),
     (("<unk>", "s", "\u2581the"), SentencePieceTokenizer),
+    (("!", "\u0120the", "<|en|>"), ByteLevelTokenizer),
+    (("\u0120", "\u2581the", "<|en|>"), SentencePieceTokenizer),
 ])  # fmt: skip
 def test_the_vocabulary_says_which_tokenizer(vocabulary, kind):
     found = tokenizer(vocabulary)
     assert type(found) is kind
     assert found.vocabulary == vocabulary
     assert found.blank == len(vocabulary)
+
+
+def test_special_pieces_are_silent():
+    assert SentencePieceTokenizer(("<<ST_0>>", "\u2581one", "<|unused 3|>")).decode([0, 1, 2]) == "one"
+    assert SentencePieceTokenizer(("<<", "\u2581one", "<|")).decode([0, 1, 2]) == "<< one<|"
+
+
+def test_byte_level_pieces_decode_as_the_tokenizers_library_does():
+    golden = np.load(Path(__file__).parents[1] / "golden" / "whisper.npz")["bytes/texts"]
+    tokens = ByteLevelTokenizer(tuple(whisper_configs.byte_pieces()))
+    texts = [tokens.decode(ids) for ids in whisper_configs.byte_sequences()]
+    assert texts[:4] == ["na\u00efve \u20ac 5", "\U0001f600 ok", "\u65e5\u672c\u8a9e", "tab\tnew\nline"]
+    assert texts == json.loads(golden.tobytes())
+    assert any("\ufffd" in text for text in texts)
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.sets(st.integers(1, 40)))
+def test_text_survives_bytes_and_any_cut(text, cuts):
+    spelled = {byte: character for character, byte in byte_alphabet().items()}
+    written = "".join(spelled[byte] for byte in text.encode())
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(written)), len(written)]
+    pieces = tuple(written[start:end] for start, end in pairwise(bounds))
+    assert ByteLevelTokenizer(pieces).decode(range(len(pieces))) == text.strip()
+
+
+def test_the_byte_alphabet_has_256_printable_characters():
+    alphabet = byte_alphabet()
+    assert sorted(alphabet.values()) == list(range(256))
+    assert all(character.isprintable() and not character.isspace() for character in alphabet)
+    assert (alphabet["\u0120"], alphabet["\u010a"], alphabet["!"]) == (32, 10, 33)
+
+
+def test_byte_level_special_pieces_are_silent_and_others_plain():
+    tokens = ByteLevelTokenizer(("<|en|>", "<|1.00|>", "\u4e2d a", "\u0120b", "<|", "|>"))
+    assert tokens.decode([0, 2, 1, 3]) == "\u4e2d a b"
+    assert tokens.decode([4, 3, 5]) == "<| b|>"
 
 
 def test_unknown_pieces_are_no_words_after_normalization():

@@ -152,6 +152,11 @@ class FrontendConfig:
             raise CheckpointError(f"preprocessor.lowfreq: {self.lowfreq!r}", "use less than highfreq")
 
     @property
+    def rows(self) -> int:
+        """Rows of the feature matrix: mel bins times spliced frames."""
+        return self.features * self.frame_splicing
+
+    @property
     def win_length(self) -> int:
         """Window in samples."""
         return self.n_window_size or int(self.window_size * self.sample_rate)

@@ -13,7 +13,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from trtasr.audio.features import FrontendConfig
+from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.yaml_config import load_config, resolve
 from trtasr.errors import CheckpointError
 
@@ -39,31 +39,6 @@ SUPPORTED = ("use a CTC model: QuartzNet or Jasper (ConvASREncoder), Conformer o
              "EncDecCTCModel or EncDecCTCModelBPE with ConvASRDecoder")
 CLASSES = ("EncDecCTCModel", "EncDecCTCModelBPE")
 FAMILIES = {"ConvASREncoder": "jasper", "ConformerEncoder": "conformer"}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A trained acoustic model, independent of the toolkit that saved it.
-
-    Attributes:
-        family: which module of `trtasr.models` computes it: ``jasper`` or ``conformer``.
-        target: NeMo class it was saved from.
-        config: the configuration sections in use, interpolations resolved, ``decoder.vocabulary`` filled in.
-        weights: state dict on the CPU, as stored.
-        vocabulary: tokens in id order, without the blank (which is the last class).
-        frontend: parameters of the log-mel front-end.
-        sha256: of the archive file, hexadecimal.
-        path: of the archive file.
-    """
-
-    family: str
-    target: str
-    config: Mapping[str, Any]
-    weights: Mapping[str, Tensor]
-    vocabulary: tuple[str, ...]
-    frontend: FrontendConfig
-    sha256: str
-    path: Path
 
 
 def read_nemo(path: Path) -> Checkpoint:

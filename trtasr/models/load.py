@@ -1,6 +1,6 @@
 """State dict -> evaluated torch module, with every mismatch named."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,21 +9,31 @@ from torch import Tensor, nn
 from trtasr.errors import CheckpointError
 from trtasr.models.conformer import ConformerCtc
 from trtasr.models.jasper import JasperCtc
+from trtasr.models.moonshine import Moonshine
+from trtasr.models.whisper import Whisper
 
-UNUSED = ("preprocessor.", "spec_augmentation.", "loss.")  # buffers of modules that play no part in the network
-FAMILIES: Mapping[str, type[ConformerCtc | JasperCtc]] = {"jasper": JasperCtc, "conformer": ConformerCtc}
+# buffers of modules that play no part in the network, or that the network computes itself
+UNUSED = ("preprocessor.", "spec_augmentation.", "loss.", "encoder.rotary_emb.", "decoder.rotary_emb.")
+Section = Mapping[str, Any]
+FAMILIES: Mapping[str, Callable[[Section], nn.Module]] = {
+    "jasper": lambda config: JasperCtc(config["encoder"], config["decoder"]),
+    "conformer": lambda config: ConformerCtc(config["encoder"], config["decoder"]),
+    "whisper": Whisper,
+    "moonshine": Moonshine,
+}
 REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LISTED = 8
-REPAIR = "use weights and configuration from the same archive"
+REPAIR = "use weights and configuration from the same checkpoint"
 
 
 def build_model(family: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
     """Build a module and load its weights.
 
     Args:
-        family: ``jasper`` or ``conformer``.
-        config: model configuration with ``encoder`` and ``decoder`` sections.
-        weights: state dict with NeMo's names; floating-point tensors of any precision.
+        family: ``jasper``, ``conformer``, ``whisper`` or ``moonshine``.
+        config: model configuration; that of a CTC family has ``encoder`` and ``decoder`` sections.
+        weights: state dict with NeMo's names, or Hugging Face's without the leading ``model.``; floating-point tensors
+            of any precision.
 
     Returns:
         the module in evaluation mode, float32, without gradients; it shares the tensors that are float32 already.
@@ -33,9 +43,8 @@ def build_model(family: str, config: Mapping[str, Any], weights: Mapping[str, Te
     """
     if family not in FAMILIES:
         raise CheckpointError(f"model family {family!r} is not known", f"use one of {', '.join(FAMILIES)}")
-    network = FAMILIES[family]
     with torch.device("meta"):  # shapes only: nothing is allocated, before or after the weights are known to fit
-        model = network(config["encoder"], config["decoder"])
+        model = FAMILIES[family](config)
     expected = model.state_dict()
     given = {canonical(name, expected): tensor for name, tensor in weights.items() if not name.startswith(UNUSED)}
     check_weights(expected, given)

@@ -1,0 +1,208 @@
+"""Moonshine against transformers' own output, its state-dict names, its cache, and that batching changes nothing."""
+
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from golden import cases, moonshine_configs
+from golden.moonshine_configs import PUBLISHED, SAMPLES, SMALL
+from onnx import TensorProto, shape_inference
+
+from trtasr.graph.check import assert_parity, check_model, run_graph
+from trtasr.graph.export_pair import cache_names, export_pair
+from trtasr.models.load import build_model
+from trtasr.models.moonshine import FrameNorm, Moonshine
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "moonshine.npz")
+TOLERANCE = 5e-5  # the largest difference is 2e-5
+
+
+@pytest.fixture(scope="module")
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def shapes(config):
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Moonshine(config).state_dict().items()}
+
+
+@cache
+def model(name):
+    weights = {key: torch.from_numpy(moonshine_configs.weight(key, shape))
+               for key, shape in shapes(SMALL[name]).items()}  # fmt: skip
+    return build_model("moonshine", SMALL[name], weights)
+
+
+def batch(samples, fill=0.0):
+    """Waveforms [B, 1, samples], the given number beyond each end, and lengths."""
+    features = torch.full((len(samples), 1, max(samples)), fill)
+    for row, count in zip(features, samples, strict=True):
+        row[0, :count] = torch.from_numpy(moonshine_configs.waveform(count))
+    return features, torch.tensor(samples)
+
+
+def given(name):
+    return torch.from_numpy(moonshine_configs.tokens(SMALL[name]["vocab_size"]))
+
+
+def empty(cross):
+    return [(key[:, :, :0], value[:, :, :0]) for key, value in cross]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_state_dict_has_hugging_face_names_and_shapes(name):
+    theirs = GOLDEN[f"{name}/state"].tobytes().decode().splitlines()
+    assert cases.state_lines(shapes(SMALL[name])).decode().splitlines() == theirs
+
+
+@pytest.mark.parametrize(("size", "tensors", "millions"), [("tiny", 160, 27.1), ("base", 210, 61.5)])
+def test_published_sizes_have_the_published_number_of_parameters(size, tensors, millions):
+    found = shapes(PUBLISHED[size])
+    assert len(found) == tensors
+    assert sum(int(np.prod(shape)) for shape in found.values()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize("samples", SAMPLES)
+@pytest.mark.parametrize("name", SMALL)
+def test_encoder_and_logits_equal_transformers(name, samples):
+    features, lengths = batch([samples])
+    expected = {key: GOLDEN[f"{name}/{samples}/{key}"] for key in ("encoded", "logits")}
+    encoded, positions = model(name).encoder(features, lengths)
+    assert positions.tolist() == [len(expected["encoded"])] == [encoded.shape[1]]
+    np.testing.assert_allclose(encoded[0].numpy(), expected["encoded"], rtol=0, atol=TOLERANCE)
+    logits = model(name)(features, lengths, given(name))
+    np.testing.assert_allclose(logits[0].numpy(), expected["logits"], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_greedy_tokens_through_the_cache_equal_transformers(name):
+    seen = set()
+    for samples in SAMPLES:
+        found = moonshine_configs.greedy(model(name), *batch([samples]))
+        assert found[0].tolist() == GOLDEN[f"{name}/{samples}/greedy"].tolist()
+        seen.update(found[0].tolist())
+    assert len(seen) > 9  # the comparison would be empty if all tokens were alike
+
+
+def test_positions_matter():
+    still = Moonshine(SMALL["defaults"]).eval()
+    still.load_state_dict(model("defaults").state_dict())
+    still.decoder.rotary_emb.rates.zero_()
+    inputs = (*batch([5003]), given("defaults"))
+    assert (still(*inputs) - model("defaults")(*inputs)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("fill", [0.0, 1e4])
+@pytest.mark.parametrize("name", SMALL)
+def test_batching_never_changes_an_utterance(name, fill):
+    """Nor does what lies beyond its end."""
+    features, lengths = batch(list(SAMPLES), fill)
+    encoded, positions = model(name).encoder(features, lengths)
+    tokens = given(name).expand(len(SAMPLES), -1)
+    logits, greedy = model(name)(features, lengths, tokens), moonshine_configs.greedy(model(name), features, lengths)
+    for row, samples in enumerate(SAMPLES):
+        alone, count = model(name).encoder(*batch([samples]))
+        assert positions[row] == count[0]
+        torch.testing.assert_close(encoded[row, : positions[row]], alone[0], atol=5e-5, rtol=0)
+        torch.testing.assert_close(logits[row], model(name)(*batch([samples]), tokens[:1])[0], atol=5e-5, rtol=0)
+        assert greedy[row].tolist() == GOLDEN[f"{name}/{samples}/greedy"].tolist()
+
+
+def test_too_little_audio_gives_no_position_and_harms_no_other():
+    features, lengths = batch([894, 5003])
+    encoded, positions = model("defaults").encoder(features, lengths)
+    assert positions.tolist() == [0, 11]
+    assert encoded.isfinite().all()
+    assert model("defaults").encoder(features, torch.tensor([0, 5003]))[0].isfinite().all()
+    torch.testing.assert_close(encoded[1], model("defaults").encoder(*batch([5003]))[0][0], atol=5e-5, rtol=0)
+
+
+def test_audio_may_be_longer_than_the_positions_of_the_configuration():
+    features, lengths = batch([100_001])
+    encoded, positions = model("defaults").encoder(features, lengths)
+    assert positions[0] == encoded.shape[1] == 259 > SMALL["defaults"]["max_position_embeddings"]
+    assert encoded.isfinite().all()
+
+
+@pytest.mark.parametrize("steps", [(1,) * 9, (4, 5), (1, 7, 1)])
+def test_steps_through_the_cache_give_the_logits_of_teacher_forcing(steps):
+    network, tokens = model("odd_share"), given("odd_share").expand(2, -1)
+    features, lengths = batch([5003, 1279])
+    encoded, positions = network.encoder(features, lengths)
+    cross = network.decoder.cross(encoded)
+    past, found = empty(cross), []
+    for part in tokens.split(list(steps), dim=1):
+        logits, past = network.decoder(part, past, cross, positions)
+        found.append(logits)
+    torch.testing.assert_close(torch.cat(found, 1), network(features, lengths, tokens), atol=1e-5, rtol=0)
+    assert past[-1][0].shape == past[-1][1].shape == (2, 2, 9, 16)
+
+
+def test_frame_norm_is_a_group_norm_over_the_valid_frames():
+    torch.manual_seed(0)
+    norm, x = FrameNorm(6), torch.randn(2, 6, 50)
+    norm.weight.uniform_(0.5, 2)
+    norm.bias.uniform_(-1, 1)
+    found = norm(x, torch.tensor([50, 7]))
+    for row, count in enumerate((50, 7)):
+        expected = torch.nn.functional.group_norm(x[row : row + 1, :, :count], 1, norm.weight, norm.bias)
+        torch.testing.assert_close(found[row, :, :count], expected[0], atol=1e-5, rtol=0)
+
+
+def test_quiet_audio_is_normalized_as_exactly_in_half_precision():
+    x = 1e-3 * torch.randn(1, 64, 3000)
+    norm, counts = FrameNorm(64), torch.tensor([3000])
+    error = norm.half()(x.half(), counts).float() - norm.float()(x, counts)
+    assert error.abs().max() < 0.02
+
+
+@pytest.fixture(scope="module")
+def graphs(one_thread, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("moonshine")
+    export_pair(model("odd_share"), folder / "encoder.onnx", folder / "decoder.onnx", rows=1)
+    return onnx.load(folder / "encoder.onnx"), onnx.load(folder / "decoder.onnx")
+
+
+def test_exported_encoder_equals_torch_at_unseen_shapes(graphs):
+    for samples in ([895], [3001, 20479, 895]):
+        features, lengths = batch(samples)
+        encoded, positions = model("odd_share").encoder(features, lengths)
+        flat = chain.from_iterable(model("odd_share").decoder.cross(encoded))
+        expected = dict(zip(cache_names("cross", 3), (item.numpy() for item in flat), strict=True))
+        found = run_graph(graphs[0], {"features": features.numpy(), "lengths": lengths.numpy()})
+        assert_parity(expected | {"encoded": encoded.numpy(), "positions": positions.numpy()}, found, TOLERANCE)
+
+
+@pytest.mark.parametrize(("rows", "before", "new"), [(1, 0, 1), (3, 0, 4), (3, 5, 1), (2, 3, 2)])
+def test_exported_decoder_equals_torch_at_unseen_shapes(graphs, rows, before, new):
+    network, tokens = model("odd_share"), given("odd_share")[:, : before + new].expand(rows, -1)
+    encoded, positions = network.encoder(*batch([5003, 1279, 895][:rows]))
+    cross = network.decoder.cross(encoded)
+    past = network.decoder(tokens[:, :before], empty(cross), cross, positions)[1] if before else empty(cross)
+    logits, presents = network.decoder(tokens[:, before:], past, cross, positions)
+    caches = {"cross": cross, "past": past, "present": presents}
+    flat = {kind: dict(zip(cache_names(kind, 3), (item.numpy() for item in chain.from_iterable(pairs)), strict=True))
+            for kind, pairs in caches.items()}  # fmt: skip
+    feeds = {"tokens": tokens[:, before:].numpy(), "positions": positions.numpy(), **flat["cross"], **flat["past"],
+             "token_bias": np.zeros(61, np.float32)}  # fmt: skip
+    assert_parity(flat["present"] | {"logits": logits.numpy()}, run_graph(graphs[1], feeds), TOLERANCE)
+
+
+def test_exported_graphs_are_valid_small_and_free_of_booleans(graphs):
+    for graph, most in zip(graphs, (160, 280), strict=True):
+        check_model(graph)
+        inferred = shape_inference.infer_shapes(graph).graph
+        assert all(v.type.tensor_type.elem_type != TensorProto.BOOL for v in [*inferred.value_info, *inferred.output])
+        assert sum(node.op_type != "Constant" for node in graph.graph.node) < most
+    weights = {item.name: tuple(item.dims) for item in graphs[1].graph.initializer}
+    read = {node.name: weights.get(node.input[1]) for node in graphs[1].graph.node if node.op_type == "MatMul"}
+    assert read["/decoder/layers.2/self_attn/k_proj/MatMul"] == (24, 32)  # heads of 12 numbers, four of them twice
+    assert read["/decoder/layers.2/encoder_attn/o_proj/MatMul"] == (32, 24)
+    assert read["/decoder/layers.0/mlp/fc1/MatMul"] == (24, 96)

@@ -1,0 +1,40 @@
+"""What every reader of checkpoints gives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trtasr.audio.frontend import Frontend
+from trtasr.text.generate import Generation
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained acoustic model, independent of the toolkit that saved it.
+
+    Attributes:
+        family: which module of `trtasr.models` computes it: ``jasper``, ``conformer``, ``whisper`` or ``moonshine``.
+        target: class it was saved from, as NeMo or Hugging Face names it.
+        config: CTC families: the configuration sections in use, interpolations resolved, ``decoder.vocabulary`` filled
+            in. The others: ``config.json``.
+        weights: state dict on the CPU, as stored; for ``whisper`` and ``moonshine`` without the leading ``model.``.
+        vocabulary: tokens in id order. CTC: without the blank (which is the last class); the others: special tokens
+            included.
+        frontend: parameters of the front-end.
+        sha256: of the archive file, or of all files of a folder that are used, hexadecimal.
+        path: of the archive file or the folder.
+        generation: how tokens are generated; None for CTC families.
+    """
+
+    family: str
+    target: str
+    config: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    vocabulary: tuple[str, ...]
+    frontend: Frontend
+    sha256: str
+    path: Path
+    generation: Generation | None = None

@@ -1,0 +1,170 @@
+"""``generation_config.json`` -> `Generation`, by the rules of transformers for short audio without timestamps.
+
+Those are in ``transformers/models/whisper/generation_whisper.py``, ``_retrieve_init_tokens`` and
+``_set_max_new_tokens_and_length``. One rule differs: where neither task nor language is named and the language is
+detected, the task is still written, as ``generate(task="transcribe")`` does.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trtasr.checkpoint.folder import integer, section
+from trtasr.checkpoint.languages import language_token
+from trtasr.errors import CheckpointError
+from trtasr.text.generate import Generation
+
+FILE = "generation_config.json"
+INHERITED = ("decoder_start_token_id", "eos_token_id", "forced_decoder_ids")  # from config.json, file or not
+DERIVED = (*INHERITED, "suppress_tokens", "begin_suppress_tokens", "max_length", "max_new_tokens")
+BEGIN_SUPPRESS = (220, 50256)  # of transformers' WhisperConfig, where config.json has none
+NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")
+MOONSHINE_RATE = 6.5  # tokens per second, from Moonshine's model card: more are a loop
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {"whisper": {}, "moonshine": {"max_position_embeddings": 512}}
+MAX_LENGTH = 2**16
+CORRECT = f"correct {FILE}"
+
+Settings = Mapping[str, Any]
+
+
+def read_generation(family: str, config: Settings, file: Settings | None, vocabulary: tuple[str, ...]) -> Generation:
+    """How a model generates.
+
+    Args:
+        family: ``whisper`` or ``moonshine``.
+        config: ``config.json``.
+        file: ``generation_config.json``; None: derived from ``config.json``, as transformers does.
+        vocabulary: token strings in id order.
+
+    Raises:
+        CheckpointError: naming the key.
+    """
+    keys = DERIVED if file is None else INHERITED
+    given = {key: config[key] for key in keys if config.get(key) is not None}
+    settings = given | {key: value for key, value in (file or {}).items() if value is not None}
+    size = len(vocabulary)
+    if file is None and family == "whisper" and "begin_suppress_tokens" not in settings:
+        settings["begin_suppress_tokens"] = [token for token in BEGIN_SUPPRESS if token < size]
+    start = integer(settings, "decoder_start_token_id", FILE, (0, size - 1))
+    prompt, languages = whisper_prompt(start, settings, size) if family == "whisper" else ((start,), ())
+    end = token_ids(settings, "eos_token_id", size)
+    if not end:
+        raise CheckpointError(f"{FILE}: no eos_token_id", CORRECT)
+    return Generation(
+        start=start, prompt=prompt, end=end, suppress=token_ids(settings, "suppress_tokens", size),
+        begin_suppress=token_ids(settings, "begin_suppress_tokens", size),
+        max_length=longest(config, settings, len(prompt) + bool(languages), family),
+        no_speech=next((vocabulary.index(name) for name in NO_SPEECH if name in vocabulary), None),
+        languages=languages, tokens_per_second=MOONSHINE_RATE if family == "moonshine" else 0.0)  # fmt: skip
+
+
+def token_ids(settings: Settings, key: str, size: int) -> tuple[int, ...]:
+    """A token, or a list of tokens; nothing for null, and -1 in a list stands for nothing too.
+
+    Raises:
+        CheckpointError: something else, or a token that the vocabulary does not have.
+    """
+    value = settings.get(key)
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    for token in listed:
+        if type(token) is not int or not -1 <= token < size:
+            raise CheckpointError(f"{FILE}: {key} has {token!r:.80}", f"use tokens from 0 to {size - 1}")
+    return tuple(sorted({token for token in listed if token >= 0}))
+
+
+def whisper_prompt(start: int, settings: Settings, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The prompt, and the languages to detect among (then the prompt has no language).
+
+    Raises:
+        CheckpointError: an unknown language or task, or tokens that the vocabulary does not have.
+    """
+    languages = token_table(settings, "lang_to_id", size)
+    tasks = token_table(settings, "task_to_id", size)
+    if settings.get("is_multilingual") is False:
+        languages, tasks = {}, {}
+    named = bool(languages or tasks) and (settings.get("language") is not None or settings.get("task") is not None)
+    forced = () if named else forced_tokens(settings, size)
+    tokens: list[int | None] = [start, *forced] if forced else [start, chosen_language(settings, languages)]
+    if not forced and tasks:
+        tokens.append(chosen_task(settings, tasks))
+    if "no_timestamps_token_id" in settings:
+        last = integer(settings, "no_timestamps_token_id", FILE, (0, size - 1))
+        tokens += [last] if tokens[-1] != last else []
+    detected = tuple(sorted(set(languages.values()))) if tokens[1:2] == [None] else ()
+    return tuple(token for token in tokens if token is not None), detected
+
+
+def token_table(settings: Settings, key: str, size: int) -> dict[str, int]:
+    """A mapping of names to tokens.
+
+    Raises:
+        CheckpointError: something else, or a token that the vocabulary does not have.
+    """
+    table = section(settings, key, FILE)
+    return {name: integer(table, name, f"{FILE}: {key}", (0, size - 1)) for name in table}
+
+
+def forced_tokens(settings: Settings, size: int) -> tuple[int | None, ...]:
+    """Tokens behind the start that older files force: ``[[1, language], [2, task], [3, no timestamps]]``.
+
+    Raises:
+        CheckpointError: another form.
+    """
+    pairs = settings.get("forced_decoder_ids") or []
+    usable = isinstance(pairs, list) and len(pairs) < 10 and all(isinstance(pair, list | tuple) and len(pair) == 2
+                                                                 for pair in pairs)  # fmt: skip
+    if not usable or [place for place, _ in pairs] != list(range(1, len(pairs) + 1)):
+        raise CheckpointError(f"{FILE}: forced_decoder_ids = {pairs!r:.80}", "use pairs of 1, 2, 3 ... and a token")
+    for place, token in pairs:
+        if not (token is None and place == 1) and (type(token) is not int or not 0 <= token < size):
+            raise CheckpointError(f"{FILE}: forced_decoder_ids has {token!r:.80}", f"use tokens from 0 to {size - 1}")
+    return tuple(token for _, token in pairs)
+
+
+def chosen_language(settings: Settings, languages: Mapping[str, int]) -> int | None:
+    """Token of the language that is named; None: none is.
+
+    Raises:
+        CheckpointError: one that this model does not have.
+    """
+    language = settings.get("language") if languages else None
+    if language is None:
+        return None
+    token = language_token(language) if isinstance(language, str) else ""
+    if token not in languages:
+        raise CheckpointError(f"{FILE}: language {language!r:.80} is not in lang_to_id",
+                              f"use one of {', '.join(languages):.200}")  # fmt: skip
+    return languages[token]
+
+
+def chosen_task(settings: Settings, tasks: Mapping[str, int]) -> int:
+    """Token of the task that is named, or of transcription.
+
+    Raises:
+        CheckpointError: one that this model does not have.
+    """
+    task = settings.get("task", "transcribe")
+    if not isinstance(task, str) or task not in tasks:
+        raise CheckpointError(f"{FILE}: task {task!r:.80} is not in task_to_id", f"use one of {', '.join(tasks):.200}")
+    return tasks[task]
+
+
+def longest(config: Settings, settings: Settings, prompt: int, family: str) -> int:
+    """Tokens at most, the prompt included: never more than the decoder has positions.
+
+    Whisper's ``max_length`` does not count the prompt; ``max_new_tokens`` wins over it. Where neither is named, all
+    positions may be used (transformers would stop after 20 tokens).
+
+    Raises:
+        CheckpointError: out of bounds, or no room behind the prompt.
+    """
+    key = "max_target_positions" if family == "whisper" else "max_position_embeddings"
+    total = places = integer({**DEFAULTS[family], **config}, key, "config.json", (1, MAX_LENGTH))
+    if "max_new_tokens" in settings:
+        total = prompt + integer(settings, "max_new_tokens", FILE, (1, MAX_LENGTH))
+    elif "max_length" in settings:
+        ahead = min(places // 2 - 1, prompt) if family == "whisper" else 0
+        total = integer(settings, "max_length", FILE, (1, MAX_LENGTH)) + ahead
+    total = min(total, places)
+    if total <= prompt:
+        raise CheckpointError(f"{FILE}: a prompt of {prompt} tokens leaves no room in {total}", CORRECT)
+    return total

@@ -1,0 +1,175 @@
+"""Hugging Face folders read without transformers: Whisper and Moonshine.
+
+A folder may come from anywhere, so nothing in it is trusted: files are read by plain names, every size is bounded, and
+weights are safetensors, which hold no code.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trtasr.audio.frontend import Frontend
+from trtasr.audio.log_mel import LogMelConfig
+from trtasr.audio.waveform import WaveformConfig
+from trtasr.checkpoint.checkpoint import Checkpoint
+from trtasr.checkpoint.folder import AGAIN, Folder, integer, section
+from trtasr.checkpoint.generation import read_generation
+from trtasr.checkpoint.safetensors_weights import read_weights
+from trtasr.errors import CheckpointError
+
+CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
+TOKENIZER, VOCABULARY, ADDED = "tokenizer.json", "vocab.json", "added_tokens.json"
+TARGETS = {"whisper": "WhisperForConditionalGeneration", "moonshine": "MoonshineForConditionalGeneration"}
+SUPPORTED = f"use a folder of {' or '.join(TARGETS.values())}, or a .nemo archive of a CTC model"
+MAX_VOCABULARY = 2**20
+FRONTEND_KEYS = {"sampling_rate": "sample_rate", "feature_size": "features", "n_fft": "n_fft",
+                 "hop_length": "hop_length"}  # fmt: skip
+# preprocessor settings that would change the features: only these values are computed
+FIXED: Mapping[str, tuple[Any, ...]] = {"do_normalize": (False, None), "dither": (0, None), "padding_value": (0, None)}
+
+
+def read_huggingface(path: Path) -> Checkpoint:
+    """Read a folder as ``save_pretrained`` writes it.
+
+    Raises:
+        CheckpointError: missing, damaged, untrustworthy or unsupported; names the file or key.
+    """
+    folder = Folder(path)
+    if not folder.has(CONFIG):
+        raise CheckpointError(f"{path}: a folder without {CONFIG}",
+                              "give the folder that holds config.json and model.safetensors, or a .nemo archive")
+    config = folder.json(CONFIG)
+    try:
+        family = model_family(config)
+        vocabulary = read_vocabulary(folder, integer(config, "vocab_size", CONFIG, (2, MAX_VOCABULARY)))
+        preprocessor = read_preprocessor(folder)
+        return Checkpoint(
+            family=family,
+            target=TARGETS[family],
+            config=config,
+            weights=read_weights(folder),
+            vocabulary=vocabulary,
+            frontend=read_waveform(preprocessor) if family == "moonshine" else read_log_mel(config, preprocessor),
+            generation=read_generation(family, config, folder.optional("generation_config.json"), vocabulary),
+            sha256=folder.sha256(),
+            path=path,
+        )
+    except CheckpointError as error:
+        named = error.problem.startswith(str(path))
+        raise CheckpointError(error.problem if named else f"{path}: {error.problem}", error.repair) from error
+
+
+def model_family(config: Mapping[str, Any]) -> str:
+    """Family of a supported model.
+
+    Raises:
+        CheckpointError: saying what the model is and what is supported.
+    """
+    family, architectures = config.get("model_type"), config.get("architectures") or []
+    if not isinstance(family, str) or family not in TARGETS:
+        raise CheckpointError(f"{CONFIG}: model_type {family!r:.80} is not supported", SUPPORTED)
+    known = (TARGETS[family], TARGETS[family].replace("ForConditionalGeneration", "Model"))
+    if not isinstance(architectures, list) or not all(name in known for name in architectures):
+        raise CheckpointError(f"{CONFIG}: architectures {architectures!r:.80} is not supported", SUPPORTED)
+    return family
+
+
+def read_vocabulary(folder: Folder, size: int) -> tuple[str, ...]:
+    """Token strings in id order, as many as the model has outputs; ids without a string become ``<|unused ID|>``.
+
+    Raises:
+        CheckpointError: no tokenizer, or one of another form.
+    """
+    if folder.has(TOKENIZER):
+        content = folder.json(TOKENIZER)
+        pieces: Any = section(content, "model", TOKENIZER).get("vocab")
+        added: Any = content.get("added_tokens") or []
+        name = TOKENIZER
+    elif not folder.has(VOCABULARY):
+        raise CheckpointError(f"no {TOKENIZER} and no {VOCABULARY}", "save the tokenizer (or processor) there too")
+    else:
+        pieces, added, name = folder.json(VOCABULARY), folder.optional(ADDED) or {}, VOCABULARY
+    strings: dict[int, str] = {}
+    for token, text in (*numbered(pieces, name), *numbered(added, name)):
+        if type(token) is not int or not 0 <= token < MAX_VOCABULARY or not isinstance(text, str):
+            raise CheckpointError(f"{name}: {text!r:.80} has the id {token!r:.80}", AGAIN)
+        strings[token] = text
+    return tuple(strings.get(token, f"<|unused {token}|>") for token in range(size))
+
+
+def numbered(pieces: Any, name: str) -> list[tuple[Any, Any]]:
+    """(id, string) pairs of a vocabulary: a mapping of strings to ids, a list of added tokens or of scored pieces.
+
+    Raises:
+        CheckpointError: another form.
+    """
+    if isinstance(pieces, dict):
+        return [(token, text) for text, token in pieces.items()]
+    if isinstance(pieces, list) and all(isinstance(item, dict) for item in pieces):
+        return [(item.get("id"), item.get("content")) for item in pieces]
+    if isinstance(pieces, list) and all(isinstance(item, list) and item for item in pieces):
+        return [(token, item[0]) for token, item in enumerate(pieces)]
+    raise CheckpointError(f"{name}: no vocabulary in it", AGAIN)
+
+
+def read_preprocessor(folder: Folder) -> Mapping[str, Any]:
+    """Front-end parameters: a file of their own, or, since transformers 5, a part of ``processor_config.json``.
+
+    Raises:
+        CheckpointError: a setting that this front-end cannot honour.
+    """
+    found: Mapping[str, Any] = folder.optional(PREPROCESSOR) or {}
+    if not found and folder.has(PROCESSOR):
+        found = section(folder.json(PROCESSOR), "feature_extractor", PROCESSOR)
+    for key, values in FIXED.items():
+        if found.get(key) not in values:
+            raise CheckpointError(f"{PREPROCESSOR}: {key} is {found[key]!r:.80}", f"only {values[0]!r} is supported")
+    return found
+
+
+def read_waveform(preprocessor: Mapping[str, Any]) -> Frontend:
+    """Moonshine's front-end, checked.
+
+    Raises:
+        CheckpointError: naming the key.
+    """
+    config = WaveformConfig(sample_rate=preprocessor.get("sampling_rate", 16000))
+    config.check()
+    return config
+
+
+def read_log_mel(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Frontend:
+    """Whisper's front-end, checked against the model.
+
+    ``padding`` is transformers' argument of the same name: ``max_length`` (its default) pads audio to
+    ``chunk_length`` seconds, ``longest`` leaves it as long as it is.
+
+    Raises:
+        CheckpointError: naming the key.
+    """
+    given = {ours: preprocessor[key] for key, ours in FRONTEND_KEYS.items() if preprocessor.get(key) is not None}
+    found = LogMelConfig(**{"features": config.get("num_mel_bins"), **given})
+    found.check()
+    if found.features != config.get("num_mel_bins"):
+        raise CheckpointError(f"{PREPROCESSOR}: feature_size is {found.features}, num_mel_bins of {CONFIG} is "
+                              f"{config.get('num_mel_bins')!r:.80}", "correct the one that is wrong")  # fmt: skip
+    padding = preprocessor.get("padding") or "max_length"
+    if padding not in ("max_length", "longest"):
+        raise CheckpointError(f"{PREPROCESSOR}: padding is {padding!r:.80}", "use max_length or longest")
+    return found if padding == "longest" else padded(found, config, preprocessor)
+
+
+def padded(found: LogMelConfig, config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> LogMelConfig:
+    """The front-end with the length that audio is padded to: all positions of the encoder, each of two frames.
+
+    Raises:
+        CheckpointError: ``chunk_length`` is another length.
+    """
+    frames = 2 * integer(config, "max_source_positions", CONFIG, (1, 2**16))
+    seconds = preprocessor.get("chunk_length", frames * found.hop_length // found.sample_rate)
+    result = LogMelConfig(found.sample_rate, found.features, found.n_fft, found.hop_length, seconds)
+    result.check()
+    if not seconds or seconds * found.sample_rate // found.hop_length != frames:
+        raise CheckpointError(f"{PREPROCESSOR}: chunk_length {seconds} s is not what max_source_positions of {CONFIG} "
+                              f"has, {frames / found.frames_per_second:g} s", "correct the one that is wrong")
+    return result

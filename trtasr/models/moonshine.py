@@ -1,0 +1,267 @@
+"""Moonshine's encoder and decoder (Jeffries et al. 2024, arXiv 2410.15608), names as Hugging Face has them.
+
+The encoder reads the waveform itself, of any length; positions are told by rotary embeddings. As with Whisper, the
+encoder's part of every cross-attention is computed once per utterance, and both halves are plain functions.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from trtasr.models.layers import length_mask
+from trtasr.models.moonshine_attention import CrossAttention, Rotary, Run, SelfAttention
+from trtasr.models.moonshine_config import check_config
+from trtasr.models.whisper import KeyValue, causal_bias, source_bias
+
+EPSILON = 1e-5  # of the group norm, added to the variance
+
+
+class FrameNorm(nn.Module):
+    """Group norm of one group: over all channels and the valid frames of an utterance, gain and bias per channel.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
+        """Normalize; what lies beyond the valid frames becomes the bias.
+
+        Statistics are means over all frames, times all / valid frames: sums would leave the range of FP16.
+
+        Args:
+            x: [B, C, T].
+            counts: valid frames, int64 [B].
+
+        Returns:
+            [B, C, T].
+        """
+        mask = length_mask(counts, x.shape[2])
+        share = (x.shape[2] / counts.clamp(min=1))[:, None, None]
+        centered = (x - (x * mask).mean((1, 2), keepdim=True) * share) * mask
+        variance = centered.square().mean((1, 2), keepdim=True) * share
+        return centered / (variance + EPSILON).sqrt() * self.weight[:, None] + self.bias[:, None]
+
+
+class FeedForward(nn.Module):
+    """fc2(gelu(fc1(x))): the encoder's.
+
+    Args:
+        width: d_model.
+        inner: width between the layers.
+    """
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, d] -> [B, T, d]."""
+        return cast(Tensor, self.fc2(nn.functional.gelu(self.fc1(x))))
+
+
+class GatedFeedForward(nn.Module):
+    """fc2(silu(gate) * value), where fc1(x) is value and gate side by side: the decoder's (arXiv 2002.05202).
+
+    Args:
+        width: d_model.
+        inner: width of value and of gate.
+    """
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * inner)
+        self.fc2 = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, d] -> [B, L, d]."""
+        value, gate = self.fc1(x).split(self.fc2.in_features, dim=-1)
+        return cast(Tensor, self.fc2(nn.functional.silu(gate) * value))
+
+
+class EncoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)).
+
+    Args:
+        width: d_model.
+        heads: of the attention.
+        inner: width of the feed-forward.
+    """
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(width, heads)
+        self.mlp = FeedForward(width, inner)
+        self.input_layernorm = nn.LayerNorm(width, bias=False)
+        self.post_attention_layernorm = nn.LayerNorm(width, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor, run: Run) -> Tensor:
+        """[B, T, d], the scores' bias [B, 1, 1, T] and the angles -> [B, T, d]."""
+        attended, _ = self.self_attn(self.input_layernorm(x), None, bias, run)
+        x = x + attended
+        return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
+
+
+class Encoder(nn.Module):
+    """Three convolutions without padding (one position per 384 samples), layers, a final norm.
+
+    Args:
+        config: Hugging Face's ``config.json``.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        width = config["hidden_size"]
+        self.conv1 = nn.Conv1d(1, width, 127, stride=64, bias=False)
+        self.groupnorm = FrameNorm(width)
+        self.conv2 = nn.Conv1d(width, 2 * width, 7, stride=3)
+        self.conv3 = nn.Conv1d(2 * width, width, 3, stride=2)
+        self.rotary_emb = Rotary(config)
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, config["encoder_num_attention_heads"], config["intermediate_size"])
+            for _ in range(config["encoder_num_hidden_layers"]))  # fmt: skip
+        self.layer_norm = nn.LayerNorm(width, bias=False)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms [B, 1, samples] and valid samples int64 [B] -> encoded [B, T', d], valid positions int64 [B].
+
+        T' is (samples - 511) // 384; there must be `trtasr.audio.waveform.SHORTEST` samples, which give one position.
+        A convolution without padding makes each valid frame from valid ones alone, so only the norm and the attention
+        need to know lengths: a batch gives what its items give alone.
+        """
+        frames = whole(lengths - 63, 64)
+        hidden = self.groupnorm(torch.tanh(self.conv1(features)), frames)
+        hidden = nn.functional.gelu(self.conv2(hidden))
+        x = nn.functional.gelu(self.conv3(hidden)).transpose(1, 2)
+        positions = self.positions(lengths)
+        bias = source_bias(positions, x.shape[1])
+        run = self.rotary_emb(torch.arange(x.shape[1], device=x.device), lengths.shape[0])
+        for layer in self.layers:
+            x = layer(x, bias, run)
+        return self.layer_norm(x), positions
+
+    def positions(self, lengths: Tensor) -> Tensor:
+        """Encoder positions int64 [B] of samples int64 [B]."""
+        return whole(lengths - 511, 384)
+
+
+def whole(samples: Tensor, step: int) -> Tensor:
+    """How many whole steps fit: int64 [B] -> int64 [B], none where there are fewer than no samples."""
+    return torch.div(samples.clamp(min=0), step, rounding_mode="trunc")
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention over the tokens so far, cross-attention to the encoder, feed-forward; each on a norm, each added.
+
+    Args:
+        width: d_model.
+        heads: of both attentions.
+        inner: width of the feed-forward.
+    """
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(width, heads)
+        self.encoder_attn = CrossAttention(width, heads)
+        self.mlp = GatedFeedForward(width, inner)
+        self.input_layernorm = nn.LayerNorm(width, bias=False)
+        self.post_attention_layernorm = nn.LayerNorm(width, bias=False)
+        self.final_layernorm = nn.LayerNorm(width, bias=False)
+
+    def forward(self, x: Tensor, past: KeyValue, cross: KeyValue, biases: tuple[Tensor, Tensor],
+                run: Run) -> tuple[Tensor, KeyValue]:  # fmt: skip
+        """Decode new tokens.
+
+        Args:
+            x: [B, L, d].
+            past: self-attention's keys (turned) and values of the P tokens before, each [B, heads, P, d_k].
+            cross: keys and values of the encoder, each [B, heads, T', d_k].
+            biases: of the scores of both attentions, [L, P + L] and [B, 1, 1, T'].
+            run: of this run.
+
+        Returns:
+            [B, L, d], and the keys and values of all P + L tokens.
+        """
+        attended, present = self.self_attn(self.input_layernorm(x), past, biases[0], run)
+        x = x + attended
+        x = x + self.encoder_attn(self.post_attention_layernorm(x), cross, biases[1], run)
+        return x + self.mlp(self.final_layernorm(x)), present
+
+
+class Decoder(nn.Module):
+    """Token embeddings, layers, a final norm; the logits use the token embeddings again.
+
+    Args:
+        config: Hugging Face's ``config.json``.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        width = config["hidden_size"]
+        self.embed_tokens = nn.Embedding(config["vocab_size"], width)
+        self.rotary_emb = Rotary(config)
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, config["decoder_num_attention_heads"], config["intermediate_size"])
+            for _ in range(config["decoder_num_hidden_layers"]))  # fmt: skip
+        self.norm = nn.LayerNorm(width, bias=False)
+
+    def cross(self, encoded: Tensor) -> list[KeyValue]:
+        """Keys and values of every layer's cross-attention, from encoded [B, T', d]."""
+        batch = encoded.shape[0]
+        return [cast(DecoderLayer, layer).encoder_attn.key_value(encoded, batch) for layer in self.layers]
+
+    def forward(self, tokens: Tensor, past: Sequence[KeyValue], cross: Sequence[KeyValue],
+                positions: Tensor) -> tuple[Tensor, list[KeyValue]]:  # fmt: skip
+        """Decode new tokens.
+
+        Args:
+            tokens: int64 [B, L].
+            past: per layer, keys and values [B, heads, P, d_k]; P is 0 at the beginning.
+            cross: per layer, from `cross`.
+            positions: valid encoder positions, int64 [B].
+
+        Returns:
+            logits float32 [B, L, V], and per layer the keys and values of P + L tokens.
+        """
+        before, length = past[0][0].shape[2], tokens.shape[1]
+        places = torch.arange(length, device=tokens.device) + before
+        run = self.rotary_emb(places, positions.shape[0])
+        biases = causal_bias(places, before + length), source_bias(positions, cross[0][0].shape[2])
+        x = self.embed_tokens(tokens)
+        presents = []
+        for layer, own, other in zip(self.layers, past, cross, strict=True):
+            x, present = layer(x, own, other, biases, run)
+            presents.append(present)
+        return nn.functional.linear(self.norm(x), self.embed_tokens.weight), presents
+
+
+class Moonshine(nn.Module):
+    """An encoder and a decoder.
+
+    Args:
+        config: Hugging Face's ``config.json``.
+
+    Raises:
+        CheckpointError: a key that is missing, out of bounds or unsupported.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        check_config(config)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def forward(self, features: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
+        """Teacher forcing: waveforms [B, 1, samples], lengths [B], tokens int64 [B, L] -> logits float32 [B, L, V]."""
+        encoded, positions = self.encoder(features, lengths)
+        cross = self.decoder.cross(encoded)
+        past = [(key[:, :, :0], value[:, :, :0]) for key, value in cross]
+        logits, _ = self.decoder(tokens, past, cross, positions)
+        return cast(Tensor, logits)

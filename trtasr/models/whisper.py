@@ -1,0 +1,263 @@
+"""Whisper's encoder and decoder (Radford et al. 2022, arXiv 2212.04356, section 2.2), names as Hugging Face has them.
+
+The encoder also projects the keys and values of every cross-attention, once per utterance; the decoder takes them, and
+the keys and values of the tokens before, as inputs and gives those of the new tokens back. So both are plain functions.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from trtasr.models.layers import length_mask
+from trtasr.models.whisper_config import check_config
+
+MASKED = -10000.0  # added to scores of keys that are not to be seen; fits FP16
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+class Attention(nn.Module):
+    """softmax(q k' / sqrt(d_k)) v, per head; keys have no bias (as in the original).
+
+    Args:
+        width: d_model.
+        heads: number of heads.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, width // heads
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def key_value(self, x: Tensor, batch: int) -> KeyValue:
+        """Keys and values [B, heads, T, d_k] of x [B, T, d]."""
+        return cast(KeyValue, self(x, batch))  # by a call, so that exported nodes bear this module's name
+
+    def forward(self, x: Tensor, batch: int, memory: KeyValue | None = None,
+                bias: Tensor | None = None) -> Tensor | KeyValue:  # fmt: skip
+        """Attend from x to keys and values.
+
+        Args:
+            x: [B, L, d].
+            batch: B; read once by the caller, so that the exported graph computes it once.
+            memory: keys and values, each [B, heads, T, d_k]; None: x itself is projected to them; they are returned.
+            bias: added to the scores, broadcast to [B, heads, L, T]; None: nothing.
+
+        Returns:
+            [B, L, d].
+        """
+        if memory is None:
+            return self.split(self.k_proj(x), batch), self.split(self.v_proj(x), batch)
+        key, value = memory
+        query = self.split(self.q_proj(x) * (1 / math.sqrt(self.head_width)), batch)
+        scores = torch.matmul(query, key.transpose(2, 3))
+        if bias is not None:
+            scores = scores + bias
+        attended = torch.matmul(torch.softmax(scores, dim=-1), value).transpose(1, 2)
+        return cast(Tensor, self.out_proj(attended.reshape(batch, -1, self.heads * self.head_width)))
+
+    def split(self, x: Tensor, batch: int) -> Tensor:
+        """[B, T, d] -> [B, heads, T, d_k]."""
+        return x.reshape(batch, -1, self.heads, self.head_width).transpose(1, 2)
+
+
+class EncoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)).
+
+    Args:
+        width: d_model.
+        heads: of the attention.
+        inner: width of the feed-forward.
+    """
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, heads)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """[B, T, d] and the scores' bias [B, 1, 1, T] -> [B, T, d]."""
+        normed, batch = self.self_attn_layer_norm(x), bias.shape[0]
+        x = x + self.self_attn(normed, batch, self.self_attn.key_value(normed, batch), bias)
+        return cast(Tensor, x + self.fc2(nn.functional.gelu(self.fc1(self.final_layer_norm(x)))))
+
+
+class Encoder(nn.Module):
+    """Two convolutions (the second halves the frame rate), sinusoidal positions, layers, a final norm.
+
+    Args:
+        config: Hugging Face's ``config.json``.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        width = config["d_model"]
+        self.conv1 = nn.Conv1d(config["num_mel_bins"], width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.embed_positions = nn.Embedding(config["max_source_positions"], width)
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, config["encoder_attention_heads"], config["encoder_ffn_dim"])
+            for _ in range(config["encoder_layers"]))  # fmt: skip
+        self.layer_norm = nn.LayerNorm(width)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-mel [B, mel, T] and valid frames int64 [B] -> encoded [B, T', d], valid positions int64 [B].
+
+        T' is ceil(T / 2). Frames beyond an utterance's length are zero in front of each convolution, as the padding at
+        its end is, and no position sees those beyond the valid ones: a batch gives what its items give alone.
+        """
+        mask = length_mask(lengths, features.shape[2])
+        hidden = nn.functional.gelu(self.conv1(features * mask)) * mask
+        hidden = nn.functional.gelu(self.conv2(hidden)).transpose(1, 2)
+        positions = self.positions(lengths)
+        x = hidden + self.embed_positions.weight[: hidden.shape[1]]
+        bias = source_bias(positions, x.shape[1])
+        for layer in self.layers:
+            x = layer(x, bias)
+        return self.layer_norm(x), positions
+
+    def positions(self, lengths: Tensor) -> Tensor:
+        """Encoder positions int64 [B] of feature frames int64 [B]."""
+        return (lengths + 1) // 2
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention over the tokens so far, cross-attention to the encoder, feed-forward; each on a norm, each added.
+
+    Args:
+        width: d_model.
+        heads: of both attentions.
+        inner: width of the feed-forward.
+    """
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, heads)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.encoder_attn = Attention(width, heads)
+        self.encoder_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, past: KeyValue, cross: KeyValue,
+                biases: tuple[Tensor, Tensor]) -> tuple[Tensor, KeyValue]:  # fmt: skip
+        """Decode new tokens.
+
+        Args:
+            x: [B, L, d].
+            past: self-attention's keys and values of the P tokens before, each [B, heads, P, d_k].
+            cross: keys and values of the encoder, each [B, heads, T', d_k].
+            biases: of the scores of both attentions, [L, P + L] and [B, 1, 1, T'].
+
+        Returns:
+            [B, L, d], and the keys and values of all P + L tokens.
+        """
+        normed, batch = self.self_attn_layer_norm(x), biases[1].shape[0]
+        key, value = self.self_attn.key_value(normed, batch)
+        present = torch.cat((past[0], key), 2), torch.cat((past[1], value), 2)
+        x = x + self.self_attn(normed, batch, present, biases[0])
+        x = x + self.encoder_attn(self.encoder_attn_layer_norm(x), batch, cross, biases[1])
+        return x + self.fc2(nn.functional.gelu(self.fc1(self.final_layer_norm(x)))), present
+
+
+class Decoder(nn.Module):
+    """Token and position embeddings, layers, a final norm; the logits use the token embeddings again.
+
+    Args:
+        config: Hugging Face's ``config.json``.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        width = config["d_model"]
+        self.embed_tokens = nn.Embedding(config["vocab_size"], width)
+        self.embed_positions = nn.Embedding(config["max_target_positions"], width)
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, config["decoder_attention_heads"], config["decoder_ffn_dim"])
+            for _ in range(config["decoder_layers"]))  # fmt: skip
+        self.layer_norm = nn.LayerNorm(width)
+
+    def cross(self, encoded: Tensor) -> list[KeyValue]:
+        """Keys and values of every layer's cross-attention, from encoded [B, T', d]."""
+        batch = encoded.shape[0]
+        return [cast(DecoderLayer, layer).encoder_attn.key_value(encoded, batch) for layer in self.layers]
+
+    def forward(self, tokens: Tensor, past: Sequence[KeyValue], cross: Sequence[KeyValue],
+                positions: Tensor) -> tuple[Tensor, list[KeyValue]]:  # fmt: skip
+        """Decode new tokens.
+
+        Args:
+            tokens: int64 [B, L].
+            past: per layer, keys and values [B, heads, P, d_k]; P is 0 at the beginning.
+            cross: per layer, from `cross`.
+            positions: valid encoder positions, int64 [B].
+
+        Returns:
+            logits float32 [B, L, V], and per layer the keys and values of P + L tokens.
+        """
+        before, length = past[0][0].shape[2], tokens.shape[1]
+        places = torch.arange(length, device=tokens.device) + before
+        x = self.embed_tokens(tokens) + self.embed_positions(places)
+        biases = causal_bias(places, before + length), source_bias(positions, cross[0][0].shape[2])
+        presents = []
+        for layer, own, other in zip(self.layers, past, cross, strict=True):
+            x, present = layer(x, own, other, biases)
+            presents.append(present)
+        return nn.functional.linear(self.layer_norm(x), self.embed_tokens.weight), presents
+
+
+class Whisper(nn.Module):
+    """An encoder and a decoder.
+
+    Args:
+        config: Hugging Face's ``config.json``.
+
+    Raises:
+        CheckpointError: a key that is missing, out of bounds or unsupported.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        check_config(config)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def forward(self, features: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
+        """Teacher forcing: log-mel [B, mel, T], lengths [B], tokens int64 [B, L] -> logits float32 [B, L, V]."""
+        encoded, positions = self.encoder(features, lengths)
+        cross = self.decoder.cross(encoded)
+        past = [(key[:, :, :0], value[:, :, :0]) for key, value in cross]
+        logits, _ = self.decoder(tokens, past, cross, positions)
+        return cast(Tensor, logits)
+
+
+def source_bias(positions: Tensor, total: int | Tensor) -> Tensor:
+    """0 for valid encoder positions, `MASKED` for the others: int64 [B] -> float32 [B, 1, 1, T']."""
+    return ((1.0 - length_mask(positions, total)) * MASKED)[:, None]
+
+
+def causal_bias(places: Tensor, total: int | Tensor) -> Tensor:
+    """0 for tokens at or before a place, `MASKED` for later ones: int64 [L] -> float32 [L, total]."""
+    steps = torch.arange(cast(int, total), device=places.device)
+    return (steps[None, :] - places[:, None]).clamp(0, 1).to(torch.float32) * MASKED
+
+
+def sinusoids(positions: int, width: int) -> Tensor:
+    """Whisper's fixed encoder positions: sines, then cosines, of position / 10000^(i / (width / 2 - 1)).
+
+    Returns:
+        float32 [positions, width]; width even.
+    """
+    rates = torch.exp(-math.log(10000.0) / (width // 2 - 1) * torch.arange(width // 2))
+    angles = torch.arange(positions)[:, None] * rates[None, :]
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
