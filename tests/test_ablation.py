@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from trtasr.ablation import CORRECTIONS, SETTINGS, Cell, ablation_table, agreement, spread
+from trtasr.ablation import CORRECTIONS, SETTINGS, Cell, ablation_table, agreement, spread, width
 from trtasr.cli import main
 from trtasr.engine.compare import output_sqnr
 from trtasr.recipe import Quantization, Recipe, override
@@ -43,6 +43,16 @@ def test_settings_are_settings_of_the_recipe():
     for changes in SETTINGS.values():
         assignments = [f"quantization.{key}={value}" for key, value in changes.items()]
         assert override(Recipe("a", "b"), assignments).quantization != Quantization() or changes == CORRECTIONS["none"]
+
+
+def test_the_methods_of_the_papers_on_weights_alone_are_settings_too():
+    methods = [SETTINGS[name] for name in ("none", "none, gptq", "qep 0.5, gptq", "fade, gptq")]
+    assert [(item["correction"], item.get("rounding", "nearest")) for item in methods] == [
+        ("none", "nearest"), ("none", "gptq"), ("qep", "gptq"), ("fade", "gptq")]  # fmt: skip
+    cell = Cell("synthetic", "fade", 3, (6.0,), (90.0,), (20.0,))
+    recipe = override(Recipe("a", "b"), ["quantization.weight_only=true"])
+    assert width(cell, recipe.quantization) == "W3A32"
+    assert ablation_table(5.0, [cell], recipe).splitlines()[2].startswith("W3A32")
 
 
 def test_the_table_shows_mean_deviation_and_difference():

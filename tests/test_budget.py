@@ -50,7 +50,8 @@ def test_the_engine_keeps_the_budget(tiny_folder, tmp_path, flags):
     recipe = override(Recipe("tiny", str(tiny_folder / "tiny.nemo")), CHANGES)
     checkpoint = read_nemo(tiny_folder / "tiny.nemo")
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
-    feeds = list(utterances(calibration_features("synthetic", recipe, checkpoint, model)))
+    features = calibration_features("synthetic", recipe, checkpoint, model)
+    feeds = [(feed["features"], feed["lengths"]) for feed in utterances(features)]
     exact, found = (log_probs(out / name, feeds) for name in ("model.fp32.onnx", "cpu/model.int8.onnx"))
     assert output_sqnr(exact, found) >= 60
 

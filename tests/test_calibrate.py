@@ -14,10 +14,11 @@ from tiny_archive import write_archive
 
 from trtasr.calibrate import calibration_settings, committed_table, read_table, weight_bytes, write_table
 from trtasr.checkpoint.nemo import read_nemo
-from trtasr.errors import UsageError
-from trtasr.recipe import Quantization, Recipe
+from trtasr.errors import RecipeError, UsageError
+from trtasr.recipe import Quantization, Recipe, load_recipe
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
+ROOT = Path(__file__).parents[1]
 SETTINGS = {"format": 1, "checkpoint_sha256": "a"}
 SCALES = np.array([0.5, 0.25], np.float32)
 CODES = np.array([[[1], [-2], [3]], [[127], [0], [-127]]], np.int8)
@@ -90,6 +91,22 @@ def test_settings_are_found_again_in_the_file(table, tmp_path, correction):
     assert committed_table(tmp_path, "m", calibration_settings(recipe, checkpoint)) is not None
     other = replace(recipe, quantization=Quantization(correction=correction, headroom=1.1))
     assert committed_table(tmp_path, "m", calibration_settings(other, checkpoint)) is None
+
+
+@pytest.mark.parametrize("name", ["quartznet", "jasper", "conformer"])
+def test_committed_tables_are_of_the_settings_of_their_recipes(name):
+    """A key that the recipe gets later, as `weight_only`, must not make them stale."""
+    recipe = load_recipe(ROOT / "engines" / f"{name}.toml")
+    settings = calibration_settings(recipe, read_nemo(Path(recipe.checkpoint)))
+    assert committed_table(ROOT / "calib", name, settings) is not None
+    assert "weight_only" not in settings["quantization"]
+
+
+def test_weights_alone_make_no_engine(tmp_path):
+    checkpoint = read_nemo(write_archive(tmp_path / "tiny.nemo"))
+    recipe = Recipe("m", "tiny.nemo", quantization=Quantization(weight_only=True))
+    with pytest.raises(RecipeError, match=r"weight_only = true.*trtasr ablation.*\n.*leave out"):
+        calibration_settings(recipe, checkpoint)
 
 
 def test_a_table_that_names_no_file_of_weights_says_so(table, tmp_path):

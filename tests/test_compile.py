@@ -92,7 +92,7 @@ def test_the_cpu_graph_reads_the_same_table(compiled) -> None:
 def test_the_fp16_graph_of_the_plan_carries_the_same_scales(compiled, tmp_path) -> None:
     table = table_from_json(read(compiled, "scales.json"))
     (tmp_path / "model.fp32.onnx").write_bytes((compiled / "out" / "model.fp32.onnx").read_bytes())
-    lowered = lower(tmp_path, table, TARGETS["t4-rtx"], ())
+    lowered = lower(tmp_path / "model.fp32.onnx", table, TARGETS["t4-rtx"], ())
     model = onnx.load(tmp_path / lowered.graph)
     constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     expected = {float(e.scale) for e in table.activations.values()}

@@ -155,6 +155,67 @@ def test_eight_bits_without_correction_walk_to_the_same_numbers(parts, monkeypat
     assert abs(sqnr(parts, walked_table) - sqnr(parts, plain)) < 1.5
 
 
+@pytest.mark.parametrize("changes", [{}, {"correction": "fade"}, {"rounding": "gptq"}])
+def test_weights_alone_leave_activations_as_they_are(parts, changes):
+    """The graph of a simulation: that of full precision with other weights, no worse than with INT8 activations."""
+    table, beside = (made(parts, weight_only=only, weight_bits=3, **changes) for only in (True, False))
+    found = quantized_graph(onnx.load(parts[0]), table, ())
+    assert table.activations == {}
+    assert table.offsets == {}
+    assert [node.op_type for node in found.graph.node] == [node.op_type for node in onnx.load(parts[0]).graph.node]
+    for name, entry in table.weights.items():
+        if name in table.corrected:
+            assert np.abs(weight_codes(initializers(found)[name], entry)).max() == 3
+    assert sqnr(parts, table) > sqnr(parts, beside) - 1
+
+
+def test_weights_alone_at_eight_bits_are_walked_too(parts):
+    table = made(parts, weight_only=True)
+    assert walked(replace(Quantization(), weight_only=True))
+    assert sqnr(parts, table) > sqnr(parts, made(parts)) + 3
+
+
+LINEAR = """<ir_version: 9, opset_import: ["" : 18]>
+tiny (float[1, n, 4] x) => (float[1, n, 3] out, float[1, n, 3] shown)
+<float[4, 3] w1, float[4, 3] w2, float[4, 3] w3, float[4, 3] w4, float[4, 3] w5, float[3] b1, float[3] b2, float[3] b3,
+ float[3] b4, float[1] one>
+{
+    [own] p1 = MatMul(x, w1)
+    s1 = Add(b1, p1)
+    [shared] p2 = MatMul(x, w2)
+    s2 = Add(p2, b2)
+    [sharing] p3 = MatMul(x, w3)
+    s3 = Add(p3, b2)
+    [read] p4 = MatMul(x, w4)
+    s4 = Add(p4, b3)
+    t4 = Mul(p4, s4)
+    [returned] shown = MatMul(x, w5)
+    s5 = Add(shown, b4)
+    [scalar] p6 = MatMul(x, w5)
+    s6 = Add(p6, one)
+    out = Sum(s1, s2, s3, t4, s5, s6)
+}"""
+
+
+def test_a_linear_layer_has_the_bias_that_nobody_else_reads():
+    model = onnx.parser.parse_model(LINEAR)
+    values = {name: np.arange(3, dtype=np.float32) for name in ("b1", "b2", "b3", "b4")}
+    values |= {f"w{index}": np.ones((4, 3), np.float32) for index in range(1, 6)} | {"one": np.ones(1, np.float32)}
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
+    found = correcting.added_biases(model)
+    assert found.keys() == {"own"}
+    assert found["own"][0] == "b1"
+    np.testing.assert_array_equal(found["own"][1], values["b1"])
+
+
+def test_ranks_are_of_each_group():
+    scores = {"a1": 5.0, "a2": 7.0, "b1": 1.0, "a3": 6.0, "b2": 0.0}
+    assert correcting.group_ranks(scores, lambda name: name[0]) == {"a1": 0, "a2": 1, "a3": 0.5, "b1": 1, "b2": 0}
+    assert correcting.group_ranks(scores) == {"a1": 0.5, "a2": 1, "a3": 0.75, "b1": 0.25, "b2": 0}
+    assert correcting.group_ranks({}) == {}
+
+
 def judged_layers(monkeypatch):
     """Checks of every layer's strength as the walk goes: filled with one tuple per layer."""
     found = []

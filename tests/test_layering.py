@@ -12,9 +12,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "trtasr"
 FILES = sorted(PACKAGE.rglob("*.py"))
 STAGES = {"checkpoint", "models", "quant", "graph", "targets", "engine", "bench", "report"}
-GROUND = {"audio", "text", "recipe", "bundle", "errors", "values"}
+GROUND = {"audio", "text", "recipe", "bundle", "errors", "values", "roofline"}
 GPU_LIBRARIES = {"tensorrt", "tensorrt_rtx", "pycuda", "polygraphy"}
-WITHOUT_TORCH = {"engine", "bench", "report", "text", "recipe", "bundle", "errors", "values"}
+WITHOUT_TORCH = {"engine", "bench", "report", "text", "recipe", "bundle", "errors", "values", "roofline"}
 MAX_PARAMETERS, MAX_LINES = 6, 400
 
 

@@ -8,17 +8,20 @@ import pytest
 
 from trtasr.audio.manifest import read_manifest
 from trtasr.bench.wer import Prepared, evaluate
-from trtasr.calibrate import mel_rows, read_table
-from trtasr.checkpoint.nemo import read_nemo
+from trtasr.calibrate import read_table
+from trtasr.checkpoint.read import read_checkpoint
+from trtasr.compile_pair import exported_pair
 from trtasr.evaluate import decoder, prepare, running
 from trtasr.graph.center import center
 from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.graph.own_part import own_part
 from trtasr.models.load import build_model
+from trtasr.pair_run import Texts, texts_of
 from trtasr.place import place
 from trtasr.targets import CPU, T4_RTX
 
 ROOT = Path(__file__).parents[1]
-MODELS = ("quartznet", "jasper", "conformer")
+MODELS = ("quartznet.nemo", "jasper.nemo", "conformer.nemo", "whisper")
 UTTERANCES, BATCH = 24, 8
 
 
@@ -27,29 +30,47 @@ class Built:
     """Graphs of one bundled model by precision, and speech for it."""
 
     graphs: dict[str, Path]
-    vocabulary: tuple[str, ...]
+    texts: Texts
     utterances: list[Prepared]
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def built(request, tmp_path_factory):
     folder, name = tmp_path_factory.mktemp(request.param), request.param
-    checkpoint = read_nemo(ROOT / "trtasr" / "zoo" / f"{name}.nemo")
+    checkpoint = read_checkpoint(ROOT / "trtasr" / "zoo" / name)
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
-    export_onnx(fold_batchnorm(model), folder / "exported.onnx", mel_rows(checkpoint.frontend))
-    table = read_table(ROOT / "calib" / f"{name}.json")
+    table = read_table(ROOT / "calib" / f"{Path(name).stem}.json")
+    make = paths_of_pair if checkpoint.generation else paths_of_ctc
+    entries = read_manifest(ROOT / "trtasr" / "zoo" / "eval" / "manifest.json")[:UTTERANCES]
+    return Built(make(folder, checkpoint, model, table), texts_of(checkpoint), prepare(entries, checkpoint.frontend))
+
+
+def paths_of_ctc(folder, checkpoint, model, table):
+    export_onnx(fold_batchnorm(model), folder / "exported.onnx", checkpoint.frontend.rows)
     graphs = {"fp32": center(onnx.load(folder / "exported.onnx"), table.offsets)}
     graphs |= {target.name: place(graphs["fp32"], table, target, []).model for target in (T4_RTX, CPU)}
     paths = {kind: folder / f"{kind}.onnx" for kind in graphs}
     for kind, graph in graphs.items():
         onnx.save(graph, paths[kind])
-    entries = read_manifest(ROOT / "trtasr" / "zoo" / "eval" / "manifest.json")[:UTTERANCES]
-    return Built(paths, checkpoint.vocabulary, prepare(entries, checkpoint.frontend))
+    return paths
+
+
+def paths_of_pair(folder, checkpoint, model, table):
+    graphs = exported_pair(model, checkpoint, folder)
+    paths = {"fp32": graphs.encoder}
+    for target in (T4_RTX, CPU):
+        paths[target.name] = folder / target.name / graphs.encoder.name
+        for path in (graphs.encoder, graphs.decoder):
+            fp32 = onnx.load(path)
+            made = place(fp32, own_part(table, fp32), target, []).model
+            paths[target.name].parent.mkdir(exist_ok=True)
+            onnx.save(made, paths[target.name].with_name(path.name))
+    return paths
 
 
 def transcripts(built, kind, batch):
-    with running(built.graphs[kind]) as run:
-        result = evaluate(run, decoder(built.vocabulary), built.utterances, str, "none", batch)
+    with running(built.graphs[kind], built.texts) as run:
+        result = evaluate(run, decoder(built.texts), built.utterances, str, "none", batch)
     return [item.pred_text for item in result.utterances]
 
 

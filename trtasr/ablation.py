@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
+from trtasr.ablation_subjects import Subject, subject_of
 from trtasr.audio.manifest import read_manifest
 from trtasr.bench.wer import Prepared
-from trtasr.calibrate import audio_manifest, calibration_features, mel_rows, table_from_features
-from trtasr.checkpoint.nemo import Checkpoint, read_nemo
-from trtasr.controls import label, quantized_graph, usable_wer
+from trtasr.calibrate import audio_manifest
+from trtasr.checkpoint.checkpoint import Checkpoint
+from trtasr.checkpoint.read import read_checkpoint
+from trtasr.controls import label, usable_wer
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import UsageError
-from trtasr.evaluate import feeds, log_probs, prepare, word_error_rate
-from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.evaluate import prepare, word_error_rate
 from trtasr.models.load import build_model
+from trtasr.pair_run import texts_of
 from trtasr.recipe import Quantization, Recipe
 from trtasr.report.table import align
 from trtasr.values import CalibrationSet, FloatArray
@@ -35,8 +36,9 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "qep 1.0": {"correction": "qep", "alpha": 1.0, "damping": 1.0},
     "fade": {"correction": "fade"},
 }  # qep with alpha 0 is `bias`
-CONTROLLED = ("none", "fade")  # what noise and audio are calibrated with
-SETTINGS = CORRECTIONS | {f"{name}, gptq": {**CORRECTIONS[name], "rounding": "gptq"} for name in ("bias", "fade")}
+CONTROLLED = ("none", "fade", "fade, gptq")  # what noise and audio are calibrated with
+SETTINGS = CORRECTIONS | {f"{name}, gptq": {**CORRECTIONS[name], "rounding": "gptq"}
+                          for name in ("none", "bias", "qep 0.5", "fade")}  # fmt: skip
 SETTINGS["qep 0.5, damping 0.01"] = {"correction": "qep", "alpha": 0.5, "damping": 0.01}
 
 
@@ -78,9 +80,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every cell is measured on: the FP32 graph, the model's parts, speech, and what FP32 makes of it."""
+    """What every cell is measured on: the network, speech, and what FP32 makes of it."""
 
-    exported: Path
+    subject: Subject
     recipe: Recipe
     checkpoint: Checkpoint
     utterances: list[Prepared]
@@ -98,18 +100,15 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[float, tuple[Cell, ...]]:
     """
     if not recipe.evaluation.manifest:
         raise UsageError("the ablation needs speech to score on", "add --manifest FILE")
-    checkpoint = read_nemo(Path(recipe.checkpoint))
+    checkpoint = read_checkpoint(Path(recipe.checkpoint))
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     utterances = prepare(read_manifest(Path(recipe.evaluation.manifest)), checkpoint.frontend)
-    with tempfile.TemporaryDirectory() as folder:
-        exported = Path(folder) / "model.fp32.onnx"
-        export_onnx(fold_batchnorm(model), exported, mel_rows(checkpoint.frontend))
-        bench = Bench(exported, recipe, checkpoint, utterances, log_probs(exported, feeds(utterances)))
-        reference = word_error_rate(exported, utterances, checkpoint.vocabulary, recipe.evaluation.batch).wer
+    with subject_of(checkpoint, model, utterances) as subject:
+        bench = Bench(subject, recipe, checkpoint, utterances, subject.outputs(subject.fp32))
+        reference = word_error_rate(subject.fp32, utterances, texts_of(checkpoint), recipe.evaluation.batch).wer
         seeded = [replace(recipe, calibration=replace(recipe.calibration, seed=seed)) for seed in range(plan.seeds)]
-        synthetic = [calibration_features("synthetic", item, checkpoint, model) for item in seeded]
-        noise = [calibration_features("noise", recipe, checkpoint, model)]
-        audio = [calibration_features("audio", recipe, checkpoint, model)]
+        synthetic = [subject.features("synthetic", item) for item in seeded]
+        noise, audio = ([subject.features(method, recipe)] for method in ("noise", "audio"))
         cells = list(corrections(bench, synthetic, plan))
         for features in (noise, audio):
             cells += [cell(bench, features, name, bits) for bits in plan.bits for name in plan.names
@@ -131,26 +130,29 @@ def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits
     scores = [score(bench, item, settings) for item in features]
     wer, same, sqnr = zip(*scores, strict=True)
     found = Cell(features[0].method, correction, bits, wer, same, sqnr)
-    logger.info("W%dA8 %s, %s features: WER %s, agreement %s, SQNR %s dB", bits, correction, found.features,
-                spread(found.wer), spread(found.agreement), spread(found.sqnr_db))  # fmt: skip
+    logger.info("%s %s, %s features: WER %s, agreement %s, SQNR %s dB", width(found, settings), correction,
+                found.features, spread(found.wer), spread(found.agreement), spread(found.sqnr_db))  # fmt: skip
     return found
 
 
 def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tuple[float | None, float, float]:
     """WER in percent (None when the transcripts are useless), agreement in percent and SQNR in dB on speech."""
-    table = table_from_features(bench.exported, features, settings, {})
     with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / "model.qdq.onnx"
-        onnx.save(quantized_graph(onnx.load(bench.exported), table, settings.exclude), graph)
+        graph = bench.subject.quantized(features, settings, Path(folder))
         wer = usable_wer(graph, bench.utterances, bench.checkpoint, bench.recipe.evaluation.batch)
-        found = log_probs(graph, feeds(bench.utterances))
+        found = bench.subject.outputs(graph)
     return wer, agreement(bench.outputs, found), output_sqnr(bench.outputs, found)
 
 
 def agreement(reference: Sequence[FloatArray], found: Sequence[FloatArray]) -> float:
-    """Percent of frames with the same most likely token."""
+    """Percent of frames, or of given tokens, with the same most likely token."""
     exact, other = (np.concatenate([values.argmax(axis=1) for values in side]) for side in (reference, found))
     return 100 * float(np.mean(exact == other))
+
+
+def width(found: Cell, settings: Quantization) -> str:
+    """``W4A8``: bits of weights and activations; the latter are float32 when only weights are quantized."""
+    return f"W{found.weight_bits}A{32 if settings.weight_only else 8}"
 
 
 def spread(found: Sequence[float | None]) -> str:
@@ -168,8 +170,9 @@ def ablation_table(reference: float, cells: Sequence[Cell], recipe: Recipe) -> s
     for item in cells:
         wers = [wer for wer in item.wer if wer is not None]
         delta = f"{statistics.fmean(wers) - reference:+.2f}" if len(wers) == len(item.wer) else "-"
-        rows.append([f"W{item.weight_bits}A8", label(item.features, recipe), item.correction, spread(item.wer), delta,
-                     spread(item.agreement), spread(item.sqnr_db), str(len(item.wer))])  # fmt: skip
+        rows.append([width(item, recipe.quantization), label(item.features, recipe), item.correction,
+                     spread(item.wer), delta, spread(item.agreement), spread(item.sqnr_db),
+                     str(len(item.wer))])  # fmt: skip
     return f"FP32: WER {reference:.2f} %\n" + align(rows, right={3, 4, 5, 6, 7})
 
 
@@ -177,4 +180,5 @@ def ablation_json(reference: float, cells: Sequence[Cell], recipe: Recipe) -> di
     """All figures as JSON types."""
     rows = [asdict(item) | {"sqnr_db": [v if math.isfinite(v) else None for v in item.sqnr_db]} for item in cells]
     source = audio_manifest(recipe)
-    return {"wer_fp32": reference, "audio": str(source) if source else "", "cells": rows}
+    return {"wer_fp32": reference, "audio": str(source) if source else "",
+            "weight_only": recipe.quantization.weight_only, "cells": rows}  # fmt: skip

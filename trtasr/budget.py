@@ -12,11 +12,12 @@ import onnx
 from tqdm import tqdm
 
 from trtasr.bench.wer import Prepared
-from trtasr.checkpoint.nemo import Checkpoint
+from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.controls import usable_wer
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import RecipeError, UsageError
 from trtasr.evaluate import log_probs, word_error_rate
+from trtasr.pair_run import texts_of
 from trtasr.place import Placed, place
 from trtasr.recipe import Recipe
 from trtasr.targets import Target
@@ -87,7 +88,7 @@ def within_budget(trial: Trial, utterances: list[Prepared], checkpoint: Checkpoi
     evaluation = trial.recipe.evaluation
     limit = evaluation.max_wer_increase
     if evaluation.mixed:
-        limit += word_error_rate(trial.path, utterances, checkpoint.vocabulary, evaluation.batch).wer
+        limit += word_error_rate(trial.path, utterances, texts_of(checkpoint), evaluation.batch).wer
 
     def holds(left: Sequence[str]) -> bool:
         with tempfile.TemporaryDirectory() as folder:

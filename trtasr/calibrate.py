@@ -17,15 +17,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import nn
 
-from trtasr.audio.features import FrontendConfig
+from trtasr.audio.frontend import Frontend
 from trtasr.audio.manifest import read_manifest
 from trtasr.bundle import sha256_file, write_json
-from trtasr.checkpoint.nemo import Checkpoint
-from trtasr.correct import Given, correct
+from trtasr.checkpoint.checkpoint import Checkpoint
+from trtasr.correct import Corrected, Given, correct, group_ranks, vulnerabilities
 from trtasr.engine.cache import format_cache
-from trtasr.engine.run import observe
+from trtasr.engine.run import observe, utterances
 from trtasr.errors import RecipeError, UsageError
-from trtasr.evaluate import prepare
+from trtasr.evaluate import frames_of, prepare
 from trtasr.graph.center import center, centerable
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.quant.centering import centering, collect_channels
@@ -47,7 +47,11 @@ def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, An
     """Everything the table depends on; a committed table is reused only when all of it is equal.
 
     For calibration by audio that includes the hash of the manifest (not of the recordings it names).
+
+    Raises:
+        RecipeError: the recipe asks for quantized weights alone, of which no engine is made.
     """
+    refuse_weight_only(recipe.quantization)
     source = audio_manifest(recipe) if recipe.calibration.method == "audio" else None
     exclude = list(recipe.quantization.exclude) if walked(recipe.quantization) else []  # as JSON has it
     return {
@@ -55,8 +59,21 @@ def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, An
         "format": TABLE_FORMAT,
         "checkpoint_sha256": checkpoint.sha256,
         "calibration": asdict(recipe.calibration) | {"manifest": ""},
-        "quantization": asdict(recipe.quantization) | {"exclude": exclude},
+        "quantization": {key: value for key, value in asdict(recipe.quantization).items() if key != "weight_only"}
+        | {"exclude": exclude},
     }
+
+
+def refuse_weight_only(quantization: Quantization) -> None:
+    """Refuse, for anything but a simulation, weights that are quantized in front of activations that are not.
+
+    Raises:
+        RecipeError: the recipe asks for them.
+    """
+    if quantization.weight_only:
+        raise RecipeError("quantization.weight_only = true: engines multiply INT8 weights with INT8 activations; "
+                          "weights alone are simulated by `trtasr ablation` only",
+                          "leave out quantization.weight_only, or run trtasr ablation")  # fmt: skip
 
 
 def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> ScaleTable | None:
@@ -212,31 +229,31 @@ def calibration_features(method: str, recipe: Recipe, checkpoint: Checkpoint, mo
     """Features by method: ``synthetic`` needs no data, ``noise`` and ``audio`` are its controls."""
     frontend = checkpoint.frontend
     if method == "synthetic":
-        return synthesize(model, mel_rows(frontend), synthesis_settings(recipe.calibration, frontend))
+        return synthesize(model, frontend.rows, synthesis_settings(recipe.calibration, frontend))
     if method == "noise":
         return noise(recipe.calibration, frontend)
     return audio(recipe, frontend)
 
 
-def synthesis_settings(calibration: Calibration, frontend: FrontendConfig) -> SynthesisSettings:
+def synthesis_settings(calibration: Calibration, frontend: Frontend) -> SynthesisSettings:
     """The recipe's synthesis section with seconds turned into frames."""
     return SynthesisSettings(
         batches=calibration.batches, batch_size=calibration.batch_size, steps=calibration.steps,
-        frames=max(1, round(calibration.seconds * frontend.frames_per_second)),
+        frames=frames_of(calibration.seconds, frontend),
         learning_rate=calibration.learning_rate, seed=calibration.seed, bfloat16=calibration.bfloat16)  # fmt: skip
 
 
-def noise(calibration: Calibration, frontend: FrontendConfig) -> CalibrationSet:
+def noise(calibration: Calibration, frontend: Frontend) -> CalibrationSet:
     """Gaussian noise of mean 0 and standard deviation 1: what normalized features look like to a naive tool."""
     generator = np.random.default_rng(calibration.seed)
-    frames = max(1, round(calibration.seconds * frontend.frames_per_second))
-    shape = (calibration.batch_size, mel_rows(frontend), frames)
+    frames = frames_of(calibration.seconds, frontend)
+    shape = (calibration.batch_size, frontend.rows, frames)
     batches = [generator.standard_normal(shape, np.float32) for _ in range(calibration.batches)]
     lengths = np.full(calibration.batch_size, frames, np.int64)
     return CalibrationSet(tuple(batches), (lengths,) * len(batches), "noise", calibration.seed)
 
 
-def audio(recipe: Recipe, frontend: FrontendConfig) -> CalibrationSet:
+def audio(recipe: Recipe, frontend: Frontend) -> CalibrationSet:
     """Real speech: the first utterances of the calibration manifest, else of the evaluation manifest.
 
     Raises:
@@ -256,21 +273,16 @@ def audio_manifest(recipe: Recipe) -> Path | None:
     return Path(name) if name else None
 
 
-def mel_rows(frontend: FrontendConfig) -> int:
-    """Rows of the feature matrix: mel bins times spliced frames."""
-    return frontend.features * frontend.frame_splicing
-
-
 def table_from_features(exported: Path, features: CalibrationSet, quantization: Quantization,
                         settings: Mapping[str, Any]) -> ScaleTable:  # fmt: skip
     """Run the exported graph over the features: center its one-sided channels, then scale every observed range."""
-    graph = onnx.load(exported)
+    graph, feeds = onnx.load(exported), list(utterances(features))
     carriers: dict[str, tuple[str, ...]] = {}
     offsets: dict[str, FloatArray] = {}
     fixed: dict[str, float] = {}
-    if quantization.center:
+    if quantization.center and not quantization.weight_only:  # without ranges there is nothing to gain
         carriers = centerable(graph)
-        channels = collect_channels(observe(exported, tuple(carriers), features)) if carriers else {}
+        channels = collect_channels(observe(exported, tuple(carriers), feeds)) if carriers else {}
         for name, found in channels.items():
             offsets[name], amax = centering(found, quantization.headroom)
             fixed |= dict.fromkeys(carriers[name], amax) if offsets[name].any() else {}
@@ -278,30 +290,35 @@ def table_from_features(exported: Path, features: CalibrationSet, quantization: 
         graph = center(graph, offsets)
     if walked(quantization):
         shifted = {carrier: offset for name, offset in offsets.items() for carrier in carriers[name]}
-        return corrected_table(Given(graph, shifted, fixed, quantization), offsets, features, settings)
-    centered = graph.SerializeToString() if offsets else exported  # the same graph: a large one is not held twice
-    histograms = collect(observe(centered, activation_tensors(graph), features))
-    table = scale_table(histograms, weight_arrays(graph), quantization.ranges, quantization.headroom, fixed)
+        given = Given(graph, shifted, fixed, quantization, group_ranks(vulnerability_scores(graph, quantization)))
+        table = walked_table(given, correct(given, feeds)[0])
+    else:
+        centered = graph.SerializeToString() if offsets else exported  # the same graph: not held twice
+        histograms = collect(observe(centered, activation_tensors(graph), feeds))
+        table = scale_table(histograms, weight_arrays(graph), quantization.ranges, quantization.headroom, fixed)
     return replace(table, offsets=offsets, settings=settings)
 
 
 def walked(quantization: Quantization) -> bool:
     """True when weights depend on what earlier layers compute, so that the table is made layer by layer."""
-    return (quantization.correction, quantization.rounding, quantization.weight_bits) != ("none", "nearest", 8)
+    weights = quantization.correction, quantization.rounding, quantization.weight_bits
+    return weights != ("none", "nearest", 8) or quantization.weight_only
 
 
-def corrected_table(given: Given, offsets: Mapping[str, FloatArray], features: CalibrationSet,
-                    settings: Mapping[str, Any]) -> ScaleTable:  # fmt: skip
+def vulnerability_scores(graph: onnx.ModelProto, quantization: Quantization) -> dict[str, float]:
+    """Vulnerability of every quantized layer for FADE; nothing for those who do not ask."""
+    return vulnerabilities(graph, quantization) if quantization.correction == "fade" else {}
+
+
+def walked_table(given: Given, done: Corrected) -> ScaleTable:
     """The table of corrected layers: ranges of what the quantized network computes, weights on their grid."""
-    done = correct(given, features)
-    logger.info("%s: %d layers, log-probabilities %.1f dB on the calibration features", given.quantization.correction,
-                len(done.weights), done.sqnr_db)  # fmt: skip
+    logger.info("%s: %d layers, %s %.1f dB on the calibration features", given.quantization.correction,
+                len(done.weights), given.output, done.sqnr_db)  # fmt: skip
     chosen = set(activation_tensors(given.graph))
     histograms = {name: found for name, found in done.histograms.items() if name in chosen}
     table = scale_table(histograms, weight_arrays(given.graph), given.quantization.ranges,
                         given.quantization.headroom, given.fixed)  # fmt: skip
-    return replace(table, weights={**table.weights, **done.weights}, alphas=done.alphas, offsets=offsets,
-                   corrected=done.constants, settings=settings)  # fmt: skip
+    return replace(table, weights={**table.weights, **done.weights}, alphas=done.alphas, corrected=done.constants)
 
 
 def weight_arrays(graph: onnx.ModelProto) -> dict[str, tuple[FloatArray, int]]:

@@ -17,11 +17,12 @@ from trtasr.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_tabl
 from trtasr.acceptance import accept
 from trtasr.bundle import write_json
 from trtasr.compare_layers import compare_layers
-from trtasr.compile import STAGES, Options, calibrate_recipe, compile_recipe
+from trtasr.compile import STAGES, calibrate_recipe, compile_recipe
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
 from trtasr.errors import MissingError, RecipeError, UsageError
 from trtasr.gpu import FP16, FP32, slower_than_fp16, speedups
+from trtasr.job import Options
 from trtasr.lower import resolve_targets
 from trtasr.measure import PROFILE
 from trtasr.recipe import Evaluation, Recipe, build, load_recipe, override, to_dict
@@ -32,6 +33,8 @@ from trtasr.report.table import (
     controls_table,
     coverage_line,
     decision_summary,
+    generation_lines,
+    generation_words,
     last_line,
     layer_table,
     sqnr_table,
@@ -94,12 +97,13 @@ def find_recipe(model: str) -> Recipe:
     path = Path(model)
     if path.suffix == ".toml":
         return load_recipe(path)
-    if path.suffix == ".nemo" or path.is_file():
-        return Recipe(name=re.sub(r"[^A-Za-z0-9._-]", "_", path.stem), checkpoint=model)
+    if path.suffix == ".nemo" or path.is_file() or (path / "config.json").is_file():
+        return Recipe(name=re.sub(r"[^A-Za-z0-9._-]", "_", path.resolve().stem), checkpoint=model)
     if (ENGINES / f"{model}.toml").is_file():
         return load_recipe(ENGINES / f"{model}.toml")
     names = ", ".join(sorted(p.stem for p in ENGINES.glob("*.toml"))) or "none in this folder"
-    raise RecipeError(f"model {model!r}: no such recipe or archive", f"give a .nemo file or a bundled name ({names})")
+    raise RecipeError(f"model {model!r}: no such recipe, archive or folder with config.json",
+                      f"give a .nemo file, a Hugging Face folder or a bundled name ({names})")  # fmt: skip
 
 
 def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
@@ -182,6 +186,7 @@ def export_extras(record: Record, out: Path, arguments: argparse.Namespace) -> N
 def compile_text(record: Record, out: Path) -> str:
     """The closing table: engines, coverage, controls, missed gates and the machine-readable line."""
     lines = [summary_table(record.results)]
+    lines += generation_lines(record.results)
     lines += speed_lines(record.results)
     for engine, lowered in zip(record.engines, record.lowered, strict=False):  # baselines follow the targets' engines
         kept = decision_summary(lowered.decisions, "FP32" if engine.target == "cpu" else "FP16", REASONS)
@@ -238,7 +243,7 @@ def comparison_text(comparison: Comparison) -> str:
     """One line of judgement and the equivalent Polygraphy command."""
     scores = ", ".join(f"{t.tensor} SQNR {t.sqnr_db:.1f} dB, cosine {t.cosine:.5f}" for t in comparison.tensors)
     return (f"{comparison.candidate} against {comparison.reference} on {comparison.features}: {scores}, "
-            f"{100 * comparison.token_agreement:.2f} % of {comparison.frames} frames have the same token\n"
+            f"{100 * comparison.token_agreement:.2f} % of {comparison.frames} {comparison.unit} have the same token\n"
             f"  polygraphy: {comparison.command}")  # fmt: skip
 
 
@@ -289,7 +294,7 @@ def latency_text(engine: str, latency: Latency) -> str:
     """One benchmarked shape in one line."""
     return (f"{engine}: {latency.shape} of audio, batch {latency.batch}: p50 {latency.p50_ms:.1f}, "
             f"p95 {latency.p95_ms:.1f}, p99 {latency.p99_ms:.1f} ms over {latency.runs} runs, "
-            f"RTFx {latency.rtfx:.1f}")  # fmt: skip
+            f"RTFx {latency.rtfx:.1f}" + (f"; {generation_words(latency)}" if latency.tokens else ""))  # fmt: skip
 
 
 def compare_verb(arguments: argparse.Namespace) -> Summary:

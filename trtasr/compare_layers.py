@@ -9,13 +9,15 @@ from pathlib import Path
 import onnx
 
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt, require_tensorrt
-from trtasr.engine.compare import Observe, layer_sqnr, ort_observer, plan_observer, shared_tensors
+from trtasr.engine.compare import Feed, Observe, layer_sqnr, ort_observer, plan_observer, shared_tensors
 from trtasr.errors import UsageError
 from trtasr.evaluate import feeds
 from trtasr.gpu import INT8
 from trtasr.graph.halve import halve
 from trtasr.graph.tensors import layer_outputs
 from trtasr.lower import profile
+from trtasr.pair_run import Texts, decoder_of
+from trtasr.pair_speech import decoder_observer, spoken_tokens
 from trtasr.verbs import Opened, compared_utterances, open_engine, usable_gpu
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ def compare_layers(path: Path, target: str, manifest: Path | None, limit: int) -
     opened = open_engine(path)
     items = feeds(compared_utterances(opened, target, manifest, limit))
     reference, candidate = opened.graph("fp32"), opened.graph(target)
+    if opened.texts.generation:
+        return compare_pair_layers(reference, candidate, items, opened.texts)
     made = layer_outputs(onnx.load(reference))
     names = shared_tensors((reference, candidate), made)
     if not names:
@@ -56,6 +60,23 @@ def compare_layers(path: Path, target: str, manifest: Path | None, limit: int) -
         else:
             engine = ort_observer(candidate, names)
         return layer_sqnr(ort_observer(reference, names), engine, names, items)
+
+
+def compare_pair_layers(reference: Path, candidate: Path, items: Sequence[Feed], texts: Texts) -> dict[str, float]:
+    """The same for both graphs of an encoder-decoder, each decoder behind its own encoder, on the tokens FP32 says.
+
+    Args:
+        reference: FP32 encoder graph; candidate: quantized encoder graph; their decoders lie beside them.
+        items: features and lengths of single utterances.
+        texts: rules of generation.
+    """
+    encoders, decoders = (reference, candidate), (decoder_of(reference), decoder_of(candidate))
+    names = shared_tensors(encoders, layer_outputs(onnx.load(reference)))
+    found = layer_sqnr(ort_observer(reference, names), ort_observer(candidate, names), names, items)
+    tokens = [said for _, said in spoken_tokens(reference, items, texts)]
+    names = shared_tensors(decoders, layer_outputs(onnx.load(decoders[0])))
+    first, second = (decoder_observer(encoder, names, tokens) for encoder in encoders)
+    return found | layer_sqnr(first, second, names, items)
 
 
 def marked_plan(opened: Opened, qdq: Path, names: Sequence[str], stack: ExitStack) -> Observe:

@@ -14,7 +14,6 @@ import onnx
 import torch
 from torch import nn
 
-from trtasr.audio.manifest import read_manifest
 from trtasr.bench.wer import Prepared
 from trtasr.budget import Trial, budgeted, within_budget
 from trtasr.bundle import check_replaceable, staged
@@ -22,23 +21,26 @@ from trtasr.calibrate import (
     calibration_features,
     calibration_settings,
     committed_table,
-    mel_rows,
     table_from_features,
     writable,
     write_table,
 )
-from trtasr.checkpoint.nemo import Checkpoint, read_nemo
+from trtasr.calibrate_pair import pair_table
+from trtasr.checkpoint.checkpoint import Checkpoint
+from trtasr.checkpoint.read import read_checkpoint
+from trtasr.compile_pair import compile_pair, exported_pair
 from trtasr.controls import METHODS, run_controls
 from trtasr.engine.run import utterances as single_utterances
-from trtasr.errors import AudioError, RecipeError, UsageError
-from trtasr.evaluate import prepare
+from trtasr.errors import AudioError, RecipeError
 from trtasr.gpu import benchmarked
 from trtasr.graph.center import center
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
-from trtasr.lower import FP32, Plant, build_baselines, lower_and_build, profile, resolve_targets, save
+from trtasr.job import Job, Options, begin
+from trtasr.lower import FP32, Plant, build_baselines, lower_and_build, profile, save
 from trtasr.measure import compare_first, measure, timed_engines
 from trtasr.models.load import build_model
+from trtasr.pair_features import pair_features
 from trtasr.recipe import Recipe
 from trtasr.records import Record, write_record
 from trtasr.targets import Target
@@ -55,23 +57,6 @@ STAGES = ("read checkpoint", "read utterances", "export", "calibrate: scale tabl
           "lower and build: Q/DQ graphs, engines", "FP16 and FP32 baselines (t4)", "measure WER and latency",
           "compare through Polygraphy",
           "calibration controls (with --controls)", "write records and report")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to compile, beyond the recipe.
-
-    Attributes:
-        out: bundle folder.
-        calib: folder of committed scale tables.
-        controls: also calibrate by noise and by real audio, and show all three.
-        recalibrate: ignore the committed table.
-    """
-
-    out: Path
-    calib: Path = Path("calib")
-    controls: bool = False
-    recalibrate: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,50 +87,39 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
     Raises:
         TrtasrError: bad input (2), broken numbers (3), a missing library (4), a refused graph (5).
     """
-    started = time.monotonic()
     check_replaceable(options.out)
     budgeted(recipe)  # refuse one that cannot be kept before any work
-    targets, host = resolve_targets(recipe.engine)
-    checkpoint = read_nemo(Path(recipe.checkpoint))
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
-    utterances = read_utterances(recipe, checkpoint, options)
+    job = begin(recipe, options)
+    return compile_pair(job) if job.checkpoint.generation else compile_ctc(job)
+
+
+def compile_ctc(job: Job) -> Record:
+    """Compile a network that is one graph; see `compile_recipe`."""
+    recipe, options, host, checkpoint = job.recipe, job.options, job.host, job.checkpoint
+    model, utterances = job.model, job.utterances
     if host:
         fitting(utterances, recipe, checkpoint)
     with staged(options.out) as folder, tempfile.TemporaryDirectory() as scratch:
         exported = Path(scratch) / FP32
-        export_onnx(fold_batchnorm(model), exported, mel_rows(checkpoint.frontend))
+        export_onnx(fold_batchnorm(model), exported, checkpoint.frontend.rows)
         made = cache(lambda method: calibration_features(method, recipe, checkpoint, model))
         tables = scale_tables(recipe, options, checkpoint, made, exported)
         table = tables[recipe.calibration.method]
         save(center(onnx.load(exported), table.offsets), folder / FP32)
-        parity = prove_parity(model, folder / FP32, mel_rows(checkpoint.frontend))
+        parity = prove_parity(model, folder / FP32, checkpoint.frontend.rows)
         left = {trial.target.name: within_budget(trial, utterances, checkpoint)
-                for trial in trials(recipe, folder / FP32, table, targets, made)}
+                for trial in trials(recipe, folder / FP32, table, job.targets, made)}
         plant = Plant(folder, table, recipe, checkpoint.frontend.frames_per_second, host,
                       own_ranges_features(recipe, made), left)  # fmt: skip
-        lowered, engines = zip(*[lower_and_build(plant, target) for target in targets], strict=True)
+        lowered, engines = zip(*[lower_and_build(plant, target) for target in job.targets], strict=True)
         baselines = build_baselines(plant) if host else ()
         measured = measure(plant, checkpoint, lowered, (*engines, *baselines), utterances)
         comparison = compare_first(plant, lowered[0], engines[0], utterances)
         controls = run_controls(exported, tables, recipe, utterances, checkpoint) if options.controls else ()
         record = Record(recipe, checkpoint, tables, lowered, timed_engines((*engines, *baselines), measured),
-                        measured, comparison, controls, parity, time.monotonic() - started)  # fmt: skip
+                        measured, comparison, controls, parity, time.monotonic() - job.started)  # fmt: skip
         write_record(folder, record)
     return record
-
-
-def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options) -> list[Prepared]:
-    """Features of the evaluation manifest; empty without one.
-
-    Raises:
-        AudioError: a broken manifest or recording. UsageError: controls without a manifest.
-    """
-    if recipe.evaluation.manifest:
-        return prepare(read_manifest(Path(recipe.evaluation.manifest)), checkpoint.frontend)
-    if options.controls:
-        raise UsageError("--controls compares WER and needs speech", "add --manifest FILE")
-    logger.warning("no manifest: WER is not measured; add --manifest FILE")
-    return []
 
 
 def fitting(utterances: Sequence[Prepared], recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -156,7 +130,7 @@ def fitting(utterances: Sequence[Prepared], recipe: Recipe, checkpoint: Checkpoi
         no benchmarked shape fits.
     """
     frontend, engine = checkpoint.frontend, recipe.engine
-    accepted = profile(engine, frontend.frames_per_second, mel_rows(frontend))
+    accepted = profile(engine, frontend.frames_per_second, frontend.rows)
     shapes = accepted.shapes()["features"]
     (_, _, shortest), _, (_, _, longest) = shapes
     benchmarked(recipe.evaluation, accepted)
@@ -221,16 +195,23 @@ def calibrate_recipe(recipe: Recipe, options: Options) -> Calibrated:
     """Make the recipe's scale table anew and write it to the calibration folder, as JSON and as a TensorRT cache."""
     folder = writable(options.calib)
     started = time.monotonic()
-    checkpoint = read_nemo(Path(recipe.checkpoint))
+    checkpoint = read_checkpoint(Path(recipe.checkpoint))
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    settings = calibration_settings(recipe, checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
-        exported = Path(scratch) / FP32
-        export_onnx(fold_batchnorm(model), exported, mel_rows(checkpoint.frontend))
-        ready = time.monotonic()
-        features = calibration_features(recipe.calibration.method, recipe, checkpoint, model)
-        made = time.monotonic()
-        settings = calibration_settings(recipe, checkpoint)
-        table = table_from_features(exported, features, recipe.quantization, settings)
+        if checkpoint.generation:
+            graphs = exported_pair(model, checkpoint, Path(scratch))
+            ready = time.monotonic()
+            features = pair_features(recipe.calibration.method, recipe, checkpoint, graphs)
+            made = time.monotonic()
+            table = pair_table(graphs, features, recipe.quantization, settings)
+        else:
+            exported = Path(scratch) / FP32
+            export_onnx(fold_batchnorm(model), exported, checkpoint.frontend.rows)
+            ready = time.monotonic()
+            features = calibration_features(recipe.calibration.method, recipe, checkpoint, model)
+            made = time.monotonic()
+            table = table_from_features(exported, features, recipe.quantization, settings)
     seconds = {"export": ready - started, "features": made - ready, "scales": time.monotonic() - made}
     return Calibrated(table, *write_table(folder, recipe.name, table), seconds)
 
@@ -239,7 +220,7 @@ def trials(recipe: Recipe, path: Path, table: ScaleTable, targets: Sequence[Targ
     """What each target's layers are left in floating point by; none without a budget."""
     if not budgeted(recipe):
         return []
-    feeds = tuple(single_utterances(made(recipe.calibration.method)))
+    feeds = tuple((feed["features"], feed["lengths"]) for feed in single_utterances(made(recipe.calibration.method)))
     return [Trial(path, table, recipe, target, feeds) for target in targets]
 
 

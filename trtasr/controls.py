@@ -9,11 +9,18 @@ from pathlib import Path
 import onnx
 
 from trtasr.bench.wer import Prepared
-from trtasr.checkpoint.nemo import Checkpoint
-from trtasr.engine.compare import layer_sqnr, ort_observer
+from trtasr.calibrate_pair import PairGraphs
+from trtasr.checkpoint.checkpoint import Checkpoint
+from trtasr.engine.compare import layer_sqnr, ort_observer, output_sqnr
 from trtasr.errors import QualityError
 from trtasr.evaluate import feeds, word_error_rate
 from trtasr.graph.center import center
+from trtasr.graph.corrected import with_corrections
+from trtasr.graph.own_part import own_part
+from trtasr.graph.store import store
+from trtasr.lower_pair import split_excludes
+from trtasr.pair_run import texts_of
+from trtasr.pair_speech import pair_logits, spoken_tokens
 from trtasr.place import place
 from trtasr.recipe import Recipe
 from trtasr.targets import TARGETS
@@ -70,21 +77,59 @@ def run_controls(exported: Path, tables: Mapping[str, ScaleTable], recipe: Recip
     return tuple(rows)
 
 
+def run_pair_controls(graphs: PairGraphs, tables: Mapping[str, ScaleTable], utterances: Sequence[Prepared],
+                      recipe: Recipe, checkpoint: Checkpoint) -> tuple[Control, ...]:  # fmt: skip
+    """The same for an encoder-decoder; the SQNR is that of the logits on the tokens FP32 generates.
+
+    Args:
+        graphs: FP32.
+        tables: calibration method -> scale table of both graphs.
+        utterances: evaluation set.
+        recipe: its excluded nodes and batch size.
+        checkpoint: its vocabulary and rules.
+    """
+    rows = []
+    spoken = spoken_tokens(graphs.encoder, feeds(utterances[:SQNR_UTTERANCES]), texts_of(checkpoint))
+    exact = pair_logits(graphs.encoder, spoken)
+    with tempfile.TemporaryDirectory() as scratch:
+        for method in METHODS:
+            quantized = quantized_pair(graphs, tables[method], recipe.quantization.exclude, Path(scratch) / method)
+            wer = usable_wer(quantized.encoder, utterances, checkpoint, recipe.evaluation.batch)
+            rows.append(Control(label(method, recipe), wer, output_sqnr(exact, pair_logits(quantized.encoder, spoken))))
+    return tuple(rows)
+
+
+def quantized_pair(graphs: PairGraphs, table: ScaleTable, exclude: Sequence[str], folder: Path) -> PairGraphs:
+    """Both Q/DQ graphs of ``t4-rtx`` for any table, written to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = graphs.encoder, graphs.decoder
+    for path, patterns in zip(paths, split_excludes(exclude, paths), strict=True):
+        model = onnx.load(path)
+        store(quantized_graph(model, own_part(table, model), patterns), folder / path.name)
+    return PairGraphs(folder / paths[0].name, folder / paths[1].name)
+
+
 def quantized_graph(exported: onnx.ModelProto, table: ScaleTable, exclude: Sequence[str]) -> onnx.ModelProto:
     """The Q/DQ graph of ``t4-rtx`` for any table: centered, corrected, quantized.
+
+    A table without activations is one of weights alone (`weight_only` of the recipe): its graph has no Q/DQ, but the
+    table's weights.
 
     Args:
         exported: FP32 graph, not centered.
         table: scales, offsets and corrected weights.
         exclude: patterns of nodes that stay float.
     """
-    return place(center(exported, table.offsets), table, TARGETS["t4-rtx"], exclude).model
+    centered = center(exported, table.offsets)
+    if not table.activations:
+        return with_corrections(centered, table, [node.name for node in centered.graph.node])
+    return place(centered, table, TARGETS["t4-rtx"], exclude).model
 
 
 def usable_wer(graph: Path, utterances: Sequence[Prepared], checkpoint: Checkpoint, batch: int) -> float | None:
     """WER in percent; None when every transcript is empty or the same, or log-probabilities are NaN."""
     try:
-        return word_error_rate(graph, list(utterances), checkpoint.vocabulary, batch).wer
+        return word_error_rate(graph, list(utterances), texts_of(checkpoint), batch).wer
     except QualityError as error:
         logger.warning("control: %s", error.problem)
         return None

@@ -4,9 +4,9 @@ Ranges are taken from the quantized stream, so that every scale fits what the co
 of centered tensors belong to their offsets, which full precision has decided.
 """
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ import onnx
 from onnx import numpy_helper
 
 from trtasr.engine.compare import output_sqnr
-from trtasr.engine.walk import Replaced, Visited, walk
+from trtasr.engine.walk import Replaced, Streams, Visited, walk
 from trtasr.errors import UsageError
+from trtasr.graph.edit import consumers
 from trtasr.graph.qdq import decide
-from trtasr.graph.tensors import attribute, output_axis
+from trtasr.graph.tensors import activation_tensors, attribute, output_axis
 from trtasr.quant.gptq import gptq_codes
 from trtasr.quant.propagate import (
     Columns,
@@ -37,9 +38,7 @@ from trtasr.quant.ranges import CODES, Histogram, activation_scale, empty_histog
 from trtasr.quant.scales import along, quantize_weight, weight_scale
 from trtasr.recipe import Quantization
 from trtasr.targets.target import depthwise
-from trtasr.values import CalibrationSet, FloatArray, TensorScale, WeightScale
-
-logger = logging.getLogger(__name__)
+from trtasr.values import Array, FloatArray, TensorScale, WeightScale
 
 RULES = (depthwise,)  # what no target but the CPU quantizes is not corrected
 STRENGTHS = ("qep", "fade")  # corrections with an alpha
@@ -55,12 +54,21 @@ class Given:
         offsets: tensor -> float32 [C] that centering has subtracted from it.
         fixed: tensor -> clipping magnitude that centering has decided.
         quantization: the recipe's section.
+        ranks: layer -> rank of its vulnerability, 0..1, for FADE; those left out count as 0.
+        output: whose SQNR is noted.
     """
 
     graph: onnx.ModelProto
     offsets: Mapping[str, FloatArray]
     fixed: Mapping[str, float]
     quantization: Quantization
+    ranks: Mapping[str, float] = field(default_factory=dict)
+    output: str = "log_probs"
+
+    @cached_property
+    def biases(self) -> dict[str, tuple[str, FloatArray]]:
+        """Linear layer -> initializer that a node behind it adds, and its values; see `added_biases`."""
+        return added_biases(self.graph)
 
 
 @dataclass
@@ -68,11 +76,11 @@ class Corrected:
     """What the layers became, filled in graph order.
 
     Attributes:
-        histograms: of every tensor of the quantized stream.
+        histograms: of the quantized stream: every tensor that has a scale.
         weights: initializer -> its scales.
         constants: initializer (weight or bias) -> its new values; weights are on their grid.
         alphas: layer -> strength of its correction.
-        sqnr_db: of the log-probabilities on the calibration features, quantized against full precision.
+        sqnr_db: of the graph's output on the calibration features, quantized against full precision.
     """
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
@@ -82,48 +90,104 @@ class Corrected:
     sqnr_db: float = float("nan")
 
 
-def correct(given: Given, calibration: CalibrationSet) -> Corrected:
+def correct(given: Given, full: Iterable[Mapping[str, Array]],
+            quantized: Iterable[Mapping[str, Array]] | None = None) -> tuple[Corrected, Streams]:  # fmt: skip
     """Walk the graph once: every quantized layer is corrected for what the layers before it do to its input.
 
     Args:
         given: graph and settings.
-        calibration: features; their utterances alternate between the two halves that FADE judges corrections by.
+        full: inputs of the graph, one utterance each; utterances alternate between the two halves that FADE judges
+            corrections by.
+        quantized: inputs of the quantized stream where they differ, as behind another corrected graph.
+
+    Returns:
+        what the layers became, and the graph's outputs in both streams.
 
     Raises:
         UsageError: FADE with fewer than two utterances.
     """
-    fade = given.quantization.correction == "fade"
-    if fade and sum(int((lengths > 0).sum()) for lengths in calibration.lengths) < 2:
-        raise UsageError("correction fade: at least two utterances of calibration features are needed",
-                         "raise calibration.batches or calibration.batch_size")  # fmt: skip
-    chosen = decide(given.graph, RULES, given.quantization.exclude)
-    quantized = {decision.node for decision in chosen if decision.quantized}
-    found, vulnerable = Corrected(), vulnerabilities(given, quantized) if fade else {}
+    layers = set(quantized_layers(given.graph, given.quantization))
+    found, scaled = Corrected(), scaled_tensors(given, layers)
 
     def seen(name: str, values: FloatArray) -> None:
-        found.histograms[name] = update(found.histograms.get(name) or empty_histogram(), values)
+        if name in scaled:
+            found.histograms[name] = update(found.histograms.get(name) or empty_histogram(), values)
 
     def visit(layer: Visited) -> Replaced:
-        return corrected_layer(given, layer, found, vulnerable.get(layer.node.name, 0.0))
+        return corrected_layer(given, layer, found, given.ranks.get(layer.node.name, 0.0))
 
-    streams = walk(given.graph, calibration, quantized, visit, seen)
-    found.sqnr_db = output_sqnr(streams.full["log_probs"], streams.quantized["log_probs"])
+    streams = walk(given.graph, full, layers, visit, seen, quantized)
+    found.sqnr_db = output_sqnr(*([values[given.output] for values in side]
+                                  for side in (streams.full, streams.quantized)))  # fmt: skip
+    return found, streams
+
+
+def quantized_layers(graph: onnx.ModelProto, settings: Quantization) -> tuple[str, ...]:
+    """Names of the nodes that are walked, in graph order."""
+    return tuple(decision.node for decision in decide(graph, RULES, settings.exclude) if decision.quantized)
+
+
+def scaled_tensors(given: Given, layers: Set[str]) -> set[str]:
+    """Activations that get a scale: none when only weights are quantized."""
+    if given.quantization.weight_only:
+        return set()
+    read = {node.input[0] for node in given.graph.graph.node if node.name in layers}
+    return read.union(activation_tensors(given.graph))
+
+
+def vulnerabilities(graph: onnx.ModelProto, settings: Quantization) -> dict[str, float]:
+    """Vulnerability of every quantized layer, from its weight alone."""
+    stored, layers = {item.name: item for item in graph.graph.initializer}, set(quantized_layers(graph, settings))
+    return {node.name: vulnerability(grouped(node, numpy_helper.to_array(stored[node.input[1]])), levels(settings))
+            for node in graph.graph.node if node.name in layers}  # fmt: skip
+
+
+def one_group(_layer: str) -> str:
+    """All layers belong together."""
+    return ""
+
+
+def group_ranks(scores: Mapping[str, float], group: Callable[[str], str] = one_group) -> dict[str, float]:
+    """Rank of every layer's score, 0..1, among the layers of its group.
+
+    Args:
+        scores: layer -> vulnerability.
+        group: layer -> name of its group.
+    """
+    groups: dict[str, dict[str, float]] = {}
+    for name, score in scores.items():
+        groups.setdefault(group(name), {})[name] = score
+    return {name: rank for members in groups.values()
+            for name, rank in zip(members, ranks(list(members.values())), strict=True)}  # fmt: skip
+
+
+def added_biases(graph: onnx.ModelProto) -> dict[str, tuple[str, FloatArray]]:
+    """Biases of linear layers, which ONNX adds by a node of its own.
+
+        MatMul(x, W [d, O]) -> Add(b [O])
+
+    Returns:
+        node name of the MatMul -> name and values of b. A sum that something else reads too, or a b that several nodes
+        share, is none.
+    """
+    stored, readers = {item.name: item for item in graph.graph.initializer}, consumers(graph)
+    outputs, found = {value.name for value in graph.graph.output}, {}
+    for node in graph.graph.node:
+        behind = readers[node.output[0]] if node.op_type == "MatMul" and node.input[1] in stored else []
+        if len(behind) == 1 and behind[0].op_type == "Add" and node.output[0] not in outputs:
+            names = [name for name in behind[0].input if name in stored and len(readers[name]) == 1]
+            if names and list(stored[names[0]].dims) == list(stored[node.input[1]].dims[-1:]):
+                found[node.name] = names[0], np.asarray(numpy_helper.to_array(stored[names[0]]), np.float32)
     return found
-
-
-def vulnerabilities(given: Given, quantized: set[str]) -> dict[str, float]:
-    """Rank of every quantized layer's vulnerability, 0..1."""
-    stored = {item.name: numpy_helper.to_array(item) for item in given.graph.graph.initializer}
-    nodes = [node for node in given.graph.graph.node if node.name in quantized]
-    scores = [vulnerability(grouped(node, stored[node.input[1]]), levels(given.quantization)) for node in nodes]
-    return {node.name: rank for node, rank in zip(nodes, ranks(scores), strict=True)}
 
 
 def corrected_layer(given: Given, layer: Visited, found: Corrected, rank: float) -> Replaced:
     """Quantize one layer's input, correct its weight for that and for the layers before, round it; note all three."""
     node, settings = layer.node, layer_settings(given.quantization, layer)
     data, name = node.input[0], node.input[1]
-    inputs = [fake_quantized(values, input_scale(given, data, found.histograms[data])) for values in layer.quantized]
+    inputs = layer.quantized
+    if not settings.weight_only:
+        inputs = [fake_quantized(values, input_scale(given, data, found.histograms[data])) for values in inputs]
     parts = layer_columns(given, layer, inputs, settings)
     both = joined(parts) if parts else None
     moved = weight = grouped(node, layer.constants[name])
@@ -165,6 +229,9 @@ def layer_columns(given: Given, layer: Visited, inputs: Sequence[FloatArray],
     """What a layer learns from: columns of even and of odd utterances for FADE, of all for the others, else none.
 
     What centering took off is put back, so that silence is zero.
+
+    Raises:
+        UsageError: FADE with fewer than two utterances.
     """
     if (settings.correction, settings.rounding) == ("none", "nearest"):
         return ()
@@ -173,6 +240,9 @@ def layer_columns(given: Given, layer: Visited, inputs: Sequence[FloatArray],
     shift = np.float32(0) if offset is None else offset[:, None]
     full, quantized = ([channels_first(node, values) + shift for values in side] for side in (layer.full, inputs))
     count = 2 if settings.correction == "fade" else 1
+    if len(full) < count:
+        raise UsageError("correction fade: at least two utterances of calibration features are needed",
+                         "raise calibration.batches or calibration.batch_size")  # fmt: skip
     return tuple(columns(full[i::count], quantized[i::count], geometry(node)) for i in range(count))
 
 
@@ -204,16 +274,16 @@ def rounded_weight(node: onnx.NodeProto, weight: FloatArray, settings: Quantizat
 
 def new_bias(given: Given, layer: Visited, rounded: FloatArray, moved: Matrix,
              found: Columns | None) -> dict[str, FloatArray]:  # fmt: skip
-    """The bias after a weight W has become Wq; none where the node has no bias (a linear layer's is in the Add behind).
+    """The bias after a weight W has become Wq; none where the layer has no bias.
 
     Offsets b that centering subtracted are given back through the new weight, + (Wq - W) b, so that silence gives what
     it gave. Unless nothing is to be corrected, the mean of what rounding alone changes is taken off as well,
     + (W* - Wq) mean(Xq) with the weight W* before rounding (bias correction, Nagel et al. 2019, arXiv 1906.04721).
     """
-    node = layer.node
-    if len(node.input) < 3:
+    node, (name, old) = layer.node, own_bias(given, layer)
+    if not name:
         return {}
-    bias = layer.constants[node.input[2]].astype(np.float64)
+    bias = old.astype(np.float64)
     after, before = grouped(node, rounded), grouped(node, layer.constants[node.input[1]])
     offset = given.offsets.get(node.input[0])
     if offset is not None:
@@ -221,7 +291,18 @@ def new_bias(given: Given, layer: Visited, rounded: FloatArray, moved: Matrix,
     if found is not None and given.quantization.correction != "none":
         mean = found.quantized.mean(axis=2, dtype=np.float64)
         bias = bias + np.matmul(moved - after, mean[:, :, None]).reshape(-1)
-    return {node.input[2]: bias.astype(np.float32)}
+    return {name: bias.astype(np.float32)}
+
+
+def own_bias(given: Given, layer: Visited) -> tuple[str, Array]:
+    """Name and values of a layer's bias; no name without one.
+
+    Behind a linear layer a node of its own adds it: that changes only when a correction is asked for.
+    """
+    if len(layer.node.input) > 2:
+        return layer.node.input[2], layer.constants[layer.node.input[2]]
+    linear = given.biases if given.quantization.correction != "none" else {}
+    return linear.get(layer.node.name, ("", np.zeros(0)))
 
 
 def geometry(node: onnx.NodeProto) -> Geometry:

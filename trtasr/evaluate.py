@@ -3,14 +3,15 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from trtasr.audio.features import FrontendConfig, MelFrontend
+from trtasr.audio.frontend import Frontend, frontend
 from trtasr.audio.manifest import ManifestEntry
 from trtasr.audio.read import read_audio
 from trtasr.bench.latency import Plan, interleave
@@ -18,6 +19,7 @@ from trtasr.bench.wer import Prepared, evaluate
 from trtasr.engine.compare import ort_observer
 from trtasr.engine.run import OrtRunner, cpu_name
 from trtasr.engine.trt_run import open_plan
+from trtasr.pair_run import PairRunner, Texts, benchmark_tokens, decoding, generation_of, is_pair, pair_latencies
 from trtasr.recipe import Evaluation
 from trtasr.text.ctc import greedy
 from trtasr.text.normalize import NORMALIZER, basic_en_v1
@@ -26,88 +28,110 @@ from trtasr.values import FloatArray, IntArray, Latency, WerResult
 
 logger = logging.getLogger(__name__)
 
-Runner = Callable[[FloatArray, IntArray], tuple[FloatArray, IntArray]]
+Runner = Callable[[FloatArray, IntArray], tuple[Any, IntArray]]
+Frontends = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def prepare(entries: Iterable[ManifestEntry], frontend: FrontendConfig) -> list[Prepared]:
+def prepare(entries: Iterable[ManifestEntry], config: Frontend) -> list[Prepared]:
     """Read every utterance and compute its features, cut to its valid frames (at least one).
 
     Raises:
         AudioError: naming the file.
     """
-    mel = MelFrontend(frontend)
+    made = frontend(config)
     prepared = []
     for entry in tqdm(list(entries), desc="features", unit="utt", disable=None):
-        samples = read_audio(entry.audio_filepath, frontend.sample_rate, *entry.segment)
-        features, frames = features_of(samples, mel)
-        prepared.append(Prepared(str(entry.audio_filepath), len(samples) / frontend.sample_rate, entry.text,
+        samples = read_audio(entry.audio_filepath, config.sample_rate, *entry.segment)
+        features, frames = features_of(samples, made)
+        prepared.append(Prepared(str(entry.audio_filepath), len(samples) / config.sample_rate, entry.text,
                                  features, frames))  # fmt: skip
     return prepared
 
 
-def features_of(samples: FloatArray, mel: MelFrontend) -> tuple[FloatArray, int]:
-    """Features float32 [mel, T] of one utterance and its valid frames T (0 when shorter than one stride)."""
-    features, frames = mel(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
+def features_of(samples: FloatArray, made: Frontends) -> tuple[FloatArray, int]:
+    """Features float32 [rows, T] of one utterance and its valid frames T (0 when shorter than one stride)."""
+    features, frames = made(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
     count = int(frames[0])
     return features[0, :, : max(count, 1)].numpy(), count
 
 
-def decoder(vocabulary: tuple[str, ...]) -> Callable[[FloatArray, IntArray], list[str]]:
-    """Greedy CTC: log-probabilities [B, T, V + 1] and lengths [B] -> transcripts."""
-    tokens = tokenizer(vocabulary)
+def decoder(texts: Texts) -> Callable[[Any, IntArray], list[str]]:
+    """What an engine gives -> transcripts.
 
-    def decode(log_probs: FloatArray, lengths: IntArray) -> list[str]:
-        return [tokens.decode(ids) for ids in greedy(log_probs, lengths, tokens.blank)]
+    CTC: log-probabilities [B, T, V + 1] and lengths [B], read greedily. Encoder-decoder: token ids [B, L] and counts.
+    """
+    tokens = tokenizer(texts.vocabulary)
 
-    return decode
+    def read(log_probs: FloatArray, lengths: IntArray) -> list[str]:
+        return [tokens.decode(ids) for ids in greedy(log_probs, lengths, len(texts.vocabulary))]
+
+    def written(ids: IntArray, counts: IntArray) -> list[str]:
+        return [tokens.decode(row[:count].tolist()) for row, count in zip(ids, counts, strict=True)]
+
+    return written if texts.generation else read
 
 
 @contextmanager
-def running(engine: Path) -> Iterator[Runner]:
+def running(engine: Path, texts: Texts) -> Iterator[Runner]:
     """An engine ready to run: a TensorRT plan on the GPU, an ONNX graph by ONNX Runtime on all cores.
 
     Raises:
         MissingError: a plan without its GPU, TensorRT or pycuda.
     """
-    if engine.suffix == ".plan":
+    if is_pair(engine):
+        with decoding(engine, texts) as found:
+            yield PairRunner(found, texts)
+    elif engine.suffix == ".plan":
         with open_plan(engine) as runner:
             yield runner
     else:
         yield OrtRunner(engine)
 
 
-def word_error_rate(engine: Path, utterances: list[Prepared], vocabulary: tuple[str, ...], batch: int) -> WerResult:
+def word_error_rate(engine: Path, utterances: list[Prepared], texts: Texts, batch: int) -> WerResult:
     """WER of one engine: a plan on the GPU, or a graph by ONNX Runtime on all cores.
 
     Raises:
         QualityError: NaN, or empty or constant transcripts.
     """
-    with running(engine) as run:
-        return evaluate(run, decoder(vocabulary), utterances, basic_en_v1, NORMALIZER, batch)
+    with running(engine, texts) as run:
+        return evaluate(run, decoder(texts), utterances, basic_en_v1, NORMALIZER, batch)
 
 
-def latencies(graphs: Mapping[str, Path], frontend: FrontendConfig, settings: Evaluation,
-              rows: int) -> dict[str, tuple[Latency, ...]]:  # fmt: skip
+def latencies(graphs: Mapping[str, Path], config: Frontend, settings: Evaluation,
+              texts: Texts) -> dict[str, tuple[Latency, ...]]:  # fmt: skip
     """Latency of each graph at every benchmarked length, batch 1; graphs take turns, so that noise hits all alike.
 
     Args:
         graphs: label -> ONNX file.
-        frontend: turns seconds into frames.
+        config: of the front-end, turns seconds into frames.
         settings: lengths and threads.
-        rows: feature rows.
+        texts: rules of an encoder-decoder.
     """
     threads = settings.threads or os.cpu_count() or 1
+    plans = [Plan(seconds, 1, threads, cpu_name()) for seconds in settings.bench_seconds]
+    shapes = [np.random.default_rng(0).standard_normal((1, config.rows, frames_of(seconds, config)), np.float32)
+              for seconds in settings.bench_seconds]  # fmt: skip
+    if texts.generation:
+        with ExitStack() as stack:
+            engines = {label: stack.enter_context(decoding(path, texts, threads)) for label, path in graphs.items()}
+            given = [(features, benchmark_tokens(plan.audio_seconds, generation_of(texts)))
+                     for features, plan in zip(shapes, plans, strict=True)]  # fmt: skip
+            return pair_latencies(engines, given, generation_of(texts), plans)
     runners = {label: OrtRunner(path, threads) for label, path in graphs.items()}
     measured: dict[str, tuple[Latency, ...]] = dict.fromkeys(graphs, ())
-    for seconds in settings.bench_seconds:
-        frames = max(1, round(seconds * frontend.frames_per_second))
-        features = np.random.default_rng(0).standard_normal((1, rows, frames), np.float32)
-        lengths = np.array([frames], np.int64)
-        plan = Plan(seconds, 1, threads, cpu_name())
+    for features, plan in zip(shapes, plans, strict=True):
+        lengths = np.array([features.shape[2]], np.int64)
         runs = {label: _whole_run(run, features, lengths) for label, run in runners.items()}
         for label, latency in interleave(runs, plan).items():
             measured[label] += (latency,)
     return measured
+
+
+def frames_of(seconds: float, config: Frontend) -> int:
+    """Feature frames of so many seconds of audio; a front-end that pads has always the same."""
+    padded = getattr(config, "pad_seconds", 0)
+    return max(1, round((padded or seconds) * config.frames_per_second))
 
 
 def _whole_run(run: Runner, features: FloatArray, lengths: IntArray) -> Callable[[], None]:
@@ -117,16 +141,16 @@ def _whole_run(run: Runner, features: FloatArray, lengths: IntArray) -> Callable
     return whole
 
 
-def transcribe(run: Runner, items: Iterable[Prepared], vocabulary: tuple[str, ...]) -> Iterable[tuple[str, str]]:
+def transcribe(run: Runner, items: Iterable[Prepared], texts: Texts) -> Iterable[tuple[str, str]]:
     """(audio file, transcript) of each utterance, one by one; an utterance without a full frame is empty."""
-    decode = decoder(vocabulary)
+    decode = decoder(texts)
     for item in items:
         if item.frames == 0:
             logger.warning("%s: shorter than one feature frame", item.audio_filepath)
             yield item.audio_filepath, ""
             continue
-        log_probs, lengths = run(item.features[None], np.array([item.frames], np.int64))
-        yield item.audio_filepath, decode(log_probs, lengths)[0]
+        found, lengths = run(item.features[None], np.array([item.frames], np.int64))
+        yield item.audio_filepath, decode(found, lengths)[0]
 
 
 def feeds(items: Iterable[Prepared]) -> list[tuple[FloatArray, IntArray]]:

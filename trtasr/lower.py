@@ -15,14 +15,16 @@ from trtasr.engine.cache import format_cache
 from trtasr.engine.calibrator import Source, at_opt_shape, cache_header
 from trtasr.engine.fallback import nodes_to_free
 from trtasr.engine.inspect import ort_layers
-from trtasr.engine.profile import Profile
+from trtasr.engine.profile import Profile, Shapes
 from trtasr.errors import BuildError, MissingError, NoKernelError, TrtasrError
 from trtasr.graph.check import check_model
 from trtasr.graph.gains import channel_gains, gain_lint
+from trtasr.graph.half_caches import half_caches
 from trtasr.graph.halve import fp16_scale_lint, halve
 from trtasr.graph.lint import HEADROOM, large_activations, overflow_lint
 from trtasr.graph.macs import macs_per_second
 from trtasr.graph.pointwise import pointwise_to_matmul
+from trtasr.graph.store import store
 from trtasr.graph.unfold import unfold_convolutions
 from trtasr.place import place
 from trtasr.recipe import EngineShapes, Recipe
@@ -31,11 +33,13 @@ from trtasr.values import CalibrationSet, Decision, Engine, ScaleTable
 
 logger = logging.getLogger(__name__)
 
-FP32, QDQ, CPU_INT8 = "model.fp32.onnx", "model.qdq.onnx", "cpu/model.int8.onnx"
-PLAIN = "model.plain.onnx"  # for a calibrator: FP32, with the corrected weights
+MODEL = "model"  # begins the file names of a network that is one graph
+FP32 = "model.fp32.onnx"
+PLAIN = "plain.onnx"  # ends the name of the graph for a calibrator: FP32, with the corrected weights
 MAX_FALLBACKS = 16  # builds are repeated at most so often without the layers the builder has no INT8 kernel for
 REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
-    "unfold": unfold_convolutions, "pointwise": pointwise_to_matmul, "gains": channel_gains, "halve": halve}
+    "unfold": unfold_convolutions, "pointwise": pointwise_to_matmul, "gains": channel_gains, "halve": halve,
+    "half_caches": half_caches}
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,15 @@ class Plant:
     """Where engines are built.
 
     Attributes:
-        folder: of the bundle; holds ``model.fp32.onnx``.
+        folder: of the bundle; holds ``<stem>.fp32.onnx``.
         table: scales.
         recipe: resolved.
-        frames_per_second: of the front-end.
+        frames_per_second: of the front-end; of a decoder, tokens.
         host: GPU and TensorRT of this machine; None where the target needs none.
         calibration: features for a calibrator that takes its own ranges; None elsewhere.
         left: target -> layers that a budget keeps in floating point.
+        stem: begins the names of this graph's files: ``model``, or ``encoder`` and ``decoder`` of a pair.
+        shapes: that the plan accepts; None: the recipe's.
     """
 
     folder: Path
@@ -59,17 +65,26 @@ class Plant:
     host: Host | None = None
     calibration: CalibrationSet | None = None
     left: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stem: str = MODEL
+    shapes: Shapes | None = None
+
+    @property
+    def fp32(self) -> Path:
+        """The FP32 graph."""
+        return self.folder / f"{self.stem}.fp32.onnx"
 
     @cached_property
-    def profile(self) -> Profile:
-        """The recipe's shapes as an optimization profile."""
-        features = onnx.load(self.folder / FP32).graph.input[0].type.tensor_type.shape
+    def profile(self) -> Shapes:
+        """Input shapes as an optimization profile."""
+        if self.shapes is not None:
+            return self.shapes
+        features = onnx.load(self.fp32).graph.input[0].type.tensor_type.shape
         return profile(self.recipe.engine, self.frames_per_second, features.dim[1].dim_value)
 
     @cached_property
     def macs(self) -> dict[str, int]:
         """FP32 node -> multiply-accumulates per second of audio."""
-        return macs_per_second(onnx.load(self.folder / FP32), self.frames_per_second)
+        return macs_per_second(onnx.load(self.fp32), self.frames_per_second)
 
 
 @dataclass(frozen=True)
@@ -131,7 +146,7 @@ def lower_and_build(plant: Plant, target: Target) -> tuple[Lowered, Engine]:
     """
     freed = dict.fromkeys(plant.left.get(target.name, ()), "budget")
     for _ in range(MAX_FALLBACKS + 1):
-        lowered = lower(plant.folder, plant.table, target, plant.recipe.quantization.exclude, freed)
+        lowered = lower(plant.fp32, plant.table, target, plant.recipe.quantization.exclude, freed)
         try:
             engine = build_engine(plant, lowered, target)
             warn_without_int8(lowered, engine)
@@ -139,7 +154,7 @@ def lower_and_build(plant: Plant, target: Target) -> tuple[Lowered, Engine]:
         except NoKernelError as error:
             if not target.passes:  # implicit quantization: the builder chooses, nothing can be freed
                 raise
-            order = [node.name for node in onnx.load(plant.folder / FP32).graph.node]
+            order = [node.name for node in onnx.load(plant.fp32).graph.node]
             more = nodes_to_free(error.nodes, order, lowered.int8)
             if not more:
                 raise
@@ -157,12 +172,12 @@ def warn_without_int8(lowered: Lowered, engine: Engine) -> None:
                        len(lowered.int8))  # fmt: skip
 
 
-def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str],
+def lower(source: Path, table: ScaleTable, target: Target, exclude: Sequence[str],
           freed: Mapping[str, str] | None = None) -> Lowered:  # fmt: skip
-    """Run one target's passes over ``model.fp32.onnx`` and write its graphs into the bundle folder.
+    """Run one target's passes over an FP32 graph and write its graphs into the bundle folder.
 
     Args:
-        folder: of the bundle.
+        source: ``<stem>.fp32.onnx`` in the bundle folder.
         table: scales.
         target: its rules and passes.
         exclude: patterns of the recipe.
@@ -171,31 +186,39 @@ def lower(folder: Path, table: ScaleTable, target: Target, exclude: Sequence[str
     Raises:
         RecipeError: an exclude pattern that matches no node.
     """
-    freed = freed or {}
-    placed = place(onnx.load(folder / FP32), table, target, [*exclude, *map(glob.escape, freed)])
+    freed, folder, stem = freed or {}, source.parent, stem_of(source)
+    placed = place(onnx.load(source), table, target, [*exclude, *map(glob.escape, freed)])
     decisions = renamed(placed.decisions, freed)
     if target.passes == ("cpu_qdq",):
-        save(placed.model, folder / CPU_INT8)
-        return Lowered(target.name, CPU_INT8, CPU_INT8, decisions)
-    save(placed.model, folder / QDQ)
+        integer = f"cpu/{stem}.int8.onnx"
+        save(placed.model, folder / integer)
+        return Lowered(target.name, integer, integer, decisions)
+    reference = f"{stem}.qdq.onnx"
+    save(placed.model, folder / reference)
     if not target.passes:  # implicit quantization reads the plain graph
-        save(placed.fp32, folder / f"{target.name}/{PLAIN}")
-        return Lowered(target.name, QDQ, f"{target.name}/{PLAIN}", decisions)
+        plain = f"{target.name}/{stem}.{PLAIN}"
+        save(placed.fp32, folder / plain)
+        return Lowered(target.name, reference, plain, decisions)
     graph = placed.model
     for name in target.passes[1:]:
         graph = REWRITES[name](graph)
-    lowered = f"{target.name}/model.lowered.onnx"
+    lowered = f"{target.name}/{stem}.lowered.onnx"
     save(graph, folder / lowered)
     if "gains" in target.passes:
         subnormal, overflowing = gain_lint(graph)
     else:
         subnormal, overflowing = fp16_scale_lint(graph), overflow_lint(placed.fp32, table, placed.int8)
-    found = Lowered(target.name, QDQ, lowered, decisions, tuple(subnormal), tuple(overflowing))
+    found = Lowered(target.name, reference, lowered, decisions, tuple(subnormal), tuple(overflowing))
     report_lint(found)
     if large := large_activations(table):
         logger.warning("FP16 holds at most 65504; on the calibration features these came within a factor of %d: %s",
                        HEADROOM, ", ".join(large))  # fmt: skip
     return found
+
+
+def stem_of(graph: Path) -> str:
+    """``model``, ``encoder`` or ``decoder``: what a graph's file name begins with."""
+    return graph.name.partition(".")[0]
 
 
 def renamed(decisions: Sequence[Decision], freed: Mapping[str, str]) -> tuple[Decision, ...]:
@@ -221,8 +244,8 @@ def build_engine(plant: Plant, lowered: Lowered, target: Target) -> Engine:
     """
     graph = plant.folder / lowered.graph
     if target.name == "cpu":
-        return Engine("cpu", CPU_INT8, graph.stat().st_size, ort_layers(graph, plant.macs))
-    plan = plant.folder / target.name / "model.plan"
+        return Engine("cpu", lowered.graph, graph.stat().st_size, ort_layers(graph, plant.macs))
+    plan = plant.folder / target.name / f"{plant.stem}.plan"
     if target.capability:
         engine = build_rtx(graph, plan, plant.profile, plant.macs, target.capability)
     else:
@@ -239,9 +262,9 @@ def build_baselines(plant: Plant) -> tuple[Engine, ...]:
     options = TensorrtOptions(None, plant.recipe.engine.workspace_mb, timing_cache(plant.recipe.engine))
     engines = []
     for precision, change in PRECISIONS.items():
-        path = plant.folder / "t4" / f"{precision}.onnx"
+        path = plant.folder / "t4" / f"{'' if plant.stem == MODEL else f'{plant.stem}.'}{precision}.onnx"
         try:
-            save(change(onnx.load(plant.folder / FP32)), path)
+            save(change(onnx.load(plant.fp32)), path)
             engine = build_tensorrt(path, path.with_suffix(".plan"), plant.profile, plant.macs, options, host_of(plant))
             engines.append(replace(engine, target=f"t4-{precision}"))
         except TrtasrError as error:
@@ -301,4 +324,4 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     """Check a graph and write it."""
     check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
+    store(model, path)

@@ -2,29 +2,42 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from trtasr.audio.features import FrontendConfig
+from trtasr.audio.frontend import Frontend
+from trtasr.bench.latency import Plan
 from trtasr.bench.wer import Prepared
 from trtasr.bundle import write_json
-from trtasr.calibrate import mel_rows
-from trtasr.checkpoint.nemo import Checkpoint
+from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare import compare
+from trtasr.engine.compare_pair import Spoken, compare_pair
 from trtasr.engine.gpu_state import GpuState
 from trtasr.engine.inspector import trtexec_profile, with_time_shares
-from trtasr.engine.profile import Profile
+from trtasr.engine.profile import Profile, Shapes
 from trtasr.errors import QualityError
 from trtasr.evaluate import feeds, latencies, word_error_rate
-from trtasr.gpu import FP16, INT8, LABELS, gpu_latencies, layer_times, watched
+from trtasr.gpu import FP16, INT8, LABELS, benchmarked, gpu_latencies, layer_times, noise_input, watched
 from trtasr.gpu import FP32 as FP32_PLAN
 from trtasr.lower import FP32, Lowered, Plant
+from trtasr.pair_run import (
+    Texts,
+    benchmark_tokens,
+    decoding,
+    files_of,
+    generation_of,
+    is_pair,
+    pair_latencies,
+    texts_of,
+)
+from trtasr.pair_speech import spoken_tokens
 from trtasr.quant.synthesize import speech_shaped_noise
 from trtasr.recipe import Evaluation
-from trtasr.values import BenchResult, Comparison, Engine, LayerRow, WerResult
+from trtasr.values import BenchResult, Comparison, Engine, FloatArray, IntArray, Latency, LayerRow, WerResult
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +69,17 @@ class Subject:
 
     Attributes:
         folder: of the bundle.
-        frontend, vocabulary: of the model.
+        frontend: of the model; texts: how its output becomes text.
         evaluation: what is measured.
         profile: shapes the plans accept.
         gpu: name of the card that runs `t4` plans; empty where none is: their Q/DQ graph stands in for them.
     """
 
     folder: Path
-    frontend: FrontendConfig
-    vocabulary: tuple[str, ...]
+    frontend: Frontend
+    texts: Texts
     evaluation: Evaluation
-    profile: Profile
+    profile: Shapes
     gpu: str = ""
 
 
@@ -98,7 +111,9 @@ def rows_of(subject: Subject, graphs: Mapping[str, str], engines: Sequence[Engin
         graphs: target -> ONNX graph that ONNX Runtime can run for it.
         engines: with path and size.
     """
-    found = [Row("fp32 (reference)", "fp32", graphs["fp32"], (subject.folder / graphs["fp32"]).stat().st_size)]
+    size = sum(path.stat().st_size for graph in files_of(subject.folder / graphs["fp32"])
+               for path in graph.parent.glob(f"{graph.name}*"))  # fmt: skip - weights may have a file of their own
+    found = [Row("fp32 (reference)", "fp32", graphs["fp32"], size)]
     for engine in sorted(engines, key=lambda item: item.target not in BASELINES):
         label = LABELS.get(engine.target, f"int8 {engine.target}")
         runs_here = engine.target in TIMED_HERE or (engine.target in LABELS and bool(subject.gpu))
@@ -115,17 +130,42 @@ def measure_rows(subject: Subject, rows: Sequence[Row], utterances: list[Prepare
     itself = [row for row in rows if not row.note]
     here = {row.target: folder / row.path for row in itself if row.target in TIMED_HERE}
     plans = {row.target: folder / row.path for row in itself if row.target in LABELS}
-    speed = latencies(here, subject.frontend, evaluation, mel_rows(subject.frontend))
+    speed = latencies(here, subject.frontend, evaluation, subject.texts)
     states: tuple[GpuState, ...] = ()
     if plans:
         with watched() as seen:
-            speed |= gpu_latencies(plans, subject.profile, evaluation, subject.gpu)
+            speed |= (gpu_pair_latencies(plans, subject) if subject.texts.generation
+                      else gpu_latencies(plans, usual_profile(subject.profile), evaluation, subject.gpu))  # fmt: skip
         states = tuple(seen)
     results = []
     for row in rows:
         wer, note = row_wer(subject, row, utterances) if utterances else (None, "")
         results.append(BenchResult(row.label, row.target, row.size_bytes, speed.get(row.target, ()), wer, note))
     return Measured(tuple(results), gpu=states)
+
+
+def gpu_pair_latencies(plans: Mapping[str, Path], subject: Subject) -> dict[str, tuple[Latency, ...]]:
+    """Latency of encoder-decoder plans at every benchmarked batch and length, by the clock of the host.
+
+    A front-end that pads gives every length the same features; only the number of tokens differs.
+    """
+    texts, evaluation = subject.texts, subject.evaluation
+    accepted = usual_profile(subject.profile)
+    padded = getattr(subject.frontend, "pad_seconds", 0)
+    pairs = [(batch, seconds) for batch in evaluation.gpu_batches for seconds in evaluation.gpu_seconds
+             if batch <= accepted.batches[2]] if padded else benchmarked(evaluation, accepted)  # fmt: skip
+    shapes = [(noise_input(accepted, batch, padded or seconds)[0], benchmark_tokens(seconds, generation_of(texts)))
+              for batch, seconds in pairs]  # fmt: skip
+    timing = [Plan(seconds * batch, batch, 0, subject.gpu, warmup=10) for batch, seconds in pairs]
+    with ExitStack() as stack:
+        engines = {label: stack.enter_context(decoding(path, texts)) for label, path in plans.items()}
+        return pair_latencies(engines, shapes, generation_of(texts), timing)
+
+
+def usual_profile(shapes: Shapes) -> Profile:
+    """The profile in seconds of audio that an encoder or a CTC model has."""
+    assert isinstance(shapes, Profile)
+    return shapes
 
 
 def row_wer(subject: Subject, row: Row, utterances: list[Prepared]) -> tuple[WerResult | None, str]:
@@ -135,7 +175,7 @@ def row_wer(subject: Subject, row: Row, utterances: list[Prepared]) -> tuple[Wer
         QualityError: the output of an INT8 engine or of the reference is unusable.
     """
     try:
-        found = word_error_rate(subject.folder / row.path, utterances, subject.vocabulary, subject.evaluation.batch)
+        found = word_error_rate(subject.folder / row.path, utterances, subject.texts, subject.evaluation.batch)
     except QualityError as error:
         if row.target not in BASELINES:
             raise
@@ -148,17 +188,17 @@ def measure(plant: Plant, checkpoint: Checkpoint, lowered: Sequence[Lowered], en
             utterances: list[Prepared]) -> Measured:  # fmt: skip
     """Measure what a compile built; on a T4 host layer by layer too."""
     gpu = plant.host.gpu if plant.host else ""
-    subject = Subject(plant.folder, checkpoint.frontend, checkpoint.vocabulary, plant.recipe.evaluation, plant.profile,
+    subject = Subject(plant.folder, checkpoint.frontend, texts_of(checkpoint), plant.recipe.evaluation, plant.profile,
                       gpu)  # fmt: skip
-    graphs = {"fp32": FP32, **{item.target: item.reference for item in lowered}}
+    graphs = {"fp32": plant.fp32.name, **{item.target: item.reference for item in lowered}}
     measured = measure_rows(subject, rows_of(subject, graphs, engines), utterances)
-    return replace(measured, layers=time_layers(plant, engines)) if gpu else measured
+    return replace(measured, layers=time_layers(plant, engines)) if gpu and not is_pair(plant.fp32) else measured
 
 
 def time_layers(plant: Plant, engines: Sequence[Engine]) -> tuple[LayerRow, ...]:
     """The T4 engine's layer table with time shares; the times go to ``t4/profile.json`` in trtexec's form."""
     engine = next(engine for engine in engines if engine.target == INT8)
-    times = layer_times(plant.folder / engine.path, plant.profile)
+    times = layer_times(plant.folder / engine.path, usual_profile(plant.profile))
     write_json(plant.folder / PROFILE, trtexec_profile(times))
     return with_time_shares(engine.layers, times)
 
@@ -167,6 +207,15 @@ def timed_engines(engines: Sequence[Engine], measured: Measured) -> tuple[Engine
     """The engines, that of the T4 with its measured time shares."""
     return tuple(replace(engine, layers=measured.layers) if engine.target == INT8 and measured.layers else engine
                  for engine in engines)  # fmt: skip
+
+
+def compare_first_pair(plant: Plant, checkpoint: Checkpoint, lowered: Lowered,
+                       features: Sequence[tuple[FloatArray, IntArray]], kind: str) -> Comparison:  # fmt: skip
+    """Polygraphy comparison of FP32 with the first engine of an encoder-decoder, on the tokens that FP32 generates."""
+    tokens = [ids for _, ids in spoken_tokens(plant.fp32, features, texts_of(checkpoint))]
+    spoken = Spoken(features, tokens, kind)
+    return compare_pair(plant.fp32, plant.folder / lowered.reference, spoken, plant.folder,
+                        ("fp32", f"int8-{lowered.target}"))  # fmt: skip
 
 
 def compare_first(plant: Plant, lowered: Lowered, engine: Engine, utterances: Sequence[Prepared]) -> Comparison:

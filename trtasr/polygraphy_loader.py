@@ -145,11 +145,11 @@ def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
         bundle was compiled from. UsageError: `out` cannot be written.
     """
     from trtasr.calibrate import calibration_features  # noqa: PLC0415 - torch
-    from trtasr.checkpoint.nemo import read_nemo  # noqa: PLC0415
+    from trtasr.checkpoint.read import read_checkpoint  # noqa: PLC0415
     from trtasr.models.load import build_model  # noqa: PLC0415
 
     recipe, expected = find_model(model, assignments)
-    checkpoint = read_nemo(Path(recipe.checkpoint))
+    checkpoint = read_checkpoint(Path(recipe.checkpoint))
     if expected and checkpoint.sha256 != expected:
         raise BundleError(f"{model}: compiled from another checkpoint than {recipe.checkpoint} "
                           f"(sha256 {expected[:12]}, not {checkpoint.sha256[:12]})",

@@ -68,6 +68,8 @@ class Quantization:
         damping: of ``qep`` and ``fade``: lambda over the mean power of a layer's input channels, at least 1e-6.
         rounding: of weights: ``nearest``, or ``gptq`` (rounding errors are compensated by later columns).
         weight_bits: 8; fewer are simulated on INT8 codes, in the layers that are INT8 on the T4.
+        weight_only: simulates weights of `weight_bits` beside activations that stay in floating point, as the papers on
+            QEP and FADE have it; no engine is built so.
         exclude: ONNX node name patterns that are never quantized, as in ``["/encoder/encoder.0/*"]``.
     """
 
@@ -79,6 +81,7 @@ class Quantization:
     damping: float = 0.1
     rounding: str = "nearest"
     weight_bits: int = 8
+    weight_only: bool = False
     exclude: tuple[str, ...] = ()
 
 

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from trtasr import __version__
+from trtasr.audio.frontend import frontend_json
 from trtasr.bench.wer import bootstrap_delta
 from trtasr.bundle import seal, write_json
 from trtasr.calibrate import cache_text
-from trtasr.checkpoint.nemo import Checkpoint
+from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.controls import Control
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.run import cpu_name
 from trtasr.gpu import slower_than_fp16, state_json
-from trtasr.lower import PLAIN, Lowered
+from trtasr.lower import MODEL, PLAIN, Lowered
+from trtasr.lower_pair import longest_frames
 from trtasr.measure import BASELINES, Measured
+from trtasr.pair_run import ENCODER
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
 from trtasr.report.html import ReportData, render
@@ -116,15 +119,18 @@ def sidecar(record: Record) -> dict[str, Any]:
         "outcome": record.outcome,
         "problems": list(record.problems),
         "checkpoint": {"file": checkpoint.path.name, "sha256": checkpoint.sha256, "class": checkpoint.target},
-        "frontend": asdict(checkpoint.frontend),
+        "frontend": frontend_json(checkpoint.frontend),
         "vocabulary": list(checkpoint.vocabulary),
-        "graphs": {"fp32": "model.fp32.onnx", **{item.target: item.reference for item in record.lowered}},
+        "generation": asdict(checkpoint.generation) if checkpoint.generation else None,
+        "graphs": {"fp32": f"{ENCODER if checkpoint.generation else MODEL}.fp32.onnx",
+                   **{item.target: item.reference for item in record.lowered}},
         "engines": {e.target: {"path": e.path, "size_bytes": e.size_bytes, **e.details} for e in record.engines},
         "fp16_subnormal_scales": {item.target: list(item.subnormal) for item in linted(record)},
         "fp16_overflowing_accumulators": {item.target: list(item.overflowing) for item in linted(record)},
         "gpu": [state_json(state) for state in record.measured.gpu],
         "recipe": to_dict(record.recipe),
         "versions": versions(),
+        "most_frames": longest_frames(checkpoint) if checkpoint.generation else None,
         "device": cpu_name(),
         "parity": record.parity,
         "comparison": comparison_json(record.comparison),
@@ -153,7 +159,8 @@ def bench_json(result: BenchResult) -> dict[str, Any]:
     """One row of ``bench.json``."""
     return {"engine": result.engine, "target": result.target, "size_bytes": result.size_bytes, "note": result.note,
             "wer": result.wer.wer if result.wer else None,
-            "latencies": [asdict(latency) | {"rtfx": latency.rtfx} for latency in result.latencies]}  # fmt: skip
+            "latencies": [asdict(latency) | {"rtfx": latency.rtfx, "token_ms": latency.token_ms}
+                          for latency in result.latencies]}  # fmt: skip
 
 
 def wer_json(wer: WerResult) -> dict[str, Any]:

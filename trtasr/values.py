@@ -4,15 +4,17 @@ Stages do not import each other; `compile.py` carries these values from one to t
 only, so that every stage, the report included, may name the types it receives.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+Feeds = Sequence[Mapping[str, Array]]  # inputs of a graph by name, one utterance each: batch 1, at its valid length
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,15 @@ class CalibrationSet:
         lengths: valid frames per item, each int64 [B], one array per batch.
         method: ``synthetic`` (batch-norm matching), ``noise`` or ``audio``.
         seed: of the random start; the same seed gives the same batches on one machine.
+        tokens: of an encoder-decoder, what its decoder reads (teacher forcing): the prompt and the text of every item
+            over all batches, each int64 [L]; without them its tables cannot be made.
     """
 
     batches: tuple[FloatArray, ...]
     lengths: tuple[IntArray, ...]
     method: str
     seed: int = 0
+    tokens: tuple[IntArray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,81 +130,6 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """What one weighted layer computes and moves at one input shape.
-
-    Attributes:
-        node: ONNX node name.
-        macs: multiply-accumulates.
-        inputs: activation elements read; outputs: written; weights: weight elements read.
-        depthwise: True for a grouped convolution.
-        readers: the weighted nodes that read the output, if nobody else does (through ReLU and masks at most); else
-            empty, as before a residual add.
-    """
-
-    node: str
-    macs: int
-    inputs: int
-    outputs: int
-    weights: int
-    depthwise: bool = False
-    readers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Bound:
-    """Lower bound of one layer's time.
-
-    Attributes:
-        node: ONNX node name.
-        precision: ``fp32``, ``fp16`` or ``int8``: of its operands.
-        compute_ms: by arithmetic; memory_ms: by traffic.
-        depthwise: True for a grouped convolution.
-    """
-
-    node: str
-    precision: str
-    compute_ms: float
-    memory_ms: float
-    depthwise: bool = False
-
-    @property
-    def milliseconds(self) -> float:
-        """The larger of the two bounds."""
-        return max(self.compute_ms, self.memory_ms)
-
-    @property
-    def memory_bound(self) -> bool:
-        """True when traffic takes longer than arithmetic."""
-        return self.memory_ms > self.compute_ms
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """Estimates of one network at one input shape.
-
-    Attributes:
-        batch: utterances; seconds: of audio each.
-        fp32, fp16: every layer in that precision.
-        int8: layers the T4 runs in INT8, the others in FP16.
-        int8_depthwise: as `int8`, had the T4 an INT8 kernel for depthwise convolutions.
-    """
-
-    batch: int
-    seconds: float
-    fp32: tuple[Bound, ...]
-    fp16: tuple[Bound, ...]
-    int8: tuple[Bound, ...]
-    int8_depthwise: tuple[Bound, ...]
-
-    @property
-    def totals_ms(self) -> dict[str, float]:
-        """Precision -> sum of its layers' bounds in milliseconds."""
-        columns = {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8, "int8_depthwise": self.int8_depthwise}
-        return {name: sum(item.milliseconds for item in bounds) for name, bounds in columns.items()}
-
-
-@dataclass(frozen=True)
 class Decision:
     """Why a quantizable node was quantized or left alone.
 
@@ -273,6 +203,8 @@ class Latency:
         batch: utterances per run.
         threads: CPU threads; 0 on a GPU.
         device: CPU or GPU name.
+        encoder_ms: of an encoder-decoder, median time of the encoder alone; 0 elsewhere.
+        tokens: that its decoder generated in one run; 0 elsewhere.
     """
 
     p50_ms: float
@@ -283,6 +215,13 @@ class Latency:
     batch: int
     threads: int
     device: str
+    encoder_ms: float = 0.0
+    tokens: int = 0
+
+    @property
+    def token_ms(self) -> float:
+        """Median time per generated token in milliseconds, the encoder left out; 0 without a decoder."""
+        return (self.p50_ms - self.encoder_ms) / self.tokens if self.tokens else 0.0
 
     @property
     def shape(self) -> str:
@@ -379,6 +318,7 @@ class Comparison:
         features: ``audio`` or ``synthetic``: what was fed.
         command: the equivalent `polygraphy run` command line.
         results_file: Polygraphy RunResults JSON, relative to the bundle.
+        unit: what `frames` counts: ``frames``, or ``tokens`` of an encoder-decoder.
     """
 
     reference: str
@@ -389,3 +329,4 @@ class Comparison:
     features: str
     command: str
     results_file: str
+    unit: str = "frames"

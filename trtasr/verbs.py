@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from trtasr.audio.features import FrontendConfig
+from trtasr.audio.frontend import Frontend, frontend_from_json
 from trtasr.audio.manifest import ManifestEntry, read_manifest
 from trtasr.bench.roofline import roofline
 from trtasr.bench.wer import Prepared
@@ -16,17 +16,23 @@ from trtasr.bundle import Bundle, open_bundle
 from trtasr.calibrate import writable
 from trtasr.engine.build_tensorrt import require_tensorrt
 from trtasr.engine.compare import compare
+from trtasr.engine.compare_pair import Spoken, compare_pair
 from trtasr.engine.inspect import layers_from_json
+from trtasr.engine.profile import Profile
 from trtasr.errors import MissingError, UsageError
 from trtasr.evaluate import feeds, prepare, running, transcribe
 from trtasr.gpu import INT8
 from trtasr.graph.qdq import decide
 from trtasr.graph.traffic import layer_traffic
 from trtasr.lower import profile
+from trtasr.lower_pair import encoder_profile
 from trtasr.measure import TIMED_HERE, Subject, measure_rows, rows_of
+from trtasr.pair_run import Texts, files_of, texts_from
+from trtasr.pair_speech import spoken_tokens
 from trtasr.recipe import Evaluation, Recipe, build
+from trtasr.roofline import Roofline
 from trtasr.targets.t4 import T4
-from trtasr.values import BenchResult, Comparison, Engine, LayerRow, Roofline
+from trtasr.values import BenchResult, Comparison, Engine, LayerRow
 
 logger = logging.getLogger(__name__)
 LONGEST = 3600  # seconds of audio that an estimate accepts
@@ -37,18 +43,18 @@ class Opened:
     """A bundle with the parts its verbs need.
 
     Attributes:
-        bundle: on disk; recipe: resolved; frontend: feature parameters; vocabulary: tokens without the blank.
+        bundle: on disk; recipe: resolved; frontend: feature parameters; texts: how outputs become text.
     """
 
     bundle: Bundle
     recipe: Recipe
-    frontend: FrontendConfig
-    vocabulary: tuple[str, ...]
+    frontend: Frontend
+    texts: Texts
 
     @property
     def rows(self) -> int:
         """Feature rows."""
-        return self.frontend.features * self.frontend.frame_splicing
+        return self.frontend.rows
 
     def graph(self, target: str) -> Path:
         """The ONNX file that stands for a target in ONNX Runtime.
@@ -59,7 +65,12 @@ class Opened:
         graphs = self.bundle.sidecar["graphs"]
         if target not in graphs:
             raise UsageError(f"{self.bundle.path}: has no {target} engine", f"use one of {', '.join(graphs)}")
-        return self.bundle.file(graphs[target])
+        return self.files(graphs[target])
+
+    def files(self, name: str) -> Path:
+        """The first file of a graph or engine; each of its files is checked."""
+        checked = [self.bundle.file(file.as_posix()) for file in files_of(Path(name))]
+        return checked[0]
 
     def runnable(self, target: str) -> Path:
         """What is run for a target here: a `t4` plan where its GPU is, else the graph that stands for it.
@@ -69,7 +80,7 @@ class Opened:
         """
         graph = self.graph(target)
         if target == INT8 and usable_gpu():
-            return self.bundle.file(self.bundle.sidecar["engines"][target]["path"])
+            return self.files(self.bundle.sidecar["engines"][target]["path"])
         if target not in TIMED_HERE:
             logger.info("the GPU of %s is not here: ONNX Runtime runs its Q/DQ graph", target)
         return graph
@@ -91,8 +102,9 @@ def open_engine(path: Path) -> Opened:
     """
     bundle = open_bundle(path)
     sidecar = bundle.sidecar
-    return Opened(bundle, build(Recipe, sidecar["recipe"], str(path)), FrontendConfig(**sidecar["frontend"]),
-                  tuple(sidecar["vocabulary"]))  # fmt: skip
+    config = frontend_from_json(sidecar["frontend"])
+    recipe = build(Recipe, sidecar["recipe"], str(path))
+    return Opened(bundle, recipe, config, texts_from(sidecar, config.frames_per_second))
 
 
 def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None = None) -> tuple[BenchResult, ...]:
@@ -103,16 +115,22 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
     """
     opened = open_engine(path)
     evaluation = settings or opened.recipe.evaluation
-    shapes = profile(opened.recipe.engine, opened.frontend.frames_per_second, opened.rows)
-    subject = Subject(path, opened.frontend, opened.vocabulary, evaluation, shapes, usable_gpu())
+    shapes = accepted_shapes(opened)
+    subject = Subject(path, opened.frontend, opened.texts, evaluation, shapes, usable_gpu())
     sidecar = opened.bundle.sidecar
     engines = [Engine(target, facts["path"], facts["size_bytes"]) for target, facts in sidecar["engines"].items()]
     rows = rows_of(subject, sidecar["graphs"], engines)
     for row in rows:
-        opened.bundle.file(row.path)  # what is measured is what was built
+        opened.files(row.path)  # what is measured is what was built
     source = manifest or (Path(evaluation.manifest) if evaluation.manifest else None)
     items = prepare(read_manifest(source), opened.frontend) if source else []
     return measure_rows(subject, rows, items).results
+
+
+def accepted_shapes(opened: Opened) -> Profile:
+    """Input shapes of the bundle's plans; of an encoder-decoder those of the encoder."""
+    engine, config, most = opened.recipe.engine, opened.frontend, opened.bundle.sidecar.get("most_frames")
+    return encoder_profile(engine, config, most) if most else profile(engine, config.frames_per_second, opened.rows)
 
 
 def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, limit: int) -> Comparison:
@@ -123,8 +141,12 @@ def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, li
     """
     opened = open_engine(path)
     items = compared_utterances(opened, target, manifest, limit)
-    graphs = opened.graph("fp32"), opened.runnable(target)
-    return compare(*graphs, feeds(items), writable(out), ("fp32", f"int8-{target}"), "audio")
+    labels = ("fp32", f"int8-{target}")
+    if opened.texts.generation:
+        spoken = spoken_tokens(opened.graph("fp32"), feeds(items), opened.texts)
+        said = Spoken([feed for feed, _ in spoken], [tokens for _, tokens in spoken], "audio")
+        return compare_pair(opened.graph("fp32"), opened.graph(target), said, writable(out), labels)
+    return compare(opened.graph("fp32"), opened.runnable(target), feeds(items), writable(out), labels, "audio")
 
 
 def compared_utterances(opened: Opened, target: str, manifest: Path | None, limit: int) -> list[Prepared]:
@@ -170,6 +192,9 @@ def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
         raise UsageError(f"--batch {batch} --seconds {seconds:g}",
                          f"give a positive batch and a length of at most {LONGEST} s")  # fmt: skip
     opened = open_engine(path)
+    if opened.texts.generation:
+        raise UsageError(f"{path}: an encoder-decoder, whose decoder runs once per token",
+                         "the estimate knows CTC models only; measure it with `trtasr bench`")  # fmt: skip
     model = onnx.load(opened.graph("fp32"))
     decisions = decide(model, T4.rules, opened.recipe.quantization.exclude)
     frames = max(1, round(seconds * opened.frontend.frames_per_second))
@@ -199,6 +224,6 @@ def transcribe_files(path: Path, target: str, files: Sequence[Path]) -> Iterable
     """
     opened = open_engine(path)
     items = prepare([ManifestEntry(file, 0.0, "") for file in files], opened.frontend)
-    with running(opened.runnable(target)) as run:
-        yield from transcribe(run, items, opened.vocabulary)
+    with running(opened.runnable(target), opened.texts) as run:
+        yield from transcribe(run, items, opened.texts)
 

@@ -17,6 +17,7 @@ from trtasr.engine.compare import (
     compare_tensor,
     layer_sqnr,
     ort_observer,
+    Files,
     polygraphy_command,
     shared_tensors,
     sqnr_db,
@@ -91,7 +92,7 @@ def _shell(command: str) -> int:
 
 def test_half_graphs_are_replayed_without_the_wrong_optimizer(pair: tuple[Path, Path], tmp_path: Path) -> None:
     half = tiny_graphs.half_conv(tmp_path / "half.onnx")
-    command = polygraphy_command(pair[0], half, tmp_path)
+    command = polygraphy_command(pair[0], half, Files(tmp_path))
     assert command.count("ORT_DISABLE_ALL") == 1
     assert " run half.onnx " in command
 

@@ -5,8 +5,9 @@ import onnxruntime
 import pytest
 import tiny_graphs
 
-from trtasr.engine.run import OrtRunner, cpu_name, expose, observe, open_session, utterances
+from trtasr.engine.run import OrtRunner, cpu_name, expose, folder_of, load_model, observe, open_session, utterances
 from trtasr.errors import BundleError
+from trtasr.graph import store as storing
 from trtasr.values import CalibrationSet
 
 
@@ -36,7 +37,7 @@ def test_observe_streams_valid_frames_only(tmp_path: Path) -> None:
     path = tiny_graphs.fp32(tmp_path / "fp32.onnx")
     features, lengths = _batch()
     calibration = CalibrationSet((features, features[:1]), (lengths, lengths[:1]), "noise")
-    seen = list(observe(path, ["masked", "active"], calibration, threads=1))
+    seen = list(observe(path, ["masked", "active"], utterances(calibration), threads=1))
     assert [(name, value.shape) for name, value in seen] == [
         ("masked", (16, 40)),
         ("active", (32, 40)),
@@ -52,8 +53,8 @@ def test_observe_streams_valid_frames_only(tmp_path: Path) -> None:
 def test_observe_holds_one_utterance_at_a_time(tmp_path: Path) -> None:
     features, lengths = _batch()
     stream = utterances(CalibrationSet((features,), (lengths,), "noise"))
-    assert next(stream)[0].shape == (1, 16, 40)
-    assert [length.tolist() for _, length in stream] == [[17]]
+    assert next(stream)["features"].shape == (1, 16, 40)
+    assert [(feed["features"].shape, feed["lengths"].tolist()) for feed in stream] == [((1, 16, 17), [17])]
 
 
 def test_convolutions_with_a_bias_run_in_int8(tmp_path: Path) -> None:
@@ -71,6 +72,45 @@ def test_half_graph_is_run_without_the_wrong_optimizer(tmp_path: Path) -> None:
     plain = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     expected = plain.run(None, {"features": features, "lengths": lengths})[0]
     np.testing.assert_allclose(OrtRunner(path, threads=1)(features, lengths)[0], expected, atol=1e-3)
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A graph whose weights have a file of their own."""
+    monkeypatch.setattr(storing, "LARGEST", 0)
+    storing.store(load_model(tiny_graphs.fp32(tmp_path / "whole.onnx")), tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx.data").stat().st_size > 1000
+    return tmp_path / "model.onnx"
+
+
+def test_weights_in_a_file_of_their_own_are_found(outside: Path) -> None:
+    features, lengths = _batch()
+    whole = outside.with_name("whole.onnx")
+    expected, found = (OrtRunner(path, 1)(features, lengths)[0] for path in (whole, outside))
+    np.testing.assert_array_equal(found, expected)
+    calibration = CalibrationSet((features,), (lengths,), "noise")
+    wanted, found = (list(observe(path, ["active"], utterances(calibration), threads=1)) for path in (whole, outside))
+    assert len(found) == 2
+    for (_, expected), (name, value) in zip(wanted, found, strict=True):
+        assert name == "active"
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_weights_in_a_file_of_their_own_stay_there(outside: Path) -> None:
+    exposed = expose(outside, ["active"])
+    assert len(exposed) < outside.with_name("whole.onnx").stat().st_size / 2
+    session = open_session(exposed, 1, folder=folder_of(outside))
+    assert "active" in [output.name for output in session.get_outputs()]
+    assert folder_of(outside) == outside.parent
+    assert folder_of(exposed) is None
+    assert all(tensor.raw_data for tensor in load_model(outside).graph.initializer)
+    assert not all(tensor.raw_data for tensor in load_model(outside, weights=False).graph.initializer)
+
+
+def test_without_its_weights_a_graph_is_refused(outside: Path) -> None:
+    outside.with_name("model.onnx.data").unlink()
+    with pytest.raises(BundleError, match=r"model\.onnx"):
+        load_model(outside)
 
 
 @pytest.mark.parametrize("content", [None, b"no protobuf"])

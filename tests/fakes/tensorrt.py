@@ -161,6 +161,7 @@ class Profile:
         self.shapes = {}
 
     def set_shape(self, name, low, usual, high):
+        assert all(a >= 0 for a in low)  # empty tensors are tensors
         assert all(a <= b <= c for a, b, c in zip(low, usual, high, strict=True))
         self.shapes[name] = [low, usual, high]
 
@@ -304,6 +305,18 @@ class Engine:
         inputs = {value.name for value in self.proto.input}
         return TensorIOMode.INPUT if name in inputs else TensorIOMode.OUTPUT
 
+    def get_tensor_profile_shape(self, name, profile_index):
+        assert profile_index == 0
+        shapes = self.header["profile"].get(name) or [self.static(name)] * 3
+        return [tuple(shape) for shape in shapes]
+
+    def static(self, name):
+        """The shape of an input that the graph itself fixes."""
+        value = next(value for value in self.proto.input if value.name == name)
+        shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        assert all(shape), f"input {name} is dynamic and in no profile"
+        return shape
+
     def get_tensor_dtype(self, name):
         kind = next(value for value in self.values if value.name == name).type.tensor_type.elem_type
         return {TensorProto.FLOAT: DataType.FLOAT, TensorProto.FLOAT16: DataType.HALF,
@@ -323,7 +336,7 @@ class Inspector:
     def get_engine_information(self, form):
         assert form == LayerInformationFormat.JSON
         layers = [described(node, self.engine) for node in weighted(self.engine)]
-        if set(self.execution_context.shapes) != {"features", "lengths"}:
+        if set(self.execution_context.shapes) != {value.name for value in self.engine.proto.input}:
             for layer in layers:
                 for tensor in (*layer["Inputs"], *layer["Outputs"]):
                     tensor["Format/Datatype"] = "N/A due to dynamic shapes"
@@ -353,21 +366,30 @@ class ExecutionContext:
         self.session, self.known = open_session(engine.graph, threads=1), {}
 
     def set_input_shape(self, name, shape):
-        low, _, high = self.engine.header["profile"][name]
-        self.shapes[name] = tuple(shape)
-        return all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+        low, _, high = self.engine.get_tensor_profile_shape(name, 0)
+        fits = all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+        if fits:
+            self.shapes[name] = tuple(shape)
+        return fits
 
     def get_tensor_shape(self, name):
         if name in self.shapes:
             return self.shapes[name]
-        zeros = {"features": np.zeros(self.shapes["features"], np.float32),
-                 "lengths": np.ones(self.shapes["lengths"], np.int64)}  # fmt: skip
-        key = (*self.shapes["features"], name)
-        if key not in self.known:
+        zeros = {value.name: self.zeros(value.name) for value in self.engine.proto.input}
+        if name in zeros:
+            return zeros[name].shape
+        shapes = tuple(sorted((key, value.shape) for key, value in zeros.items()))
+        if (shapes, name) not in self.known:
             names = [value.name for value in self.engine.proto.output]
             found = self.session.run(names, zeros)
-            self.known |= {(*self.shapes["features"], n): value.shape for n, value in zip(names, found, strict=True)}
-        return self.known[key]
+            self.known |= {(shapes, n): value.shape for n, value in zip(names, found, strict=True)}
+        return self.known[shapes, name]
+
+    def zeros(self, name):
+        """An input of the shape that was set; integers are ones: lengths must not be 0."""
+        dtype = nptype(self.engine.get_tensor_dtype(name))
+        shape = self.shapes[name] if name in self.shapes else self.engine.static(name)
+        return np.full(shape, np.issubdtype(dtype, np.integer), dtype)
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
@@ -380,8 +402,13 @@ class ExecutionContext:
         return driver.memory[self.addresses[name]][:count].view(dtype).reshape(shape)
 
     def execute_async_v3(self, stream_handle):
+        inputs = [value.name for value in self.engine.proto.input]
         outputs = [value.name for value in self.engine.proto.output]
-        found = self.session.run(outputs, {name: self.array(name) for name in ("features", "lengths")})
+        if not {*inputs, *outputs} <= set(self.addresses):
+            return False
+        # an output in the place of another tensor is undefined behaviour
+        assert all(list(self.addresses.values()).count(self.addresses[name]) == 1 for name in outputs)
+        found = self.session.run(outputs, {name: self.array(name) for name in inputs})
         for name, value in zip(outputs, found, strict=True):
             self.array(name)[...] = value
         defaults = {"INT8": "1", "FP16": "2", "FP32": "6"}

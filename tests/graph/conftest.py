@@ -13,8 +13,10 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))  # tiny_network, whatever the import mode
 from tiny_archive import conformer_network
 from tiny_network import MEL, Tiny, table_of
+from whisper_pair import exported, tiny_whisper
 
 from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.models.whisper import Whisper
 from trtasr.values import ScaleTable
 
 
@@ -70,3 +72,19 @@ def conformer(request, tmp_path_factory):
     inputs = {"features": features * (np.arange(97) < lengths[:, None, None]), "lengths": lengths}
     graph = onnx.load(path)
     return Conformer(graph, inputs, table_of(graph, inputs))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tiny Whisper as torch module and as both FP32 graphs."""
+
+    module: Whisper
+    encoder: onnx.ModelProto
+    decoder: onnx.ModelProto
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    module = tiny_whisper()
+    files = exported(tmp_path_factory.mktemp("pair"), module)
+    return Pair(module, onnx.load(files.encoder), onnx.load(files.decoder))

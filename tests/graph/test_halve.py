@@ -3,12 +3,14 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper, shape_inference
 from tiny_network import sqnr_db
+from whisper_pair import START, VOCABULARY, tiny_features
 
 from trtasr.errors import QualityError
-from trtasr.graph.check import assert_parity, check_model, run_graph
+from trtasr.graph.check import assert_parity, check_model, max_difference, run_graph
 from trtasr.graph.halve import fp16_scale_lint, halve
 from trtasr.graph.pointwise import pointwise_to_matmul
 from trtasr.graph.qdq import insert_qdq
+from trtasr.graph.tensors import lookups
 
 
 def types(model):
@@ -89,3 +91,43 @@ def test_lint_names_layers_with_a_subnormal_scale_product(fp32, table):
     weight.CopyFrom(numpy_helper.from_array(np.full(tuple(weight.dims), 0.005, np.float32), weight.name))
     assert fp16_scale_lint(quantized) == ["/decoder/decoder.0/Conv"]
     assert fp16_scale_lint(pointwise_to_matmul(halve(quantized))) == ["/decoder/decoder.0/Conv"]
+
+
+@pytest.fixture(scope="module")
+def spoken(pair):
+    """Inputs of an encoder and of the decoder behind it."""
+    features = tiny_features()
+    heard = {"features": features.batches[0], "lengths": features.lengths[0]}
+    encoded = run_graph(pair.encoder, heard)
+    crosses = {name: value for name, value in encoded.items() if name.startswith("cross")}
+    pasts = {name.replace("cross", "past"): value[:, :, :0] for name, value in crosses.items()}
+    tokens = np.random.default_rng(0).integers(0, START, (3, 6))
+    return heard, {"tokens": tokens, "positions": encoded["positions"], **crosses, **pasts,
+                   "token_bias": np.zeros(VOCABULARY, np.float32)}  # fmt: skip
+
+
+def test_an_encoder_and_a_decoder_stay_close_in_half(pair, spoken):
+    for graph, given in zip((pair.encoder, pair.decoder), spoken, strict=True):
+        halved = halve(graph)
+        check_model(halved)
+        wanted, found = run_graph(graph, given), run_graph(halved, given)
+        differences = max_difference({name: wanted[name] for name in wanted if name != "next_tokens"}, found)
+        assert 0 < max(differences.values()) < 0.02
+
+
+def test_embeddings_are_half_and_the_chosen_token_stays_an_integer(pair):
+    halved = halve(pair.decoder)
+    found, stored = types(halved), {item.name: item for item in halved.graph.initializer}
+    looked_up = [node for node in halved.graph.node if node.name in lookups(pair.decoder)]
+    assert [node.input[0] for node in looked_up] == ["decoder.embed_tokens.weight_fp16",
+                                                     "decoder.embed_positions.weight_fp16"]  # fmt: skip
+    for node in looked_up:
+        assert stored[node.input[0]].data_type == found[node.output[0]] == TensorProto.FLOAT16
+    assert not [item.name for item in stored.values() if item.data_type == TensorProto.FLOAT and len(item.dims) > 1]
+    assert found["next_tokens"] == TensorProto.INT64
+    assert [node.output[0] for node in halved.graph.node if node.op_type == "ArgMax"] == ["next_tokens"]
+    assert found["logits"] == found["next_log_probs"] == TensorProto.FLOAT
+    products = [node for node in halved.graph.node if node.op_type == "MatMul"]
+    assert {found[node.output[0]] for node in products} == {TensorProto.FLOAT16}
+    assert {value.name: value.type for value in halved.graph.input} == {
+        value.name: value.type for value in pair.decoder.graph.input}  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.zoo.grammar import sample
-from trtasr.zoo.network import NETWORKS, build, configuration, load_nemo, save_nemo, text_encoder
+from trtasr.zoo.network import NETWORKS, build, configuration, load_nemo, save_nemo
 
 
 @pytest.fixture(params=NETWORKS)
@@ -48,7 +48,7 @@ def test_every_network_is_small_and_gives_its_classes(recognizer):
 
 
 def test_ids_of_a_transcript_decode_to_it(recognizer):
-    encode, rng = text_encoder(recognizer.tokens), random.Random(4)
+    encode, rng = recognizer.encoder(), random.Random(4)
     for text in (sample(rng) for _ in range(200)):
         assert recognizer.tokens.decode(encode(text)) == text
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trtasr.zoo.corpus import Clip
-from trtasr.zoo.network import NETWORKS, build, text_encoder
+from trtasr.zoo.network import NETWORKS, build
 from trtasr.zoo.train import (
     SCHEDULES,
     WARM_UP,
@@ -34,7 +34,7 @@ def trained(request):
 
 def test_batches_hold_features_and_targets_of_every_clip(trained):
     recognizer, material = trained
-    encode = text_encoder(recognizer.tokens)
+    encode = recognizer.encoder()
     batch = next(iter(islice(material.batches(), 1)))
     assert batch.features.shape[:2] == (4, recognizer.frontend.config.features)
     assert sorted(batch.target_lengths.tolist()) == sorted(len(encode(text)) for text in TEXTS)
@@ -45,7 +45,7 @@ def test_batches_hold_features_and_targets_of_every_clip(trained):
 def test_a_few_clips_can_be_learnt(trained):
     recognizer, material = trained
     batch = material.batch(material.clips[:2])
-    optimizer = optimizer_of(recognizer.model)
+    optimizer = optimizer_of(list(recognizer.model.parameters()))
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.01}
     losses = []
     for _ in range(8):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trtasr.engine.child import Product, build_plan
 from trtasr.engine.inspect import attribute_macs, parse_layers
-from trtasr.engine.profile import Profile
+from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError
 from trtasr.values import Engine
 
@@ -31,7 +31,7 @@ def rtx_version() -> str | None:
     return None
 
 
-def build_rtx(onnx_path: Path, plan_path: Path, profile: Profile, macs: Mapping[str, int],
+def build_rtx(onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapping[str, int],
               capability: str = CAPABILITY) -> Engine:  # fmt: skip
     """Builds a TensorRT for RTX engine for a compute capability.
 

@@ -16,7 +16,7 @@ from trtasr.engine.cuda_graph import load_libcuda
 from trtasr.engine.device import load_driver
 from trtasr.engine.inspect import attribute_macs
 from trtasr.engine.inspector import inspector_layers
-from trtasr.engine.profile import Profile
+from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError
 from trtasr.values import Engine
 
@@ -122,7 +122,7 @@ def load_tensorrt() -> Any:
     return trt
 
 
-def build_tensorrt(onnx_path: Path, plan_path: Path, profile: Profile, macs: Mapping[str, int],
+def build_tensorrt(onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapping[str, int],
                    options: TensorrtOptions, host: Host) -> Engine:  # fmt: skip
     """Builds a TensorRT engine for the GPU that is here, in a child process.
 

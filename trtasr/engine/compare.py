@@ -6,13 +6,14 @@ import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trtasr.engine.run import expose, has_half, load_model, open_session
+from trtasr.engine.run import expose, folder_of, has_half, load_model, open_session
 from trtasr.engine.trt_run import open_plan
 from trtasr.errors import MissingError, QualityError, UsageError
 from trtasr.values import Comparison, FloatArray, IntArray, TensorComparison
@@ -27,6 +28,22 @@ RESULTS_FILE = "comparison.json"
 REFERENCE_FILE = "comparison_reference.json"  # written by the printed command, not by `compare`
 SNR_FLOOR_DB = 20  # Polygraphy's own default: the noise has 1 % of the energy
 MAX_INPUT_BYTES = 2_500_000  # keeps both files together below about 5 MB
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where one comparison is kept.
+
+    Attributes:
+        folder: the bundle.
+        inputs: file name of what both graphs were fed; results: of what they gave; reference: of the FP32 outputs,
+            written by the printed command.
+    """
+
+    folder: Path
+    inputs: str = INPUTS_FILE
+    results: str = RESULTS_FILE
+    reference: str = REFERENCE_FILE
 
 
 def compare(
@@ -59,21 +76,8 @@ def compare(
         QualityError: NaN or infinity in an output, or different output lengths.
         MissingError: Polygraphy is not installed; a plan without its GPU.
     """
-    if importlib.util.find_spec("polygraphy") is None:
-        raise MissingError("Polygraphy is not installed", "pip install 'polygraphy>=0.53.6,<0.60'")
-    from polygraphy.comparator import Comparator  # noqa: PLC0415
-    from polygraphy.json import save_json  # noqa: PLC0415
-    from polygraphy.logger import G_LOGGER  # noqa: PLC0415
-
-    inputs = [{"features": features, "lengths": lengths} for features, lengths in _within_budget(_utterances(feeds))]
-    if not inputs:
-        raise UsageError("nothing to compare: every utterance is empty", "pass features with at least one valid frame")
-    runners = [_runner(path, label) for path, label in zip((reference, candidate), labels, strict=True)]
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        results = Comparator.run(runners, data_loader=inputs)
-        save_json(inputs, str(out_dir / INPUTS_FILE))
-        results.save(str(out_dir / RESULTS_FILE))
-        outputs = [[dict(iteration.items()) for iteration in results[label]] for label in labels]
+    inputs = feature_inputs(feeds)
+    outputs = run_both((reference, candidate), inputs, labels, Files(out_dir))
     tensors, agreement, frames = _judge(outputs[0], outputs[1], labels)
     log.info("compared %d utterances, %d frames", len(inputs), frames)
     return Comparison(
@@ -83,9 +87,46 @@ def compare(
         token_agreement=agreement,
         frames=frames,
         features=features_kind,
-        command=polygraphy_command(reference, candidate, out_dir),
+        command=polygraphy_command(reference, candidate, Files(out_dir)),
         results_file=RESULTS_FILE,
     )
+
+
+def feature_inputs(feeds: Sequence[Feed]) -> list[dict[str, npt.NDArray[Any]]]:
+    """Inputs of each utterance alone, as many as fit the files.
+
+    Raises:
+        UsageError: none.
+    """
+    kept = _within_budget(_utterances(feeds))
+    inputs: list[dict[str, npt.NDArray[Any]]] = [{"features": x, "lengths": lengths} for x, lengths in kept]
+    if not inputs:
+        raise UsageError("nothing to compare: every utterance is empty", "pass features with at least one valid frame")
+    return inputs
+
+
+def run_both(paths: tuple[Path, Path], inputs: Sequence[Mapping[str, npt.NDArray[Any]]], labels: tuple[str, str],
+             files: Files) -> list[list[dict[str, npt.NDArray[Any]]]]:  # fmt: skip
+    """Outputs of two graphs on the same inputs, run and saved by Polygraphy.
+
+    Returns:
+        for each graph, for each of the inputs: output name -> values.
+
+    Raises:
+        MissingError: Polygraphy is not installed; a plan without its GPU.
+    """
+    if importlib.util.find_spec("polygraphy") is None:
+        raise MissingError("Polygraphy is not installed", "pip install 'polygraphy>=0.53.6,<0.60'")
+    from polygraphy.comparator import Comparator  # noqa: PLC0415
+    from polygraphy.json import save_json  # noqa: PLC0415
+    from polygraphy.logger import G_LOGGER  # noqa: PLC0415
+
+    runners = [_runner(path, label) for path, label in zip(paths, labels, strict=True)]
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        results = Comparator.run(runners, data_loader=inputs)
+        save_json(inputs, str(files.folder / files.inputs))
+        results.save(str(files.folder / files.results))
+        return [[dict(iteration.items()) for iteration in results[label]] for label in labels]
 
 
 def _runner(path: Path, label: str) -> Any:
@@ -204,7 +245,7 @@ def layer_sqnr(reference: Observe, candidate: Observe, names: Sequence[str],
 
 def ort_observer(model: Path | bytes, names: Sequence[str]) -> Observe:
     """Inner tensors of a graph run by ONNX Runtime."""
-    session = open_session(expose(model, names))
+    session = open_session(expose(model, names), folder=folder_of(model))
 
     def observe(features: FloatArray, lengths: IntArray) -> Mapping[str, npt.NDArray[Any]]:
         return dict(zip(names, session.run(list(names), {"features": features, "lengths": lengths}), strict=True))
@@ -238,18 +279,18 @@ def _tensors(path: Path) -> set[str]:
     return {name for node in load_model(path).graph.node for name in node.output}
 
 
-def polygraphy_command(reference: Path, candidate: Path, out_dir: Path) -> str:
+def polygraphy_command(reference: Path, candidate: Path, files: Files) -> str:
     """The `polygraphy run` commands that repeat the comparison inside the bundle; exit status 1: SNR below 20 dB."""
-    runs = [_polygraphy_run(path, out_dir) for path in (reference, candidate)]
-    judged = f"--load-outputs {REFERENCE_FILE} --compare snr --snr-threshold {SNR_FLOOR_DB}"
-    return f"{runs[0]} --save-outputs {REFERENCE_FILE} && {runs[1]} {judged}"
+    runs = [_polygraphy_run(path, files) for path in (reference, candidate)]
+    judged = f"--load-outputs {files.reference} --compare snr --snr-threshold {SNR_FLOOR_DB}"
+    return f"{runs[0]} --save-outputs {files.reference} && {runs[1]} {judged}"
 
 
-def _polygraphy_run(path: Path, out_dir: Path) -> str:
-    inside = path.resolve().is_relative_to(out_dir.resolve())
-    shown = path.resolve().relative_to(out_dir.resolve()) if inside else path.resolve()
+def _polygraphy_run(path: Path, files: Files) -> str:
+    inside = path.resolve().is_relative_to(files.folder.resolve())
+    shown = path.resolve().relative_to(files.folder.resolve()) if inside else path.resolve()
     if path.suffix == ".plan":
-        return f"polygraphy run --trt {shlex.quote(str(shown))} --model-type engine --load-inputs {INPUTS_FILE}"
-    command = f"polygraphy run {shlex.quote(str(shown))} --onnxrt --load-inputs {INPUTS_FILE}"
+        return f"polygraphy run --trt {shlex.quote(str(shown))} --model-type engine --load-inputs {files.inputs}"
+    command = f"polygraphy run {shlex.quote(str(shown))} --onnxrt --load-inputs {files.inputs}"
     # ONNX Runtime's optimizer is wrong on FP16 Q/DQ convolutions with a bias (see `open_session`).
     return f"{command} --graph-optimization-level ORT_DISABLE_ALL" if has_half(load_model(path)) else command

@@ -2,10 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from trtasr.errors import UsageError
 
 FRAME_MULTIPLE = 16  # front-ends pad utterances to a multiple of 16 frames: the largest shape must leave room for it
+
+
+class Shapes(Protocol):
+    """The range of input shapes that a plan accepts."""
+
+    def shapes(self) -> dict[str, list[list[int]]]:
+        """Input name -> [min, opt, max] shape."""
 
 
 @dataclass(frozen=True)

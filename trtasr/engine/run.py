@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,22 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from trtasr.errors import BundleError
-from trtasr.values import CalibrationSet, FloatArray, IntArray
+from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
-def load_model(model: Path | bytes) -> Any:
-    """Parses an ONNX model from a file or from its bytes.
+def load_model(model: Path | bytes, weights: bool = True) -> Any:
+    """Parses an ONNX model from a file or from its bytes; on request without weights that lie in a file of their own.
 
     Raises:
-        BundleError: the file is missing or no ONNX model.
+        BundleError: the file, or that of its weights, is missing or no ONNX model.
     """
     try:
-        return onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
-    except (FileNotFoundError, DecodeError) as error:
+        return onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(
+            model, load_external_data=weights)  # fmt: skip
+    except (FileNotFoundError, DecodeError, onnx.checker.ValidationError) as error:
         name = "model" if isinstance(model, bytes) else str(model)
         raise BundleError(f"{name}: cannot be read as an ONNX model ({error})", "compile the bundle again") from error
 
@@ -35,13 +37,15 @@ def has_half(model: Any) -> bool:
     return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
-def open_session(model: Path | bytes, threads: int = 0, optimized: Path | None = None) -> Any:
+def open_session(model: Path | bytes, threads: int = 0, optimized: Path | None = None,
+                 folder: Path | None = None) -> Any:  # fmt: skip
     """An ONNX Runtime CPU session.
 
     Args:
         model: ONNX file, or its bytes.
         threads: threads inside an operator; 0: one per core.
         optimized: where to write the graph as ONNX Runtime optimized it; None: nowhere.
+        folder: of the weights of a model in bytes that are in a file of their own; None: they are in the bytes.
 
     Returns:
         onnxruntime.InferenceSession: sequential, one operator at a time.
@@ -58,9 +62,11 @@ def open_session(model: Path | bytes, threads: int = 0, optimized: Path | None =
     options.log_severity_level = 3
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+    if folder is not None:
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(folder))
     # WeightBiasQuantization gives wrong results on FP16 Q/DQ convolutions with a bias (an int32 bias needs a scale
     # product that FP16 cannot hold), but FP32 Q/DQ graphs need it: without it no convolution with a bias runs in INT8.
-    disabled = ["WeightBiasQuantization"] if has_half(load_model(model)) else []
+    disabled = ["WeightBiasQuantization"] if has_half(load_model(model, weights=False)) else []
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(
         source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
@@ -87,15 +93,20 @@ class OrtRunner:
 
 
 def expose(model: Path | bytes, names: Sequence[str]) -> bytes:
-    """The serialized model with the named tensors among its outputs."""
-    proto = load_model(model)
+    """The serialized model with the named tensors among its outputs; weights in a file of their own stay there."""
+    proto = load_model(model, weights=False)
     present = {output.name for output in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
     return bytes(proto.SerializeToString())
 
 
+def folder_of(model: Path | bytes) -> Path | None:
+    """Where the weights of a model lie, if it is a file."""
+    return None if isinstance(model, bytes) else model.parent
+
+
 def observe(
-    model: Path | bytes, names: Sequence[str], calibration: CalibrationSet, threads: int = 0
+    model: Path | bytes, names: Sequence[str], feeds: Iterable[Mapping[str, Array]], threads: int = 0
 ) -> Iterator[tuple[str, FloatArray]]:
     """Streams the values of inner tensors over a calibration set.
 
@@ -105,26 +116,29 @@ def observe(
     Args:
         model: FP32 ONNX file, or its bytes.
         names: tensors of the graph; those that are no output yet are exposed.
-        calibration: network inputs.
+        feeds: its inputs, one utterance each, as from `utterances`.
         threads: threads inside an operator; 0: one per core.
 
     Yields:
         tensor name and float32 values without the batch axis, for a convolution [C, T_valid].
     """
-    session = open_session(expose(model, names), threads)
-    total = sum(len(lengths) for lengths in calibration.lengths)
-    for features, lengths in tqdm(utterances(calibration), "observe", total, disable=None, unit="utt"):
-        values = session.run(list(names), {"features": features, "lengths": lengths})
-        for name, value in zip(names, values, strict=True):
+    session = open_session(expose(model, names), threads, folder=folder_of(model))
+    for feed in tqdm(feeds, "observe", disable=None, unit="utt"):
+        for name, value in zip(names, session.run(list(names), dict(feed)), strict=True):
             yield name, value[0].astype(np.float32, copy=False)
 
 
-def utterances(calibration: CalibrationSet) -> Iterator[tuple[FloatArray, IntArray]]:
-    """The items of a calibration set one by one: features [1, mel, T_valid], lengths [1]; empty items are left out."""
+def utterances(calibration: CalibrationSet) -> Iterator[dict[str, Array]]:
+    """The items of a calibration set one by one, as inputs of a CTC model or an encoder; empty items are left out.
+
+    Yields:
+        ``features`` float32 [1, rows, T_valid] and ``lengths`` int64 [1].
+    """
     for batch, lengths in zip(calibration.batches, calibration.lengths, strict=True):
         for item, length in zip(batch, lengths, strict=True):
             if length > 0:
-                yield np.ascontiguousarray(item[None, :, : int(length)]), np.array([length], np.int64)
+                yield {"features": np.ascontiguousarray(item[None, :, : int(length)]),
+                       "lengths": np.array([length], np.int64)}  # fmt: skip
 
 
 def cpu_name() -> str:

@@ -6,20 +6,16 @@ reads it any more.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 from tqdm import tqdm
 
-from trtasr.engine.run import utterances
-from trtasr.values import CalibrationSet, FloatArray
-
-Array = npt.NDArray[Any]
+from trtasr.values import Array, FloatArray
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,8 @@ class Replaced:
 
     Attributes:
         inputs: data input of each utterance, quantized and dequantized.
-        constants: weight and bias by name, where they differ from the graph's.
+        constants: initializers by name, where they differ from the graph's: weight and bias of this layer, the bias
+            that a node behind it adds.
     """
 
     inputs: Sequence[FloatArray]
@@ -55,48 +52,51 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Streams:
-    """Graph outputs of both streams, by name, one array per utterance."""
+    """Graph outputs of both streams by name, one mapping per utterance: inputs of a graph behind this one."""
 
-    full: Mapping[str, Sequence[Array]]
-    quantized: Mapping[str, Sequence[Array]]
+    full: list[dict[str, Array]]
+    quantized: list[dict[str, Array]]
 
 
-def walk(model: onnx.ModelProto, calibration: CalibrationSet, layers: Set[str], visit: Callable[[Visited], Replaced],
-         seen: Callable[[str, FloatArray], None]) -> Streams:  # fmt: skip
-    """Run a graph over a calibration set in both streams at once.
+def walk(model: onnx.ModelProto, full: Iterable[Mapping[str, Array]], layers: Set[str],
+         visit: Callable[[Visited], Replaced], seen: Callable[[str, FloatArray], None],
+         quantized: Iterable[Mapping[str, Array]] | None = None) -> Streams:  # fmt: skip
+    """Run a graph over calibration utterances in both streams at once.
 
-    Each utterance runs alone at its own valid length: no padded frame enters a statistic.
+    Each utterance runs alone at its own valid length: no padded frame enters a statistic. Of what the feeds hold, and
+    nobody else, nothing is kept beyond its last reader.
 
     Args:
         model: FP32 graph.
-        calibration: network inputs.
+        full: its inputs in the full-precision stream, one utterance each.
         layers: names of the nodes to visit; each has a constant weight as its second input.
         visit: decides inputs and weight of each of them, in graph order; all other nodes compute as they are.
         seen: is told every float32 tensor of the quantized stream, without the batch axis, before a reader is visited.
+        quantized: inputs of the quantized stream, where they differ: what a graph in front of this one makes.
     """
     constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    full: list[dict[str, Array]] = [{"features": features, "lengths": lengths}
-                                    for features, lengths in utterances(calibration)]  # fmt: skip
-    quantized = [dict(values) for values in full]
-    for values in quantized:
-        tell(seen, {"features": values["features"]})
+    changed: dict[str, Array] = {}
+    streams = [[dict(values) for values in full], []]
+    streams[1] = [dict(values) for values in (streams[0] if quantized is None else quantized)]
+    for values in streams[1]:
+        tell(seen, values)
     left = Counter(name for node in model.graph.node for name in dict.fromkeys(node.input))
     left.update(output.name for output in model.graph.output)
     for node in tqdm(model.graph.node, "correct", unit="node", disable=None):
         operator = Operator(node, model.opset_import)
         here = {name: constants[name] for name in node.input if name in constants}
-        for values in full:
+        for values in streams[0]:
             values.update(operator(values, here))
-        replaced = visit(visited(node, here, full, quantized)) if node.name in layers else None
-        for index, values in enumerate(quantized):
+        replaced = visit(visited(node, here, *streams)) if node.name in layers else None
+        changed |= replaced.constants if replaced else {}
+        for index, values in enumerate(streams[1]):
             read = values if replaced is None else {**values, node.input[0]: replaced.inputs[index]}
-            found = operator(read, here if replaced is None else {**here, **replaced.constants})
+            found = operator(read, {name: changed.get(name, value) for name, value in here.items()})
             values.update(found)
             tell(seen, found)
-        forget(node, left, (*full, *quantized))
+        forget(node, left, (*streams[0], *streams[1]))
     names = [output.name for output in model.graph.output]
-    first, second = ({name: [values[name] for values in stream] for name in names} for stream in (full, quantized))
-    return Streams(first, second)
+    return Streams(*([{name: values[name] for name in names} for values in stream] for stream in streams))
 
 
 def visited(node: NodeProto, here: Mapping[str, Array], full: Sequence[Mapping[str, Array]],

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx
+from onnx import NodeProto
 
 from trtasr.errors import UsageError
 from trtasr.graph.edit import constants, rebuilt, tensor
@@ -31,7 +32,13 @@ def with_corrections(model: onnx.ModelProto, table: ScaleTable, quantized: Colle
         if name not in stored or tuple(stored[name].dims) != values.shape:
             raise UsageError(f"correction: {name!r} is not an initializer of this graph, or of another shape",
                              "calibrate again for this graph")  # fmt: skip
-    read = {name for node in model.graph.node if node.name in quantized for name in node.input}
+    made = {name for node in model.graph.node if node.name in quantized for name in node.output}
+    read = {name for node in model.graph.node if node.name in quantized or _adds(node, made) for name in node.input}
     changed = {name: tensor(name, np.asarray(table.corrected[name], np.float32))
                for name in table.corrected.keys() & read}  # fmt: skip
     return rebuilt(model, model.graph.node, [changed.get(item.name, item) for item in model.graph.initializer])
+
+
+def _adds(node: NodeProto, made: Collection[str]) -> bool:
+    """Whether a node adds something to an output of a quantized layer: its bias, behind a linear layer."""
+    return node.op_type == "Add" and any(name in made for name in node.input)

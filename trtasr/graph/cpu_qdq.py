@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from trtasr.graph.cpu_rules import floating_depthwise, framewise, integer_form
+from trtasr.graph.cpu_rules import before_gelu, floating_depthwise, framewise, integer_form
 from trtasr.graph.edit import (
     activation_scale,
     constants,
@@ -53,7 +53,7 @@ def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, exclude: Sequenc
     - A linear layer reads uint8 codes and gives float32, bias included (MatMulIntegerToFloat); layers with the same
       input share its codes.
     - A depthwise convolution whose result goes on in floating point (Conformer's, before Swish) stays there, by the
-      rule ``swish``: its codes would be converted back at once.
+      rule ``swish``: its codes would be converted back at once. Likewise a convolution before GELU, rule ``gelu``.
     - A bias is int32 with scale (input scale x weight scale). Where it would not fit, in a channel whose weights vanish
       beside its bias, the channel's weight scale is raised until it does.
 
@@ -72,8 +72,9 @@ def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, exclude: Sequenc
         RecipeError: an exclude pattern that matches no weighted node.
         UsageError: a scale is missing, not positive or not finite.
     """
-    floating = floating_depthwise(model)
-    decisions = decide(model, (integer_form, lambda site: "swish" if site.node in floating else None), exclude)
+    swish, gelu = floating_depthwise(model), before_gelu(model)
+    rules = (integer_form, lambda site: "swish" if site.node in swish else "gelu" if site.node in gelu else None)
+    decisions = decide(model, rules, exclude)
     lowering = _Lowering(model, table, {decision.node for decision in decisions if decision.quantized})
     return QdqResult(lowering.run(), decisions)
 

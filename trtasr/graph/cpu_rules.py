@@ -9,7 +9,12 @@ from trtasr.values import Site
 
 
 def integer_form(site: Site) -> str | None:
-    """Rule ``operator``: linear layers and convolutions over one or two axes have an integer form here."""
+    """Rule ``operator``: linear layers and convolutions over one or two axes have an integer form here.
+
+    Rule ``waveform``: not one over a single channel of sound.
+    """
+    if site.op == "Conv" and len(site.kernel) == 1 and site.in_channels == 1:
+        return "waveform"
     return None if site.op == "MatMul" or (site.op == "Conv" and len(site.kernel) <= 2) else "operator"
 
 
@@ -25,6 +30,17 @@ def floating_depthwise(model: onnx.ModelProto) -> set[str]:
             if any(reader.op_type != "Conv" for reader in readers.get(name, [])):
                 found.add(node.name)
     return found
+
+
+def before_gelu(model: onnx.ModelProto) -> set[str]:
+    """Names of convolutions wider than one frame that only a GELU reads.
+
+    An integer convolution rounds its result to 8 bits, which the GELU would read back as float at once: on a Whisper
+    that costs 5 dB, and such convolutions are a tenth of its work.
+    """
+    readers = consumers(model)
+    return {node.name for node in model.graph.node if node.op_type == "Conv" and not framewise(node)
+            and [reader.op_type for reader in readers.get(node.output[0], [])] == ["Gelu"]}  # fmt: skip
 
 
 def framewise(node: NodeProto) -> bool:

@@ -8,7 +8,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from trtasr.errors import QualityError
 from trtasr.graph.edit import constants, outline, producers, rebuilt, tensor
-from trtasr.graph.tensors import WEIGHTED
+from trtasr.graph.tensors import WEIGHTED, lookups
 
 FULL_PRECISION = ("LogSoftmax",)
 SMALLEST_NORMAL = float(np.finfo(np.float16).tiny)
@@ -21,9 +21,10 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
         features (FP32) -> Cast -> [ Q, DQ, Conv, MatMul, Relu, Mul, Add ... in FP16 ] -> Cast -> LogSoftmax (FP32)
         lengths (INT64) -> mask arithmetic (INT64, FP32) -> Cast, once -^
 
-    Everything on the data path (computed from a float input), every Q/DQ node and every Conv, MatMul and Gemm becomes
-    FP16, initializers and scales included; LogSoftmax, shape, position and mask arithmetic stay. Graph inputs and
-    outputs keep their types. (TensorRT computes the exponentials and sums of a FP16 Softmax in FP32.)
+    Everything on the data path (computed from a float input, or looked up in a table of embeddings), every Q/DQ node
+    and every Conv, MatMul and Gemm becomes FP16, initializers and scales included; LogSoftmax, shape, position and mask
+    arithmetic stay. Graph inputs and outputs keep their types. (TensorRT computes the exponentials and sums of a FP16
+    Softmax in FP32.)
     A scale that FP16 would round to zero becomes 2^-24, the smallest FP16 number.
 
     Args:
@@ -33,8 +34,9 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
         QualityError: an initializer that is not finite in FP16, named with its largest value.
     """
     half_nodes = _half_nodes(model)
-    half_tensors = {name for node in model.graph.node if node.name in half_nodes and node.op_type != "QuantizeLinear"
-                    for name in node.output}  # fmt: skip
+    integer_outputs = ("QuantizeLinear", "ArgMax")
+    half_tensors = {name for node in model.graph.node if node.name in half_nodes
+                    and node.op_type not in integer_outputs for name in node.output}  # fmt: skip
     types = _float_tensors(model)
     weights = constants(model)
     scales = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
@@ -78,12 +80,16 @@ def fp16_scale_lint(model: onnx.ModelProto) -> list[str]:
 
 def _half_nodes(model: onnx.ModelProto) -> set[str]:
     reached = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT}
-    names = set()
+    names, embeddings = set(), set(lookups(model))
     for node in model.graph.node:
+        if node.name in embeddings:
+            reached.update(node.output)
+            names.add(node.name)
         quantizer = node.op_type in ("QuantizeLinear", "DequantizeLinear")
         always = quantizer or node.op_type in WEIGHTED  # FP32 products of positions: sm_75 has no kernel for them
         if always or (node.op_type != "Shape" and reached.intersection(node.input)):
-            reached.update(node.output)
+            if node.op_type != "ArgMax":  # gives integers
+                reached.update(node.output)
             if node.op_type not in FULL_PRECISION:
                 names.add(node.name)
     return names

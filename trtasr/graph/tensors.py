@@ -55,15 +55,24 @@ def data_path(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of the float32 activations that are computed from the float graph inputs, in graph order.
 
     The inputs themselves and all that Conv, MatMul, Relu, Mul (by the mask), Add ... compute from them, up to
-    LogSoftmax. Shape and mask arithmetic is not part of it.
+    LogSoftmax; likewise what a decoder computes from the embeddings of its tokens. Shape and mask arithmetic is not
+    part of it.
     """
     names = [value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT]
-    on_path = set(names)
+    on_path, embeddings = set(names), set(lookups(model))
     for node in model.graph.node:
-        if node.op_type in (*_DATA_OPS, *_ATTENTION_OPS) and on_path.intersection(node.input):
+        carries = node.op_type in (*_DATA_OPS, *_ATTENTION_OPS) and on_path.intersection(node.input)
+        if carries or node.name in embeddings:
             on_path.update(node.output)
             names += node.output
     return tuple(names)
+
+
+def lookups(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the nodes that look rows of a float table up: embeddings of tokens and positions."""
+    tables = {item.name for item in model.graph.initializer
+              if item.data_type == TensorProto.FLOAT and len(item.dims) > 1}  # fmt: skip
+    return tuple(node.name for node in model.graph.node if node.op_type == "Gather" and node.input[0] in tables)
 
 
 def weight_tensors(model: onnx.ModelProto) -> tuple[WeightInfo, ...]:

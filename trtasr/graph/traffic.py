@@ -9,7 +9,8 @@ import onnx
 from trtasr.graph.edit import consumers, outline
 from trtasr.graph.macs import steps_per_frame
 from trtasr.graph.tensors import rows_per_frame, sites
-from trtasr.values import Site, Traffic
+from trtasr.roofline import Traffic
+from trtasr.values import Site
 
 FUSED = ("Relu", "Mul")  # computed with the layer before them; a product is a mask's
 

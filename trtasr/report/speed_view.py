@@ -11,7 +11,10 @@ BASELINES = FP32_TARGETS + FP16_TARGETS
 
 
 class LatencyRow(NamedTuple):
-    """One engine at one input shape, in words; ``over`` columns say how many times faster it is than that baseline."""
+    """One engine at one input shape, in words; ``over`` columns say how many times faster it is than that baseline.
+
+    Milliseconds of the encoder and per token are there for encoder-decoders only.
+    """
 
     engine: str
     device: str
@@ -23,6 +26,8 @@ class LatencyRow(NamedTuple):
     rtfx: str
     over_fp32: float | None
     over_fp16: float | None
+    encoder: str = ""
+    token: str = ""
 
 
 class Bar(NamedTuple):
@@ -98,6 +103,7 @@ def _latency_row(results: Sequence[BenchResult], result: BenchResult, latency: L
         result.engine, device_words(latency), latency.shape, format_ms(latency.p50_ms),
         format_ms(latency.p95_ms), format_ms(latency.p99_ms), latency.runs, format_rtfx(latency.rtfx),
         over(FP32_TARGETS), None if result.target in FP32_TARGETS else over(FP16_TARGETS),
+        format_ms(latency.encoder_ms) if latency.tokens else "", format_ms(latency.token_ms) if latency.tokens else "",
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """TensorRT for RTX on GPUs newer than Turing: they have INT8 convolutions, so the Q/DQ graph stays as it is."""
 
-from trtasr.targets.target import Target, alignment, unasked
+from trtasr.targets.target import Target, alignment, unasked, waveform
 
 
 def rtx(capability: str) -> Target:
@@ -9,4 +9,5 @@ def rtx(capability: str) -> Target:
     Args:
         capability: ``sm86``, ``sm89`` or ``sm120``.
     """
-    return Target(f"rtx-{capability}", rules=(unasked, alignment), passes=("qdq", "halve"), capability=capability)
+    return Target(f"rtx-{capability}", rules=(waveform, unasked, alignment), passes=("qdq", "halve", "half_caches"),
+                  capability=capability)  # fmt: skip

@@ -5,14 +5,14 @@ unfolded first. Their kernels scale the accumulator before they round it to FP16
 """
 
 from trtasr.recipe import EngineShapes
-from trtasr.targets.target import Target, depthwise, kernel
+from trtasr.targets.target import Target, depthwise, kernel, waveform
 
-PASSES = ("qdq", "unfold", "pointwise", "gains", "halve")
+PASSES = ("qdq", "unfold", "pointwise", "gains", "halve", "half_caches")
 
 
 def t4_rtx(unfold_channels: int) -> Target:
     """The target that unfolds convolutions with at least so many output channels."""
-    return Target("t4-rtx", rules=(depthwise, kernel(unfold_channels)), passes=PASSES, capability="sm75")
+    return Target("t4-rtx", rules=(waveform, depthwise, kernel(unfold_channels)), passes=PASSES, capability="sm75")
 
 
 T4_RTX = t4_rtx(EngineShapes.unfold_channels)

@@ -33,6 +33,8 @@ REASONS = {
     "unasked": "depthwise; --quantize-depthwise asks for them",
     "operator": "no integer form",
     "swish": "depthwise, before Swish: its result goes on in floating point",
+    "waveform": "reads the waveform itself",
+    "gelu": "before GELU: its result goes on in floating point",
     "activations": "product of two activations: no weight",
     "budget": "left in floating point to keep the budget (--min-sqnr, --max-wer-drop)",
     "fallback": "the builder has no INT8 kernel for it",
@@ -42,6 +44,11 @@ REASONS = {
 def depthwise(site: Site) -> str | None:
     """Grouped convolutions: no INT8 kernel on sm_75 (TensorRT issues 4060, 4529)."""
     return "depthwise" if site.groups > 1 else None
+
+
+def waveform(site: Site) -> str | None:
+    """Convolutions over one channel of sound: 8 bits do not hold quiet speech beside loud speech."""
+    return "waveform" if site.in_channels == 1 and len(site.kernel) == 1 else None
 
 
 def unasked(site: Site) -> str | None:

@@ -12,10 +12,11 @@ import numpy as np
 import soundfile
 import torch
 
-from trtasr.text.ctc import greedy
 from trtasr.values import FloatArray
 from trtasr.zoo.corpus import Clip, DigitRecordings
-from trtasr.zoo.network import NETWORKS, Recognizer, bundled, load_nemo
+from trtasr.zoo.network import NETWORKS, Transcriber, bundled, load_nemo
+from trtasr.zoo.whisper import NAME as WHISPER
+from trtasr.zoo.whisper import load_folder
 
 logger = logging.getLogger(__name__)
 HERE = Path(__file__).resolve().parent
@@ -32,28 +33,21 @@ def pad_batch(waveforms: Sequence[FloatArray]) -> tuple[torch.Tensor, torch.Tens
     return audio, lengths
 
 
-def transcribe(recognizer: Recognizer, clips: Sequence[Clip], batch: int = 16) -> list[str]:
-    """Transcripts by greedy CTC in the order of the clips; the model is put into evaluation mode."""
+def transcribe(recognizer: Transcriber, clips: Sequence[Clip], batch: int = 16) -> list[str]:
+    """Greedy transcripts in the order of the clips; the model is put into evaluation mode."""
     recognizer.model.eval()
     order = sorted(range(len(clips)), key=lambda index: len(clips[index].audio))
     texts = [""] * len(clips)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        heard = transcribe_batch(recognizer, [clips[index].waveform() for index in chosen])
+        with torch.inference_mode():
+            heard = recognizer.transcribe(*pad_batch([clips[index].waveform() for index in chosen]))
         for index, text in zip(chosen, heard, strict=True):
             texts[index] = text
     return texts
 
 
-def transcribe_batch(recognizer: Recognizer, waveforms: Sequence[FloatArray]) -> list[str]:
-    """Transcripts of waveforms, each float32 [samples], that are computed together."""
-    with torch.inference_mode():
-        log_probs, lengths = recognizer.model(*recognizer.frontend(*pad_batch(waveforms)))
-    tokens = recognizer.tokens
-    return [tokens.decode(ids) for ids in greedy(log_probs.numpy(), lengths.numpy(), tokens.blank)]
-
-
-def word_error_rate(recognizer: Recognizer, clips: Sequence[Clip]) -> float:
+def word_error_rate(recognizer: Transcriber, clips: Sequence[Clip]) -> float:
     """Percent."""
     return 100 * float(jiwer.wer([clip.text for clip in clips], transcribe(recognizer, clips)))
 
@@ -79,13 +73,14 @@ def digit_strings(folder: Path, count: int = 200, seed: int = 7) -> list[Clip]:
 def main() -> None:
     """Evaluate a checkpoint on the committed set and, where they are, on the held-out digit recordings."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", choices=NETWORKS, default="quartznet", help="which bundled checkpoint")
-    parser.add_argument("--checkpoint", type=Path, help="an archive to evaluate instead")
+    parser.add_argument("--network", choices=(*NETWORKS, WHISPER), default="quartznet", help="which bundled checkpoint")
+    parser.add_argument("--checkpoint", type=Path, help="an archive or folder to evaluate instead")
     parser.add_argument("--manifest", type=Path, default=EVAL_MANIFEST)
     parser.add_argument("--digits", type=Path, default=DIGITS_FOLDER, help="folder of the Free Spoken Digit Dataset")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    recognizer = load_nemo(arguments.checkpoint or bundled(arguments.network))
+    path = arguments.checkpoint or bundled(arguments.network)
+    recognizer: Transcriber = load_folder(path) if path.is_dir() else load_nemo(path)
     clips = read_manifest(arguments.manifest)
     logger.info("manifest: %d utterances, WER %.2f %%", len(clips), word_error_rate(recognizer, clips))
     if not arguments.digits.is_dir():

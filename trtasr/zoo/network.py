@@ -6,17 +6,19 @@ import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import yaml
+from torch import Tensor, nn
 
 from trtasr.audio.features import FrontendConfig, MelFrontend
 from trtasr.checkpoint.nemo import model_family, read_nemo
 from trtasr.models.conformer import ConformerCtc
 from trtasr.models.jasper import JasperCtc
 from trtasr.models.load import FAMILIES, build_model
-from trtasr.text.tokens import CharTokenizer, SentencePieceTokenizer, tokenizer
+from trtasr.text.ctc import greedy
+from trtasr.text.tokens import SentencePieceTokenizer, Tokenizer, tokenizer
 from trtasr.zoo import pieces
 
 LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
@@ -25,9 +27,27 @@ VOCAB_FILE = "vocab.txt"
 Network = JasperCtc | ConformerCtc
 
 
+class Transcriber(Protocol):
+    """What training and evaluation need of a network."""
+
+    @property
+    def model(self) -> nn.Module:
+        """Its weights."""
+
+    @property
+    def frontend(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Waveforms float32 [B, samples] and lengths int64 [B] -> features [B, mel, T] and frames [B]."""
+
+    def encoder(self) -> Callable[[str], list[int]]:
+        """Text -> token ids."""
+
+    def transcribe(self, audio: Tensor, lengths: Tensor) -> list[str]:
+        """Greedy transcripts of zero-padded waveforms float32 [B, samples] with lengths int64 [B]."""
+
+
 @dataclass(frozen=True)
 class Recognizer:
-    """A network with what stands before and behind it.
+    """A CTC network with what stands before and behind it.
 
     Attributes:
         config: NeMo's ``model_config.yaml``.
@@ -39,7 +59,20 @@ class Recognizer:
     config: Mapping[str, Any]
     model: Network
     frontend: MelFrontend
-    tokens: CharTokenizer | SentencePieceTokenizer
+    tokens: Tokenizer
+
+    def encoder(self) -> Callable[[str], list[int]]:
+        """Text -> ids, the inverse of ``tokens.decode``; pieces need the library ``sentencepiece``."""
+        if isinstance(self.tokens, SentencePieceTokenizer):
+            return pieces.piece_encoder()
+        ids = {token: index for index, token in enumerate(self.tokens.vocabulary)}
+        return lambda text: [ids[letter] for letter in text]
+
+    def transcribe(self, audio: Tensor, lengths: Tensor) -> list[str]:
+        """Transcripts by greedy CTC of zero-padded waveforms float32 [B, samples] with lengths int64 [B]."""
+        log_probs, frames = self.model(*self.frontend(audio, lengths))
+        blank = len(self.tokens.vocabulary)
+        return [self.tokens.decode(ids) for ids in greedy(log_probs.numpy(), frames.numpy(), blank)]
 
 
 def quartznet() -> dict[str, Any]:
@@ -127,7 +160,7 @@ def build(name: str) -> Recognizer:
     config = configuration(name)
     return Recognizer(
         config,
-        FAMILIES[model_family(config)](config["encoder"], config["decoder"]),
+        cast(Network, FAMILIES[model_family(config)](config)),
         MelFrontend(FrontendConfig.from_mapping(config["preprocessor"])),
         tokenizer(tuple(config["decoder"]["vocabulary"])),
     )
@@ -136,14 +169,6 @@ def build(name: str) -> Recognizer:
 def bundled(name: str) -> Path:
     """Where the trained archive of one of `NETWORKS` is committed."""
     return pieces.HERE / f"{name}.nemo"
-
-
-def text_encoder(tokens: CharTokenizer | SentencePieceTokenizer) -> Callable[[str], list[int]]:
-    """Text -> ids, the inverse of ``tokens.decode``; pieces need the library ``sentencepiece``."""
-    if isinstance(tokens, SentencePieceTokenizer):
-        return pieces.piece_encoder()
-    ids = {token: index for index, token in enumerate(tokens.vocabulary)}
-    return lambda text: [ids[letter] for letter in text]
 
 
 def save_nemo(path: Path, config: Mapping[str, Any], model: Network, frontend: MelFrontend) -> None:
@@ -176,4 +201,5 @@ def load_nemo(path: Path) -> Recognizer:
     """Read an archive back, in evaluation mode and without gradients."""
     checkpoint = read_nemo(path)
     model = cast(Network, build_model(checkpoint.family, checkpoint.config, checkpoint.weights))
-    return Recognizer(checkpoint.config, model, MelFrontend(checkpoint.frontend), tokenizer(checkpoint.vocabulary))
+    front = MelFrontend(cast(FrontendConfig, checkpoint.frontend))
+    return Recognizer(checkpoint.config, model, front, tokenizer(checkpoint.vocabulary))

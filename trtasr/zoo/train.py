@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from trtasr.values import FloatArray
 from trtasr.zoo.augment import Conditions, change_speed, disturb, mask
 from trtasr.zoo.corpus import Clip, DigitRecordings, espeak_corpus
 from trtasr.zoo.evaluate import DIGITS_FOLDER, digit_strings, pad_batch, word_error_rate
-from trtasr.zoo.network import NETWORKS, Network, Recognizer, build, load_nemo, save_nemo, text_encoder
+from trtasr.zoo.network import NETWORKS, Network, Transcriber, build, load_nemo, save_nemo
 
 logger = logging.getLogger(__name__)
 BATCH_SECONDS = 40.0
@@ -79,17 +79,17 @@ class Speech:
     Args:
         clips: synthetic utterances.
         recordings: real digits, or None.
-        recognizer: makes features of waveforms; its tokens are the targets.
+        recognizer: makes features of waveforms and targets of texts.
         seed: of order and augmentation.
         masks: bands and spans that training does not see, in each utterance.
     """
 
     def __init__(self, clips: Sequence[Clip], recordings: DigitRecordings | None,
-                 recognizer: Recognizer, seed: int, masks: int = 0) -> None:  # fmt: skip
+                 recognizer: Transcriber, seed: int, masks: int = 0) -> None:  # fmt: skip
         self.clips = clips
         self.recordings = recordings
         self.frontend = recognizer.frontend
-        self.encode = text_encoder(recognizer.tokens)
+        self.encode = recognizer.encoder()
         self.rng = random.Random(seed)  # noqa: S311
         self.masks = masks
 
@@ -155,25 +155,24 @@ def learning_rate(progress: float, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * min((progress - WARM_UP) / (1 - WARM_UP), 1.0)))
 
 
-def optimizer_of(model: Network) -> torch.optim.AdamW:
+def optimizer_of(parameters: Sequence[Tensor]) -> torch.optim.AdamW:
     """AdamW that decays matrices and convolution kernels only."""
-    weights = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() == 1]
+    weights, others = ([p for p in parameters if (p.dim() > 1) == wide] for wide in (True, False))
     groups = [{"params": weights, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
-def share_gradients(model: Network, progress: float) -> float:
+def share_gradients(parameters: Sequence[Tensor], progress: float) -> float:
     """Average the gradients over all processes, in place.
 
     Args:
-        model: with gradients.
+        parameters: with gradients.
         progress: 0..1 by the first process's clock; 0 from the others.
 
     Returns:
         the first process's progress, so that all of them take the same learning rate and stop at the same step.
     """
-    gradients = [cast(Tensor, parameter.grad) for parameter in model.parameters()]
+    gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
     flat = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor([progress])])
     dist.all_reduce(flat)
     shares = torch.split(flat[:-1], [gradient.numel() for gradient in gradients])
@@ -182,38 +181,53 @@ def share_gradients(model: Network, progress: float) -> float:
     return float(flat[-1])
 
 
-def fit(model: Network, speech: Speech, seconds: float, peak: float, report: Callable[[str], None]) -> int:
+@dataclass(frozen=True)
+class Course:
+    """How long and how fast a network is trained.
+
+    Attributes:
+        seconds: by the clock of the first process.
+        peak: learning rate.
+        report: called there every `REPORT_EVERY` seconds with a line to log.
+    """
+
+    seconds: float
+    peak: float
+    report: Callable[[str], None]
+
+
+def fit(model: nn.Module, batches: Iterator[Any], loss_of: Callable[[Any], Tensor], course: Course) -> int:
     """Train for a wall-clock time; every process runs this on its own batches.
 
     Args:
         model: the same weights in every process.
-        speech: batches.
-        seconds: by the clock of the first process.
-        peak: learning rate.
-        report: called there every `REPORT_EVERY` seconds with a line to log.
+        batches: without an end.
+        loss_of: loss of a batch, by the model's weights.
+        course: of the training.
 
     Returns:
         optimizer steps made.
     """
-    optimizer, first = optimizer_of(model), dist.get_rank() == 0
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer, first = optimizer_of(trained), dist.get_rank() == 0
     start = reported = time.monotonic()
     losses: list[float] = []
-    for step, batch in enumerate(speech.batches(), 1):
+    for step, batch in enumerate(batches, 1):
         model.train()
-        loss = ctc_loss(model, batch)
+        loss = loss_of(batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        progress = share_gradients(model, (time.monotonic() - start) / seconds if first else 0.0)
+        progress = share_gradients(trained, (time.monotonic() - start) / course.seconds if first else 0.0)
         if progress >= 1:
             return step
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, peak)
+            group["lr"] = learning_rate(progress, course.peak)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
         if first and time.monotonic() - reported > REPORT_EVERY:
             reported = time.monotonic()
-            report(f"{(reported - start) / 60:.1f} min, step {step}: loss {np.mean(losses):.3f}")
+            course.report(f"{(reported - start) / 60:.1f} min, step {step}: loss {np.mean(losses):.3f}")
             losses = []
     raise AssertionError("batches never end")
 
@@ -236,12 +250,10 @@ def settle_batch_norm(model: Network, speech: Speech, batches: int = 60) -> None
     model.eval()
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", choices=NETWORKS, default="quartznet")
-    parser.add_argument("--out", type=Path, required=True, help="the .nemo archive to write")
-    parser.add_argument("--init", type=Path, help="a .nemo archive of this network to go on from")
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Arguments of every training."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
     parser.add_argument("--minutes", type=float, help="training time, without synthesis")
     parser.add_argument("--peak", type=float, help="highest learning rate")
     parser.add_argument("--utterances", type=int, default=16_000)
@@ -249,8 +261,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2, help="each uses one core and its own batches")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the synthesized corpus")
     parser.add_argument("--digits", type=Path, default=DIGITS_FOLDER, help="folder of the Free Spoken Digit Dataset")
-    arguments = parser.parse_args()
-    schedule = SCHEDULES[arguments.network]
+    return parser
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--network", choices=NETWORKS, default="quartznet")
+    parser.add_argument("--init", type=Path, help="a .nemo archive of this network to go on from")
+    return with_schedule(parser.parse_args(), lambda arguments: SCHEDULES[arguments.network])
+
+
+def with_schedule(arguments: argparse.Namespace,
+                  schedule_of: Callable[[argparse.Namespace], Schedule]) -> argparse.Namespace:  # fmt: skip
+    """The network's own time and learning rate where the command line gives none."""
+    schedule = schedule_of(arguments)
     arguments.minutes, arguments.peak = arguments.minutes or schedule.minutes, arguments.peak or schedule.peak
     return arguments
 
@@ -271,12 +296,17 @@ def dev_clips(cache: Path, seed: int) -> list[Clip]:
             for index, clip in enumerate(clean)]  # fmt: skip
 
 
-def work(rank: int, arguments: argparse.Namespace, store: str) -> None:
-    """One training process; the first one also reports, settles batch norm, saves and logs the figures."""
+def join(rank: int, arguments: argparse.Namespace, store: str) -> None:
+    """Begin one training process: one thread, the same random numbers in all of them."""
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(asctime)s %(message)s")
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=arguments.processes)
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(1)
+
+
+def work(rank: int, arguments: argparse.Namespace, store: str) -> None:
+    """One training process; the first one also reports, settles batch norm, saves and logs the figures."""
+    join(rank, arguments, store)
     recognizer = build(arguments.network)
     model = recognizer.model
     if arguments.init:
@@ -290,28 +320,38 @@ def work(rank: int, arguments: argparse.Namespace, store: str) -> None:
         logger.info("%s, dev WER %.2f %%", line, word_error_rate(recognizer, dev))
         save_nemo(arguments.out, recognizer.config, model, recognizer.frontend)
 
-    steps = fit(model, speech, 60 * arguments.minutes, arguments.peak, report)
+    course = Course(60 * arguments.minutes, arguments.peak, report)
+    steps = fit(model, speech.batches(), lambda batch: ctc_loss(model, batch), course)
     if rank > 0:
         return
     settle_batch_norm(model, speech)
     report(f"batch norm settled after {steps} steps")
-    figures = {"network": arguments.network, "parameters": sum(p.numel() for p in model.parameters()),
-               "bytes": arguments.out.stat().st_size, "minutes": arguments.minutes, "peak": arguments.peak,
-               "processes": arguments.processes, "steps": steps, "seed": arguments.seed,
-               "dev_wer": round(word_error_rate(recognizer, dev), 2)}  # fmt: skip
-    if speech.recordings is not None:
+    log_figures(recognizer, arguments, steps, {"network": arguments.network, "bytes": arguments.out.stat().st_size})
+
+
+def log_figures(recognizer: Transcriber, arguments: argparse.Namespace, steps: int, figures: dict[str, Any]) -> None:
+    """One line of JSON: how the network was trained, and its WER on development voices and on real digits."""
+    dev = dev_clips(arguments.cache, arguments.seed)
+    figures |= {"parameters": sum(p.numel() for p in recognizer.model.parameters()), "minutes": arguments.minutes,
+                "peak": arguments.peak, "processes": arguments.processes, "steps": steps, "seed": arguments.seed,
+                "dev_wer": round(word_error_rate(recognizer, dev), 2)}  # fmt: skip
+    if arguments.digits.is_dir():
         figures["real_digits_wer"] = round(word_error_rate(recognizer, digit_strings(arguments.digits)), 2)
     logger.info("figures %s", json.dumps(figures))
 
 
-def main() -> None:
+def run(arguments: argparse.Namespace, worker: Callable[[int, argparse.Namespace, str], None]) -> None:
     """Synthesize the corpus, then train in processes of one thread each."""
-    arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     for split, size in (("train", arguments.utterances), ("dev", 200)):
         espeak_corpus(arguments.cache, split, size, arguments.seed, arguments.processes)
     with TemporaryDirectory() as folder:
-        spawn(work, (arguments, f"{folder}/store"), arguments.processes)  # type: ignore[no-untyped-call]
+        spawn(worker, (arguments, f"{folder}/store"), arguments.processes)  # type: ignore[no-untyped-call]
+
+
+def main() -> None:
+    """Train one of the CTC networks."""
+    run(parse_arguments(), work)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The calls of pycuda.driver that trtasr makes, with host memory as device memory and one "Tesla T4 (fake)".
 
-Addresses are real ones, so that the fake tensorrt finds its inputs behind them. Copies check their sizes; a context
-must be pushed before memory is touched, as on a GPU. An event pair gives the time the fake engine claims to have taken.
+Addresses are real ones, so that the fake tensorrt finds its inputs behind them. Copies check their sizes and are noted
+in `copies`; a context must be pushed before memory is touched, as on a GPU, and at most `state["limit"]` bytes can be
+allocated. An event pair gives the time the fake engine claims to have taken.
 """
 
 import ctypes
@@ -17,8 +18,13 @@ class LogicError(Error):
     pass
 
 
-state = {"stack": 0, "ms": 1.0, "allocated": 0}
+class MemoryError(Error):  # noqa: A001 - pycuda's own name
+    pass
+
+
+state = {"stack": 0, "ms": 1.0, "allocated": 0, "limit": float("inf")}
 memory: dict[int, np.ndarray] = {}
+copies: list[tuple[str, int]] = []  # direction and bytes, in order
 
 
 def init():
@@ -80,6 +86,10 @@ class DeviceAllocation:
 
 def mem_alloc(size):
     need_context()
+    if not size:
+        raise LogicError("cuMemAlloc failed: invalid argument")
+    if state["allocated"] + size > state["limit"]:
+        raise MemoryError("cuMemAlloc failed: out of memory")
     return DeviceAllocation(size)
 
 
@@ -88,10 +98,18 @@ def pagelocked_empty(shape, dtype):
     return np.empty(shape, dtype)
 
 
-def memcpy_htod(device, host):
+def inside(device, size):
+    """The address of an allocation, or one inside of it, that so many bytes follow."""
     need_context()
-    assert host.nbytes <= device.data.nbytes
-    ctypes.memmove(int(device), host.ctypes.data, host.nbytes)
+    address = int(device)
+    assert any(start <= address and address + size <= start + data.nbytes for start, data in memory.items())
+    return address
+
+
+def memcpy_htod(device, host):
+    assert host.flags.c_contiguous
+    ctypes.memmove(inside(device, host.nbytes), host.ctypes.data, host.nbytes)
+    copies.append(("htod", host.nbytes))
 
 
 def memcpy_htod_async(device, host, stream):
@@ -99,16 +117,23 @@ def memcpy_htod_async(device, host, stream):
 
 
 def memcpy_dtoh_async(host, device, stream):
-    need_context()
-    assert host.nbytes <= device.data.nbytes
-    ctypes.memmove(host.ctypes.data, int(device), host.nbytes)
+    """The host has the values of this moment once the stream is synchronized."""
+    assert host.flags.c_contiguous
+    stream.pending.append((host, ctypes.string_at(inside(device, host.nbytes), host.nbytes)))
+    copies.append(("dtoh", host.nbytes))
 
 
 class Stream:
     handle = 1
 
+    def __init__(self):
+        self.pending = []
+
     def synchronize(self):
         need_context()
+        for host, values in self.pending:
+            ctypes.memmove(host.ctypes.data, values, len(values))
+        self.pending = []
 
 
 class Event:

@@ -1,0 +1,57 @@
+"""A tiny random Whisper as two exported graphs, and features with tokens for it."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from trtasr.calibrate_pair import PairGraphs
+from trtasr.graph.export_pair import export_pair
+from trtasr.models.whisper import Whisper
+from trtasr.text.generate import Generation
+from trtasr.values import CalibrationSet
+
+ROWS, VOCABULARY = 16, 48
+CONFIG = {"d_model": 32, "num_mel_bins": ROWS, "vocab_size": VOCABULARY, "encoder_layers": 2, "decoder_layers": 2,
+          "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+          "max_source_positions": 40, "max_target_positions": 32}  # fmt: skip
+START, ENGLISH, FRENCH, TASK, END = 40, 41, 42, 43, 44
+GENERATION = Generation(start=START, prompt=(START, ENGLISH, TASK), end=(END,), suppress=(START, ENGLISH, FRENCH, TASK),
+                        begin_suppress=(7, END), max_length=24, no_speech=None, languages=(),
+                        tokens_per_second=0.0)  # fmt: skip
+CONVOLUTIONS = "/encoder/conv*"
+
+
+def tiny_whisper(seed=0):
+    """Random, with biases and embeddings of a size that every layer's output depends on."""
+    torch.manual_seed(seed)
+    model = Whisper(CONFIG).eval()
+    with torch.no_grad():
+        model.decoder.embed_tokens.weight.mul_(0.5)
+        model.encoder.embed_positions.weight.mul_(0.5)
+    return model
+
+
+def exported(folder, model=None):
+    graphs = PairGraphs(folder / "encoder.fp32.onnx", folder / "decoder.fp32.onnx")
+    export_pair(model or tiny_whisper(), graphs.encoder, graphs.decoder, ROWS)
+    return graphs
+
+
+def tiny_features(seed=0, batches=2):
+    """Batches of three utterances of different lengths, noise behind their valid frames, and tokens for each."""
+    random = np.random.default_rng(seed)
+    lengths = np.array([60, 33, 46])
+    features = [random.normal(size=(3, ROWS, 60)).astype(np.float32) for _ in range(batches)]
+    tokens = [np.array([START, ENGLISH, TASK, *random.integers(0, START, 4 + count % 3)])
+              for count in range(3 * batches)]  # fmt: skip
+    return CalibrationSet(tuple(features), (lengths,) * batches, "noise", seed, tuple(tokens))
+
+
+def alone(features):
+    """The same utterances, each a batch of its own without padding."""
+    items = [(item[None, :, :length], np.array([length])) for batch, lengths in
+             zip(features.batches, features.lengths, strict=True)
+             for item, length in zip(batch, lengths, strict=True)]  # fmt: skip
+    batches, lengths = zip(*items, strict=True)
+    return replace(features, batches=batches, lengths=lengths)

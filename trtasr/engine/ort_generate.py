@@ -1,0 +1,70 @@
+"""Encoder and decoder graphs run by ONNX Runtime: one object that `trtasr.text.generate.greedy` drives."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtasr.engine.run import open_session
+from trtasr.values import FloatArray, IntArray
+
+Array = npt.NDArray[Any]
+
+
+class OrtDecoding:
+    """Encoder once, then the decoder token by token; the cache is handed from step to step without a copy.
+
+    Args:
+        encoder: ONNX file; decoder: likewise.
+        biases: name -> float32 [V] added to the last logits (`trtasr.text.generate.biases`).
+        threads: threads inside an operator; 0: one per core.
+    """
+
+    def __init__(self, encoder: Path, decoder: Path, biases: dict[str, FloatArray], threads: int = 0) -> None:
+        self._encoder, self._decoder = (open_session(path, threads) for path in (encoder, decoder))
+        self._biases = biases
+        self._encoded = [output.name for output in self._encoder.get_outputs()]
+        self._decoded = [output.name for output in self._decoder.get_outputs()]
+        self._cache = [name for name in self._decoded if name.startswith("present")]
+        self._memory: dict[str, Any] = {}
+        self._past: dict[str, Any] = {}
+        self._start: FloatArray | None = None
+
+    def begin(self, features: FloatArray, lengths: IntArray) -> IntArray:
+        """Encode features [B, rows, T] of valid lengths [B]; returns the valid encoder positions [B]."""
+        found = self._encoder.run_with_ort_values(self._encoded, ort_values(features=features, lengths=lengths))
+        memory = dict(zip(self._encoded, found, strict=True))
+        memory.pop("encoded")
+        self._memory = memory
+        self._start = None
+        self._past = {}
+        for name in self._cache:
+            batch, heads, _, width = memory[name.replace("present", "cross")].shape()
+            empty = np.zeros((batch, heads, 0, width), np.float32)
+            self._past |= ort_values(**{name.replace("present", "past"): empty})
+        return np.asarray(memory["positions"].numpy())
+
+    def step(self, tokens: IntArray, bias: str) -> tuple[IntArray, FloatArray]:
+        """Decode tokens [B, L] behind those before; returns the next tokens [B] and their log-probabilities [B]."""
+        given = ort_values(tokens=tokens, token_bias=self._biases[bias])
+        found = dict(zip(self._decoded, self._decoder.run_with_ort_values(
+            self._decoded, {**given, **self._memory, **self._past}), strict=True))  # fmt: skip
+        self._past = {name.replace("present", "past"): found[name] for name in self._cache}
+        if self._start is None:
+            self._start = found["logits"].numpy()[:, 0]
+        return found["next_tokens"].numpy(), found["next_log_probs"].numpy()
+
+    def start_probability(self, token: int) -> FloatArray:
+        """Softmax probability [B] of a token behind the first token of the prompt."""
+        assert self._start is not None, "no step has been made"
+        exponents = np.exp(self._start - self._start.max(axis=1, keepdims=True))
+        return np.asarray(exponents[:, token] / exponents.sum(axis=1), np.float32)
+
+
+def ort_values(**arrays: Array) -> dict[str, Any]:
+    """Arrays as ONNX Runtime's values, by name."""
+    import onnxruntime  # noqa: PLC0415 - half a second
+
+    make = onnxruntime.OrtValue.ortvalue_from_numpy
+    return {name: make(np.ascontiguousarray(array)) for name, array in arrays.items()}

@@ -1,0 +1,342 @@
+"""An encoder and a decoder as two TensorRT plans on one stream; keys and values stay on the GPU.
+
+The decoder reads what the encoder wrote, at the same addresses. Its own cache lies in two halves: a step reads the past
+from one and writes the present into the other, and the next step has them the other way round. Token numbers do the
+same, so that a step copies two numbers per utterance to the host and usually nothing to the GPU.
+
+There are no CUDA graphs here: a graph is captured for one shape, and every step has a longer past than the one before.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtasr.engine.bindings import Engine, Trt
+from trtasr.engine.build_tensorrt import load_tensorrt
+from trtasr.engine.device import primary_context
+from trtasr.engine.trt_run import REBUILD
+from trtasr.errors import BuildError
+from trtasr.values import Array, FloatArray, IntArray
+
+Shape = tuple[int, ...]
+
+COMPILE = "compile the bundle again: both plans must come from one checkpoint"
+BATCH = "widen engine.min_batch or engine.max_batch and build again"
+SECONDS = "widen engine.min_seconds or engine.max_seconds and build again"
+TOKENS = "compile the bundle again: prompt and max_length come from the checkpoint's generation_config.json"
+REPAIRS = {("features", 2): SECONDS, ("cross", 2): SECONDS, ("tokens", 1): TOKENS, ("past", 2): TOKENS}
+NEEDED = ({"features", "lengths"}, {"positions"}), ({"tokens", "positions", "token_bias"},
+                                                    {"logits", "next_tokens", "next_log_probs"})  # fmt: skip
+
+
+@contextmanager
+def open_pair(encoder_plan: Path, decoder_plan: Path, biases: Mapping[str, FloatArray]) -> Iterator["TrtDecoding"]:
+    """Both plans ready to run on this machine's GPU, inside the block.
+
+    Args:
+        encoder_plan: engine file.
+        decoder_plan: engine file.
+        biases: name -> float32 [V] added to the last logits (`trtasr.text.generate.biases`).
+
+    Raises:
+        MissingError: no TensorRT, pycuda, driver or GPU. BuildError: a plan cannot be loaded here, the two do not fit
+        each other, or there is too little GPU memory.
+    """
+    trt = load_tensorrt()
+    with primary_context() as cuda, ExitStack() as stack:
+        runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        encoder = stack.enter_context(closing(Plan(encoder_plan, trt, runtime)))
+        decoder = stack.enter_context(closing(Plan(decoder_plan, trt, runtime)))
+        arena = stack.enter_context(closing(Arena(cuda)))
+        yield TrtDecoding(encoder, decoder, arena, biases)
+
+
+class Plan:
+    """An engine with one execution context, whose tensors live wherever they are bound.
+
+    Args:
+        path: engine file.
+        trt: the tensorrt module; runtime: its Runtime, shared by all plans.
+
+    Attributes:
+        inputs: name -> type; outputs: likewise.
+        limits: input -> smallest and largest shape of the plan's optimization profile.
+
+    Raises:
+        BuildError: the plan cannot be loaded here.
+    """
+
+    def __init__(self, path: Path, trt: Trt, runtime: Any) -> None:
+        self.path = path
+        engine: Engine | None = runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise BuildError(f"{path}: TensorRT {trt.__version__} cannot load this plan", REBUILD)
+        self._engine = engine
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise BuildError(f"{path}: no GPU memory for its activations", "free GPU memory or lower engine.max_batch")
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        types = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
+        given = {name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
+        self.inputs = {name: types[name] for name in names if name in given}
+        self.outputs = {name: types[name] for name in names if name not in given}
+        self.limits = {name: self._limits(name) for name in self.inputs}
+
+    def set_shape(self, name: str, shape: Shape) -> None:
+        """Give an input its shape for the next run.
+
+        Raises:
+            BuildError: the shape is outside the plan's optimization profile; names what widens it.
+        """
+        for axis, (least, size, most) in enumerate(zip(self.limits[name][0], shape, self.limits[name][1], strict=True)):
+            if not least <= size <= most:
+                raise BuildError(f"{self.path}: input {name} is {shape}, but its optimization profile has {least} to "
+                                 f"{most} at axis {axis}", repair(name, axis))  # fmt: skip
+        if not self._context.set_input_shape(name, shape):
+            raise BuildError(f"{self.path}: TensorRT refuses {shape} for input {name}", "see TensorRT's log above")
+
+    def shape(self, name: str) -> Shape:
+        """Shape of a tensor, once all inputs have theirs."""
+        return as_tuple(self._context.get_tensor_shape(name))
+
+    def bind(self, addresses: Mapping[str, int]) -> None:
+        """Say where tensors lie on the GPU; no two outputs may share a place, nor an output and an input."""
+        for name, address in addresses.items():
+            self._context.set_tensor_address(name, address)
+
+    def enqueue(self, stream: int) -> None:
+        """Launch on a stream, given by its handle.
+
+        Raises:
+            BuildError: TensorRT refused.
+        """
+        if not self._context.execute_async_v3(stream):
+            raise BuildError(f"{self.path}: TensorRT could not launch the plan",
+                             "see TensorRT's log above; build the plan again")  # fmt: skip
+
+    def close(self) -> None:
+        """Free the plan's GPU memory."""
+        del self._context, self._engine  # TensorRT wants them gone in this order
+
+    def _limits(self, name: str) -> tuple[Shape, Shape]:
+        smallest, _, largest = self._engine.get_tensor_profile_shape(name, 0)
+        return as_tuple(smallest), as_tuple(largest)
+
+
+class Arena:
+    """Named places on the GPU and named page-locked arrays, which grow when they must.
+
+    Args:
+        cuda: pycuda's driver module, with a context pushed.
+    """
+
+    def __init__(self, cuda: Any) -> None:
+        self.cuda = cuda
+        self._device: dict[str, tuple[Any, int]] = {}
+        self._host: dict[str, Any] = {}
+
+    def reserve(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> int:
+        """Address of a place for an array; valid until a larger one of that name is reserved.
+
+        Raises:
+            BuildError: no GPU memory is left.
+        """
+        size = max(math.prod(shape) * dtype.itemsize, 1)  # an empty tensor needs an address, too
+        if name in self._device and self._device[name][1] < size:
+            self._device.pop(name)[0].free()
+        if name not in self._device:
+            try:
+                self._device[name] = self.cuda.mem_alloc(size), size
+            except self.cuda.Error as error:
+                raise BuildError(f"no GPU memory for {name} {shape}: {error}",
+                                 "free GPU memory, or run smaller batches") from error  # fmt: skip
+        return int(self._device[name][0])
+
+    def host(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> Array:
+        """A page-locked array, whose contents stay until the next call with that name."""
+        count = math.prod(shape)
+        if name not in self._host or self._host[name].size < count:
+            self._host[name] = self.cuda.pagelocked_empty(max(count, 1), dtype)
+        found: Array = self._host[name][:count].reshape(shape)
+        return found
+
+    def close(self) -> None:
+        """Free everything."""
+        for allocation, _ in self._device.values():
+            allocation.free()
+        self._device, self._host = {}, {}
+
+
+class TrtDecoding:
+    """What `trtasr.text.generate.greedy` drives: the encoder once, then the decoder token by token.
+
+    Args:
+        encoder: ``features``, ``lengths`` -> ``positions``, the cross keys and values, and what nobody reads.
+        decoder: ``tokens``, ``token_bias``, the encoder's outputs and the past -> ``logits``, ``next_tokens``,
+            ``next_log_probs`` and the present. Keys and values may be FP16 or FP32.
+        arena: memory; whoever made it closes it.
+        biases: name -> float32 [V]; they are uploaded once.
+
+    Raises:
+        BuildError: the plans do not fit each other or the biases, or no GPU memory is left.
+    """
+
+    def __init__(self, encoder: Plan, decoder: Plan, arena: Arena, biases: Mapping[str, FloatArray]) -> None:
+        check_pair(encoder, decoder)
+        self._encoder, self._decoder, self._arena = encoder, decoder, arena
+        self._stream = arena.cuda.Stream()
+        self._shared = [name for name in decoder.inputs if name in encoder.outputs]
+        self._past = [name for name in decoder.inputs if name.startswith("past_")]
+        decoder.set_shape("token_bias", (self._vocabulary,))
+        self._biases = {name: self._upload_bias(name, bias) for name, bias in biases.items()}
+        self._stream.synchronize()
+        self._halves: list[dict[str, int]] = []  # output -> address, in either half
+        self._batch = self._length = self._turn = self._first = 0
+        self._last: IntArray | None = None
+
+    def begin(self, features: FloatArray, lengths: IntArray) -> IntArray:
+        """Encode features [B, rows, T] of valid lengths [B]; returns the valid encoder positions [B].
+
+        Raises:
+            BuildError: a shape outside a plan's optimization profile, no GPU memory, or a failed launch.
+        """
+        self._batch = self._first = 0  # should it fail, there is nothing to step on
+        given: dict[str, Array] = {"features": features, "lengths": lengths}
+        for name, array in given.items():
+            self._encoder.set_shape(name, array.shape)
+        shapes = {name: self._encoder.shape(name) for name in self._encoder.outputs}
+        for name in self._shared:
+            self._decoder.set_shape(name, shapes[name])
+        places = {name: self._arena.reserve(name, shapes[name], dtype) for name, dtype in self._encoder.outputs.items()}
+        self._halves = [self._reserve_half(half, len(features)) for half in (0, 1)]
+        self._decoder.bind({name: places[name] for name in self._shared})
+        uploads = {name: self._upload(name, array, self._encoder.inputs[name]) for name, array in given.items()}
+        self._encoder.bind({**places, **uploads})
+        self._encoder.enqueue(self._stream.handle)
+        [positions] = self._fetch(self._encoder, places, ["positions"], len(features))
+        self._batch, self._length, self._turn, self._last = len(features), 0, 0, None
+        return positions.astype(np.int64)
+
+    def step(self, tokens: IntArray, bias: str) -> tuple[IntArray, FloatArray]:
+        """Decode tokens [B, L] behind those before; returns the next tokens [B] and their log-probabilities [B].
+
+        Raises:
+            BuildError: more tokens than the plan's optimization profile has room for, or a failed launch.
+        """
+        assert self._batch == len(tokens), "no such batch has been begun"
+        self._decoder.set_shape("tokens", tokens.shape)
+        for name in self._past:
+            self._decoder.set_shape(name, self._past_shape(name, self._batch, self._length))
+        before, after = self._halves[self._turn], self._halves[1 - self._turn]
+        written = {**after, "logits": self._logits(start=self._length == 0)}
+        self._decoder.bind({**written, **{name: before[present(name)] for name in self._past},
+                            "tokens": self._place_tokens(tokens), "token_bias": self._biases[bias]})  # fmt: skip
+        self._decoder.enqueue(self._stream.handle)
+        ids, log_probs = self._fetch(self._decoder, written, ["next_tokens", "next_log_probs"], self._batch)
+        self._first = self._first or tokens.shape[1]
+        self._length += tokens.shape[1]
+        self._turn, self._last = 1 - self._turn, ids.astype(np.int64)
+        return self._last.copy(), log_probs.astype(np.float32)
+
+    def start_probability(self, token: int) -> FloatArray:
+        """Softmax probability [B] of a token behind the first token since `begin`; copies one row of logits each."""
+        assert self._first, "no step has been made"
+        dtype = self._decoder.outputs["logits"]
+        rows = self._arena.host("logits", (self._batch, self._vocabulary), dtype)
+        stride = self._first * self._vocabulary * dtype.itemsize
+        for index, row in enumerate(rows):
+            self._arena.cuda.memcpy_dtoh_async(row, self._logits(start=True) + index * stride, self._stream)
+        self._stream.synchronize()
+        exponents = np.exp(rows.astype(np.float64) - rows.max(axis=1, keepdims=True))
+        return np.asarray(exponents[:, token] / exponents.sum(axis=1), np.float32)
+
+    @property
+    def _vocabulary(self) -> int:
+        return self._decoder.limits["token_bias"][1][0]
+
+    def _past_shape(self, name: str, batch: int, length: int) -> Shape:
+        _, heads, _, width = self._decoder.limits[name][1]
+        return batch, heads, length, width
+
+    def _reserve_half(self, half: int, batch: int) -> dict[str, int]:
+        """Places for what a step writes and the next one reads, at the largest length of the plan's profile."""
+        longest = self._decoder.limits["tokens"][1][1]
+        shapes: dict[str, Shape] = {"next_tokens": (batch,), "next_log_probs": (batch,)}
+        for name in self._past:
+            shapes[present(name)] = self._past_shape(name, batch, self._decoder.limits[name][1][2] + longest)
+        places = {name: self._arena.reserve(f"{name}/{half}", shape, self._decoder.outputs[name])
+                  for name, shape in shapes.items()}  # fmt: skip
+        self._arena.reserve(f"logits/{half}", (batch, longest, self._vocabulary), self._decoder.outputs["logits"])
+        return places
+
+    def _logits(self, start: bool) -> int:
+        """Where the first step's logits lie, for `start_probability`, or those of all others, which nobody reads."""
+        longest = self._decoder.limits["tokens"][1][1]
+        shape = self._batch, longest, self._vocabulary
+        return self._arena.reserve(f"logits/{0 if start else 1}", shape, self._decoder.outputs["logits"])
+
+    def _place_tokens(self, tokens: IntArray) -> int:
+        """Where the tokens lie on the GPU: where the last step left them, if these are the ones."""
+        if self._last is not None and np.array_equal(tokens, self._last[:, None]):
+            return self._halves[self._turn]["next_tokens"]
+        return self._upload("tokens", tokens, self._decoder.inputs["tokens"])
+
+    def _upload_bias(self, name: str, bias: FloatArray) -> int:
+        if bias.shape != (self._vocabulary,):
+            raise BuildError(f"{self._decoder.path}: bias {name} has {bias.size} tokens, the plan {self._vocabulary}",
+                             COMPILE)  # fmt: skip
+        return self._upload(f"token_bias/{name}", bias, self._decoder.inputs["token_bias"])
+
+    def _upload(self, name: str, array: Array, dtype: np.dtype[Any]) -> int:
+        address = self._arena.reserve(name, array.shape, dtype)
+        host = self._arena.host(name, array.shape, dtype)
+        np.copyto(host, array, casting="same_kind")
+        self._arena.cuda.memcpy_htod_async(address, host, self._stream)
+        return address
+
+    def _fetch(self, plan: Plan, places: Mapping[str, int], names: Sequence[str], batch: int) -> list[Array]:
+        """Outputs [B] on the host, when everything on the stream is done; they stay until the next fetch."""
+        found = [self._arena.host(name, (batch,), plan.outputs[name]) for name in names]
+        for name, host in zip(names, found, strict=True):
+            self._arena.cuda.memcpy_dtoh_async(host, places[name], self._stream)
+        self._stream.synchronize()
+        return found
+
+
+def check_pair(encoder: Plan, decoder: Plan) -> None:
+    """Refuse plans of which one lacks what the other needs, or has it in another type.
+
+    Raises:
+        BuildError: naming the tensor.
+    """
+    for plan, (inputs, outputs) in zip((encoder, decoder), NEEDED, strict=True):
+        missing = (inputs - set(plan.inputs)) | (outputs - set(plan.outputs))
+        if missing:
+            raise BuildError(f"{plan.path}: the plan has no {', '.join(sorted(missing))}", COMPILE)
+    given = {**encoder.outputs, **decoder.outputs, "token_bias": decoder.inputs["token_bias"]}
+    for name, dtype in decoder.inputs.items():
+        source = "next_tokens" if name == "tokens" else present(name)
+        if given.get(source) != dtype:
+            raise BuildError(f"{decoder.path}: input {name} is {dtype}, but {source} is {given.get(source)}", COMPILE)
+
+
+def present(name: str) -> str:
+    """The output that a cache input is the past of; other names stay as they are."""
+    return name.replace("past_", "present_")
+
+
+def repair(name: str, axis: int) -> str:
+    """What widens the limits of an input."""
+    kind = name.partition("_")[0]
+    if axis == 0 and kind != "token":
+        return BATCH
+    return REPAIRS.get((kind, axis), COMPILE)
+
+
+def as_tuple(dims: Any) -> Shape:
+    """TensorRT's dimensions as numbers."""
+    return tuple(dims[axis] for axis in range(len(dims)))

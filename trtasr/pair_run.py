@@ -1,0 +1,172 @@
+"""Encoder-decoder engines: which files they are, how they run, how long they take."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, cast
+
+import numpy as np
+
+from trtasr.bench.latency import Plan, interleave
+from trtasr.checkpoint.checkpoint import Checkpoint
+from trtasr.engine.ort_generate import OrtDecoding
+from trtasr.engine.trt_generate import open_pair
+from trtasr.text.generate import Decoding, Generated, Generation, biases, greedy
+from trtasr.values import FloatArray, IntArray, Latency
+
+ENCODER, DECODER = "encoder", "decoder"
+TOKENS_PER_SECOND = 4.0  # of speech, in a benchmark without speech: read English has about three words a second
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How an engine's output becomes text.
+
+    Attributes:
+        vocabulary: token strings in id order.
+        generation: how tokens are generated; None for CTC, whose output is read at once.
+        frames_per_second: of the features.
+    """
+
+    vocabulary: tuple[str, ...]
+    generation: Generation | None = None
+    frames_per_second: float = 100.0
+
+
+def texts_of(checkpoint: Checkpoint) -> Texts:
+    """The rules of a checkpoint."""
+    return Texts(checkpoint.vocabulary, checkpoint.generation, checkpoint.frontend.frames_per_second)
+
+
+def texts_from(sidecar: Mapping[str, Any], frames_per_second: float) -> Texts:
+    """The rules that a bundle holds."""
+    rules = sidecar.get("generation")
+    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in (rules or {}).items()}
+    return Texts(tuple(sidecar["vocabulary"]), Generation(**cast(Any, lists)) if rules else None, frames_per_second)
+
+
+def is_pair(engine: Path) -> bool:
+    """True for the encoder file of an encoder-decoder."""
+    return engine.name.startswith(f"{ENCODER}.")
+
+
+def files_of(engine: Path) -> tuple[Path, ...]:
+    """The files that an engine, named by its first one, consists of."""
+    return (engine, decoder_of(engine)) if is_pair(engine) else (engine,)
+
+
+def decoder_of(engine: Path) -> Path:
+    """The decoder file that lies beside an encoder file."""
+    return engine.with_name(DECODER + engine.name.removeprefix(ENCODER))
+
+
+@contextmanager
+def decoding(engine: Path, texts: Texts, threads: int = 0) -> Iterator[Decoding]:
+    """An encoder-decoder ready to run: plans on the GPU, graphs by ONNX Runtime.
+
+    Raises:
+        MissingError: plans without their GPU, TensorRT or pycuda.
+    """
+    rules = biases(generation_of(texts), len(texts.vocabulary))
+    if engine.suffix == ".plan":
+        with open_pair(engine, decoder_of(engine), rules) as found:
+            yield found
+    else:
+        yield OrtDecoding(engine, decoder_of(engine), rules, threads)
+
+
+def generation_of(texts: Texts) -> Generation:
+    """The rules of an encoder-decoder."""
+    assert texts.generation is not None, "a CTC model generates nothing"
+    return texts.generation
+
+
+class PairRunner:
+    """Features in, token ids out, as a CTC engine gives log-probabilities.
+
+    Args:
+        decoder: what runs the graphs.
+        texts: rules of generation.
+    """
+
+    def __init__(self, decoder: Decoding, texts: Texts) -> None:
+        self._decoding, self._generation = decoder, generation_of(texts)
+        self._rate = texts.frames_per_second
+
+    def __call__(self, features: FloatArray, lengths: IntArray) -> tuple[IntArray, IntArray]:
+        """Features float32 [B, rows, T], lengths int64 [B] -> token ids [B, L] without the prompt, counts [B]."""
+        found = self.generate(features, lengths)
+        counts = np.array([len(row) for row in found.tokens], np.int64)
+        tokens = np.full((len(counts), max(1, int(counts.max()))), self._generation.end[0], np.int64)
+        for row, ids in zip(tokens, found.tokens, strict=True):
+            row[: len(ids)] = ids
+        return tokens, counts
+
+    def said(self, features: FloatArray, lengths: IntArray) -> IntArray:
+        """Prompt and generated tokens of one utterance, int64 [L]."""
+        return np.array([*self._generation.prompt, *self.generate(features, lengths).tokens[0]], np.int64)
+
+    def generate(self, features: FloatArray, lengths: IntArray) -> Generated:
+        """Greedy generation."""
+        return greedy(self._decoding, features, lengths, np.asarray(lengths / self._rate, np.float32), self._generation)
+
+
+@dataclass
+class Timed:
+    """Runs one utterance with a fixed number of tokens and keeps how long the encoder took.
+
+    Attributes:
+        decoding: what runs the graphs.
+        features: [B, rows, T]; lengths: [B].
+        generation: its prompt comes first; then as many tokens as there are.
+        tokens: generated, whatever they are.
+        encoder_ms: of every run.
+    """
+
+    decoding: Decoding
+    features: FloatArray
+    lengths: IntArray
+    generation: Generation
+    tokens: int
+    encoder_ms: list[float]
+
+    def __call__(self) -> None:
+        """One whole run."""
+        start = perf_counter()
+        self.decoding.begin(self.features, self.lengths)
+        self.encoder_ms.append(1e3 * (perf_counter() - start))
+        prompts = np.tile(np.array(self.generation.prompt, np.int64), (len(self.lengths), 1))
+        found, _ = self.decoding.step(prompts, "first")
+        for _ in range(self.tokens - 1):
+            found, _ = self.decoding.step(found[:, None], "later")
+
+
+def pair_latencies(engines: Mapping[str, Decoding], shapes: Sequence[tuple[FloatArray, int]], generation: Generation,
+                   plans: Sequence[Plan]) -> dict[str, tuple[Latency, ...]]:  # fmt: skip
+    """Latency of encoder-decoders, whole utterances from features to the last token; engines take turns.
+
+    Args:
+        engines: label -> ready to run.
+        shapes: per length, features [B, rows, T] and the number of tokens to generate.
+        generation: rules.
+        plans: per length, how it is timed.
+
+    Returns:
+        label -> one latency per length, with the median time of the encoder alone.
+    """
+    measured: dict[str, tuple[Latency, ...]] = dict.fromkeys(engines, ())
+    for (features, tokens), plan in zip(shapes, plans, strict=True):
+        lengths = np.full(len(features), features.shape[2], np.int64)
+        runs = {label: Timed(found, features, lengths, generation, tokens, []) for label, found in engines.items()}
+        for label, latency in interleave(runs, plan).items():
+            encoder = float(np.median(runs[label].encoder_ms[plan.warmup :]))
+            measured[label] += (replace(latency, encoder_ms=encoder, tokens=tokens),)
+    return measured
+
+
+def benchmark_tokens(seconds: float, generation: Generation) -> int:
+    """Tokens that an utterance of this length is timed with."""
+    rate = min(TOKENS_PER_SECOND, generation.tokens_per_second or TOKENS_PER_SECOND)
+    return max(1, min(round(rate * seconds), generation.max_length - len(generation.prompt)))
