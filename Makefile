@@ -15,12 +15,15 @@ manifest = $(if $(MANIFEST),--manifest $(MANIFEST))
 target = $(if $(TARGET),--target $(TARGET))
 engine_target = $(if $(filter-out auto,$(TARGET)),--target $(TARGET))
 
+trained_by = trtasr.zoo.train --network $(name) --out trtasr/zoo/$(name).nemo
+training = $(if $(filter whisper,$(name)),trtasr.zoo.train_whisper --out trtasr/zoo/whisper,$(trained_by))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt ablation t4-acceptance lint clean zoo
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "  variables: MODEL=quartznet|recipe.toml|file.nemo  TARGET=auto|t4|t4-rtx|cpu  MANIFEST=speech.json  OUT=folder"
+	@echo "  variables: MODEL=quartznet|recipe.toml|file.nemo|hugging-face-folder  TARGET=auto|t4|t4-rtx|cpu  MANIFEST=speech.json  OUT=folder"
 
 setup: $(STAMP) ## create the virtual environment
 
@@ -76,7 +79,7 @@ lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/mypy
 
 zoo: $(STAMP) ## train the bundled MODEL again (one hour on 2 quiet cores; needs espeak-ng)
-	$(BIN)/python -m trtasr.zoo.train --network $(name) --out trtasr/zoo/$(name).nemo
+	$(BIN)/python -m $(training)
 	$(BIN)/python -m trtasr.zoo.evalset --out trtasr/zoo/eval
 	$(BIN)/python -m trtasr.zoo.evaluate --network $(name)
 	$(BIN)/trtasr calibrate $(name)

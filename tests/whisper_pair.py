@@ -55,3 +55,13 @@ def alone(features):
              for item, length in zip(batch, lengths, strict=True)]  # fmt: skip
     batches, lengths = zip(*items, strict=True)
     return replace(features, batches=batches, lengths=lengths)
+
+
+def hearing_whisper(factor=12.0):
+    """The same network with a decoder that says another thing to every sound: it listens more than it reads."""
+    model = tiny_whisper()
+    with torch.no_grad():
+        for layer in model.decoder.layers:
+            layer.encoder_attn.out_proj.weight.mul_(factor)
+            layer.encoder_attn.q_proj.weight.mul_(factor)
+    return model

@@ -18,7 +18,7 @@ from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.controls import METHODS, run_pair_controls
 from trtasr.engine.compare_pair import decoder_inputs
 from trtasr.engine.run import utterances
-from trtasr.errors import AudioError, RecipeError
+from trtasr.errors import RecipeError
 from trtasr.evaluate import feeds
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export_pair import export_pair
@@ -26,7 +26,7 @@ from trtasr.job import Job
 from trtasr.lower_pair import longest_frames, lower_and_build_pair, module_of, pair_baselines, pair_plants
 from trtasr.measure import COMPARED_UTTERANCES, compare_first_pair, measure, timed_engines
 from trtasr.pair_features import pair_features, synthetic
-from trtasr.pair_run import DECODER, ENCODER
+from trtasr.pair_run import DECODER, ENCODER, refuse_longer
 from trtasr.records import Record, write_record
 from trtasr.values import FloatArray, IntArray, ScaleTable
 
@@ -67,8 +67,8 @@ def refuse(job: Job) -> None:
     """Refuse what encoder-decoders cannot have, before any work.
 
     Raises:
-        RecipeError: a budget of layers in floating point, or implicit quantization. AudioError: speech that is longer
-        than the model's positions.
+        RecipeError: a budget of layers in floating point, implicit quantization, or a benchmark that is longer than the
+        model's positions. AudioError: speech that is.
     """
     evaluation, quantization = job.recipe.evaluation, job.recipe.engine.quantization
     if evaluation.min_sqnr or evaluation.mixed:
@@ -78,10 +78,7 @@ def refuse(job: Job) -> None:
         raise RecipeError("engine.quantization = 'implicit': encoder-decoders are quantized explicitly only",
                           "leave it out")  # fmt: skip
     longest = longest_frames(job.checkpoint) / job.checkpoint.frontend.frames_per_second
-    for item in job.utterances:
-        if item.duration > longest:
-            raise AudioError(f"{item.audio_filepath}: {item.duration:.2f} s, but the model hears at most {longest:g} s",
-                             "leave it out of the manifest, or cut it")  # fmt: skip
+    refuse_longer(longest, job.utterances, evaluation.bench_seconds)
 
 
 def exported_pair(model: nn.Module, checkpoint: Checkpoint, folder: Path) -> PairGraphs:

@@ -10,9 +10,11 @@ from typing import Any, cast
 import numpy as np
 
 from trtasr.bench.latency import Plan, interleave
+from trtasr.bench.wer import Prepared
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.engine.trt_generate import open_pair
+from trtasr.errors import AudioError, RecipeError
 from trtasr.text.generate import Decoding, Generated, Generation, biases, greedy
 from trtasr.values import FloatArray, IntArray, Latency
 
@@ -164,6 +166,26 @@ def pair_latencies(engines: Mapping[str, Decoding], shapes: Sequence[tuple[Float
             encoder = float(np.median(runs[label].encoder_ms[plan.warmup :]))
             measured[label] += (replace(latency, encoder_ms=encoder, tokens=tokens),)
     return measured
+
+
+def refuse_longer(longest: float, utterances: Sequence[Prepared], benchmarks: Sequence[float]) -> None:
+    """Refuse what is longer than a model hears: it would be cut, or end in an error of the runtime.
+
+    Args:
+        longest: seconds of audio that the encoder has positions for.
+        utterances: to be transcribed.
+        benchmarks: seconds of audio to be timed with.
+
+    Raises:
+        AudioError: such an utterance. RecipeError: such a benchmark.
+    """
+    for item in utterances:
+        if item.duration > longest:
+            raise AudioError(f"{item.audio_filepath}: {item.duration:.2f} s, but the model hears at most {longest:g} s",
+                             "leave it out of the manifest, or cut it")  # fmt: skip
+    if max(benchmarks, default=0.0) > longest:
+        raise RecipeError(f"evaluation.bench_seconds = {list(benchmarks)}: the model hears at most {longest:g} s",
+                          "leave out what is longer")  # fmt: skip
 
 
 def benchmark_tokens(seconds: float, generation: Generation) -> int:

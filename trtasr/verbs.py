@@ -27,7 +27,7 @@ from trtasr.graph.traffic import layer_traffic
 from trtasr.lower import profile
 from trtasr.lower_pair import encoder_profile
 from trtasr.measure import TIMED_HERE, Subject, measure_rows, rows_of
-from trtasr.pair_run import Texts, files_of, texts_from
+from trtasr.pair_run import Texts, files_of, refuse_longer, texts_from
 from trtasr.pair_speech import spoken_tokens
 from trtasr.recipe import Evaluation, Recipe, build
 from trtasr.roofline import Roofline
@@ -66,6 +66,17 @@ class Opened:
         if target not in graphs:
             raise UsageError(f"{self.bundle.path}: has no {target} engine", f"use one of {', '.join(graphs)}")
         return self.files(graphs[target])
+
+    def heard(self, entries: Sequence[ManifestEntry], benchmarks: Sequence[float] = ()) -> list[Prepared]:
+        """Features of each entry.
+
+        Raises:
+            AudioError: a broken recording, or one longer than the model hears. RecipeError: such a benchmark.
+        """
+        items = prepare(entries, self.frontend)
+        if most := self.bundle.sidecar.get("most_frames"):
+            refuse_longer(most / self.frontend.frames_per_second, items, benchmarks)
+        return items
 
     def files(self, name: str) -> Path:
         """The first file of a graph or engine; each of its files is checked."""
@@ -123,7 +134,7 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
     for row in rows:
         opened.files(row.path)  # what is measured is what was built
     source = manifest or (Path(evaluation.manifest) if evaluation.manifest else None)
-    items = prepare(read_manifest(source), opened.frontend) if source else []
+    items = opened.heard(read_manifest(source) if source else [], evaluation.bench_seconds)
     return measure_rows(subject, rows, items).results
 
 
@@ -159,7 +170,7 @@ def compared_utterances(opened: Opened, target: str, manifest: Path | None, limi
         raise UsageError(f"--utterances {limit}", "compare at least one utterance")
     if target == "fp32":
         raise UsageError("--target fp32: it is what engines are compared with", "name an INT8 engine")
-    items = prepare(read_manifest(manifest_of(opened, manifest), require_text=False)[:limit], opened.frontend)
+    items = opened.heard(read_manifest(manifest_of(opened, manifest), require_text=False)[:limit])
     if not any(item.frames for item in items):
         raise UsageError("nothing to compare on: every utterance is shorter than one frame", "give another manifest")
     return items
@@ -223,7 +234,6 @@ def transcribe_files(path: Path, target: str, files: Sequence[Path]) -> Iterable
         AudioError: naming the file.
     """
     opened = open_engine(path)
-    items = prepare([ManifestEntry(file, 0.0, "") for file in files], opened.frontend)
+    items = opened.heard([ManifestEntry(file, 0.0, "") for file in files])
     with running(opened.runnable(target), opened.texts) as run:
         yield from transcribe(run, items, opened.texts)
-

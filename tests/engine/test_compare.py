@@ -13,11 +13,11 @@ from polygraphy.tools import main as polygraphy_main
 
 from trtasr.engine.compare import (
     RESULTS_FILE,
+    Files,
     compare,
     compare_tensor,
     layer_sqnr,
     ort_observer,
-    Files,
     polygraphy_command,
     shared_tensors,
     sqnr_db,

@@ -1,9 +1,11 @@
-"""Write a Hugging Face folder of a published size with random weights: ``python tests/golden/write_published.py OUT SIZE``.
+"""Write a Hugging Face folder of a published size with random weights.
+
+    python tests/golden/write_published.py OUT SIZE
 
 SIZE is one of whisper-tiny, whisper-tiny.en, whisper-base, whisper-small, whisper-medium, whisper-large-v3,
-whisper-large-v3-turbo, moonshine-tiny, moonshine-base. Weights are normal numbers of standard deviation 1 / sqrt(inputs)
-in float16, so that activations keep their size from layer to layer; token strings are made up. For compile time, memory,
-plan size and the number of INT8 layers; the transcripts mean nothing.
+whisper-large-v3-turbo, moonshine-tiny, moonshine-base. Weights are normal numbers of standard deviation
+1 / sqrt(inputs) in float16, so that activations keep their size from layer to layer; token strings are made up. For
+compile time, memory, plan size and the number of INT8 layers; the transcripts mean nothing.
 """
 
 import json

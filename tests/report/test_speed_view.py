@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from report_sample import gpu_sample, sample
 
@@ -26,6 +28,15 @@ def test_speedups_are_over_the_plans_of_the_same_gpu():
     assert rows["fp32 t4"].over_fp32 is rows["fp32 t4"].over_fp16 is None
     assert rows["int8 cpu"].over_fp32 == pytest.approx(5)
     assert rows["int8 cpu"].over_fp16 is None
+
+
+def test_encoder_and_token_times_are_those_of_encoder_decoders():
+    plain = cpu_row("fp32", 100.0)
+    spoken = replace(plain, latencies=(replace(plain.latencies[0], encoder_ms=40.0, tokens=8),))
+    (row,) = latency_rows([spoken])
+    assert (row.p50, row.encoder, row.token) == ("100.0", "40.0", "7.50")
+    (row,) = latency_rows([plain])
+    assert (row.encoder, row.token) == ("", "")
 
 
 def test_no_speedup_over_another_device_or_shape():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,8 @@ from trtasr.report.table import (
     coverage_line,
     decision_summary,
     format_delta,
+    generation_lines,
+    generation_words,
     last_line,
     layer_table,
     sqnr_table,
@@ -136,3 +139,22 @@ def test_sqnr_by_layer_names_the_lowest():
         "lowest: /b, 17.2 dB (cpu against fp32)"
     )
     assert "nothing to compare" in sqnr_table({}, "cpu")
+
+
+SPOKEN = replace(latency(15.0), encoder_ms=3.0, tokens=60)
+
+
+def test_what_encoder_and_tokens_take_is_a_line_per_timed_engine():
+    fast = replace(latency(120.0, 2.0), encoder_ms=1.0, tokens=8)
+    timed = BenchResult("int8 cpu", "cpu", 1, (fast, SPOKEN))
+    slow = BenchResult("fp32 (reference)", "fp32", 1, (replace(SPOKEN, p50_ms=633.0, encoder_ms=33.0),))
+    assert generation_lines([timed, RTX, CPU, slow]) == [
+        "fp32 (reference): encoder 33.0 ms, 10.0 ms per token (60 tokens)",
+        "int8 cpu: encoder 3.00 ms, 0.20 ms per token (60 tokens)"]  # fmt: skip
+    assert generation_words(SPOKEN) == "encoder 3.00 ms, 0.20 ms per token (60 tokens)"
+    assert generation_lines([FP32, CPU]) == []  # CTC models generate nothing
+
+
+def test_a_token_takes_what_the_encoder_leaves():
+    assert SPOKEN.token_ms == pytest.approx(12 / 60)
+    assert latency(15.0).token_ms == 0.0

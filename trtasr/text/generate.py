@@ -13,7 +13,7 @@ from trtasr.values import FloatArray, IntArray
 SUPPRESSED = -10000.0  # added to logits of tokens that must not follow; fits FP16
 NO_SPEECH, UNSURE = 0.6, -1.0  # Whisper's own thresholds of silence: probability, mean log-probability of the tokens
 SILENCE = 0.9  # probability above which there is no speech, however sure the tokens
-LONGEST_UNIT, MOST_REPEATS = 8, 5  # tokens, and times one after the other, of what is no loop yet
+LONGEST_UNIT, MOST_REPEATS = 8, 9  # tokens, and times one after the other, of what is no loop yet
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def guarded(found: Generated) -> Generated:
 
 
 def without_loops(tokens: tuple[int, ...]) -> tuple[int, ...]:
-    """Write what stands 6 times or more one after the other once: units of 1 to 8 tokens.
+    """Write what stands 10 times or more one after the other once: units of 1 to 8 tokens.
 
     A last repetition that the end of the transcript cuts goes too.
     """

@@ -167,8 +167,8 @@ def build(name: str) -> Recognizer:
 
 
 def bundled(name: str) -> Path:
-    """Where the trained archive of one of `NETWORKS` is committed."""
-    return pieces.HERE / f"{name}.nemo"
+    """Where the trained archive of one of `NETWORKS`, or the folder of another network, is committed."""
+    return pieces.HERE / (f"{name}.nemo" if name in NETWORKS else name)
 
 
 def save_nemo(path: Path, config: Mapping[str, Any], model: Network, frontend: MelFrontend) -> None:
