@@ -91,6 +91,8 @@ def test_both_plants_have_the_shapes_of_their_graphs(folder):
     assert shapes["past_key.1"][2] == [8, 2, GENERATION.max_length, 16]
     assert shapes["tokens"] == [[1, 1], [1, 1], [8, len(GENERATION.prompt)]]
     assert shapes["token_bias"] == [[VOCABULARY]] * 3
+    detecting = replace(CHECKPOINT, generation=replace(GENERATION, languages=(41, 42)))
+    assert plants(folder, checkpoint=detecting).decoder.profile.shapes()["tokens"][2] == [8, 4]  # the language, too
     assert found.encoder.frames_per_second == 100
     assert found.encoder.macs["/encoder/layers.0/fc1/MatMul"] == 32 * 64 * 50
     assert found.decoder.macs["/decoder/layers.0/fc1/MatMul"] == 32 * 64 * 4  # per token, four a second

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from placed_pair import placed_pair
 
 from trtasr.audio.manifest import read_manifest
 from trtasr.bench.wer import Prepared, evaluate
@@ -14,7 +15,6 @@ from trtasr.compile_pair import exported_pair
 from trtasr.evaluate import decoder, prepare, running
 from trtasr.graph.center import center
 from trtasr.graph.export import export_onnx, fold_batchnorm
-from trtasr.graph.own_part import own_part
 from trtasr.models.load import build_model
 from trtasr.pair_run import Texts, texts_of
 from trtasr.place import place
@@ -57,15 +57,8 @@ def paths_of_ctc(folder, checkpoint, model, table):
 
 def paths_of_pair(folder, checkpoint, model, table):
     graphs = exported_pair(model, checkpoint, folder)
-    paths = {"fp32": graphs.encoder}
-    for target in (T4_RTX, CPU):
-        paths[target.name] = folder / target.name / graphs.encoder.name
-        for path in (graphs.encoder, graphs.decoder):
-            fp32 = onnx.load(path)
-            made = place(fp32, own_part(table, fp32), target, []).model
-            paths[target.name].parent.mkdir(exist_ok=True)
-            onnx.save(made, paths[target.name].with_name(path.name))
-    return paths
+    paths = {target.name: placed_pair(graphs, table, target, folder / target.name) for target in (T4_RTX, CPU)}
+    return {"fp32": graphs.encoder, **paths}
 
 
 def transcripts(built, kind, batch):

@@ -98,6 +98,14 @@ def test_graphs_say_what_torch_says(graphs, sound):
     assert len({*wanted.tokens}) == 3
 
 
+def test_a_detected_language_is_part_of_what_is_said():
+    script = Script([ENGLISH, ENGLISH, 5, 6, END])  # once for the prompt, once for the transcript
+    texts = replace(TEXTS, generation=replace(GENERATION, prompt=(START, TASK), languages=(ENGLISH,)))
+    script.begin = lambda features, lengths: lengths  # goes on where it was
+    script.place = 0
+    assert PairRunner(script, texts).said(np.zeros((1, 1, 50)), np.array([50])).tolist() == [START, ENGLISH, TASK, 5, 6]
+
+
 def test_rows_are_filled_with_the_end():
     tokens, counts = PairRunner(Script([5, 6, END], [END], [9, END]), TEXTS)(np.zeros((3, 1, 50)), np.full(3, 50))
     assert tokens.tolist() == [[5, 6], [END, END], [9, END]]

@@ -46,9 +46,11 @@ def pair_plants(folder: Path, table: ScaleTable, recipe: Recipe, checkpoint: Che
     encoder = encoder_profile(recipe.engine, checkpoint.frontend, longest_frames(checkpoint))
     frames = torch.tensor([shape[2] for shape in encoder.shapes()["features"]])
     low, usual, high = module_of(model, "encoder").positions(frames).tolist()
-    assert checkpoint.generation is not None
+    rules = checkpoint.generation
+    assert rules is not None
+    prompt = len(rules.prompt) + bool(rules.languages)  # a language that is detected joins it
     decoder = DecoderProfile(encoder.batches, (low, usual, high), *cache_shape(paths[1]), len(checkpoint.vocabulary),
-                             checkpoint.generation.max_length, len(checkpoint.generation.prompt))  # fmt: skip
+                             rules.max_length, prompt)  # fmt: skip
     excludes = split_excludes(recipe.quantization.exclude, paths)
     first, second = (replace(recipe, quantization=replace(recipe.quantization, exclude=patterns))
                      for patterns in excludes)  # fmt: skip

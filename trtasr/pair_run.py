@@ -15,7 +15,7 @@ from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.engine.trt_generate import open_pair
 from trtasr.errors import AudioError, RecipeError
-from trtasr.text.generate import Decoding, Generated, Generation, biases, greedy
+from trtasr.text.generate import Decoding, Generated, Generation, biases, greedy, prompts
 from trtasr.values import FloatArray, IntArray, Latency
 
 ENCODER, DECODER = "encoder", "decoder"
@@ -108,7 +108,8 @@ class PairRunner:
 
     def said(self, features: FloatArray, lengths: IntArray) -> IntArray:
         """Prompt and generated tokens of one utterance, int64 [L]."""
-        return np.array([*self._generation.prompt, *self.generate(features, lengths).tokens[0]], np.int64)
+        prompt = prompts(self._decoding, features, lengths, self._generation)[0]
+        return np.array([*prompt, *self.generate(features, lengths).tokens[0]], np.int64)
 
     def generate(self, features: FloatArray, lengths: IntArray) -> Generated:
         """Greedy generation."""

@@ -159,6 +159,7 @@ def bench_json(result: BenchResult) -> dict[str, Any]:
     """One row of ``bench.json``."""
     return {"engine": result.engine, "target": result.target, "size_bytes": result.size_bytes, "note": result.note,
             "wer": result.wer.wer if result.wer else None,
+            "work_seconds": result.wer.work_seconds if result.wer else None,
             "latencies": [asdict(latency) | {"rtfx": latency.rtfx, "token_ms": latency.token_ms}
                           for latency in result.latencies]}  # fmt: skip
 

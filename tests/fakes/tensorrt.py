@@ -14,49 +14,21 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 from pycuda import driver
+from trt_names import (  # noqa: F401 - some are looked for here, as in the library
+    BuilderFlag,
+    ILogger,
+    Logger,
+    MemoryPoolType,
+    NetworkDefinitionCreationFlag,
+    ProfilingVerbosity,
+    Severity,
+    TensorIOMode,
+)
 
 from trtasr.engine.run import open_session
 
 __version__ = "10.16.1.11"
 MAGIC = b"fake plan\n"
-
-
-class Severity(enum.IntEnum):
-    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
-
-
-class ILogger:
-    Severity = Severity
-
-
-class Logger(ILogger):
-    WARNING = Severity.WARNING
-
-    def __init__(self, severity):
-        self.severity = severity
-
-    def log(self, severity, message):
-        pass
-
-
-class NetworkDefinitionCreationFlag(enum.IntEnum):
-    EXPLICIT_BATCH, STRONGLY_TYPED = 0, 1
-
-
-class BuilderFlag(enum.IntEnum):
-    FP16, INT8 = 0, 1
-
-
-class ProfilingVerbosity(enum.IntEnum):
-    LAYER_NAMES_ONLY, NONE, DETAILED = range(3)
-
-
-class MemoryPoolType(enum.IntEnum):
-    WORKSPACE = 0
-
-
-class TensorIOMode(enum.IntEnum):
-    NONE, INPUT, OUTPUT = range(3)
 
 
 class LayerInformationFormat(enum.IntEnum):

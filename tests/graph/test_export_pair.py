@@ -176,6 +176,22 @@ def test_no_two_layers_share_a_weight(pair):
         assert "decoder.embed_tokens.weight" not in read  # the logits have a copy, in their own layout
 
 
+def test_equal_biases_are_each_layers_own(tmp_path):
+    """torch's exporter stores equal constants once."""
+    module = tiny_whisper()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith(("fc1.bias", "conv1.bias", "conv2.bias")):
+                parameter.zero_()
+    files = exported(tmp_path, module)
+    for path, prefix in ((files.encoder, "encoder"), (files.decoder, "decoder")):
+        graph = onnx.load(path).graph
+        assert "Identity" not in {node.op_type for node in graph.node}
+        read = [name for node in graph.node for name in node.input]
+        biases = [f"{prefix}.layers.{layer}.fc1.bias" for layer in range(LAYERS)]
+        assert [read.count(name) for name in biases] == [1] * LAYERS
+
+
 def test_the_same_module_gives_the_same_bytes_and_nothing_else(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()

@@ -1,6 +1,5 @@
 """torch encoder-decoder -> two FP32 ONNX graphs: encoder with every cross-attention key and value, and decoder step."""
 
-import re
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from trtasr.graph.unshare import unshare
 
 KeyValue = tuple[Tensor, Tensor]
 CACHES = ("cross", "past", "present")
-PROJECTION = re.compile(r"^/(?:encoder_attn/)?([kv]_proj)(?:_(\d+))?/(.+)$")
 
 
 class Pair(Protocol):
@@ -194,20 +192,6 @@ def write(stage: nn.Module, example: tuple[Tensor, ...], path: Path, names: tupl
         torch.onnx.export(stage, example, str(raw), dynamo=False, opset_version=OPSET, input_names=names[0],
                           output_names=names[1], dynamic_axes=axes)  # fmt: skip
         graph = onnx.load(raw)
-    for rewrite in (unshare, name_cross, fold_scale, named_weights):
+    for rewrite in (unshare, fold_scale, named_weights):
         graph = rewrite(graph)
     store(graph, path)
-
-
-def name_cross(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give the cross-attentions' projections in an encoder graph the names they have in the decoder.
-
-    They run outside of its layers, one after the other: ``/encoder_attn/k_proj_1/MatMul`` becomes
-    ``/decoder/layers.1/encoder_attn/k_proj/MatMul``.
-    """
-    named = onnx.ModelProto()
-    named.CopyFrom(model)
-    for node in named.graph.node:
-        if found := PROJECTION.match(node.name):
-            node.name = f"/decoder/layers.{found[2] or 0}/encoder_attn/{found[1]}/{found[3]}"
-    return named
