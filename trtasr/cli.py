@@ -72,7 +72,7 @@ def verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str
 
 def add_model(sub: argparse.ArgumentParser) -> None:
     """Flags that choose and change a recipe."""
-    sub.add_argument("model", help="bundled name (engines/NAME.toml), a recipe.toml, a .nemo archive, or a Hugging Face folder")
+    sub.add_argument("model", help="bundled name (engines/NAME.toml), recipe.toml, .nemo file or Hugging Face folder")
     sub.add_argument("--set", dest="assignments", action="append", default=[], metavar="SECTION.KEY=VALUE",
                      help="override one recipe value; may be repeated")  # fmt: skip
     sub.add_argument("--manifest", help="speech to measure WER on: NeMo JSON lines or a LibriSpeech folder")

@@ -74,8 +74,7 @@ class Summary:
 
 
 def resolve_recipe(arguments: argparse.Namespace) -> Recipe:
-    """Recipe of a model argument: a bundled name, a TOML file, a ``.nemo`` archive or a Hugging Face folder, with
-    the flags applied.
+    """Recipe of a model argument (bundled name, TOML file, archive or folder), with the flags applied.
 
     Raises:
         RecipeError: no such model, or a value that does not fit.

@@ -66,7 +66,8 @@ def compare_pair_layers(reference: Path, candidate: Path, items: Sequence[Feed],
     """The same for both graphs of an encoder-decoder, each decoder behind its own encoder, on the tokens FP32 says.
 
     Args:
-        reference: FP32 encoder graph; candidate: quantized encoder graph; their decoders lie beside them.
+        reference: FP32 encoder graph; its decoder lies beside it.
+        candidate: quantized encoder graph, likewise.
         items: features and lengths of single utterances.
         texts: rules of generation.
     """

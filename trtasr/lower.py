@@ -278,7 +278,8 @@ def same(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-PRECISIONS: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {"fp16": halve, "fp32": same}
+PRECISIONS: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+    "fp16": lambda model: half_caches(halve(model)), "fp32": same}
 
 
 def tensorrt_options(plant: Plant) -> TensorrtOptions:

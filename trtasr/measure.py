@@ -152,8 +152,9 @@ def gpu_pair_latencies(plans: Mapping[str, Path], subject: Subject) -> dict[str,
     texts, evaluation = subject.texts, subject.evaluation
     accepted = usual_profile(subject.profile)
     padded = getattr(subject.frontend, "pad_seconds", 0)
-    pairs = [(batch, seconds) for batch in evaluation.gpu_batches for seconds in evaluation.gpu_seconds
-             if batch <= accepted.batches[2]] if padded else benchmarked(evaluation, accepted)  # fmt: skip
+    asked = [(batch, seconds) for batch in evaluation.gpu_batches for seconds in evaluation.gpu_seconds]
+    heard = [(batch, seconds) for batch, seconds in asked if batch <= accepted.batches[2] and seconds <= padded]
+    pairs = heard if padded else benchmarked(evaluation, accepted)
     shapes = [(noise_input(accepted, batch, padded or seconds)[0], benchmark_tokens(seconds, generation_of(texts)))
               for batch, seconds in pairs]  # fmt: skip
     timing = [Plan(seconds * batch, batch, 0, subject.gpu, warmup=10) for batch, seconds in pairs]

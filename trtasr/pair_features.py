@@ -11,7 +11,7 @@ from trtasr.audio.log_mel import LogMelConfig
 from trtasr.calibrate import audio
 from trtasr.calibrate_pair import PairGraphs, teacher_tokens
 from trtasr.checkpoint.checkpoint import Checkpoint
-from trtasr.errors import RecipeError
+from trtasr.errors import AudioError, RecipeError
 from trtasr.lower_pair import longest_frames
 from trtasr.quant.speech_noise import speech_shaped_audio
 from trtasr.recipe import Calibration, Recipe
@@ -35,6 +35,10 @@ def pair_features(method: str, recipe: Recipe, checkpoint: Checkpoint, graphs: P
                           f"use at most {longest_frames(checkpoint) / config.frames_per_second:g}")  # fmt: skip
     makers = {"synthetic": synthetic, "noise": noise}
     found = audio(recipe, config) if method == "audio" else makers[method](calibration, checkpoint)
+    longest = max(int(lengths.max()) for lengths in found.lengths)
+    if longest > longest_frames(checkpoint):
+        raise AudioError(f"calibration: a recording of {longest / config.frames_per_second:.1f} s is longer than the "
+                         "model hears", "leave it out of the calibration manifest")  # fmt: skip
     assert checkpoint.generation is not None
     return teacher_tokens(graphs, found, checkpoint.generation, config.frames_per_second)
 

@@ -80,7 +80,12 @@ class Opened:
 
     def files(self, name: str) -> Path:
         """The first file of a graph or engine; each of its files is checked."""
-        checked = [self.bundle.file(file.as_posix()) for file in files_of(Path(name))]
+        names = [file.as_posix() for file in files_of(Path(name))]
+        held = self.bundle.sidecar["files"]
+        checked = [self.bundle.file(file) for file in names]
+        for weights in (f"{file}.data" for file in names):
+            if weights in held:
+                self.bundle.file(weights)
         return checked[0]
 
     def runnable(self, target: str) -> Path:

@@ -16,6 +16,7 @@ from trtasr.values import Comparison, FloatArray, IntArray, TensorComparison
 Array = npt.NDArray[Any]
 Outputs = Sequence[Mapping[str, Array]]  # of each utterance
 ENCODER, DECODER = "encoder", "decoder"
+MOST_BYTES = 24_000_000  # of one encoder's outputs over all compared utterances
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ def compare_pair(reference: Path, candidate: Path, spoken: Spoken, out_dir: Path
     """
     encoders, decoders = (reference, candidate), (decoder_beside(reference), decoder_beside(candidate))
     encoder_files, decoder_files = Files(out_dir), named(out_dir, DECODER)
-    encoded = run_both(encoders, feature_inputs(spoken.feeds), labels, encoder_files)
     size = vocabulary_size(decoders[0])
+    kept = affordable(reference, feature_inputs(spoken.feeds))
+    encoded = run_both(encoders, kept, labels, encoder_files)
     own = [[decoder_inputs(found, ids, size) for found, ids in zip(side, spoken.tokens, strict=False)]
            for side in encoded]  # fmt: skip
     logits = run_both(decoders, own[0], labels, decoder_files)
@@ -68,6 +70,19 @@ def compare_pair(reference: Path, candidate: Path, spoken: Spoken, out_dir: Path
         token_agreement=float(np.mean(exact.argmax(axis=1) == chained.argmax(axis=1))), frames=len(exact),
         features=spoken.kind, command=" && ".join(commands), results_file=encoder_files.results,
         unit="tokens")  # fmt: skip
+
+
+def affordable(encoder: Path, inputs: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
+    """As many utterances as `MOST_BYTES` of keys and values hold, one at least: all of them are written as JSON."""
+    session = open_session(encoder)
+    kept: list[Mapping[str, Array]] = []
+    used = 0
+    for item in inputs:
+        used += sum(value.nbytes for value in session.run(None, dict(item)))
+        if kept and used > MOST_BYTES:
+            break
+        kept.append(item)
+    return kept
 
 
 def decoder_beside(encoder: Path) -> Path:

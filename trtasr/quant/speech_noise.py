@@ -21,9 +21,9 @@ PITCH = (90.0, 240.0)  # Hz
 def speech_shaped_audio(batch: int, seconds: float, rate: int, generator: torch.Generator) -> Tensor:
     """Noise and pulses, filtered by an envelope that moves as speech does.
 
-    The excitation is half pulses of a slowly moving pitch, half white noise. Its short-time spectrum is multiplied by
-    an envelope: log10 power = tilt over the mel scale + 1.6 x `speech_shaped_noise` (a loudness contour of phrases and
-    syllables, and texture over neighbouring bands), interpolated over frequency.
+    The excitation is pulses of a slowly moving pitch with white noise at a quarter of their power. Its short-time
+    spectrum is multiplied by an envelope: log10 power = tilt over the mel scale + 1.6 x `speech_shaped_noise` (a loudness
+    contour of phrases and syllables, and texture over neighbouring bands), interpolated over frequency.
 
     Args:
         batch: B.
