@@ -12,6 +12,7 @@ PLANE = Site("plane", "Conv", (256, 256, 3, 3), 256, 256, 1, (3, 3), (2, 2))
 STRIDED = Site("strided", "Conv", (256, 64, 1), 64, 256, 1, (1,), (2,))
 DECODER = Site("decoder", "Conv", (29, 1024, 1), 1024, 29, 1, (1,), (1,))
 LINEAR = Site("linear", "MatMul", (256, 1024), 256, 1024)
+SOUND = Site("sound", "Conv", (288, 1, 127), 1, 288, 1, (127,), (64,))
 NARROW = Site("narrow", "Conv", (256, 8, 3), 8, 256, 1, (3,), (1,))
 
 
@@ -23,6 +24,7 @@ def skipped(target, site):
     (POINTWISE, None, None), (DEPTHWISE, "depthwise", "depthwise"), (WIDE, None, None),
     (FEW, None, "kernel"), (PLANE, None, "kernel"), (STRIDED, None, None), (DECODER, "alignment", None),
     (LINEAR, None, None), (NARROW, "alignment", None),
+    (SOUND, "waveform", "waveform"),
 ])  # fmt: skip
 def test_rules(site, t4, t4_rtx):
     assert skipped(T4, site) == t4
@@ -32,7 +34,8 @@ def test_rules(site, t4, t4_rtx):
 
 def test_targets_by_name_and_their_passes():
     assert {name: target.passes for name, target in TARGETS.items()} == {
-        "t4": ("qdq", "halve"), "t4-rtx": ("qdq", "unfold", "pointwise", "gains", "halve"),
+        "t4": ("qdq", "halve", "half_caches"),
+        "t4-rtx": ("qdq", "unfold", "pointwise", "gains", "halve", "half_caches"),
         "cpu": ("cpu_qdq",)}  # fmt: skip
 
 
@@ -43,4 +46,4 @@ def test_the_recipe_says_from_how_many_channels_convolutions_are_unfolded(channe
     assert skipped(target, STRIDED) is None  # one tap: nothing is copied
     (other,) = choose(EngineShapes(target="t4-rtx", compute_capability="8.6", unfold_channels=channels))
     assert skipped(other, FEW) is None
-    assert other.passes == ("qdq", "halve")
+    assert other.passes == ("qdq", "halve", "half_caches")

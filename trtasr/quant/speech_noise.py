@@ -22,8 +22,8 @@ def speech_shaped_audio(batch: int, seconds: float, rate: int, generator: torch.
     """Noise and pulses, filtered by an envelope that moves as speech does.
 
     The excitation is pulses of a slowly moving pitch with white noise at a quarter of their power. Its short-time
-    spectrum is multiplied by an envelope: log10 power = tilt over the mel scale + 1.6 x `speech_shaped_noise` (a loudness
-    contour of phrases and syllables, and texture over neighbouring bands), interpolated over frequency.
+    spectrum is multiplied by an envelope: log10 power = tilt over the mel scale + 1.6 x `speech_shaped_noise` (a
+    loudness contour of phrases and syllables, and texture over neighbouring bands), interpolated over frequency.
 
     Args:
         batch: B.
