@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 import pytest
 from tiny_archive import write_archive, write_manifest
+from whisper_folder import write_folder
 
 from trtasr import acceptance, gpu, lower, verbs
 from trtasr.cli import main
@@ -340,3 +341,23 @@ def test_nothing_is_left_on_the_gpu(bundle):
     driver = sys.modules["pycuda.driver"]
     assert driver.state["allocated"] == 0
     assert driver.state["stack"] == 0
+
+
+def test_encoder_and_decoder_plans_of_a_whisper_run_with_their_cache_on_the_gpu(host):
+    write_folder(host / "whisper")
+    few = ["calibration.batches=1", "calibration.batch_size=2", "evaluation.gpu_seconds=[0.5, 60.0]"]
+    flags = [*FAST, *(word for setting in few for word in ("--set", setting)), "--allow-slower",
+             "--set", "evaluation.max_wer_increase=100000"]  # fmt: skip
+    out = host / "whisper-out"
+    assert main(["compile", str(host / "whisper"), "--manifest", str(host / "manifest.json"), "-o", str(out), "-q",
+                 *flags]) == 0  # fmt: skip
+    names = {f"{half}.{kind}" for half in ("encoder", "decoder") for kind in ("plan", "fp16.plan", "fp32.plan")}
+    assert {path.name for path in (out / "t4").iterdir()} == names
+    rows = {row["target"]: row for row in read(out, "bench.json")}
+    assert list(rows) == ["fp32", "t4-fp16", "t4-fp32", "t4"]
+    for target in ("t4", "t4-fp16", "t4-fp32"):
+        shapes = [(item["batch"], item["audio_seconds"]) for item in rows[target]["latencies"]]
+        assert shapes == [(1, 0.5), (2, 1.0)]  # 60 s is more than it hears
+        assert all(0 < item["encoder_ms"] < item["p50_ms"] for item in rows[target]["latencies"])
+        assert rows[target]["wer"] is not None
+        assert rows[target]["note"] == ""
