@@ -25,6 +25,7 @@ from trtasr.graph.export_pair import export_pair
 from trtasr.job import Job
 from trtasr.lower_pair import longest_frames, lower_and_build_pair, module_of, pair_baselines, pair_plants
 from trtasr.measure import COMPARED_UTTERANCES, compare_first_pair, measure, timed_engines
+from trtasr.models.encoder_decoder import no_past
 from trtasr.pair_features import pair_features, synthetic
 from trtasr.pair_run import DECODER, ENCODER, refuse_longer
 from trtasr.records import Record, write_record
@@ -147,8 +148,7 @@ def teacher_forced(model: nn.Module, features: Tensor, lengths: Tensor, tokens: 
     encoder, decoder = (converted(module_of(model, name), features.dtype) for name in (ENCODER, DECODER))
     encoded, positions = encoder(features, lengths)
     cross = decoder.cross(encoded)
-    past = [(key[:, :, :0], value[:, :, :0]) for key, value in cross]
-    logits, _ = decoder(tokens, past, cross, positions)
+    logits, _ = decoder(tokens, no_past(cross), cross, positions)
     return logits, positions
 
 

@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from trtasr.models.encoder_decoder import EncoderDecoder, KeyValue, causal_bias, cross_of, source_bias
 from trtasr.models.layers import length_mask
 from trtasr.models.moonshine_attention import CrossAttention, Rotary, Run, SelfAttention
 from trtasr.models.moonshine_config import check_config
-from trtasr.models.whisper import KeyValue, causal_bias, source_bias
 
 EPSILON = 1e-5  # of the group norm, added to the variance
 
@@ -214,8 +214,7 @@ class Decoder(nn.Module):
 
     def cross(self, encoded: Tensor) -> list[KeyValue]:
         """Keys and values of every layer's cross-attention, from encoded [B, T', d]."""
-        batch = encoded.shape[0]
-        return [cast(DecoderLayer, layer).encoder_attn.key_value(encoded, batch) for layer in self.layers]
+        return cross_of(self.layers, encoded)
 
     def forward(self, tokens: Tensor, past: Sequence[KeyValue], cross: Sequence[KeyValue],
                 positions: Tensor) -> tuple[Tensor, list[KeyValue]]:  # fmt: skip
@@ -242,8 +241,8 @@ class Decoder(nn.Module):
         return nn.functional.linear(self.norm(x), self.embed_tokens.weight), presents
 
 
-class Moonshine(nn.Module):
-    """An encoder and a decoder.
+class Moonshine(EncoderDecoder):
+    """Moonshine.
 
     Args:
         config: Hugging Face's ``config.json``.
@@ -252,16 +251,9 @@ class Moonshine(nn.Module):
         CheckpointError: a key that is missing, out of bounds or unsupported.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        check_config(config)
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+    encoder: Encoder
+    decoder: Decoder
 
-    def forward(self, features: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
-        """Teacher forcing: waveforms [B, 1, samples], lengths [B], tokens int64 [B, L] -> logits float32 [B, L, V]."""
-        encoded, positions = self.encoder(features, lengths)
-        cross = self.decoder.cross(encoded)
-        past = [(key[:, :, :0], value[:, :, :0]) for key, value in cross]
-        logits, _ = self.decoder(tokens, past, cross, positions)
-        return cast(Tensor, logits)
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        check_config(config)
+        super().__init__(Encoder(config), Decoder(config))

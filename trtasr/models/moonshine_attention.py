@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from trtasr.models.encoder_decoder import KeyValue
 from trtasr.models.moonshine_config import rotary
-from trtasr.models.whisper import KeyValue
 
 LANES = 8  # heads get a multiple of so many numbers
 

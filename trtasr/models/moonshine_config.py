@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trtasr.errors import CheckpointError
-from trtasr.models.checks import check_integer
+from trtasr.models.checks import check_table
 
 # Bounds, both included, above any published model: a folder may come from anywhere and must not claim memory.
 INTEGERS = {"hidden_size": (8, 2**13), "intermediate_size": (1, 2**15), "vocab_size": (2, 2**20),
@@ -23,11 +23,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: naming the key.
     """
-    for key, bounds in INTEGERS.items():
-        check_integer(f"config.json: {key}", config.get(key), bounds)
-    for key, value in FIXED.items():
-        if config.get(key, value) != value:
-            raise CheckpointError(f"config.json: {key} is {config[key]!r:.80}", f"only {value!r} is supported")
+    check_table(config, INTEGERS, FIXED)
     check_heads(config)
     rotary(config)
 

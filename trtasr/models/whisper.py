@@ -11,12 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from trtasr.models.encoder_decoder import EncoderDecoder, KeyValue, causal_bias, cross_of, source_bias
 from trtasr.models.layers import length_mask
 from trtasr.models.whisper_config import check_config
-
-MASKED = -10000.0  # added to scores of keys that are not to be seen; fits FP16
-
-KeyValue = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
@@ -189,8 +186,7 @@ class Decoder(nn.Module):
 
     def cross(self, encoded: Tensor) -> list[KeyValue]:
         """Keys and values of every layer's cross-attention, from encoded [B, T', d]."""
-        batch = encoded.shape[0]
-        return [cast(DecoderLayer, layer).encoder_attn.key_value(encoded, batch) for layer in self.layers]
+        return cross_of(self.layers, encoded)
 
     def forward(self, tokens: Tensor, past: Sequence[KeyValue], cross: Sequence[KeyValue],
                 positions: Tensor) -> tuple[Tensor, list[KeyValue]]:  # fmt: skip
@@ -216,8 +212,8 @@ class Decoder(nn.Module):
         return nn.functional.linear(self.layer_norm(x), self.embed_tokens.weight), presents
 
 
-class Whisper(nn.Module):
-    """An encoder and a decoder.
+class Whisper(EncoderDecoder):
+    """Whisper.
 
     Args:
         config: Hugging Face's ``config.json``.
@@ -226,30 +222,12 @@ class Whisper(nn.Module):
         CheckpointError: a key that is missing, out of bounds or unsupported.
     """
 
+    encoder: Encoder
+    decoder: Decoder
+
     def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
         check_config(config)
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
-
-    def forward(self, features: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
-        """Teacher forcing: log-mel [B, mel, T], lengths [B], tokens int64 [B, L] -> logits float32 [B, L, V]."""
-        encoded, positions = self.encoder(features, lengths)
-        cross = self.decoder.cross(encoded)
-        past = [(key[:, :, :0], value[:, :, :0]) for key, value in cross]
-        logits, _ = self.decoder(tokens, past, cross, positions)
-        return cast(Tensor, logits)
-
-
-def source_bias(positions: Tensor, total: int | Tensor) -> Tensor:
-    """0 for valid encoder positions, `MASKED` for the others: int64 [B] -> float32 [B, 1, 1, T']."""
-    return ((1.0 - length_mask(positions, total)) * MASKED)[:, None]
-
-
-def causal_bias(places: Tensor, total: int | Tensor) -> Tensor:
-    """0 for tokens at or before a place, `MASKED` for later ones: int64 [L] -> float32 [L, total]."""
-    steps = torch.arange(cast(int, total), device=places.device)
-    return (steps[None, :] - places[:, None]).clamp(0, 1).to(torch.float32) * MASKED
+        super().__init__(Encoder(config), Decoder(config))
 
 
 def sinusoids(positions: int, width: int) -> Tensor:

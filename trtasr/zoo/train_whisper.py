@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trtasr.models.encoder_decoder import no_past
 from trtasr.models.whisper import Whisper
 from trtasr.values import FloatArray
 from trtasr.zoo.augment import mask, noise
@@ -141,8 +142,7 @@ def joint_loss(model: Whisper, head: nn.Linear, batch: Batch) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         encoded, positions = model.encoder(batch.features, batch.frames)
         cross = model.decoder.cross(encoded)
-        past = [(key[:, :, :0], value[:, :, :0]) for key, value in cross]
-        logits, _ = model.decoder(batch.tokens, past, cross, positions)
+        logits, _ = model.decoder(batch.tokens, no_past(cross), cross, positions)
     attention = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch.wanted.flatten(), ignore_index=IGNORED,
                                             label_smoothing=SMOOTHING)  # fmt: skip
     log_probs = torch.log_softmax(head(encoded.float()), 2).transpose(0, 1)

@@ -17,8 +17,9 @@ from trtasr.audio.log_mel import LogMelConfig, LogMelFrontend
 from trtasr.checkpoint.generation import read_generation
 from trtasr.checkpoint.huggingface import read_huggingface
 from trtasr.errors import MissingError
+from trtasr.models.encoder_decoder import KeyValue, no_past
 from trtasr.models.load import build_model
-from trtasr.models.whisper import KeyValue, Whisper, sinusoids
+from trtasr.models.whisper import Whisper, sinusoids
 from trtasr.text.generate import Generation, biases, greedy
 from trtasr.text.tokens import Tokenizer, tokenizer
 from trtasr.values import FloatArray, IntArray
@@ -158,7 +159,7 @@ class TorchDecoding:
         """Encode a batch; valid encoder positions [B]."""
         encoded, self._positions = self._model.encoder(torch.from_numpy(features), torch.from_numpy(lengths))
         self._cross = self._model.decoder.cross(encoded)
-        self._past = [(key[:, :, :0], value[:, :, :0]) for key, value in self._cross]
+        self._past = no_past(self._cross)
         self._start = torch.empty(0)
         return np.asarray(self._positions.numpy())
 
