@@ -14,7 +14,7 @@ from trtasr import pair_run
 from trtasr.bench.latency import Plan
 from trtasr.bench.wer import Prepared
 from trtasr.engine.ort_generate import OrtDecoding
-from trtasr.errors import AudioError, RecipeError
+from trtasr.errors import AudioError, QualityError, RecipeError
 from trtasr.pair_run import (
     PairRunner,
     Texts,
@@ -190,3 +190,15 @@ def test_what_is_longer_than_the_model_hears_is_refused():
     (2.0, LIMITED, 8), (2.0, replace(GENERATION, tokens_per_second=1.5), 3)])  # fmt: skip
 def test_a_benchmark_generates_as_many_tokens_as_speech_has(seconds, generation, tokens):
     assert benchmark_tokens(seconds, generation) == tokens
+
+
+def test_numbers_that_are_none_fail_the_run():
+    class Broken:
+        def begin(self, features, lengths):
+            return lengths
+
+        def step(self, tokens, bias):
+            return np.full(len(tokens), END), np.full(len(tokens), np.nan, np.float32)
+
+    with pytest.raises(QualityError, match="NaN or infinity"):
+        PairRunner(Broken(), TEXTS)(np.zeros((1, 2, 8), np.float32), np.array([8]))

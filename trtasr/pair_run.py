@@ -14,7 +14,7 @@ from trtasr.bench.wer import Prepared
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.engine.trt_generate import open_pair
-from trtasr.errors import AudioError, RecipeError
+from trtasr.errors import AudioError, QualityError, RecipeError
 from trtasr.text.generate import Decoding, Generated, Generation, biases, greedy, prompts
 from trtasr.values import FloatArray, IntArray, Latency
 
@@ -112,8 +112,17 @@ class PairRunner:
         return np.array([*prompt, *self.generate(features, lengths).tokens[0]], np.int64)
 
     def generate(self, features: FloatArray, lengths: IntArray) -> Generated:
-        """Greedy generation."""
-        return greedy(self._decoding, features, lengths, np.asarray(lengths / self._rate, np.float32), self._generation)
+        """Greedy generation.
+
+        Raises:
+            QualityError: the decoder gives NaN or infinity.
+        """
+        seconds = np.asarray(lengths / self._rate, np.float32)
+        found = greedy(self._decoding, features, lengths, seconds, self._generation)
+        if not np.isfinite(found.log_probs).all():
+            raise QualityError("the decoder's log-probabilities hold NaN or infinity",
+                               "calibrate again; if it stays, report the checkpoint and recipe")  # fmt: skip
+        return found
 
 
 @dataclass
