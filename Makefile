@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-name = $(basename $(notdir $(MODEL)))
+name = $(patsubst %.nemo,%,$(patsubst %.toml,%,$(notdir $(patsubst %/,%,$(MODEL)))))
 bundle = $(or $(OUT),engines/$(name))
 manifest = $(if $(MANIFEST),--manifest $(MANIFEST))
 target = $(if $(TARGET),--target $(TARGET))

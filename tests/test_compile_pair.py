@@ -336,7 +336,7 @@ def test_silence_ends_in_every_engine(compiled, folder, tmp_path):
     (["--min-sqnr", "20"], "choose layers of CTC models only"),
     (["--max-wer-drop", "1"], "choose layers of CTC models only"),
     (["--set", "calibration.seconds=2.5"], "longer than the model hears"),
-    (["--set", "evaluation.bench_seconds=[1, 2.5]"], "bench_seconds = [1.0, 2.5]: the model hears at most 2 s"),
+    (["--set", "evaluation.bench_seconds=[1, 2.5]"], "bench_seconds = [1.0, 2.5]: the model hears 0.025 to 2 s"),
     (["--set", "quantization.exclude=['/encoder/x']"], "matches no Conv, MatMul or Gemm node"),
 ])  # fmt: skip
 def test_what_a_pair_cannot_have_is_refused(folder, tmp_path, capsys, flags, words):
@@ -351,7 +351,7 @@ def test_an_utterance_longer_than_the_positions_is_refused(folder, tmp_path, cap
     line = {"audio_filepath": "long.wav", "duration": 2.1, "text": "one"}
     (tmp_path / "manifest.json").write_text(json.dumps(line), encoding="utf-8")
     assert compiling(folder, tmp_path / "out", "--manifest", tmp_path / "manifest.json", "--target", "cpu")[0] == 2
-    assert "2.10 s, but the model hears at most 2 s" in capsys.readouterr().err
+    assert "2.100 s, but the model hears at most 2 s" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -362,12 +362,12 @@ def test_no_verb_cuts_speech_that_the_model_cannot_hear(compiled, tmp_path, caps
     (tmp_path / "manifest.json").write_text(json.dumps(line), encoding="utf-8")
     given = [tmp_path / "long.wav"] if verb == "transcribe" else ["--manifest", tmp_path / "manifest.json"]
     assert run(verb, compiled, *given, "-q")[0] == 2
-    assert "2.10 s, but the model hears at most 2 s" in capsys.readouterr().err
+    assert "2.100 s, but the model hears at most 2 s" in capsys.readouterr().err
 
 
 def test_no_benchmark_pretends_to_hear_more_than_the_model_does(compiled, capsys):
     assert run("bench", compiled, "--seconds", "3", "-q")[0] == 2
-    assert "bench_seconds = [3.0]: the model hears at most 2 s" in capsys.readouterr().err
+    assert "bench_seconds = [3.0]: the model hears 0.025 to 2 s" in capsys.readouterr().err
 
 
 def test_implicit_quantization_is_refused(folder, tmp_path, monkeypatch, capsys):
@@ -384,3 +384,15 @@ def test_a_model_that_says_nothing_fails_the_run(folder, tmp_path, capsys):
     assert code == 3
     assert "all 2 transcripts are empty" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_saved_engine_is_both_files_and_a_folder_keeps_its_whole_name(folder, tmp_path, monkeypatch):
+    write_folder(tmp_path / "tiny.en")
+    monkeypatch.chdir(tmp_path)
+    saved = tmp_path / "my.onnx"
+    code, _ = run("compile", f"{tmp_path / 'tiny.en'}/", "--target", "cpu", "--saveEngine", saved, *CHEAP)
+    assert code == 0
+    bundle = tmp_path / "engines" / "tiny.en"
+    for half in HALVES:
+        assert (tmp_path / f"my.{half}.onnx").read_bytes() == (bundle / "cpu" / f"{half}.int8.onnx").read_bytes()
+    assert read(bundle, "bundle.json")["name"] == "tiny.en"

@@ -361,3 +361,18 @@ def test_encoder_and_decoder_plans_of_a_whisper_run_with_their_cache_on_the_gpu(
         assert all(0 < item["encoder_ms"] < item["p50_ms"] for item in rows[target]["latencies"])
         assert rows[target]["wer"] is not None
         assert rows[target]["note"] == ""
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    (["evaluation.gpu_seconds=[60.0]"], "no such shape fits"),
+    (["engine.max_batch=1", "evaluation.batch=2", "evaluation.gpu_batches=[1]", "evaluation.gpu_seconds=[0.5]"],
+     "the engine takes 1 to 1 utterances"),
+])  # fmt: skip
+def test_a_whisper_whose_shapes_do_not_fit_is_refused_before_anything_is_built(host, capsys, changes, words):
+    write_folder(host / "misfit")
+    flags = [*FAST, *(word for change in changes for word in ("--set", change))]
+    out = host / "misfit-out"
+    assert main(["compile", str(host / "misfit"), "--manifest", str(host / "manifest.json"), "-o", str(out), "-q",
+                 *flags]) == 2  # fmt: skip
+    assert words in capsys.readouterr().err
+    assert not out.exists()

@@ -11,6 +11,8 @@ from torch_decoding import TorchDecoding
 from whisper_pair import END, ENGLISH, GENERATION, START, TASK, VOCABULARY, exported, hearing_whisper, tiny_features
 
 from trtasr import pair_run
+from trtasr.audio.log_mel import LogMelConfig
+from trtasr.audio.waveform import WaveformConfig
 from trtasr.bench.latency import Plan
 from trtasr.bench.wer import Prepared
 from trtasr.engine.ort_generate import OrtDecoding
@@ -176,13 +178,21 @@ def test_the_warm_up_does_not_count_for_the_encoder(monkeypatch):
 
 
 def test_what_is_longer_than_the_model_hears_is_refused():
-    fits, long = (Prepared(name, seconds, "", np.zeros((1, 1)), 1) for name, seconds in (("a", 2.0), ("b", 2.01)))
-    refuse_longer(2.0, [fits], (1.0, 2.0))
-    refuse_longer(2.0, [], ())
-    with pytest.raises(AudioError, match=r"b: 2\.01 s, but the model hears at most 2 s"):
-        refuse_longer(2.0, [fits, long], ())
-    with pytest.raises(RecipeError, match=r"bench_seconds = \[1\.0, 2\.5\]"):
-        refuse_longer(2.0, [fits], [1.0, 2.5])
+    config, seconds = LogMelConfig(), {"fits": 2.0, "barely": 2.004, "long": 2.011}
+    items = {name: Prepared(f"{name}.wav", length, "", np.zeros((1, 4), np.float32), 4)
+             for name, length in seconds.items()}  # fmt: skip
+    refuse_longer(config, 200, [items["fits"], items["barely"]], (1.0, 2.0))
+    refuse_longer(config, 200, [], ())
+    with pytest.raises(AudioError, match=r"long.wav: 2.011 s, but the model hears at most 2 s"):
+        refuse_longer(config, 200, list(items.values()), ())
+    with pytest.raises(RecipeError, match="bench_seconds"):
+        refuse_longer(config, 200, [], [1.0, 2.5])
+
+
+def test_a_benchmark_too_short_for_one_position_is_refused():
+    refuse_longer(WaveformConfig(), 1 << 31, [], [0.06])
+    with pytest.raises(RecipeError, match="bench_seconds"):
+        refuse_longer(WaveformConfig(), 1 << 31, [], [0.05, 1.0])
 
 
 @pytest.mark.parametrize(("seconds", "generation", "tokens"), [

@@ -21,8 +21,9 @@ from trtasr.controls import label, usable_wer
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import UsageError
 from trtasr.evaluate import prepare, word_error_rate
+from trtasr.lower_pair import longest_frames
 from trtasr.models.load import build_model
-from trtasr.pair_run import texts_of
+from trtasr.pair_run import refuse_longer, texts_of
 from trtasr.recipe import Quantization, Recipe
 from trtasr.report.table import align
 from trtasr.values import CalibrationSet, FloatArray
@@ -103,6 +104,8 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[float, tuple[Cell, ...]]:
     checkpoint = read_checkpoint(Path(recipe.checkpoint))
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     utterances = prepare(read_manifest(Path(recipe.evaluation.manifest)), checkpoint.frontend)
+    if checkpoint.generation:
+        refuse_longer(checkpoint.frontend, longest_frames(checkpoint), utterances, ())
     with subject_of(checkpoint, model, utterances) as subject:
         bench = Bench(subject, recipe, checkpoint, utterances, subject.outputs(subject.fp32))
         reference = word_error_rate(subject.fp32, utterances, texts_of(checkpoint), recipe.evaluation.batch).wer

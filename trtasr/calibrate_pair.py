@@ -19,6 +19,7 @@ from trtasr.engine.run import observe, open_session, utterances
 from trtasr.errors import UsageError
 from trtasr.graph.tensors import activation_tensors
 from trtasr.lower_pair import split_excludes
+from trtasr.pair_run import TOKENS_PER_SECOND
 from trtasr.quant.ranges import collect
 from trtasr.quant.scales import scale_table
 from trtasr.recipe import Quantization
@@ -28,7 +29,6 @@ from trtasr.values import Array, CalibrationSet, FloatArray, IntArray, ScaleTabl
 logger = logging.getLogger(__name__)
 
 ENCODED, LOGITS = "encoded", "logits"  # outputs whose SQNR is noted
-TOKENS_PER_SECOND = 4  # of audio, at most; read English has about three words a second
 FEWEST_TOKENS = 8  # that there is room for, however short the audio
 
 

@@ -25,6 +25,7 @@ from trtasr.gpu import FP16, FP32, slower_than_fp16, speedups
 from trtasr.job import Options
 from trtasr.lower import resolve_targets
 from trtasr.measure import PROFILE
+from trtasr.pair_run import files_of, is_pair
 from trtasr.recipe import Evaluation, Recipe, build, load_recipe, override, to_dict
 from trtasr.records import Record, bench_json, comparison_json, control_rows, controls_json, summary_json
 from trtasr.report.error_view import corrections
@@ -55,7 +56,7 @@ from trtasr.verbs import (
 
 ENGINES = Path("engines")
 SHAPE = re.compile(r"^features:(\d+)x(\d+)x(\d+)$")
-FRAMES_PER_SECOND = 100  # of trtexec-style shapes: NeMo front-ends have a stride of 10 ms
+FRAMES_PER_SECOND, SAMPLE_RATE = 100, 16000  # of trtexec-style shapes: a stride of 10 ms; with one row, samples
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def find_recipe(model: str) -> Recipe:
     if path.suffix == ".toml":
         return load_recipe(path)
     if path.suffix == ".nemo" or path.is_file() or (path / "config.json").is_file():
-        return Recipe(name=re.sub(r"[^A-Za-z0-9._-]", "_", path.resolve().stem), checkpoint=model)
+        whole = path.resolve()
+        return Recipe(re.sub(r"[^A-Za-z0-9._-]", "_", whole.name if whole.is_dir() else whole.stem), model)
     if (ENGINES / f"{model}.toml").is_file():
         return load_recipe(ENGINES / f"{model}.toml")
     names = ", ".join(sorted(p.stem for p in ENGINES.glob("*.toml"))) or "none in this folder"
@@ -119,8 +121,8 @@ def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
             match = SHAPE.match(text)
             if not match or not int(match[1]) or not int(match[3]):
                 raise RecipeError(f"--{which}Shapes={text}", "write it as features:BATCHxMELxFRAMES")
-            changed: dict[str, Any] = {f"{which}_batch": int(match[1]),
-                                       f"{which}_seconds": int(match[3]) / FRAMES_PER_SECOND}  # fmt: skip
+            rate = FRAMES_PER_SECOND if int(match[2]) > 1 else SAMPLE_RATE
+            changed: dict[str, Any] = {f"{which}_batch": int(match[1]), f"{which}_seconds": int(match[3]) / rate}
             engine = replace(engine, **changed)
     flags = {"target": arguments.target, "compute_capability": arguments.compute_capability,
              "quantization": arguments.quantization, "timing_cache": arguments.timing_cache}  # fmt: skip
@@ -176,11 +178,20 @@ def export_extras(record: Record, out: Path, arguments: argparse.Namespace) -> N
     """Honour trtexec's ``--saveEngine``, ``--exportLayerInfo`` and ``--exportProfile`` for the first engine."""
     engine = record.engines[0]
     if arguments.save_engine:
-        shutil.copyfile(out / engine.path, arguments.save_engine)
+        save_engine(out / engine.path, arguments.save_engine)
     if arguments.export_layers:
         write_json(arguments.export_layers, trtexec_layers(engine.layers))
     if arguments.export_profile:
         shutil.copyfile(out / PROFILE, arguments.export_profile)
+
+
+def save_engine(engine: Path, target: Path) -> None:
+    """Copy an engine to a file; of an encoder-decoder both, ``encoder`` and ``decoder`` in front of the suffix."""
+    if not is_pair(engine):
+        shutil.copyfile(engine, target)
+        return
+    for part in files_of(engine):
+        shutil.copyfile(part, target.with_suffix(f".{part.name.partition('.')[0]}{target.suffix}"))
 
 
 def compile_text(record: Record, out: Path) -> str:

@@ -30,7 +30,7 @@ def compare_layers(path: Path, target: str, manifest: Path | None, limit: int) -
 
     The FP32 graph runs in ONNX Runtime. A `t4` engine runs on its GPU, as a plan built for this with those tensors as
     outputs (which keeps TensorRT from fusing across them: the numbers are of its kernels, not of its fusions); any
-    other engine, or a `t4` one without its GPU, runs as its graph in ONNX Runtime.
+    other engine, a `t4` one without its GPU, and an encoder-decoder runs as its graph in ONNX Runtime.
 
     Args:
         path: bundle.

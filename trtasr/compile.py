@@ -14,7 +14,6 @@ import onnx
 import torch
 from torch import nn
 
-from trtasr.bench.wer import Prepared
 from trtasr.budget import Trial, budgeted, within_budget
 from trtasr.bundle import check_replaceable, staged
 from trtasr.calibrate import (
@@ -31,12 +30,11 @@ from trtasr.checkpoint.read import read_checkpoint
 from trtasr.compile_pair import compile_pair, exported_pair
 from trtasr.controls import METHODS, run_controls
 from trtasr.engine.run import utterances as single_utterances
-from trtasr.errors import AudioError, RecipeError
 from trtasr.gpu import benchmarked
 from trtasr.graph.center import center
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
-from trtasr.job import Job, Options, begin
+from trtasr.job import Job, Options, begin, fitting
 from trtasr.lower import FP32, Plant, build_baselines, lower_and_build, profile, save
 from trtasr.measure import compare_first, measure, timed_engines
 from trtasr.models.load import build_model
@@ -52,8 +50,9 @@ Features = Callable[[str], CalibrationSet]  # calibration method -> features, ma
 PARITY = 1e-4  # largest difference of log-probabilities between the module in float64 and the FP32 graph
 PARITY_FACTOR = 4  # ... or this times torch's own float32 rounding, where that is more,
 LARGEST_PARITY = 1e-3  # but never more than this
-STAGES = ("read checkpoint", "read utterances", "export", "calibrate: scale table, correction", "center, prove parity",
-          "budget: layers left in floating point (with --min-sqnr, --max-wer-drop)",
+STAGES = ("read checkpoint", "read utterances", "export", "calibrate: scale table, correction",
+          "center (CTC), prove parity",
+          "budget: layers left in floating point (CTC, with --min-sqnr or --max-wer-drop)",
           "lower and build: Q/DQ graphs, engines", "FP16 and FP32 baselines (t4)", "measure WER and latency",
           "compare through Polygraphy",
           "calibration controls (with --controls)", "write records and report")  # fmt: skip
@@ -98,7 +97,9 @@ def compile_ctc(job: Job) -> Record:
     recipe, options, host, checkpoint = job.recipe, job.options, job.host, job.checkpoint
     model, utterances = job.model, job.utterances
     if host:
-        fitting(utterances, recipe, checkpoint)
+        accepted = profile(recipe.engine, checkpoint.frontend.frames_per_second, checkpoint.frontend.rows)
+        benchmarked(recipe.evaluation, accepted)
+        fitting(job, accepted)
     with staged(options.out) as folder, tempfile.TemporaryDirectory() as scratch:
         exported = Path(scratch) / FP32
         export_onnx(fold_batchnorm(model), exported, checkpoint.frontend.rows)
@@ -120,28 +121,6 @@ def compile_ctc(job: Job) -> Record:
                         measured, comparison, controls, parity, time.monotonic() - job.started)  # fmt: skip
         write_record(folder, record)
     return record
-
-
-def fitting(utterances: Sequence[Prepared], recipe: Recipe, checkpoint: Checkpoint) -> None:
-    """Refuse utterances that a plan with the recipe's shapes could not run, before anything is built.
-
-    Raises:
-        AudioError: an utterance too short or too long. RecipeError: more utterances per run than the plan takes, or
-        no benchmarked shape fits.
-    """
-    frontend, engine = checkpoint.frontend, recipe.engine
-    accepted = profile(engine, frontend.frames_per_second, frontend.rows)
-    shapes = accepted.shapes()["features"]
-    (_, _, shortest), _, (_, _, longest) = shapes
-    benchmarked(recipe.evaluation, accepted)
-    for item in utterances:
-        if not shortest <= item.features.shape[1] <= longest:
-            raise AudioError(f"{item.audio_filepath}: {item.duration:.2f} s, but the engine takes "
-                             f"{engine.min_seconds:g} to {engine.max_seconds:g} s",
-                             "leave it out, or widen engine.min_seconds or engine.max_seconds")  # fmt: skip
-    if not engine.min_batch <= recipe.evaluation.batch <= engine.max_batch:
-        raise RecipeError(f"evaluation.batch = {recipe.evaluation.batch}: the engine takes {engine.min_batch} to "
-                          f"{engine.max_batch} utterances", "change evaluation.batch or engine.max_batch")  # fmt: skip
 
 
 def prove_parity(model: nn.Module, path: Path, rows: int) -> float:

@@ -16,18 +16,26 @@ from trtasr.calibrate import calibration_settings, committed_table
 from trtasr.calibrate_pair import PairGraphs, pair_table
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.controls import METHODS, run_pair_controls
-from trtasr.engine.compare_pair import decoder_inputs
+from trtasr.engine.compare_pair import DECODER, ENCODER, decoder_inputs
 from trtasr.engine.run import utterances
 from trtasr.errors import RecipeError
 from trtasr.evaluate import feeds
+from trtasr.gpu import benchmarked_pair
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export_pair import export_pair
-from trtasr.job import Job
-from trtasr.lower_pair import longest_frames, lower_and_build_pair, module_of, pair_baselines, pair_plants
+from trtasr.job import Job, fitting
+from trtasr.lower_pair import (
+    encoder_profile,
+    longest_frames,
+    lower_and_build_pair,
+    module_of,
+    pair_baselines,
+    pair_plants,
+)
 from trtasr.measure import COMPARED_UTTERANCES, compare_first_pair, measure, timed_engines
 from trtasr.models.encoder_decoder import no_past
 from trtasr.pair_features import pair_features, synthetic
-from trtasr.pair_run import DECODER, ENCODER, refuse_longer
+from trtasr.pair_run import refuse_longer
 from trtasr.records import Record, write_record
 from trtasr.values import FloatArray, IntArray, ScaleTable
 
@@ -78,8 +86,22 @@ def refuse(job: Job) -> None:
     if quantization == "implicit":
         raise RecipeError("engine.quantization = 'implicit': encoder-decoders are quantized explicitly only",
                           "leave it out")  # fmt: skip
-    longest = longest_frames(job.checkpoint) / job.checkpoint.frontend.frames_per_second
-    refuse_longer(longest, job.utterances, evaluation.bench_seconds)
+    refuse_longer(job.checkpoint.frontend, longest_frames(job.checkpoint), job.utterances, evaluation.bench_seconds)
+    if job.host:
+        refuse_misfits(job)
+
+
+def refuse_misfits(job: Job) -> None:
+    """Refuse what a plan with the recipe's shapes could not run, before anything is built.
+
+    Raises:
+        AudioError: an utterance too short or too long. RecipeError: more utterances per run than the plan takes, or no
+        benchmarked shape fits.
+    """
+    config, evaluation = job.checkpoint.frontend, job.recipe.evaluation
+    accepted = encoder_profile(job.recipe.engine, config, longest_frames(job.checkpoint))
+    benchmarked_pair(evaluation, accepted, getattr(config, "pad_seconds", 0))
+    fitting(job, accepted)
 
 
 def exported_pair(model: nn.Module, checkpoint: Checkpoint, folder: Path) -> PairGraphs:

@@ -86,9 +86,33 @@ def benchmarked(settings: Evaluation, profile: Profile) -> list[tuple[int, float
     Raises:
         RecipeError: it accepts none, so that nothing could be said about speed.
     """
-    pairs = [(batch, seconds) for batch in settings.gpu_batches for seconds in settings.gpu_seconds]
-    (low, _, high), (short, _, long) = profile.batches, profile.seconds
-    fitting = [(batch, seconds) for batch, seconds in pairs if low <= batch <= high and short <= seconds <= long]
+    (short, _, long) = profile.seconds
+    return shapes_within(settings, profile, (short, long))
+
+
+def benchmarked_pair(settings: Evaluation, profile: Profile, padded: float) -> list[tuple[int, float]]:
+    """The same for an encoder-decoder.
+
+    Args:
+        settings: the recipe's section.
+        profile: of the encoder.
+        padded: seconds that the front-end pads to, all of which may be speech; 0: it does not pad.
+
+    Raises:
+        RecipeError: as `benchmarked`.
+    """
+    return shapes_within(settings, profile, (0.0, padded)) if padded else benchmarked(settings, profile)
+
+
+def shapes_within(settings: Evaluation, profile: Profile, seconds: tuple[float, float]) -> list[tuple[int, float]]:
+    """(batch, seconds) pairs of the recipe that lie within a profile's batches and within `seconds`.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    pairs = [(batch, length) for batch in settings.gpu_batches for length in settings.gpu_seconds]
+    (low, _, high), (short, long) = profile.batches, seconds
+    fitting = [(batch, length) for batch, length in pairs if low <= batch <= high and short <= length <= long]
     if not fitting:
         raise RecipeError(f"evaluation.gpu_seconds = {list(settings.gpu_seconds)}, gpu_batches = "
                           f"{list(settings.gpu_batches)}: no such shape fits the engine ({short:g} to {long:g} s, "

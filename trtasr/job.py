@@ -13,7 +13,8 @@ from trtasr.bench.wer import Prepared
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.engine.build_tensorrt import Host
-from trtasr.errors import UsageError
+from trtasr.engine.profile import Profile
+from trtasr.errors import AudioError, CheckpointError, RecipeError, UsageError
 from trtasr.evaluate import prepare
 from trtasr.lower import resolve_targets
 from trtasr.models.load import build_model
@@ -72,9 +73,43 @@ def begin(recipe: Recipe, options: Options) -> Job:
     started = time.monotonic()
     targets, host = resolve_targets(recipe.engine)
     checkpoint = read_checkpoint(Path(recipe.checkpoint))
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    model = module_of(checkpoint)
     utterances = read_utterances(recipe, checkpoint, options)
     return Job(recipe, options, targets, host, checkpoint, model, utterances, started)
+
+
+def module_of(checkpoint: Checkpoint) -> nn.Module:
+    """The module of a checkpoint.
+
+    Raises:
+        CheckpointError: configuration and weights do not fit; names the file.
+    """
+    try:
+        return build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error.problem}", error.repair) from error
+
+
+def fitting(job: Job, accepted: Profile) -> None:
+    """Refuse utterances that a plan could not run, before anything is built.
+
+    Args:
+        job: with utterances and a batch.
+        accepted: shapes of the plan, of an encoder-decoder those of the encoder.
+
+    Raises:
+        AudioError: an utterance too short or too long. RecipeError: more utterances per run than the plan takes.
+    """
+    engine, batch = job.recipe.engine, job.recipe.evaluation.batch
+    (_, _, shortest), _, (_, _, longest) = accepted.shapes()["features"]
+    for item in job.utterances:
+        if not shortest <= item.features.shape[1] <= longest:
+            raise AudioError(f"{item.audio_filepath}: {item.duration:.2f} s, but the engine takes "
+                             f"{engine.min_seconds:g} to {engine.max_seconds:g} s",
+                             "leave it out, or widen engine.min_seconds or engine.max_seconds")  # fmt: skip
+    if not engine.min_batch <= batch <= engine.max_batch:
+        raise RecipeError(f"evaluation.batch = {batch}: the engine takes {engine.min_batch} to {engine.max_batch} "
+                          "utterances", "change evaluation.batch or engine.max_batch")  # fmt: skip
 
 
 def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options) -> list[Prepared]:

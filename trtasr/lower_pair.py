@@ -14,12 +14,13 @@ from trtasr.audio.frontend import Frontend
 from trtasr.audio.log_mel import LogMelConfig
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.build_tensorrt import Host
+from trtasr.engine.compare_pair import DECODER, ENCODER
 from trtasr.engine.pair_profile import DecoderProfile, EncoderProfile
 from trtasr.errors import RecipeError
 from trtasr.graph.own_part import own_part
 from trtasr.graph.tensors import WEIGHTED
 from trtasr.lower import Lowered, Plant, build_baselines, lower_and_build
-from trtasr.pair_run import DECODER, ENCODER, TOKENS_PER_SECOND
+from trtasr.pair_run import TOKENS_PER_SECOND, shortest_frames
 from trtasr.recipe import EngineShapes, Recipe
 from trtasr.targets import Target
 from trtasr.values import Engine, ScaleTable
@@ -78,7 +79,8 @@ def encoder_profile(engine: EngineShapes, config: Frontend, most: int) -> Encode
     if padded := getattr(config, "pad_seconds", 0):
         seconds = (padded,) * 3
     limit = most / config.frames_per_second
-    low, usual, high = (min(item, limit) for item in seconds)
+    shortest = shortest_frames(config) / config.frames_per_second
+    low, usual, high = (min(max(item, shortest), limit) for item in seconds)
     return EncoderProfile(batches, (low, usual, high), config.frames_per_second, config.rows, most)
 
 

@@ -15,13 +15,13 @@ from trtasr.bench.wer import Prepared
 from trtasr.bundle import write_json
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare import compare
-from trtasr.engine.compare_pair import Spoken, compare_pair
+from trtasr.engine.compare_pair import Dictated, compare_pair
 from trtasr.engine.gpu_state import GpuState
 from trtasr.engine.inspector import trtexec_profile, with_time_shares
 from trtasr.engine.profile import Profile, Shapes
 from trtasr.errors import QualityError
 from trtasr.evaluate import feeds, latencies, word_error_rate
-from trtasr.gpu import FP16, INT8, LABELS, benchmarked, gpu_latencies, layer_times, noise_input, watched
+from trtasr.gpu import FP16, INT8, LABELS, benchmarked_pair, gpu_latencies, layer_times, noise_input, watched
 from trtasr.gpu import FP32 as FP32_PLAN
 from trtasr.lower import FP32, Lowered, Plant
 from trtasr.pair_run import (
@@ -152,9 +152,7 @@ def gpu_pair_latencies(plans: Mapping[str, Path], subject: Subject) -> dict[str,
     texts, evaluation = subject.texts, subject.evaluation
     accepted = usual_profile(subject.profile)
     padded = getattr(subject.frontend, "pad_seconds", 0)
-    asked = [(batch, seconds) for batch in evaluation.gpu_batches for seconds in evaluation.gpu_seconds]
-    heard = [(batch, seconds) for batch, seconds in asked if batch <= accepted.batches[2] and seconds <= padded]
-    pairs = heard if padded else benchmarked(evaluation, accepted)
+    pairs = benchmarked_pair(evaluation, accepted, padded)
     shapes = [(noise_input(accepted, batch, padded or seconds)[0], benchmark_tokens(seconds, generation_of(texts)))
               for batch, seconds in pairs]  # fmt: skip
     timing = [Plan(seconds * batch, batch, 0, subject.gpu, warmup=10) for batch, seconds in pairs]
@@ -212,9 +210,12 @@ def timed_engines(engines: Sequence[Engine], measured: Measured) -> tuple[Engine
 
 def compare_first_pair(plant: Plant, checkpoint: Checkpoint, lowered: Lowered,
                        features: Sequence[tuple[FloatArray, IntArray]], kind: str) -> Comparison:  # fmt: skip
-    """Polygraphy comparison of FP32 with the first engine of an encoder-decoder, on the tokens that FP32 generates."""
+    """Polygraphy comparison of FP32 with the first engine of an encoder-decoder, on the tokens that FP32 generates.
+
+    For a plan its Q/DQ graphs are run by ONNX Runtime, on a T4 host too.
+    """
     tokens = [ids for _, ids in spoken_tokens(plant.fp32, features, texts_of(checkpoint))]
-    spoken = Spoken(features, tokens, kind)
+    spoken = Dictated(features, tokens, kind)
     return compare_pair(plant.fp32, plant.folder / lowered.reference, spoken, plant.folder,
                         ("fp32", f"int8-{lowered.target}"))  # fmt: skip
 

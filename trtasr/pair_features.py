@@ -36,6 +36,8 @@ def pair_features(method: str, recipe: Recipe, checkpoint: Checkpoint, graphs: P
     makers = {"synthetic": synthetic, "noise": noise}
     found = audio(recipe, config) if method == "audio" else makers[method](calibration, checkpoint)
     longest = max(int(lengths.max()) for lengths in found.lengths)
+    if longest == 0:
+        raise AudioError("calibration: every recording is shorter than one feature frame", "give other recordings")
     if longest > longest_frames(checkpoint):
         raise AudioError(f"calibration: a recording of {longest / config.frames_per_second:.1f} s is longer than the "
                          "model hears", "leave it out of the calibration manifest")  # fmt: skip

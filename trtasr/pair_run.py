@@ -9,16 +9,19 @@ from typing import Any, cast
 
 import numpy as np
 
+from trtasr.audio.frontend import Frontend
+from trtasr.audio.waveform import SHORTEST, WaveformConfig
 from trtasr.bench.latency import Plan, interleave
 from trtasr.bench.wer import Prepared
 from trtasr.checkpoint.checkpoint import Checkpoint
+from trtasr.engine.compare_pair import ENCODER, decoder_beside
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.engine.trt_generate import open_pair
 from trtasr.errors import AudioError, QualityError, RecipeError
 from trtasr.text.generate import Decoding, Generated, Generation, biases, greedy, prompts
 from trtasr.values import FloatArray, IntArray, Latency
 
-ENCODER, DECODER = "encoder", "decoder"
+decoder_of = decoder_beside  # the decoder file of an encoder file
 TOKENS_PER_SECOND = 4.0  # of speech, in a benchmark without speech: read English has about three words a second
 
 
@@ -57,11 +60,6 @@ def is_pair(engine: Path) -> bool:
 def files_of(engine: Path) -> tuple[Path, ...]:
     """The files that an engine, named by its first one, consists of."""
     return (engine, decoder_of(engine)) if is_pair(engine) else (engine,)
-
-
-def decoder_of(engine: Path) -> Path:
-    """The decoder file that lies beside an encoder file."""
-    return engine.with_name(DECODER + engine.name.removeprefix(ENCODER))
 
 
 @contextmanager
@@ -178,24 +176,33 @@ def pair_latencies(engines: Mapping[str, Decoding], shapes: Sequence[tuple[Float
     return measured
 
 
-def refuse_longer(longest: float, utterances: Sequence[Prepared], benchmarks: Sequence[float]) -> None:
-    """Refuse what is longer than a model hears: it would be cut, or end in an error of the runtime.
+def refuse_longer(config: Frontend, most: int, utterances: Sequence[Prepared],
+                  benchmarks: Sequence[float]) -> None:  # fmt: skip
+    """Refuse what a model cannot hear whole: it would be cut, or end in an error of the runtime.
 
     Args:
-        longest: seconds of audio that the encoder has positions for.
+        config: of the front-end.
+        most: feature frames that the encoder has positions for.
         utterances: to be transcribed.
         benchmarks: seconds of audio to be timed with.
 
     Raises:
-        AudioError: such an utterance. RecipeError: such a benchmark.
+        AudioError: a longer utterance. RecipeError: a longer benchmark, or one too short for a single position.
     """
+    rate = config.frames_per_second
+    longest, shortest = most / rate, shortest_frames(config) / rate
     for item in utterances:
-        if item.duration > longest:
-            raise AudioError(f"{item.audio_filepath}: {item.duration:.2f} s, but the model hears at most {longest:g} s",
+        if int(item.duration * rate + 1e-6) > most:
+            raise AudioError(f"{item.audio_filepath}: {item.duration:.3f} s, but the model hears at most {longest:g} s",
                              "leave it out of the manifest, or cut it")  # fmt: skip
-    if max(benchmarks, default=0.0) > longest:
-        raise RecipeError(f"evaluation.bench_seconds = {list(benchmarks)}: the model hears at most {longest:g} s",
-                          "leave out what is longer")  # fmt: skip
+    if any(not shortest <= seconds <= longest for seconds in benchmarks):
+        raise RecipeError(f"evaluation.bench_seconds = {list(benchmarks)}: the model hears {shortest:g} to {longest:g} "
+                          "s", "leave out what is longer or shorter")  # fmt: skip
+
+
+def shortest_frames(config: Frontend) -> int:
+    """Feature frames that give one encoder position."""
+    return SHORTEST if isinstance(config, WaveformConfig) else 1
 
 
 def benchmark_tokens(seconds: float, generation: Generation) -> int:

@@ -17,13 +17,13 @@ from trtasr.bundle import seal, write_json
 from trtasr.calibrate import cache_text
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.controls import Control
+from trtasr.engine.compare_pair import ENCODER
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.run import cpu_name
 from trtasr.gpu import slower_than_fp16, state_json
 from trtasr.lower import MODEL, PLAIN, Lowered
 from trtasr.lower_pair import longest_frames
 from trtasr.measure import BASELINES, Measured
-from trtasr.pair_run import ENCODER
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
 from trtasr.report.html import ReportData, render

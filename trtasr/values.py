@@ -4,7 +4,7 @@ Stages do not import each other; `compile.py` carries these values from one to t
 only, so that every stage, the report included, may name the types it receives.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-Feeds = Sequence[Mapping[str, Array]]  # inputs of a graph by name, one utterance each: batch 1, at its valid length
 
 
 @dataclass(frozen=True)

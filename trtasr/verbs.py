@@ -16,7 +16,7 @@ from trtasr.bundle import Bundle, open_bundle
 from trtasr.calibrate import writable
 from trtasr.engine.build_tensorrt import require_tensorrt
 from trtasr.engine.compare import compare
-from trtasr.engine.compare_pair import Spoken, compare_pair
+from trtasr.engine.compare_pair import Dictated, compare_pair
 from trtasr.engine.inspect import layers_from_json
 from trtasr.engine.profile import Profile
 from trtasr.errors import MissingError, UsageError
@@ -75,7 +75,7 @@ class Opened:
         """
         items = prepare(entries, self.frontend)
         if most := self.bundle.sidecar.get("most_frames"):
-            refuse_longer(most / self.frontend.frames_per_second, items, benchmarks)
+            refuse_longer(self.frontend, most, items, benchmarks)
         return items
 
     def files(self, name: str) -> Path:
@@ -160,7 +160,7 @@ def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, li
     labels = ("fp32", f"int8-{target}")
     if opened.texts.generation:
         spoken = spoken_tokens(opened.graph("fp32"), feeds(items), opened.texts)
-        said = Spoken([feed for feed, _ in spoken], [tokens for _, tokens in spoken], "audio")
+        said = Dictated([feed for feed, _ in spoken], [tokens for _, tokens in spoken], "audio")
         return compare_pair(opened.graph("fp32"), opened.graph(target), said, writable(out), labels)
     return compare(opened.graph("fp32"), opened.runnable(target), feeds(items), writable(out), labels, "audio")
 

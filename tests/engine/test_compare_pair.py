@@ -14,7 +14,7 @@ from polygraphy.tools import main as polygraphy_main
 from whisper_pair import START, VOCABULARY, exported, tiny_features, tiny_whisper
 
 from trtasr.engine.compare import compare_tensor
-from trtasr.engine.compare_pair import Spoken, compare_pair, decoder_beside, decoder_inputs, vocabulary_size
+from trtasr.engine.compare_pair import Dictated, compare_pair, decoder_beside, decoder_inputs, vocabulary_size
 from trtasr.engine.run import utterances
 from trtasr.errors import QualityError, UsageError
 
@@ -25,7 +25,7 @@ LABELS = ("fp32", "int8-cpu")
 def spoken():
     features = tiny_features(batches=1)
     feeds = [(item["features"], item["lengths"]) for item in utterances(features)]
-    return Spoken(feeds, features.tokens, "synthetic")
+    return Dictated(feeds, features.tokens, "synthetic")
 
 
 def changed(module):

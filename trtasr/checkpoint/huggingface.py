@@ -94,6 +94,8 @@ def read_vocabulary(folder: Folder, size: int) -> tuple[str, ...]:
         if type(token) is not int or not 0 <= token < MAX_VOCABULARY or not isinstance(text, str):
             raise CheckpointError(f"{name}: {text!r:.80} has the id {token!r:.80}", AGAIN)
         strings[token] = text
+    if not any(token in strings for token in range(size)):
+        raise CheckpointError(f"{name}: no string for any of {size} tokens", AGAIN)
     return tuple(strings.get(token, f"<|unused {token}|>") for token in range(size))
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +10,15 @@ import numpy.typing as npt
 from trtasr.engine.compare import REPAIR, Feed, Files, compare_tensor, feature_inputs, polygraphy_command, run_both
 from trtasr.engine.run import load_model, open_session
 from trtasr.errors import QualityError
-from trtasr.values import Comparison, FloatArray, IntArray, TensorComparison
+from trtasr.values import Array, Comparison, FloatArray, IntArray, TensorComparison
 
-Array = npt.NDArray[Any]
 Outputs = Sequence[Mapping[str, Array]]  # of each utterance
 ENCODER, DECODER = "encoder", "decoder"
 MOST_BYTES = 24_000_000  # of one encoder's outputs over all compared utterances
 
 
 @dataclass(frozen=True)
-class Spoken:
+class Dictated:
     """What two encoder-decoders are compared on.
 
     Attributes:
@@ -34,7 +32,7 @@ class Spoken:
     kind: str
 
 
-def compare_pair(reference: Path, candidate: Path, spoken: Spoken, out_dir: Path,
+def compare_pair(reference: Path, candidate: Path, spoken: Dictated, out_dir: Path,
                  labels: tuple[str, str]) -> Comparison:  # fmt: skip
     """Run both graphs of two encoder-decoders on the same inputs and save what Polygraphy loads again.
 

@@ -4,12 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trtasr.engine.run import open_session
-from trtasr.values import FloatArray, IntArray
-
-Array = npt.NDArray[Any]
+from trtasr.values import Array, FloatArray, IntArray
 
 
 class OrtDecoding:
