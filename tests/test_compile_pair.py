@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import soundfile
+import whisper_folder
 from golden import whisper_configs
 from onnx import TensorProto, numpy_helper
 from tiny_archive import write_manifest
@@ -396,3 +397,15 @@ def test_a_saved_engine_is_both_files_and_a_folder_keeps_its_whole_name(folder, 
     for half in HALVES:
         assert (tmp_path / f"my.{half}.onnx").read_bytes() == (bundle / "cpu" / f"{half}.int8.onnx").read_bytes()
     assert read(bundle, "bundle.json")["name"] == "tiny.en"
+
+
+def test_lengths_that_the_engine_does_not_have_are_said(folder, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        run("compile", folder / "tiny", "-o", tmp_path / "out", "--target", "cpu", *CHEAP[1:])
+    assert "every utterance is padded to 2 s" in caplog.text
+    caplog.clear()
+    alone = whisper_folder.PREPROCESSOR | {"padding": "longest"}
+    write_folder(tmp_path / "alone", preprocessor_config=alone)
+    with caplog.at_level(logging.INFO):
+        run("compile", tmp_path / "alone", "-o", tmp_path / "out", "--target", "cpu", *CHEAP[1:])
+    assert "engine.max_seconds = 20: the model hears at most 2 s" in caplog.text

@@ -87,8 +87,19 @@ def refuse(job: Job) -> None:
         raise RecipeError("engine.quantization = 'implicit': encoder-decoders are quantized explicitly only",
                           "leave it out")  # fmt: skip
     refuse_longer(job.checkpoint.frontend, longest_frames(job.checkpoint), job.utterances, evaluation.bench_seconds)
+    say_limits(job)
     if job.host:
         refuse_misfits(job)
+
+
+def say_limits(job: Job) -> None:
+    """Say where the recipe's lengths are not those of the engine."""
+    config, most = job.checkpoint.frontend, job.recipe.engine.max_seconds
+    limit = longest_frames(job.checkpoint) / config.frames_per_second
+    if padded := getattr(config, "pad_seconds", 0):
+        logger.info("every utterance is padded to %g s: engine.min_, opt_, max_seconds are unused", padded)
+    elif most > limit:
+        logger.info("engine.max_seconds = %g: the model hears at most %g s, and so does the engine", most, limit)
 
 
 def refuse_misfits(job: Job) -> None:
