@@ -1,73 +1,39 @@
-"""The whole pipeline on a tiny Hugging Face folder: two graphs, one scale table, one bundle, and the verbs on it."""
+"""The whole pipeline on a tiny Hugging Face folder: two graphs, one scale table, one bundle."""
 
 import contextlib
-import io
 import json
 import logging
 import re
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import soundfile
 import whisper_folder
+from compiling_pair import CHEAP, HALVES, compiled_bundle, compiling, read, run, speech_folder
 from golden import whisper_configs
 from onnx import TensorProto, numpy_helper
-from tiny_archive import write_manifest
 from whisper_folder import write_folder
 
 from trtasr import compile_pair, job
 from trtasr.checkpoint.read import read_checkpoint
-from trtasr.cli import main
 from trtasr.engine.cache import parse_cache
-from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.graph.own_part import own_part
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.lower import lower
 from trtasr.quant.scales import table_from_json
 from trtasr.targets import T4, TARGETS
-from trtasr.text.generate import biases, greedy
-
-# What random weights say has any WER.
-CHANGES = ["calibration.batches=1", "calibration.batch_size=2", "calibration.seconds=1.5",
-           "evaluation.bench_seconds=[0.5]", "evaluation.max_wer_increase=100000"]  # fmt: skip
-CHEAP = ["-q", *(part for change in CHANGES for part in ("--set", change))]
-HALVES = ("encoder", "decoder")
-
-
-def run(*command):
-    """Exit code and what is printed."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        code = main(list(map(str, command)))
-    return code, printed.getvalue()
-
-
-def compiling(folder, out, *flags):
-    return run("compile", folder / "tiny", "-o", out, *CHEAP, *flags)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny Whisper that hears two seconds, and two utterances."""
-    path = tmp_path_factory.mktemp("compile")
-    write_folder(path / "tiny")
-    write_manifest(path, 2)
-    return path
+    return speech_folder(tmp_path_factory.mktemp("compile"))
 
 
 @pytest.fixture(scope="module")
 def compiled(folder):
-    code, printed = compiling(folder, folder / "out", "--manifest", folder / "manifest.json")
-    assert code == 0
-    (folder / "printed").write_text(printed, encoding="utf-8")
-    return folder / "out"
-
-
-def read(bundle, name):
-    return json.loads((bundle / name).read_text(encoding="utf-8"))
+    return compiled_bundle(folder)
 
 
 def table_of(bundle):
@@ -272,67 +238,6 @@ def monkeypatched_calibration(fails):
         yield asked
 
 
-def test_bench_measures_the_bundle_again(compiled, folder):
-    code, printed = run("bench", compiled, "--manifest", folder / "manifest.json", "--seconds", "1", "-q")
-    assert code == 0
-    assert "int8 cpu against fp32" in printed
-    timed = [line for line in printed.splitlines() if "1 s of audio, batch 1: p50" in line]
-    assert len(timed) == 2
-    assert all(line.endswith("ms per token (4 tokens)") for line in timed)
-    wers = {row["target"]: row["wer"] for row in read(compiled, "bench.json")}
-    assert sum(f"{wers[target]:.2f}" in printed for target in ("fp32", "t4-rtx", "cpu")) == 3
-
-
-@pytest.mark.parametrize("target", ["t4-rtx", "cpu"])
-def test_compare_is_repeated_on_speech(compiled, folder, tmp_path, target):
-    code, printed = run("compare", compiled, "--manifest", folder / "manifest.json", "--target", target, "-o",
-                        tmp_path / "cmp", "--json", "-q")  # fmt: skip
-    assert code == 0
-    found = json.loads(printed)
-    assert [item["tensor"] for item in found["tensors"]] == ["encoded", "logits"]
-    assert all(10 < item["sqnr_db"] < 80 for item in found["tensors"])
-    assert (found["unit"], found["candidate"]) == ("tokens", f"int8-{target}")
-    assert 0.3 < found["token_agreement"] <= 1
-    assert {path.name for path in (tmp_path / "cmp").iterdir()} == {
-        "comparison.json", "comparison_inputs.json", "comparison_decoder.json",
-        "comparison_decoder_inputs.json"}  # fmt: skip
-    if target == "t4-rtx":
-        assert found["tensors"] == read(compiled, "bundle.json")["comparison"]["tensors"]
-
-
-def test_inspect_counts_the_layers_of_both(compiled):
-    code, printed = run("inspect", compiled, "--target", "cpu")
-    assert code == 0
-    assert "cpu: 33 of 35 layers INT8" in printed
-    code, _ = run("inspect", compiled, "--roofline")
-    assert code == 2
-
-
-def test_transcribe_writes_what_the_evaluation_read(compiled, folder):
-    code, printed = run("transcribe", compiled, folder / "0.wav", folder / "1.wav", "--target", "cpu", "--json", "-q")
-    assert code == 0
-    rows = json.loads(printed)
-    assert [Path(row["audio_filepath"]).name for row in rows] == ["0.wav", "1.wav"]
-    scored = read(compiled, "wer.json")["cpu"]["utterances"]
-    assert [row["pred_text"].split() for row in rows] == [row["pred_text"].split() for row in scored]
-    assert all(row["pred_text"] for row in rows)
-
-
-def test_silence_ends_in_every_engine(compiled, folder, tmp_path):
-    """Random weights never tire; the longest text does."""
-    generation = read_checkpoint(folder / "tiny").generation
-    rules = biases(generation, 97)
-    for graph in ("encoder.fp32.onnx", "encoder.qdq.onnx", "cpu/encoder.int8.onnx"):
-        decoding = OrtDecoding(compiled / graph, compiled / graph.replace("encoder", "decoder"), rules, 1)
-        for features in (np.zeros((2, 16, 80), np.float32), np.full((2, 16, 1), -1.5, np.float32)):
-            found = greedy(decoding, features, np.full(2, features.shape[2]), np.full(2, 2.0), generation)
-            longest = greedy(decoding, features, np.full(2, features.shape[2]), np.full(2, 2.0), generation, False)
-            for kept, said in zip(found.tokens, longest.tokens, strict=True):
-                assert len(kept) <= len(said) <= generation.max_length - len(generation.prompt)
-    soundfile.write(tmp_path / "silence.wav", np.zeros(8000, np.float32), 16000)
-    assert run("transcribe", compiled, tmp_path / "silence.wav", "-q")[0] == 0
-
-
 @pytest.mark.parametrize(("flags", "words"), [
     (["--min-sqnr", "20"], "choose layers of CTC models only"),
     (["--max-wer-drop", "1"], "choose layers of CTC models only"),
@@ -354,21 +259,6 @@ def test_an_utterance_longer_than_the_positions_is_refused(folder, tmp_path, cap
     assert compiling(folder, tmp_path / "out", "--manifest", tmp_path / "manifest.json", "--target", "cpu")[0] == 2
     assert "2.100 s, but the model hears at most 2 s" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("verb", ["transcribe", "compare", "bench"])
-def test_no_verb_cuts_speech_that_the_model_cannot_hear(compiled, tmp_path, capsys, verb):
-    soundfile.write(tmp_path / "long.wav", np.zeros(33600, np.float32), 16000)
-    line = {"audio_filepath": "long.wav", "duration": 2.1, "text": "one"}
-    (tmp_path / "manifest.json").write_text(json.dumps(line), encoding="utf-8")
-    given = [tmp_path / "long.wav"] if verb == "transcribe" else ["--manifest", tmp_path / "manifest.json"]
-    assert run(verb, compiled, *given, "-q")[0] == 2
-    assert "2.100 s, but the model hears at most 2 s" in capsys.readouterr().err
-
-
-def test_no_benchmark_pretends_to_hear_more_than_the_model_does(compiled, capsys):
-    assert run("bench", compiled, "--seconds", "3", "-q")[0] == 2
-    assert "bench_seconds = [3.0]: the model hears 0.025 to 2 s" in capsys.readouterr().err
 
 
 def test_implicit_quantization_is_refused(folder, tmp_path, monkeypatch, capsys):

@@ -21,8 +21,8 @@ from trtasr.controls import label, usable_wer
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import UsageError
 from trtasr.evaluate import prepare, word_error_rate
+from trtasr.job import model_of
 from trtasr.lower_pair import longest_frames
-from trtasr.models.load import build_model
 from trtasr.pair_run import refuse_longer, texts_of
 from trtasr.recipe import Quantization, Recipe
 from trtasr.report.table import align
@@ -102,7 +102,7 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[float, tuple[Cell, ...]]:
     if not recipe.evaluation.manifest:
         raise UsageError("the ablation needs speech to score on", "add --manifest FILE")
     checkpoint = read_checkpoint(Path(recipe.checkpoint))
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    model = model_of(checkpoint)
     utterances = prepare(read_manifest(Path(recipe.evaluation.manifest)), checkpoint.frontend)
     if checkpoint.generation:
         refuse_longer(checkpoint.frontend, longest_frames(checkpoint), utterances, ())

@@ -19,25 +19,22 @@ from trtasr.bundle import check_replaceable, staged
 from trtasr.calibrate import (
     calibration_features,
     calibration_settings,
-    committed_table,
     table_from_features,
     writable,
     write_table,
 )
 from trtasr.calibrate_pair import pair_table
-from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.compile_pair import compile_pair, exported_pair
-from trtasr.controls import METHODS, run_controls
+from trtasr.controls import run_controls
 from trtasr.engine.run import utterances as single_utterances
 from trtasr.gpu import benchmarked
 from trtasr.graph.center import center
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
-from trtasr.job import Job, Options, begin, fitting
+from trtasr.job import Job, Options, begin, fitting, model_of, scale_tables
 from trtasr.lower import FP32, Plant, build_baselines, lower_and_build, profile, save
 from trtasr.measure import compare_first, measure, timed_engines
-from trtasr.models.load import build_model
 from trtasr.pair_features import pair_features
 from trtasr.recipe import Recipe
 from trtasr.records import Record, write_record
@@ -104,7 +101,8 @@ def compile_ctc(job: Job) -> Record:
         exported = Path(scratch) / FP32
         export_onnx(fold_batchnorm(model), exported, checkpoint.frontend.rows)
         made = cache(lambda method: calibration_features(method, recipe, checkpoint, model))
-        tables = scale_tables(recipe, options, checkpoint, made, exported)
+        tables = scale_tables(job, lambda method, settings: table_from_features(
+            exported, made(method), recipe.quantization, settings))  # fmt: skip
         table = tables[recipe.calibration.method]
         save(center(onnx.load(exported), table.offsets), folder / FP32)
         parity = prove_parity(model, folder / FP32, checkpoint.frontend.rows)
@@ -153,29 +151,12 @@ def prove_parity(model: nn.Module, path: Path, rows: int) -> float:
     return found_difference
 
 
-def scale_tables(recipe: Recipe, options: Options, checkpoint: Checkpoint, made: Features,
-                 exported: Path) -> dict[str, ScaleTable]:  # fmt: skip
-    """Scale table of the recipe's calibration method, and of the controls when they are asked for.
-
-    A committed table made with the same checkpoint and settings is used as it is.
-    """
-    settings = calibration_settings(recipe, checkpoint)
-    tables = {}
-    for method in METHODS if options.controls else (recipe.calibration.method,):
-        ours = method == recipe.calibration.method
-        table = committed_table(options.calib, recipe.name, settings) if ours and not options.recalibrate else None
-        if table is None:
-            table = table_from_features(exported, made(method), recipe.quantization, settings if ours else {})
-        tables[method] = table
-    return tables
-
-
 def calibrate_recipe(recipe: Recipe, options: Options) -> Calibrated:
     """Make the recipe's scale table anew and write it to the calibration folder, as JSON and as a TensorRT cache."""
     folder = writable(options.calib)
     started = time.monotonic()
     checkpoint = read_checkpoint(Path(recipe.checkpoint))
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    model = model_of(checkpoint)
     settings = calibration_settings(recipe, checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         if checkpoint.generation:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from trtasr.bundle import staged
-from trtasr.calibrate import calibration_settings, committed_table
 from trtasr.calibrate_pair import PairGraphs, pair_table
 from trtasr.checkpoint.checkpoint import Checkpoint
-from trtasr.controls import METHODS, run_pair_controls
+from trtasr.controls import run_pair_controls
 from trtasr.engine.compare_pair import DECODER, ENCODER, decoder_inputs
 from trtasr.engine.run import utterances
 from trtasr.errors import RecipeError
@@ -23,21 +22,21 @@ from trtasr.evaluate import feeds
 from trtasr.gpu import benchmarked_pair
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export_pair import export_pair
-from trtasr.job import Job, fitting
+from trtasr.job import Job, fitting, scale_tables
 from trtasr.lower_pair import (
     encoder_profile,
     longest_frames,
     lower_and_build_pair,
-    module_of,
     pair_baselines,
     pair_plants,
+    part_of,
 )
 from trtasr.measure import COMPARED_UTTERANCES, compare_first_pair, measure, timed_engines
 from trtasr.models.encoder_decoder import no_past
 from trtasr.pair_features import pair_features, synthetic
 from trtasr.pair_run import refuse_longer
 from trtasr.records import Record, write_record
-from trtasr.values import FloatArray, IntArray, ScaleTable
+from trtasr.values import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,8 @@ def compile_pair(job: Job) -> Record:
     with staged(job.options.out) as folder:
         graphs = exported_pair(job.model, checkpoint, folder)
         parity = prove_parity(job, graphs)
-        tables = pair_tables(job, graphs)
+        tables = scale_tables(job, lambda method, settings: pair_table(
+            graphs, pair_features(method, recipe, checkpoint, graphs), recipe.quantization, settings))  # fmt: skip
         plants = pair_plants(folder, tables[recipe.calibration.method], recipe, checkpoint, job.model, job.host)
         lowered, engines = zip(*[lower_and_build_pair(plants, target) for target in job.targets], strict=True)
         baselines = pair_baselines(plants) if job.host else ()
@@ -122,24 +122,6 @@ def exported_pair(model: nn.Module, checkpoint: Checkpoint, folder: Path) -> Pai
     return graphs
 
 
-def pair_tables(job: Job, graphs: PairGraphs) -> dict[str, ScaleTable]:
-    """Scale table of the recipe's calibration method, and of the controls when they are asked for.
-
-    A committed table made with the same checkpoint and settings is used as it is.
-    """
-    recipe, options = job.recipe, job.options
-    settings = calibration_settings(recipe, job.checkpoint)
-    tables = {}
-    for method in METHODS if options.controls else (recipe.calibration.method,):
-        ours = method == recipe.calibration.method
-        table = committed_table(options.calib, recipe.name, settings) if ours and not options.recalibrate else None
-        if table is None:
-            features = pair_features(method, recipe, job.checkpoint, graphs)
-            table = pair_table(graphs, features, recipe.quantization, settings if ours else {})
-        tables[method] = table
-    return tables
-
-
 def prove_parity(job: Job, graphs: PairGraphs) -> float:
     """Prove that both FP32 graphs, one behind the other, compute what the checkpoint computes.
 
@@ -176,10 +158,10 @@ def prove_parity(job: Job, graphs: PairGraphs) -> float:
 def teacher_forced(model: nn.Module, features: Tensor, lengths: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [B, L, V] and encoder positions [B] of given tokens, computed in the type of the features.
 
-    Encoder and decoder are converted one after the other, so that a large model is held in one precision at a time.
+    Encoder and decoder are converted one after the other, so that a copy of only one of them is held.
     """
-    encoder, decoder = (converted(module_of(model, name), features.dtype) for name in (ENCODER, DECODER))
-    encoded, positions = encoder(features, lengths)
+    encoded, positions = converted(part_of(model, ENCODER), features.dtype)(features, lengths)
+    decoder = converted(part_of(model, DECODER), features.dtype)
     cross = decoder.cross(encoded)
     logits, _ = decoder(tokens, no_past(cross), cross, positions)
     return logits, positions

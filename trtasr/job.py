@@ -2,16 +2,19 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from trtasr.audio.manifest import read_manifest
 from trtasr.bench.wer import Prepared
+from trtasr.calibrate import calibration_settings, committed_table
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.read import read_checkpoint
+from trtasr.controls import METHODS
 from trtasr.engine.build_tensorrt import Host
 from trtasr.engine.profile import Profile
 from trtasr.errors import AudioError, CheckpointError, RecipeError, UsageError
@@ -20,6 +23,7 @@ from trtasr.lower import resolve_targets
 from trtasr.models.load import build_model
 from trtasr.recipe import Recipe
 from trtasr.targets import Target
+from trtasr.values import ScaleTable
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +77,13 @@ def begin(recipe: Recipe, options: Options) -> Job:
     started = time.monotonic()
     targets, host = resolve_targets(recipe.engine)
     checkpoint = read_checkpoint(Path(recipe.checkpoint))
-    model = module_of(checkpoint)
+    model = model_of(checkpoint)
     utterances = read_utterances(recipe, checkpoint, options)
     return Job(recipe, options, targets, host, checkpoint, model, utterances, started)
 
 
-def module_of(checkpoint: Checkpoint) -> nn.Module:
-    """The module of a checkpoint.
+def model_of(checkpoint: Checkpoint) -> nn.Module:
+    """The module of a checkpoint, eval-only.
 
     Raises:
         CheckpointError: configuration and weights do not fit; names the file.
@@ -124,3 +128,22 @@ def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options) ->
         raise UsageError("--controls compares WER and needs speech", "add --manifest FILE")
     logger.warning("no manifest: WER is not measured; add --manifest FILE")
     return []
+
+
+def scale_tables(job: Job, make: Callable[[str, Mapping[str, Any]], ScaleTable]) -> dict[str, ScaleTable]:
+    """Scale table of the recipe's calibration method, and of the controls when they are asked for.
+
+    A committed table made with the same checkpoint and settings is used as it is.
+
+    Args:
+        job: recipe, options and checkpoint.
+        make: calibration method and the settings to be noted -> a table.
+    """
+    recipe, options = job.recipe, job.options
+    settings = calibration_settings(recipe, job.checkpoint)
+    tables = {}
+    for method in METHODS if options.controls else (recipe.calibration.method,):
+        ours = method == recipe.calibration.method
+        table = committed_table(options.calib, recipe.name, settings) if ours and not options.recalibrate else None
+        tables[method] = make(method, settings if ours else {}) if table is None else table
+    return tables

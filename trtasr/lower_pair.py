@@ -46,7 +46,7 @@ def pair_plants(folder: Path, table: ScaleTable, recipe: Recipe, checkpoint: Che
     paths = [folder / f"{stem}.fp32.onnx" for stem in (ENCODER, DECODER)]
     encoder = encoder_profile(recipe.engine, checkpoint.frontend, longest_frames(checkpoint))
     frames = torch.tensor([shape[2] for shape in encoder.shapes()["features"]])
-    low, usual, high = module_of(model, "encoder").positions(frames).tolist()
+    low, usual, high = part_of(model, "encoder").positions(frames).tolist()
     rules = checkpoint.generation
     assert rules is not None
     prompt = len(rules.prompt) + bool(rules.languages)  # a language that is detected joins it
@@ -61,7 +61,7 @@ def pair_plants(folder: Path, table: ScaleTable, recipe: Recipe, checkpoint: Che
         Plant(folder, tables[1], second, TOKENS_PER_SECOND, host, stem=DECODER, shapes=decoder))  # fmt: skip
 
 
-def module_of(model: nn.Module, name: str) -> Any:
+def part_of(model: nn.Module, name: str) -> Any:
     """A part of an encoder-decoder of `trtasr.models`."""
     return getattr(model, name)
 

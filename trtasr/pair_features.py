@@ -12,6 +12,7 @@ from trtasr.calibrate import audio
 from trtasr.calibrate_pair import PairGraphs, teacher_tokens
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.errors import AudioError, RecipeError
+from trtasr.evaluate import frames_of
 from trtasr.lower_pair import longest_frames
 from trtasr.quant.speech_noise import speech_shaped_audio
 from trtasr.recipe import Calibration, Recipe
@@ -57,7 +58,7 @@ def synthetic(calibration: Calibration, checkpoint: Checkpoint) -> CalibrationSe
 def noise(calibration: Calibration, checkpoint: Checkpoint) -> CalibrationSet:
     """What a naive tool takes: Gaussian features of mean 0 and deviation 1; where audio goes in, white noise."""
     generator, config = torch.Generator().manual_seed(calibration.seed), checkpoint.frontend
-    shape = (calibration.batch_size, config.rows, round(calibration.seconds * config.frames_per_second))
+    shape = (calibration.batch_size, config.rows, frames_of(calibration.seconds, config))
     level = 1.0 if isinstance(config, LogMelConfig) else NOISE_LEVEL
     batches = [level * torch.randn(shape, generator=generator) for _ in range(calibration.batches)]
     lengths = np.full(calibration.batch_size, shape[2], np.int64)

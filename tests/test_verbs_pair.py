@@ -1,0 +1,101 @@
+"""The verbs on the bundle of an encoder-decoder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from compiling_pair import compiled_bundle, read, run, speech_folder
+
+from trtasr.checkpoint.read import read_checkpoint
+from trtasr.engine.ort_generate import OrtDecoding
+from trtasr.text.generate import biases, greedy
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return speech_folder(tmp_path_factory.mktemp("compile"))
+
+
+@pytest.fixture(scope="module")
+def compiled(folder):
+    return compiled_bundle(folder)
+
+
+def test_bench_measures_the_bundle_again(compiled, folder):
+    code, printed = run("bench", compiled, "--manifest", folder / "manifest.json", "--seconds", "1", "-q")
+    assert code == 0
+    assert "int8 cpu against fp32" in printed
+    timed = [line for line in printed.splitlines() if "1 s of audio, batch 1: p50" in line]
+    assert len(timed) == 2
+    assert all(line.endswith("ms per token (4 tokens)") for line in timed)
+    wers = {row["target"]: row["wer"] for row in read(compiled, "bench.json")}
+    assert sum(f"{wers[target]:.2f}" in printed for target in ("fp32", "t4-rtx", "cpu")) == 3
+
+
+@pytest.mark.parametrize("target", ["t4-rtx", "cpu"])
+def test_compare_is_repeated_on_speech(compiled, folder, tmp_path, target):
+    code, printed = run("compare", compiled, "--manifest", folder / "manifest.json", "--target", target, "-o",
+                        tmp_path / "cmp", "--json", "-q")  # fmt: skip
+    assert code == 0
+    found = json.loads(printed)
+    assert [item["tensor"] for item in found["tensors"]] == ["encoded", "logits"]
+    assert all(10 < item["sqnr_db"] < 80 for item in found["tensors"])
+    assert (found["unit"], found["candidate"]) == ("tokens", f"int8-{target}")
+    assert 0.3 < found["token_agreement"] <= 1
+    assert {path.name for path in (tmp_path / "cmp").iterdir()} == {
+        "comparison.json", "comparison_inputs.json", "comparison_decoder.json",
+        "comparison_decoder_inputs.json"}  # fmt: skip
+    if target == "t4-rtx":
+        assert found["tensors"] == read(compiled, "bundle.json")["comparison"]["tensors"]
+
+
+def test_inspect_counts_the_layers_of_both(compiled):
+    code, printed = run("inspect", compiled, "--target", "cpu")
+    assert code == 0
+    assert "cpu: 33 of 35 layers INT8" in printed
+    code, _ = run("inspect", compiled, "--roofline")
+    assert code == 2
+
+
+def test_transcribe_writes_what_the_evaluation_read(compiled, folder):
+    code, printed = run("transcribe", compiled, folder / "0.wav", folder / "1.wav", "--target", "cpu", "--json", "-q")
+    assert code == 0
+    rows = json.loads(printed)
+    assert [Path(row["audio_filepath"]).name for row in rows] == ["0.wav", "1.wav"]
+    scored = read(compiled, "wer.json")["cpu"]["utterances"]
+    assert [row["pred_text"].split() for row in rows] == [row["pred_text"].split() for row in scored]
+    assert all(row["pred_text"] for row in rows)
+
+
+def test_silence_ends_in_every_engine(compiled, folder, tmp_path):
+    """Random weights never tire; the longest text does."""
+    generation = read_checkpoint(folder / "tiny").generation
+    rules = biases(generation, 97)
+    for graph in ("encoder.fp32.onnx", "encoder.qdq.onnx", "cpu/encoder.int8.onnx"):
+        decoding = OrtDecoding(compiled / graph, compiled / graph.replace("encoder", "decoder"), rules, 1)
+        for features in (np.zeros((2, 16, 80), np.float32), np.full((2, 16, 1), -1.5, np.float32)):
+            found = greedy(decoding, features, np.full(2, features.shape[2]), np.full(2, 2.0), generation)
+            longest = greedy(decoding, features, np.full(2, features.shape[2]), np.full(2, 2.0), generation, False)
+            for kept, said in zip(found.tokens, longest.tokens, strict=True):
+                assert len(kept) <= len(said) <= generation.max_length - len(generation.prompt)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(8000, np.float32), 16000)
+    assert run("transcribe", compiled, tmp_path / "silence.wav", "-q")[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["transcribe", "compare", "bench"])
+def test_no_verb_cuts_speech_that_the_model_cannot_hear(compiled, tmp_path, capsys, verb):
+    soundfile.write(tmp_path / "long.wav", np.zeros(33600, np.float32), 16000)
+    line = {"audio_filepath": "long.wav", "duration": 2.1, "text": "one"}
+    (tmp_path / "manifest.json").write_text(json.dumps(line), encoding="utf-8")
+    given = [tmp_path / "long.wav"] if verb == "transcribe" else ["--manifest", tmp_path / "manifest.json"]
+    assert run(verb, compiled, *given, "-q")[0] == 2
+    assert "2.100 s, but the model hears at most 2 s" in capsys.readouterr().err
+
+
+def test_no_benchmark_pretends_to_hear_more_than_the_model_does(compiled, capsys):
+    assert run("bench", compiled, "--seconds", "3", "-q")[0] == 2
+    assert "bench_seconds = [3.0]: the model hears 0.025 to 2 s" in capsys.readouterr().err
+
+
