@@ -32,6 +32,7 @@ from trtasr.gpu import benchmarked
 from trtasr.graph.center import center
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.integer_graph import write_integer
 from trtasr.job import Job, Options, begin, fitting, model_of, scale_tables
 from trtasr.lower import FP32, Plant, build_baselines, lower_and_build, profile, save
 from trtasr.measure import compare_first, measure, timed_engines
@@ -50,6 +51,7 @@ LARGEST_PARITY = 1e-3  # but never more than this
 STAGES = ("read checkpoint", "read utterances", "export", "calibrate: scale table, correction",
           "center (CTC), prove parity",
           "budget: layers left in floating point (CTC, with --min-sqnr or --max-wer-drop)",
+          "integer-only graph, proved (CTC)",
           "lower and build: Q/DQ graphs, engines", "FP16 and FP32 baselines (t4)", "measure WER and latency",
           "compare through Polygraphy",
           "calibration controls (with --controls)", "write records and report")  # fmt: skip
@@ -106,6 +108,7 @@ def compile_ctc(job: Job) -> Record:
         table = tables[recipe.calibration.method]
         save(center(onnx.load(exported), table.offsets), folder / FP32)
         parity = prove_parity(model, folder / FP32, checkpoint.frontend.rows)
+        integer = write_integer(folder, folder / FP32, table)
         left = {trial.target.name: within_budget(trial, utterances, checkpoint)
                 for trial in trials(recipe, folder / FP32, table, job.targets, made)}
         plant = Plant(folder, table, recipe, checkpoint.frontend.frames_per_second, host,
@@ -116,7 +119,7 @@ def compile_ctc(job: Job) -> Record:
         comparison = compare_first(plant, lowered[0], engines[0], utterances)
         controls = run_controls(exported, tables, recipe, utterances, checkpoint) if options.controls else ()
         record = Record(recipe, checkpoint, tables, lowered, timed_engines((*engines, *baselines), measured),
-                        measured, comparison, controls, parity, time.monotonic() - job.started)  # fmt: skip
+                        measured, comparison, controls, parity, time.monotonic() - job.started, integer)  # fmt: skip
         write_record(folder, record)
     return record
 

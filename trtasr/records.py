@@ -21,6 +21,7 @@ from trtasr.engine.compare_pair import ENCODER
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.run import cpu_name
 from trtasr.gpu import slower_than_fp16, state_json
+from trtasr.integer_graph import IntegerGraph
 from trtasr.lower import MODEL, PLAIN, Lowered
 from trtasr.lower_pair import longest_frames
 from trtasr.measure import BASELINES, Measured
@@ -50,6 +51,7 @@ class Record:
         controls: empty unless asked for.
         parity: largest difference of log-probabilities between the checkpoint (float64) and the FP32 graph.
         seconds: wall time of the compile.
+        integer: the integer-only graph; None where the network has none.
     """
 
     recipe: Recipe
@@ -62,6 +64,7 @@ class Record:
     controls: tuple[Control, ...]
     parity: float
     seconds: float
+    integer: IntegerGraph | None = None
 
     @property
     def results(self) -> tuple[BenchResult, ...]:
@@ -136,6 +139,7 @@ def sidecar(record: Record) -> dict[str, Any]:
         "comparison": comparison_json(record.comparison),
         "controls": controls_json(record),
         "results": summary_json(record),
+        "integer": record.integer.to_json() if record.integer else None,
         "seconds": round(record.seconds, 1),
     }
 

@@ -31,6 +31,7 @@ from trtasr.pair_run import Texts, files_of, refuse_longer, texts_from
 from trtasr.pair_speech import spoken_tokens
 from trtasr.recipe import Evaluation, Recipe, build
 from trtasr.roofline import Roofline
+from trtasr.targets.integer import INTEGER
 from trtasr.targets.t4 import T4
 from trtasr.values import BenchResult, Comparison, Engine, LayerRow
 
@@ -62,7 +63,9 @@ class Opened:
         Raises:
             UsageError: the bundle was not built for that target.
         """
-        graphs = self.bundle.sidecar["graphs"]
+        graphs = dict(self.bundle.sidecar["graphs"])
+        if held := self.bundle.sidecar.get("integer"):
+            graphs[INTEGER.name] = held["graph"]
         if target not in graphs:
             raise UsageError(f"{self.bundle.path}: has no {target} engine", f"use one of {', '.join(graphs)}")
         return self.files(graphs[target])
@@ -175,6 +178,8 @@ def compared_utterances(opened: Opened, target: str, manifest: Path | None, limi
         raise UsageError(f"--utterances {limit}", "compare at least one utterance")
     if target == "fp32":
         raise UsageError("--target fp32: it is what engines are compared with", "name an INT8 engine")
+    if target == INTEGER.name:
+        raise UsageError("--target integer: its logits are integers", "use --integer instead")
     items = opened.heard(read_manifest(manifest_of(opened, manifest), require_text=False)[:limit])
     if not any(item.frames for item in items):
         raise UsageError("nothing to compare on: every utterance is shorter than one frame", "give another manifest")

@@ -66,7 +66,10 @@ def open_session(model: Path | bytes, threads: int = 0, optimized: Path | None =
         options.add_session_config_entry(WEIGHTS_FOLDER, str(folder))
     # WeightBiasQuantization gives wrong results on FP16 Q/DQ convolutions with a bias (an int32 bias needs a scale
     # product that FP16 cannot hold), but FP32 Q/DQ graphs need it: without it no convolution with a bias runs in INT8.
-    disabled = ["WeightBiasQuantization"] if has_half(load_model(model, weights=False)) else []
+    proto = load_model(model, weights=False)
+    disabled = ["WeightBiasQuantization"] if has_half(proto) else []
+    # Its planner for shared buffers takes the square of the number of nodes: minutes for an integer-only Conformer.
+    options.enable_mem_reuse = not proto.functions
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(
         source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled

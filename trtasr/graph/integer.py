@@ -1,0 +1,213 @@
+"""From the FP32 graph and the scale table to an integer-only graph: no float tensor between codes and logits.
+
+    features -> QuantizeLinear -> uint8 -> ConvInteger -> int32 + bias -> Relu -> mask -> Rescale -> uint8 -> ...
+
+Every weighted layer reads the 8-bit codes that it reads in the Q/DQ graph, at the same scale of the same table. What
+lies between them has more bits: int32 sums, residual branches and layer norms in `wide` codes, attention in int32 and
+int64 products. See docs/integer-only.md for the formats.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from trtasr.errors import BuildError
+from trtasr.fixed_point import LONGEST, ZERO_POINT
+from trtasr.graph.edit import Array, activation_scale, consumers, outline, rebuilt
+from trtasr.graph.integer_build import UNSUPPORTED, Builder, Value, float_constants
+from trtasr.graph.integer_functions import DOMAIN, FUNCTIONS
+from trtasr.graph.integer_ops import OPERATORS, add, pooled, product, refused, signed_codes, weighted
+from trtasr.graph.positions import Positions, position_tables
+from trtasr.values import ScaleTable
+
+LOGITS = "logits"
+LOGITS_SCALE = "logits_scale"  # keys of the metadata
+LONGEST_FRAMES = "longest_frames"
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+BEFORE_WEIGHTS = ("Mul", "Transpose", "Unsqueeze", "Reshape", "Identity", "Pad", "Cast")
+
+
+def integerize(model: onnx.ModelProto, table: ScaleTable) -> onnx.ModelProto:
+    """Rewrite a CTC graph in integer arithmetic.
+
+    Args:
+        model: FP32 graph, centered, with its corrected weights; not changed.
+        table: scales of every weighted layer's input and weight.
+
+    Returns:
+        graph with inputs ``features`` float32 [B, mel, T] and ``lengths`` int64 [B], outputs ``logits`` int32
+        [B, T', V + 1] and ``output_lengths``; metadata ``logits_scale`` (the real value of one) and, with
+        self-attention, ``longest_frames`` (T' at most).
+
+    Raises:
+        BuildError: an operator without integer form; names the node. UsageError: a scale is missing.
+    """
+    types, shapes = described(model)
+    build = Builder(table, types, float_constants(model))
+    tables = position_tables(model)
+    quantize_input(build, model)
+    exponents = read_by_softmax(model)
+    biases = biases_of(model, build.constants)
+    skipped: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type == "LogSoftmax":
+            finish(build, node)
+        elif node.op_type in ("Conv", "MatMul", "Gemm"):
+            multiply_add(build, node, biases, shapes)
+        elif node.op_type == "Add" and is_float(node, types):
+            add(build, node, node.output[0] in exponents)
+        else:
+            elementary(build, node, model, tables, skipped)
+    return assembled(model, build, tables)
+
+
+def multiply_add(build: Builder, node: NodeProto, biases: Mapping[str, Array], shapes: Mapping[str, list[int]]) -> None:
+    """Conv and MatMul: with a constant weight on 8-bit codes, of two activations on narrow ones."""
+    if node.op_type == "Gemm":
+        raise refused(node)
+    if node.input[1] in build.constants:
+        weighted(build, node, biases.get(node.name))
+    else:
+        terms = shapes.get(node.input[0], [0])[-1] or (shapes.get(node.input[1]) or [0, 0])[-2]
+        product(build, node, terms or None)
+
+
+def elementary(build: Builder, node: NodeProto, model: onnx.ModelProto, tables: Mapping[str, Positions],
+               skipped: set[str]) -> None:  # fmt: skip
+    """All other operators: integers as they are, masks cast to integers, tables of positions looked up."""
+    if not is_float(node, build.types):
+        build.nodes.append(renamed(build, node))
+    elif node.output[0] in tables:
+        tables[node.output[0]].look_up(build)
+        skipped.update(node.output)
+    elif node.op_type == "Constant":
+        pass
+    elif node.op_type == "Cast" and build.types[node.input[0]] not in FLOATS:
+        mask(build, node, skipped)
+    elif skipped.intersection(node.input):
+        skipped.update(node.output)
+    elif node.op_type == "MaxPool":
+        pooled(build, node, np.float64(activation_scale(build.table, first_read(model, node.output[0])).scale))
+    elif node.op_type in OPERATORS:
+        OPERATORS[node.op_type](build, node)
+    else:
+        raise refused(node)
+
+
+def mask(build: Builder, node: NodeProto, skipped: set[str]) -> None:
+    """A length mask becomes int32; any other integer that turns float can only lead to a table of positions."""
+    source = next((made for made in build.nodes if node.input[0] in made.output), None)
+    if source is None or source.op_type != "Clip":
+        skipped.update(node.output)
+        return
+    build.cast(node.input[0], node.output[0], TensorProto.INT32)
+    build.values[node.output[0]] = Value(node.output[0], np.ones(()), 1.0, 1)
+
+
+def quantize_input(build: Builder, model: onnx.ModelProto) -> None:
+    """The boundary: float features to 8-bit codes, at the scale at which the first weighted node reads them."""
+    features = next(item.name for item in model.graph.input if item.type.tensor_type.elem_type in FLOATS)
+    scale = activation_scale(build.table, first_read(model, features)).scale
+    codes = build.emit("QuantizeLinear", [features, build.constant(f"{features}_scale", scale),
+                                          build.number(ZERO_POINT, "uint8")], f"{features}_quantized")  # fmt: skip
+    build.values[features] = signed_codes(build, codes, f"{features}_codes", np.float64(scale))
+
+
+def first_read(model: onnx.ModelProto, name: str) -> str:
+    """The tensor, the input itself or a masked or moved form of it, that the first weighted node reads.
+
+    Raises:
+        BuildError: something else reads it first.
+    """
+    readers = consumers(model)
+    while True:
+        nodes = [node for node in readers[name] if node.op_type != "Shape"]
+        if any(node.op_type in ("Conv", "MatMul") for node in nodes):
+            return name
+        if not nodes or nodes[0].op_type not in BEFORE_WEIGHTS:
+            raise BuildError(f"{name}: read by no convolution or matrix product", UNSUPPORTED)
+        name = nodes[0].output[0]
+
+
+def read_by_softmax(model: onnx.ModelProto) -> set[str]:
+    """Sums that a Softmax reads, and sums that these are made of."""
+    found: set[str] = set()
+    for node in reversed(model.graph.node):
+        if node.op_type == "Softmax" or (node.op_type == "Add" and node.output[0] in found):
+            found.update(node.input)
+    return found
+
+
+def biases_of(model: onnx.ModelProto, constants: Mapping[str, Array]) -> dict[str, Array]:
+    """Name of a weighted node -> its bias [O]: third input of a Conv, constant of the Add behind a MatMul."""
+    readers, found = consumers(model), {}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and len(node.input) > 2:
+            found[node.name] = constants[node.input[2]]
+        elif node.op_type == "MatMul" and [item.op_type for item in readers[node.output[0]]] == ["Add"]:
+            fixed = [name for name in readers[node.output[0]][0].input if name in constants]
+            if fixed and constants[fixed[0]].ndim == 1:
+                found[node.name] = constants[fixed[0]]
+    return found
+
+
+def finish(build: Builder, node: NodeProto) -> None:
+    """Logits: what the log-softmax reads, as int32; their order, which greedy decoding reads, is that of its output."""
+    value = build.wide(build.value(node.input[0]))
+    build.emit("Identity", [value.name], LOGITS)
+    build.values[LOGITS] = value
+
+
+def assembled(model: onnx.ModelProto, build: Builder, tables: Mapping[str, Positions]) -> onnx.ModelProto:
+    """The collected nodes as a model with integer outputs, its functions and its metadata."""
+    if LOGITS not in build.values:
+        raise BuildError("no LogSoftmax ends this graph", UNSUPPORTED)
+    result = rebuilt(with_logits(model), build.nodes, build.initializers.values())
+    used = {node.op_type for node in result.graph.node if node.domain == DOMAIN}
+    needs = {"Sigmoid": {"Exp2"}, "Softmax": {"Exp2"}, "Normalize": {"Isqrt"}}
+    wanted = used.union(*(needs.get(name, set()) for name in used))
+    result.functions.extend(made for name, made in FUNCTIONS.items() if name in wanted)
+    result.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    facts = {LOGITS_SCALE: repr(float(build.values[LOGITS].scale))}
+    helper.set_model_props(result, facts | ({LONGEST_FRAMES: str(LONGEST)} if tables else {}))
+    return result
+
+
+def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph's inputs and outputs, with integer logits in place of log-probabilities."""
+    shell = onnx.ModelProto()
+    shell.CopyFrom(outline(model))
+    for output in shell.graph.output:
+        if output.type.tensor_type.elem_type in FLOATS:
+            output.name = LOGITS
+            output.type.tensor_type.elem_type = TensorProto.INT32
+    del shell.graph.input[len(model.graph.input):]
+    return shell
+
+
+def renamed(build: Builder, node: NodeProto) -> NodeProto:
+    """A node of shape arithmetic, reading the integer tensors in place of the float ones."""
+    copied = NodeProto()
+    copied.CopyFrom(node)
+    for index, name in enumerate(node.input):
+        if name in build.values:
+            copied.input[index] = build.values[name].name
+        elif name in build.constants and all(name not in made.output for made in build.nodes):
+            copied.input[index] = build.constant(name, build.constants[name])
+    return copied
+
+
+def is_float(node: NodeProto, types: Mapping[str, int]) -> bool:
+    """Whether a node makes a float tensor."""
+    return types.get(node.output[0], TensorProto.UNDEFINED) in FLOATS
+
+
+def described(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """Element type and shape (0: not static) of every tensor."""
+    graph = onnx.shape_inference.infer_shapes(outline(model), data_prop=True).graph
+    known = {item.name: item.type.tensor_type for item in (*graph.input, *graph.value_info, *graph.output)}
+    types = {name: kind.elem_type for name, kind in known.items()}
+    types |= {item.name: item.data_type for item in model.graph.initializer}
+    return types, {name: [dim.dim_value for dim in kind.shape.dim] for name, kind in known.items()}

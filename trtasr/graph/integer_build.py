@@ -1,0 +1,189 @@
+"""What the integer graph is built with: values with scales, and the conversions between their formats."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from trtasr.errors import BuildError
+from trtasr.fixed_point import (
+    CODE_LIMIT,
+    EXPONENT_LIMIT,
+    EXPONENT_SCALE,
+    OPERAND_HEADROOM,
+    OPERAND_LIMIT,
+    SUM_LIMIT,
+    WIDE_BITS,
+    WIDE_LIMIT,
+    ZERO_POINT,
+    dyadic,
+    reach,
+)
+from trtasr.graph.edit import Array, activation_scale, tensor
+from trtasr.graph.integer_functions import DOMAIN
+from trtasr.values import ScaleTable
+
+
+@dataclass(frozen=True)
+class Value:
+    """An integer tensor that stands for a float tensor of the FP32 graph: real = scale * integer.
+
+    Attributes:
+        name: in the integer graph.
+        scale: float64, a scalar, or one per channel in a shape that broadcasts against the tensor.
+        amax: magnitude expected of the real values; decides formats, never clips by itself.
+        bound: largest possible |integer|.
+        elem_type: ONNX type of the tensor, int32 or int64.
+    """
+
+    name: str
+    scale: Array
+    amax: float
+    bound: int
+    elem_type: int = TensorProto.INT32
+
+    @property
+    def per_tensor(self) -> bool:
+        """One scale for all channels."""
+        return self.scale.size == 1
+
+
+class Builder:
+    """Collects the nodes and constants of an integer graph.
+
+    Args:
+        table: scales; types: ONNX element type of every tensor of the FP32 graph; constants: its constants.
+    """
+
+    def __init__(self, table: ScaleTable, types: Mapping[str, int], constants: Mapping[str, Array]) -> None:
+        self.table, self.types, self.constants = table, types, constants
+        self.nodes: list[NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        self.values: dict[str, Value] = {}
+        self.codes_of: dict[str, str] = {}
+        self.made: dict[tuple[str, float, int], Value] = {}
+        self.as_int64: dict[str, str] = {}
+
+    def value(self, name: str) -> Value:
+        """The integers that stand for a float tensor.
+
+        Raises:
+            BuildError: it has none.
+        """
+        if name not in self.values:
+            raise BuildError(f"{name}: a float tensor that integer-only inference cannot follow", UNSUPPORTED)
+        return self.values[name]
+
+    def constant(self, name: str, value: Any) -> str:
+        """An initializer; equal names must mean equal values."""
+        self.initializers[name] = tensor(name, value)
+        return name
+
+    def number(self, value: int, kind: str = "int64") -> str:
+        """A scalar initializer, shared by all that use it."""
+        return self.constant(f"{kind}_{value}", np.asarray(value, kind))
+
+    def emit(self, op: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
+        """A node with one output, named for it."""
+        self.nodes.append(helper.make_node(op, inputs, [output], name=f"{output}/{op}", domain=domain, **attributes))
+        return output
+
+    def cast(self, name: str, output: str, to: int) -> str:
+        """The tensor in another integer type."""
+        return self.emit("Cast", [name], output, to=to)
+
+    def amax(self, name: str, otherwise: float) -> float:
+        """Magnitude of a float tensor: the table's, else what was derived from the table."""
+        entry = self.table.activations.get(name)
+        return entry.amax if entry else otherwise
+
+    def codes(self, name: str) -> str:
+        """The uint8 codes, zero point 128, that a weighted node reads of a float tensor, at the table's scale."""
+        if name not in self.codes_of:
+            scale = np.float64(activation_scale(self.table, name).scale)
+            self.codes_of[name] = self.eight_bits(self.value(name), scale, f"{name}_quantized")
+        return self.codes_of[name]
+
+    def eight_bits(self, value: Value, scale: np.float64, output: str) -> str:
+        """A value as uint8 codes of a scale."""
+        if value.per_tensor and float(value.scale) == scale and value.bound <= CODE_LIMIT:
+            raised = self.emit("Add", [value.name, self.number(ZERO_POINT, "int32")], f"{output}_raised")
+        else:
+            raised = self.rescale(value, scale, (-ZERO_POINT, 255 - ZERO_POINT, ZERO_POINT), f"{output}_raised")
+        return self.cast(raised, output, TensorProto.UINT8)
+
+    def rescale(self, value: Value, scale: np.float64, limits: tuple[int, int, int], output: str,
+                offset: Array | None = None) -> str:  # fmt: skip
+        """clip(round(value / scale + offset), limits) + zero point: int64."""
+        shift_by = np.zeros(()) if offset is None else offset
+        found = dyadic(value.scale / scale, value.bound, shift_by, -limits[0])
+        unit = 1 << found.shift
+        addend = np.rint(np.ldexp(shift_by, found.shift)).astype(np.int64) + unit // 2 + found.raise_by * unit
+        low, high = (found.raise_by + limit for limit in limits[:2])
+        inputs = [value.name, self.constant(f"{output}_multiplier", found.multiplier),
+                  self.constant(f"{output}_addend", addend), self.number(unit),
+                  self.number(low, "uint64"), self.number(high, "uint64"),
+                  self.number(found.raise_by - limits[2])]  # fmt: skip
+        return self.emit("Rescale", inputs, output, DOMAIN)
+
+    def symmetric(self, value: Value, scale: np.float64, limit: int, output: str,
+                  offset: Array | None = None) -> Value:  # fmt: skip
+        """A value at another scale, clipped to -limit .. limit, as int32; tighter where less is reached."""
+        limit = min(limit, reach(value.scale / scale, value.bound, 0.0 if offset is None else offset))
+        centered = self.rescale(value, scale, (-limit, limit, 0), f"{output}_rescaled", offset)
+        self.as_int64[output] = centered
+        return Value(self.cast(centered, output, TensorProto.INT32), np.asarray(scale), value.amax, limit)
+
+    def converted(self, value: Value, scale: float, limit: int, kind: str) -> Value:
+        """A value in a per-tensor format, made once for all readers; itself where it has that scale and fits."""
+        if value.per_tensor and float(value.scale) == scale and value.bound <= limit:
+            return value
+        key = (value.name, scale, limit)
+        if key not in self.made:
+            self.made[key] = self.symmetric(value, np.float64(scale), limit, f"{value.name}_{kind}")
+        return self.made[key]
+
+    def wide(self, value: Value) -> Value:
+        """A value with one scale and about 21 bits: magnitude 2^20, saturating at sixteen times that."""
+        if value.per_tensor and value.bound <= 2 * WIDE_LIMIT:
+            return value
+        return self.converted(value, value.amax / 2**WIDE_BITS, WIDE_LIMIT, "wide")
+
+    def operand(self, value: Value) -> Value:
+        """An operand of a product of two activations: magnitude 2^14, saturating at four times that."""
+        return self.converted(value, value.amax * OPERAND_HEADROOM / OPERAND_LIMIT, OPERAND_LIMIT, "operand")
+
+    def exponent(self, value: Value, limit: int = EXPONENT_LIMIT) -> Value:
+        """A value in the unit that Softmax and Sigmoid read: 2^-16 of a power of two."""
+        return self.converted(value, EXPONENT_SCALE, limit, "exponent")
+
+    def binary(self, op: str, operands: tuple[Value, Value], output: str, bound: int) -> Value:
+        """Add, Mul, Max or MatMul in the smallest type that holds operands and result; scale of the first operand."""
+        large = bound > SUM_LIMIT or any(item.elem_type == TensorProto.INT64 for item in operands)
+        kind = int(TensorProto.INT64 if large else TensorProto.INT32)
+        self.emit(op, [self.sized(item, kind) for item in operands], output)
+        return Value(output, operands[0].scale, operands[0].amax, bound, kind)
+
+    def sized(self, value: Value, elem_type: int) -> str:
+        """Name of the value's tensor in a type at least as large as its own."""
+        if value.elem_type == elem_type:
+            return value.name
+        if value.name not in self.as_int64:
+            self.as_int64[value.name] = self.cast(value.name, f"{value.name}_int64", elem_type)
+        return self.as_int64[value.name]
+
+
+UNSUPPORTED = ("integer-only inference knows QuartzNet, Jasper and Conformer graphs with ReLU, Hardtanh or Swish; "
+               "every other target works without it")  # fmt: skip
+
+
+def float_constants(model: onnx.ModelProto) -> dict[str, Array]:
+    """Initializers and Constant nodes by name."""
+    found = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            found[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+    return found

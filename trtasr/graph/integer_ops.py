@@ -1,0 +1,282 @@
+"""How each float operator of a CTC graph is computed on integers: one function per operator."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import ceil, sqrt
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+
+from trtasr.errors import BuildError
+from trtasr.fixed_point import (
+    CODE_LIMIT,
+    LONGEST,
+    ONE,
+    SHARE_BITS,
+    SUM_LIMIT,
+    WIDE_BITS,
+    WIDE_LIMIT,
+    ZERO_POINT,
+)
+from trtasr.graph.edit import Array, weight_codes, weight_scale
+from trtasr.graph.integer_build import UNSUPPORTED, Builder, Value
+from trtasr.graph.integer_functions import DOMAIN
+from trtasr.graph.tensors import attribute, output_axis
+from trtasr.values import WeightScale
+
+SIGMOID_LIMIT = 2**21  # exponents of two in 2^-16: 2^-32 is no more than rounding
+
+
+def weighted(build: Builder, node: NodeProto, bias: Array | None) -> None:
+    """Conv and MatMul with a constant weight: int32 sums of 8-bit products at scale s_a s_w, bias included for Conv.
+
+    Args:
+        build: the graph being built.
+        node: with its weight as second input.
+        bias: that the channels must have room for; a Conv adds it here, behind a MatMul an Add does.
+    """
+    name, output = node.input[1], node.output[0]
+    codes = build.codes(node.input[0])
+    weight, entry = build.constants[name], weight_scale(build.table, name)
+    axis = output_axis(node, weight.ndim)
+    read = np.float64(build.table.activations[node.input[0]].scale)
+    integers, scales = channel_codes(weight, entry, read, bias)
+    stored = build.constant(f"{name}_uint8", (integers.astype(np.int16) + ZERO_POINT).astype(np.uint8))
+    zero = build.number(ZERO_POINT, "uint8")
+    conv = node.op_type == "Conv"
+    op = "ConvInteger" if conv else "MatMulInteger"
+    made = f"{output}_sum" if conv and bias is not None else output
+    others = tuple(index for index in range(weight.ndim) if index != axis)
+    bound = CODE_LIMIT * int(np.abs(integers.astype(np.int64)).sum(axis=others).max())
+    build.emit(op, [codes, stored, zero, zero], made)
+    build.nodes[-1].name = node.name
+    build.nodes[-1].attribute.extend(node.attribute)
+    shape = (-1, *[1] * (weight.ndim - 2)) if conv else (-1,)
+    value = Value(made, scales.reshape(shape), 0.0, bound)
+    reach = float((bound * scales).max())
+    value = replace(value, amax=build.amax(output, reach))
+    build.values[output] = value if not conv or bias is None else added(build, value, bias.reshape(shape), output)
+
+
+def channel_codes(weight: Array, entry: WeightScale, read: np.float64, bias: Array | None) -> tuple[Array, Array]:
+    """Weight codes, int8, and scales of their sums, float64 [O]: s_a s_w.
+
+    A channel whose bias would not fit an int32 at that scale - its weights are all but zero beside it - has its scale
+    doubled until it does, and its codes rounded to that.
+    """
+    scales = entry.scales.astype(np.float64) * read
+    if bias is None:
+        return weight_codes(weight, entry), scales
+    room = SUM_LIMIT // 2
+    with np.errstate(divide="ignore"):
+        doublings = np.maximum(np.ceil(np.log2(np.abs(bias.astype(np.float64)) / (scales * room))), 0)
+    factor = 2.0**doublings
+    if not (factor > 1).any():
+        return weight_codes(weight, entry), scales
+    coarser = replace(entry, scales=(entry.scales * factor).astype(np.float32))
+    return weight_codes(weight, coarser), scales * factor
+
+
+def added(build: Builder, value: Value, constant: Array, output: str) -> Value:
+    """A value plus a constant, rounded to the value's own scale: a bias at scale s_a s_w."""
+    integers = np.rint(constant.astype(np.float64) / value.scale)
+    bound = value.bound + int(np.abs(integers).max())
+    kind = np.int64 if bound > SUM_LIMIT or value.elem_type == TensorProto.INT64 else np.int32
+    held = Value(build.constant(f"{output}_addend", integers.astype(kind)), value.scale, 0.0, bound,
+                 int(TensorProto.INT64 if kind is np.int64 else TensorProto.INT32))  # fmt: skip
+    made = build.binary("Add", (value, held), output, bound)
+    return replace(made, amax=build.amax(output, value.amax + float(np.abs(constant).max())))
+
+
+def add(build: Builder, node: NodeProto, exponents: bool) -> None:
+    """Residual sums: both branches at one scale. Biases and sums of attention scores: see `added`, `Builder.exponent`.
+
+    Args:
+        build: the graph being built.
+        node: Add.
+        exponents: the sum is read by a Softmax.
+    """
+    fixed = [name for name in node.input if name in build.constants]
+    if fixed:
+        value = build.value(next(name for name in node.input if name not in build.constants))
+        build.values[node.output[0]] = added(build, value, build.constants[fixed[0]], node.output[0])
+        return
+    first, second = aligned(build, node, exponents)
+    build.values[node.output[0]] = replace(
+        build.binary("Add", (first, second), node.output[0], first.bound + second.bound),
+        amax=build.amax(node.output[0], first.amax + second.amax))  # fmt: skip
+
+
+def aligned(build: Builder, node: NodeProto, exponents: bool = False) -> tuple[Value, Value]:
+    """Both operands at one scale: that of exponents, or a wide one for the magnitude of their sum."""
+    values = [build.value(name) for name in node.input]
+    if exponents:
+        first, second = (build.exponent(value) for value in values)
+    else:
+        scale = build.amax(node.output[0], sum(value.amax for value in values)) / 2**WIDE_BITS
+        first, second = (build.converted(value, scale, WIDE_LIMIT, f"for_{node.output[0]}") for value in values)
+    return first, second
+
+
+def maximum(build: Builder, node: NodeProto) -> None:
+    """Residual maximum: both branches at one scale."""
+    first, second = aligned(build, node)
+    made = build.binary("Max", (first, second), node.output[0], max(first.bound, second.bound))
+    build.values[node.output[0]] = replace(made, amax=max(first.amax, second.amax))
+
+
+def subtract(build: Builder, node: NodeProto) -> None:
+    """A constant that is a multiple of the value's scale minus the value: one minus the mask."""
+    value = build.value(node.input[1])
+    constant = build.constants.get(node.input[0])
+    whole = None if constant is None or not value.per_tensor else constant / value.scale
+    if whole is None or whole.size != 1 or whole != np.rint(whole):
+        raise refused(node)
+    number = int(whole)
+    build.emit("Sub", [build.number(number, "int32"), value.name], node.output[0])
+    build.values[node.output[0]] = Value(node.output[0], value.scale, value.amax + abs(float(constant)),  # type: ignore[arg-type]
+                                         value.bound + abs(number))  # fmt: skip
+
+
+def multiply(build: Builder, node: NodeProto) -> None:
+    """By a constant: another scale. By a mask or another activation: the product of the integers and of the scales."""
+    output = node.output[0]
+    fixed = [name for name in node.input if name in build.constants]
+    if fixed:
+        build.values[output] = scaled(build, node, build.constants[fixed[0]])
+        return
+    first, second = (build.value(name) for name in node.input)
+    if first.bound * second.bound > SUM_LIMIT:
+        first, second = (item if item.per_tensor and item.bound <= 2 * WIDE_LIMIT else build.wide(item)
+                         for item in (first, second))  # fmt: skip
+    made = build.binary("Mul", (first, second), output, first.bound * second.bound)
+    build.values[output] = replace(made, scale=first.scale * second.scale,
+                                   amax=build.amax(output, first.amax * second.amax))  # fmt: skip
+
+
+def scaled(build: Builder, node: NodeProto, constant: Array) -> Value:
+    """The same integers at another scale, negated where the constant is negative."""
+    if constant.size != 1 or not np.isfinite(constant).all() or float(constant.ravel()[0]) == 0:
+        raise refused(node)
+    factor = float(constant.ravel()[0])
+    value = build.value(next(name for name in node.input if name not in build.constants))
+    name = value.name if factor > 0 else build.emit("Neg", [value.name], node.output[0])
+    return replace(value, name=name, scale=value.scale * abs(factor), amax=value.amax * abs(factor))
+
+
+def product(build: Builder, node: NodeProto, terms: int | None) -> None:
+    """MatMul of two activations, on operands of 17 bits and shares of 21, summed in an int64.
+
+    Args:
+        build: the graph being built.
+        node: MatMul.
+        terms: products per sum; None: as many as there are frames.
+    """
+    values = [build.value(name) for name in node.input]
+    first, second = (item if is_share(item) else build.operand(item) for item in values)
+    bound = (terms or LONGEST) * first.bound * second.bound
+    made = build.binary("MatMul", (first, second), node.output[0], bound)
+    amax = values[1].amax if is_share(first) else values[0].amax * values[1].amax * sqrt(terms or 1)
+    scale = first.scale * second.scale
+    build.values[node.output[0]] = replace(made, scale=scale, amax=build.amax(node.output[0], amax))
+
+
+def is_share(value: Value) -> bool:
+    """What Softmax and Sigmoid give."""
+    return value.bound <= 1 << SHARE_BITS and float(value.scale.ravel()[0]) == 2.0**-SHARE_BITS
+
+
+def relu(build: Builder, node: NodeProto) -> None:
+    """The larger of 0 and the integer."""
+    value = build.value(node.input[0])
+    if value.elem_type != TensorProto.INT32:
+        value = build.wide(value)
+    build.emit("Relu", [value.name], node.output[0])
+    build.values[node.output[0]] = replace(value, name=node.output[0], amax=build.amax(node.output[0], value.amax))
+
+
+def clip(build: Builder, node: NodeProto) -> None:
+    """Hardtanh: between two integers."""
+    value = build.wide(build.value(node.input[0]))
+    limits = [int(np.rint(float(build.constants[name]) / float(value.scale))) for name in node.input[1:]]
+    build.emit("Clip", [value.name, *(build.number(limit, "int32") for limit in limits)], node.output[0])
+    build.values[node.output[0]] = replace(value, name=node.output[0], bound=max(map(abs, limits)),
+                                           amax=build.amax(node.output[0], value.amax))  # fmt: skip
+
+
+def sigmoid(build: Builder, node: NodeProto) -> None:
+    """`quant.integer_math.sigmoid`."""
+    share(build, node, "Sigmoid", build.exponent(build.value(node.input[0]), SIGMOID_LIMIT))
+
+
+def softmax(build: Builder, node: NodeProto) -> None:
+    """`quant.integer_math.softmax` over the last axis."""
+    if attribute(node, "axis", -1) != -1:
+        raise refused(node)
+    share(build, node, "Softmax", build.exponent(build.value(node.input[0]), 4 * WIDE_LIMIT * WIDE_LIMIT))
+
+
+def share(build: Builder, node: NodeProto, op: str, value: Value) -> None:
+    """Emit Softmax or Sigmoid, whose results are shares of one."""
+    build.emit(op, [value.name], node.output[0], DOMAIN)
+    build.values[node.output[0]] = Value(node.output[0], np.asarray(2.0**-SHARE_BITS), 1.0, 1 << SHARE_BITS,
+                                         int(TensorProto.INT64))  # fmt: skip
+
+
+def layer_norm(build: Builder, node: NodeProto) -> None:
+    """`quant.integer_math.normalize`, then gamma sqrt(d) as multipliers and beta as addends."""
+    gamma = build.constants[node.input[1]].astype(np.float64)
+    beta = build.constants[node.input[2]].astype(np.float64) if len(node.input) > 2 else np.zeros_like(gamma)
+    if attribute(node, "axis", -1) != -1 or gamma.ndim != 1:
+        raise refused(node)
+    value, count, output = build.wide(build.value(node.input[0])), len(gamma), node.output[0]
+    eps = max(1, round(count * float(attribute(node, "epsilon", 1e-5)) / float(value.scale) ** 2))
+    inputs = [value.name, build.constant(f"ones_{count}", np.ones((count, 1), np.int64)), build.number(count),
+              build.number(1 << ceil(value.bound).bit_length()), build.number(eps)]  # fmt: skip
+    made = build.emit("Normalize", inputs, f"{output}_normalized", DOMAIN)
+    amax = build.amax(output, float((np.abs(gamma) * sqrt(count) + np.abs(beta)).max()))
+    scale = np.float64(amax / 2**WIDE_BITS)
+    normal = Value(made, gamma * sqrt(count) / 2**ONE, amax, 1 << ONE, int(TensorProto.INT64))
+    build.values[output] = build.symmetric(normal, scale, WIDE_LIMIT, output, beta / scale)
+
+
+def pooled(build: Builder, node: NodeProto, scale: np.float64) -> None:
+    """Maximum over windows, of the 8-bit codes that the next weighted node reads: codes keep the order of values."""
+    output = node.output[0]
+    codes = build.eight_bits(build.value(node.input[0]), scale, f"{output}_read")
+    build.emit("MaxPool", [codes], f"{output}_codes")
+    build.nodes[-1].attribute.extend(node.attribute)
+    build.values[output] = signed_codes(build, f"{output}_codes", output, scale)
+
+
+def signed_codes(build: Builder, codes: str, output: str, scale: np.float64) -> Value:
+    """uint8 codes as int32 around 0."""
+    made = build.cast(codes, f"{codes}_int32", TensorProto.INT32)
+    build.emit("Sub", [made, build.number(ZERO_POINT, "int32")], output)
+    return Value(output, np.asarray(scale), float(scale) * CODE_LIMIT, CODE_LIMIT)
+
+
+def moved(build: Builder, node: NodeProto) -> None:
+    """Operators that only move numbers, which then need one scale for all of them."""
+    value = build.value(node.input[0])
+    if not value.per_tensor:
+        value = build.wide(value)
+    copied = NodeProto()
+    copied.CopyFrom(node)
+    copied.input[0] = value.name
+    build.nodes.append(copied)
+    for name in node.output:
+        build.values[name] = replace(value, name=name)
+
+
+def refused(node: NodeProto) -> BuildError:
+    """An operator, or a form of it, that has no integer arithmetic here."""
+    return BuildError(f"{node.name or node.output[0]}: no integer form of this {node.op_type}", UNSUPPORTED)
+
+
+Handler = Callable[[Builder, NodeProto], None]
+OPERATORS: Mapping[str, Handler] = {
+    "Mul": multiply, "Sub": subtract, "Max": maximum, "Relu": relu, "Clip": clip, "Sigmoid": sigmoid,
+    "Softmax": softmax, "LayerNormalization": layer_norm,
+    **dict.fromkeys(("Transpose", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Pad"),
+                    moved)}  # fmt: skip

@@ -1,0 +1,264 @@
+"""Prove that a graph computes in integers only, and that no value leaves the type it is held in.
+
+Local functions are inlined, element types inferred from the graph's inputs and weights alone, and an interval carried
+through every operator (`intervals`). What is proved so holds for every input, not only for those that were tried.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+from onnx import NodeProto, TensorProto, helper, inliner, numpy_helper, shape_inference
+
+from trtasr.errors import QualityError
+from trtasr.graph.edit import Array, consumers, outline, producers
+from trtasr.graph.intervals import SUMS, Interval, Operand, Step, bounds, of_array, of_type, products, title
+from trtasr.integer_only import Accumulator, Proof
+
+INTEGERS = frozenset({TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8,
+                      TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64})  # fmt: skip
+LENGTHS = Interval(0, 2**31 - 1)  # of int64 graph inputs
+COMPARISONS = ("Clip", "Max", "Min", "ReduceMax", "ReduceMin")
+BLIND = ("Shape", "QuantizeLinear")  # their intervals do not depend on what they read
+
+
+@dataclass(frozen=True)
+class _Inlined:
+    """A graph without local functions, and what is known of its tensors before any interval.
+
+    Attributes:
+        model: large weights are inputs of their type and shape.
+        inputs: names of what a caller feeds.
+        arrays: constant -> its values.
+        types: tensor -> TensorProto data type.
+        shapes: tensor -> its dimensions, None where dynamic; None when their number is unknown.
+    """
+
+    model: onnx.ModelProto
+    inputs: tuple[str, ...]
+    arrays: Mapping[str, Array]
+    types: Mapping[str, int]
+    shapes: Mapping[str, tuple[int | None, ...] | None]
+
+    def integer(self, name: str) -> bool:
+        """Whether a tensor is of an integer type; bool is none."""
+        return self.types[name] in INTEGERS
+
+    def boundary(self, node: NodeProto) -> bool:
+        """Whether a node quantizes a graph input with a constant scale and zero point."""
+        return (node.op_type == "QuantizeLinear" and node.input[0] in self.inputs
+                and all(name in self.arrays for name in node.input[1:] if name))  # fmt: skip
+
+
+def prove(model: onnx.ModelProto, longest: int) -> Proof:
+    """Prove that every tensor behind the quantized inputs is integer and holds its values.
+
+    Only a QuantizeLinear that reads a graph input, with a constant scale and zero point, may see a floating-point
+    tensor. int64 graph inputs are lengths, 0 .. 2^31 - 1; other integer inputs and quantized ones have any value of
+    their type.
+
+    Args:
+        model: an integer graph; its local functions may be nested.
+        longest: no dynamic dimension exceeds it, and none is below 1; a positive number.
+
+    Returns:
+        the proof, with the largest possible value of every accumulator.
+
+    Raises:
+        QualityError: a tensor on the path is not integer (the first one and its node are named), or as
+            `inspect_integer`.
+    """
+    inlined = _inline(model)
+    floats = _floats(inlined)
+    if floats:
+        kind = TensorProto.DataType.Name(inlined.types[floats[0]]).lower()
+        raise QualityError(f"tensor {floats[0]!r}, {_origin(inlined, floats[0])}, is {kind}: no integer",
+                           "compute it in integers; only a QuantizeLinear with a constant scale that reads a graph "
+                           "input may see floating point")  # fmt: skip
+    return _inspect(inlined, longest)
+
+
+def inspect_integer(model: onnx.ModelProto, longest: int) -> Proof:
+    """What `prove` proves, without requiring that all tensors are integer.
+
+    What is computed from tensors that are not has no interval: its sums are left out.
+
+    Args:
+        model: any graph of standard operators and local functions.
+        longest: no dynamic dimension exceeds it, and none is below 1; a positive number.
+
+    Raises:
+        QualityError: naming the node: values that do not fit their type, a divisor that may be zero, an integer
+            operator without an interval rule, a tensor whose type cannot be inferred, a call that is no local function.
+    """
+    return _inspect(_inline(model), longest)
+
+
+def _inspect(inlined: _Inlined, longest: int) -> Proof:
+    known = _intervals(inlined, longest)
+    nodes = inlined.model.graph.node
+    scales = _scales(inlined)
+    sums = _accumulators(inlined, known, longest)
+    return Proof(
+        tensors=sum(bool(name) for node in nodes for name in node.output if name not in scales),
+        floats=_floats(inlined),
+        boundary=tuple(node.name or node.output[0] for node in nodes if inlined.boundary(node)),
+        operators=dict(sorted(Counter(node.op_type for node in nodes).items())),
+        accumulators=tuple(sums.values()),
+        widest=_widest(inlined, known, set(sums)),
+    )
+
+
+def _inline(model: onnx.ModelProto) -> _Inlined:
+    """Inline local functions and infer types and shapes, which are never taken from what the file declares of them."""
+    small = outline(model)
+    small.functions.extend(model.functions)
+    small = inliner.inline_local_functions(small)
+    del small.graph.value_info[:]
+    for node in small.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise QualityError(f"{title(node)}: the body of {node.domain}.{node.op_type} cannot be looked into",
+                               "make it a function of the model, of the model's own opset")  # fmt: skip
+    try:
+        small = shape_inference.infer_shapes(small, check_type=True, strict_mode=True, data_prop=True)
+    except shape_inference.InferenceError as error:
+        raise QualityError(f"the types of the integer graph cannot be inferred: {error}",
+                           "make it pass `onnx.shape_inference.infer_shapes(strict_mode=True)`") from error  # fmt: skip
+    inputs = tuple(value.name for value in model.graph.input)
+    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer if item.name not in inputs}
+    return _Inlined(small, inputs, arrays | _constant_nodes(small), _types(small), _shapes(small))
+
+
+def _constant_nodes(model: onnx.ModelProto) -> dict[str, Array]:
+    """Values of Constant nodes; of text and sparse ones none."""
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type == "Constant" and node.attribute[0].name.startswith(("value_int", "value_float")):
+            found[node.output[0]] = numpy_helper.to_array(_as_tensor(node))
+    return found
+
+
+def _as_tensor(node: NodeProto) -> TensorProto:
+    kind = TensorProto.INT64 if node.attribute[0].name.startswith("value_int") else TensorProto.FLOAT
+    value = helper.get_attribute_value(node.attribute[0])
+    many = isinstance(value, list)
+    return helper.make_tensor("", kind, [len(value)] if many else [], value if many else [value])
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every tensor.
+
+    Raises:
+        QualityError: naming the node that makes a tensor whose type is not known, or that is a sequence of tensors.
+    """
+    graph = model.graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    types |= {item.name: item.data_type for item in graph.initializer}
+    for node in graph.node:
+        for name in (*node.input, *node.output):
+            if name and not types.get(name, TensorProto.UNDEFINED):
+                raise QualityError(f"{title(node)}: the type of tensor {name!r} cannot be inferred",
+                                   "use operators of ONNX whose types can be inferred")  # fmt: skip
+    return types
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...] | None]:
+    graph = model.graph
+    found: dict[str, tuple[int | None, ...] | None] = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        dims = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+        found[value.name] = dims if kind.HasField("shape") else None
+    return found | {item.name: tuple(item.dims) for item in graph.initializer}
+
+
+def _floats(inlined: _Inlined) -> tuple[str, ...]:
+    """Names of the tensors on the path that are not integer, in the order in which nodes read and make them."""
+    names: list[str] = []
+    scales = _scales(inlined)
+    for node in inlined.model.graph.node:
+        read = () if inlined.boundary(node) else node.input
+        names += [*read, *(name for name in node.output if name not in scales)]
+    names += [value.name for value in inlined.model.graph.output]
+    return tuple(dict.fromkeys(name for name in names if name and not inlined.integer(name)))
+
+
+def _scales(inlined: _Inlined) -> set[str]:
+    """Scales of the boundary: the only constants that may be floating point."""
+    return {node.input[1] for node in inlined.model.graph.node if inlined.boundary(node)}
+
+
+def _origin(inlined: _Inlined, name: str) -> str:
+    """Where a tensor comes from, for a message."""
+    if name in (made := producers(inlined.model)):
+        return f"made by {title(made[name])}"
+    kind = "graph input" if name in inlined.inputs else "weight"
+    readers = [node for node in consumers(inlined.model).get(name, []) if not inlined.boundary(node)]
+    return f"a {kind} read by {title(readers[0])}" if readers else f"a {kind} and an output"
+
+
+def _intervals(inlined: _Inlined, longest: int) -> dict[str, Interval]:
+    """Interval of every integer tensor that is computed from integer tensors only."""
+    known = {name: of_array(array) for name, array in inlined.arrays.items() if inlined.integer(name)}
+    for name in inlined.inputs:
+        if inlined.integer(name):
+            lengths = inlined.types[name] == TensorProto.INT64
+            known[name] = LENGTHS if lengths else of_type(helper.tensor_dtype_to_np_dtype(inlined.types[name]))
+    for node in inlined.model.graph.node:
+        outputs = [name for name in node.output if name]
+        computable = node.op_type in BLIND or all(name in known for name in node.input if name)
+        if computable and not known.keys() & set(outputs) and all(inlined.integer(name) for name in outputs):
+            step = _step(inlined, node, known, longest)
+            found = bounds(step)
+            _computed_exactly(step, found)
+            known.update(dict.fromkeys(outputs, found))
+    return known
+
+
+def _computed_exactly(step: Step, found: Interval) -> None:
+    """Refuse what is right by the standard of ONNX but not in ONNX Runtime 1.31, which compares and adds int64 wrongly.
+
+    Raises:
+        QualityError: naming the node.
+    """
+    op, wide = step.node.op_type, step.dtype.name == "int64"
+    read = max((item.interval.magnitude for item in step.operands if item), default=0)
+    if wide and op in COMPARISONS and read >= 2**31:
+        raise QualityError(f"{title(step.node)}: compares int64 values up to 2^{read.bit_length()}, and ONNX Runtime "
+                           "compares only their lower halves", "compare them as int32 or uint64")  # fmt: skip
+    if wide and op == "ReduceSum" and found.magnitude > 2**53:
+        raise QualityError(f"{title(step.node)}: sums up to 2^{found.magnitude.bit_length()}, and ONNX Runtime adds in "
+                           "float64", "multiply with ones (MatMul) instead")  # fmt: skip
+
+
+def _step(inlined: _Inlined, node: NodeProto, known: Mapping[str, Interval], longest: int) -> Step:
+    operands = tuple(Operand(name, known[name], inlined.arrays.get(name), inlined.shapes[name])
+                     if name in known else None for name in node.input)  # fmt: skip
+    return Step(node, operands, helper.tensor_dtype_to_np_dtype(inlined.types[node.output[0]]), longest)
+
+
+def _accumulators(inlined: _Inlined, known: Mapping[str, Interval], longest: int) -> dict[str, Accumulator]:
+    """Sums by the name of the tensor that holds them; a bias that is added behind them counts with them."""
+    readers = consumers(inlined.model)
+    found = {}
+    for node in inlined.model.graph.node:
+        name = node.output[0] if node.output else ""
+        if node.op_type in SUMS and name in known:
+            biased = [reader.output[0] for reader in readers.get(name, []) if reader.op_type == "Add"
+                      and any(other in inlined.arrays for other in reader.input)]  # fmt: skip
+            step = _step(inlined, node, known, longest)
+            bound = max(known[held].magnitude for held in (name, *biased))
+            capacity = of_type(step.dtype).high.bit_length()
+            found[name] = Accumulator(node.name or name, node.op_type, products(step), bound, capacity)
+    return found
+
+
+def _widest(inlined: _Inlined, known: Mapping[str, Interval], sums: set[str]) -> int:
+    """Bits of the largest magnitude of an int32 or int64 tensor that a node computes and no accumulator holds."""
+    others = [name for node in inlined.model.graph.node for name in node.output
+              if name in known and name not in sums and name not in inlined.arrays
+              and inlined.types[name] in (TensorProto.INT32, TensorProto.INT64)]  # fmt: skip
+    return max((known[name].magnitude.bit_length() for name in others), default=0)

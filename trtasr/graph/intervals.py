@@ -1,0 +1,396 @@
+"""Interval rules: between which integers the results of an operator lie.
+
+Each rule maps intervals of the inputs to one of the output that holds every value it can have. Bounds are Python
+integers, so that a value which the tensor's own type cannot hold is seen instead of wrapped around.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product, starmap
+from math import prod
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, numpy_helper
+
+from trtasr.errors import QualityError
+from trtasr.graph.edit import Array
+from trtasr.graph.tensors import attribute
+
+SUMS = ("ConvInteger", "MatMulInteger", "MatMul")
+_EXACT_BELOW = 2**40  # larger numbers are told as powers of two
+
+
+@dataclass(frozen=True)
+class Interval:
+    """All integers from low to high, both included."""
+
+    low: int
+    high: int
+
+    @property
+    def magnitude(self) -> int:
+        """Largest absolute value."""
+        return max(abs(self.low), abs(self.high))
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One input of a node.
+
+    Attributes:
+        name: of the tensor.
+        interval: where its values lie.
+        array: the values themselves when the tensor is a constant.
+        shape: its dimensions, None where dynamic; None when not even their number is known.
+    """
+
+    name: str
+    interval: Interval
+    array: Array | None = None
+    shape: tuple[int | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node with all that a rule may know.
+
+    Attributes:
+        node: any.
+        operands: its inputs; None where an optional one is left out or is no integer tensor.
+        dtype: integer type of its output.
+        longest: what no dynamic dimension exceeds; none is below 1.
+    """
+
+    node: NodeProto
+    operands: tuple[Operand | None, ...]
+    dtype: np.dtype[Any]
+    longest: int
+
+    def operand(self, position: int) -> Operand | None:
+        """The input at a position, None when it is left out."""
+        return self.operands[position] if position < len(self.operands) else None
+
+    def required(self, position: int) -> Operand:
+        """The input at a position that the operator cannot leave out."""
+        found = self.operand(position)
+        assert found is not None, f"{title(self.node)}: input {position}"
+        return found
+
+    def interval(self, position: int, missing: int = 0) -> Interval:
+        """Interval of the input at a position, or of the number that stands for it when it is left out."""
+        found = self.operand(position)
+        return Interval(missing, missing) if found is None else found.interval
+
+
+Rule = Callable[[Step], Interval]
+
+
+def bounds(step: Step) -> Interval:
+    """Interval of a node's output.
+
+    Raises:
+        QualityError: naming the node: its operator has no rule, its divisor may be zero, or its values do not fit the
+            type of its output.
+    """
+    rule = RULES.get(step.node.op_type)
+    if rule is None or not (_single(step.node) or step.node.op_type == "Split"):
+        raise _unknown(step.node)
+    try:
+        found = rule(step)
+    except ZeroDivisionError:
+        raise QualityError(f"{title(step.node)}: division by zero is possible, the divisor lies in "
+                           f"{_told(step.interval(1).low)} .. {_told(step.interval(1).high)}",
+                           "keep the divisor away from zero, as with Max(divisor, 1)") from None  # fmt: skip
+    _check_fits(step, found)
+    return found
+
+
+def products(step: Step) -> int:
+    """Products per sum of a node among `SUMS`; a dynamic dimension counts as the longest."""
+    x, weight = step.required(0), step.required(1)
+    if step.node.op_type == "ConvInteger":
+        return prod(dim or step.longest for dim in _dims(weight)[1:])
+    inner = (*_dims(x)[-1:], *_dims(weight)[-2:][:1])
+    return next((dim for dim in inner if dim is not None), step.longest)
+
+
+def title(node: NodeProto) -> str:
+    """How messages name a node."""
+    return f"node {node.name or node.output[0]!r} ({node.op_type})"
+
+
+def of_type(dtype: np.dtype[Any]) -> Interval:
+    """All values of an integer type."""
+    info = np.iinfo(dtype)
+    return Interval(int(info.min), int(info.max))
+
+
+def of_array(array: Array) -> Interval:
+    """Hull of the values of an integer array; 0 of an empty one."""
+    return Interval(int(array.min()), int(array.max())) if array.size else Interval(0, 0)
+
+
+def hull(*many: Interval) -> Interval:
+    """The smallest interval that holds all of these."""
+    return Interval(min(item.low for item in many), max(item.high for item in many))
+
+
+def add(a: Interval, b: Interval) -> Interval:
+    """The interval of a + b."""
+    return Interval(a.low + b.low, a.high + b.high)
+
+
+def subtract(a: Interval, b: Interval) -> Interval:
+    """The interval of a - b."""
+    return Interval(a.low - b.high, a.high - b.low)
+
+
+def multiply(a: Interval, b: Interval) -> Interval:
+    """The interval of a b: the extremes lie at the corners."""
+    return _corners(lambda x, y: x * y, a, b)
+
+
+def divide(a: Interval, b: Interval) -> Interval:
+    """The interval of a / b toward zero: the extremes lie at the corners, as b keeps its sign.
+
+    Raises:
+        ZeroDivisionError: b may be zero.
+    """
+    _check_divisor(b)
+    return _corners(lambda x, y: abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1), a, b)
+
+
+def modulo(a: Interval, b: Interval) -> Interval:
+    """The interval of a mod b, which has the sign of b: between 0 and b, itself excluded.
+
+    Raises:
+        ZeroDivisionError: b may be zero.
+    """
+    _check_divisor(b)
+    if b.high < 0:
+        return negate(modulo(negate(a), negate(b)))
+    if a.low >= 0 and a.high < b.low:
+        return a
+    return Interval(0, min(a.high, b.high - 1) if a.low >= 0 else b.high - 1)
+
+
+def maximum(*many: Interval) -> Interval:
+    """The interval of the largest."""
+    return Interval(max(item.low for item in many), max(item.high for item in many))
+
+
+def minimum(*many: Interval) -> Interval:
+    """The interval of the smallest."""
+    return Interval(min(item.low for item in many), min(item.high for item in many))
+
+
+def negate(a: Interval) -> Interval:
+    """The interval of -a."""
+    return Interval(-a.high, -a.low)
+
+
+def absolute(a: Interval) -> Interval:
+    """The interval of |a|."""
+    return Interval(max(0, a.low, -a.high), a.magnitude)
+
+
+def relu(a: Interval) -> Interval:
+    """The interval of max(a, 0)."""
+    return maximum(a, Interval(0, 0))
+
+
+def weighted_sums(x: Interval, weight: Array, axes: tuple[int, ...]) -> Interval:
+    """Hull of sum(w x) over these axes of the weight, each x anywhere in an interval that holds 0.
+
+    Exact: the largest sum has the highest x at positive weights and the lowest at negative ones. Because x may be 0,
+    partial sums are within it too.
+    """
+    x = hull(x, Interval(0, 0))
+    ups = np.ravel(np.maximum(weight, 0).sum(axis=axes))
+    downs = np.ravel(np.minimum(weight, 0).sum(axis=axes))
+    pairs = [(int(up), int(down)) for up, down in zip(ups, downs, strict=True)]
+    return Interval(min((up * x.low + down * x.high for up, down in pairs), default=0),
+                    max((up * x.high + down * x.low for up, down in pairs), default=0))  # fmt: skip
+
+
+def _corners(function: Callable[[int, int], int], a: Interval, b: Interval) -> Interval:
+    values = list(starmap(function, product((a.low, a.high), (b.low, b.high))))
+    return Interval(min(values), max(values))
+
+
+def _check_divisor(b: Interval) -> None:
+    if b.low <= 0 <= b.high:
+        raise ZeroDivisionError
+
+
+def _each(function: Callable[..., Interval]) -> Rule:
+    """A rule of the intervals of all inputs."""
+    return lambda step: function(*(step.interval(position) for position in range(len(step.operands))))
+
+
+def _multiplied(step: Step) -> Interval:
+    """A product of a tensor with itself is a square."""
+    a, b = step.required(0), step.required(1)
+    return multiply(*[absolute(a.interval)] * 2) if a.name == b.name else multiply(a.interval, b.interval)
+
+
+def _clipped(step: Step) -> Interval:
+    """min(max(x, low), high), in this order, as ONNX has it where low > high."""
+    found, limits = step.interval(0), of_type(step.dtype)
+    return minimum(maximum(found, step.interval(1, limits.low)), step.interval(2, limits.high))
+
+
+def _modulo(step: Step) -> Interval:
+    if attribute(step.node, "fmod", 0):  # has the sign of the dividend
+        raise _unknown(step.node)
+    return modulo(step.interval(0), step.interval(1))
+
+
+def _shifted(step: Step) -> Interval:
+    """Of unsigned numbers; a shift by all bits is undefined in the runtime."""
+    number, count = step.interval(0), step.interval(1)
+    if count.high >= 8 * step.dtype.itemsize:
+        raise QualityError(f"{title(step.node)}: shifts {step.dtype} by up to {_told(count.high)} bits",
+                           "clip the shift below the width of the type")  # fmt: skip
+    if attribute(step.node, "direction", b"LEFT") == b"LEFT":
+        return Interval(number.low << count.low, number.high << count.high)
+    return Interval(number.low >> count.high, number.high >> count.low)
+
+
+def _padded(step: Step) -> Interval:
+    if attribute(step.node, "mode", b"constant") != b"constant":
+        return step.interval(0)
+    return hull(step.interval(0), step.interval(2))
+
+
+def _filled(step: Step) -> Interval:
+    return of_array(numpy_helper.to_array(attribute(step.node, "value", None)))
+
+
+def _reduced_sum(step: Step) -> Interval:
+    low, high = step.interval(0).low, step.interval(0).high
+    counts = _summed(step)
+    return Interval(min(count * low for count in counts), max(count * high for count in counts))
+
+
+def _summed(step: Step) -> tuple[int, int]:
+    """Fewest and most elements per sum of a ReduceSum."""
+    data, axes = step.required(0), step.operand(1)
+    if axes is None or (axes.array is not None and not axes.array.size):
+        if attribute(step.node, "noop_with_empty_axes", 0):
+            return 1, 1
+        dims = _dims(data)
+    elif axes.array is None:
+        return 1, prod(dim or step.longest for dim in _dims(data))
+    else:
+        dims = tuple(None if data.shape is None else data.shape[int(axis)] for axis in np.ravel(axes.array))
+    return prod(dim or 1 for dim in dims), prod(dim or step.longest for dim in dims)
+
+
+def _convolved(step: Step) -> Interval:
+    (_, x), (weight, interval) = _centered(step, 0), _centered(step, 1)
+    if weight is None:
+        return _of_products(products(step), x, interval)
+    return weighted_sums(x, weight, tuple(range(1, weight.ndim)))
+
+
+def _matrix_product(step: Step) -> Interval:
+    """Exact where one side is constant."""
+    (left, a), (right, b) = _centered(step, 0), _centered(step, 1)
+    if right is not None:
+        return weighted_sums(a, right, (max(right.ndim - 2, 0),))
+    if left is not None:
+        return weighted_sums(b, left, (left.ndim - 1,))
+    return _of_products(products(step), a, b)
+
+
+def _of_products(count: int, a: Interval, b: Interval) -> Interval:
+    """Up to so many products; padding makes some of them 0."""
+    found = hull(multiply(a, b), Interval(0, 0))
+    return Interval(count * found.low, count * found.high)
+
+
+def _centered(step: Step, position: int) -> tuple[Array | None, Interval]:
+    """An operand minus its zero point: the numbers where both are constant, and the interval."""
+    codes, zero = step.required(position), step.operand(position + 2)
+    if codes.array is None or (zero is not None and zero.array is None):
+        return None, subtract(codes.interval, step.interval(position + 2))
+    numbers = _wide(codes.array)
+    if zero is not None and zero.array is not None:
+        numbers = numbers - _along(_wide(zero.array), step, position, numbers.ndim)
+    return numbers, of_array(numbers)
+
+
+def _along(zeros: Array, step: Step, position: int, rank: int) -> Array:
+    """Zero points shaped as their operand: one per output channel of a convolution, row of a left matrix, column."""
+    if zeros.ndim != 1 or (position == 1 and step.node.op_type != "ConvInteger"):
+        return zeros
+    return zeros.reshape(-1, *[1] * (rank - 1 if position == 1 else 1))
+
+
+def _wide(array: Array) -> Array:
+    """In a type whose sums do not wrap around: Python's integers for 64 bits, whose sums no type of numpy holds."""
+    return array.astype(object if array.dtype.itemsize == 8 else np.int64)
+
+
+def _dims(operand: Operand) -> tuple[int | None, ...]:
+    if operand.shape is None:
+        raise QualityError(f"tensor {operand.name!r}: the number of its dimensions is unknown, so a sum has no bound",
+                           "give the Reshape that makes it a constant shape")  # fmt: skip
+    return operand.shape
+
+
+def _unknown(node: NodeProto) -> QualityError:
+    return QualityError(f"{title(node)}: no interval rule for this operator",
+                        "add one to trtasr/graph/intervals.py, or write the graph without it")  # fmt: skip
+
+
+def _single(node: NodeProto) -> bool:
+    """Whether the first output is the only one."""
+    return bool(node.output and node.output[0]) and not any(node.output[1:])
+
+
+def _check_fits(step: Step, found: Interval) -> None:
+    limits = of_type(step.dtype)
+    if limits.low <= found.low and found.high <= limits.high:
+        return
+    how, value = ("up", found.high) if found.high > limits.high else ("down", found.low)
+    raise QualityError(f"{title(step.node)}: values {how} to {_told(value)} do not fit {step.dtype}",
+                       "clip its operands, or compute it in a wider type")  # fmt: skip
+
+
+def _told(value: int) -> str:
+    if abs(value) < _EXACT_BELOW:
+        return str(value)
+    return f"{'-' if value < 0 else ''}2^{(abs(value) - 1).bit_length()}"
+
+
+# Operators that move, pick or convert values.
+_MOVES = ("Cast", "CastLike", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "MaxPool", "ReduceMax",
+          "ReduceMin", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze")  # fmt: skip
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(_MOVES, lambda step: step.interval(0)),
+    "Abs": _each(absolute),
+    "Add": _each(add),
+    "BitShift": _shifted,
+    "Clip": _clipped,
+    "Concat": _each(hull),
+    "ConstantOfShape": _filled,
+    "ConvInteger": _convolved,
+    "Div": _each(divide),
+    "MatMul": _matrix_product,
+    "MatMulInteger": _matrix_product,
+    "Max": _each(maximum),
+    "Min": _each(minimum),
+    "Mod": _modulo,
+    "Mul": _multiplied,
+    "Neg": _each(negate),
+    "Pad": _padded,
+    "QuantizeLinear": lambda step: of_type(step.dtype),
+    "Range": lambda step: hull(step.interval(0), step.interval(1)),
+    "ReduceSum": _reduced_sum,
+    "Relu": _each(relu),
+    "Shape": lambda _step: Interval(0, 2**31 - 1),
+    "Sub": _each(subtract),
+}

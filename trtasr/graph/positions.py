@@ -1,0 +1,98 @@
+"""Tables of relative positions: sines and cosines computed once, kept as the 8-bit codes that the network reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from trtasr.errors import BuildError
+from trtasr.fixed_point import LONGEST, ZERO_POINT
+from trtasr.graph.check import run_graph
+from trtasr.graph.edit import Array, activation_scale, consumers, producers, rebuilt
+from trtasr.graph.integer_build import UNSUPPORTED, Builder
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Embeddings of the distances L .. -(L - 1), of which T frames read those from T to -(T - 1).
+
+    Attributes:
+        name: of the tensor in the FP32 graph, float32 [1, 2T, d].
+        frames: name of the int64 tensor that holds T.
+        values: float32 [1, 2L, d].
+    """
+
+    name: str
+    frames: str
+    values: Array
+
+    def look_up(self, build: Builder) -> None:
+        """Emit the codes at the table's scale, rows L - T to L + T."""
+        scale = np.float32(activation_scale(build.table, self.name).scale)
+        codes = np.clip(np.rint(self.values / scale), -ZERO_POINT, 255 - ZERO_POINT) + ZERO_POINT
+        rows = self.values.shape[1] // 2
+        middle, axis = build.number(rows), build.constant("axis_1", np.array([1], np.int64))
+        frames = build.emit("Reshape", [self.frames, build.constant("one_number", np.array([1], np.int64))],
+                            f"{self.name}_frames")  # fmt: skip
+        first = build.emit("Sub", [middle, frames], f"{self.name}_first")
+        last = build.emit("Add", [middle, frames], f"{self.name}_last")
+        stored = build.constant(f"{self.name}_table", codes.astype(np.uint8))
+        build.codes_of[self.name] = build.emit("Slice", [stored, first, last, axis], f"{self.name}_quantized")
+
+
+def position_tables(model: onnx.ModelProto, longest: int = LONGEST) -> dict[str, Positions]:
+    """Every tensor of sines and cosines that a weighted node reads, evaluated for the longest input.
+
+    Raises:
+        BuildError: sines of something else than a range of frames.
+    """
+    made, readers, found = producers(model), consumers(model), {}
+    for node in model.graph.node:
+        if node.op_type != "Sin":
+            continue
+        steps, start = range_behind(node, made)
+        name, nodes = followed(steps, readers)
+        found[name] = Positions(name, start, evaluated(model, nodes, steps, name, longest))
+    return found
+
+
+def range_behind(node: NodeProto, made: dict[str, NodeProto]) -> tuple[str, str]:
+    """(output of the Range T .. -T, name of T) that angles are computed from."""
+    name = node.input[0]
+    while name in made and made[name].op_type in ("Mul", "Unsqueeze", "Cast"):
+        name = made[name].input[0]
+    if name not in made or made[name].op_type != "Range":
+        raise BuildError(f"{node.name}: sines of something else than a range of positions", UNSUPPORTED)
+    start = made[name].input[0]
+    while start in made and made[start].op_type == "Cast":
+        start = made[start].input[0]
+    return name, start
+
+
+def followed(name: str, readers: dict[str, list[NodeProto]]) -> tuple[str, list[NodeProto]]:
+    """What a weighted node reads of the positions, and the nodes that make it."""
+    carried, nodes, last = {name}, [], name
+    waiting = [name]
+    while waiting:
+        for node in readers[waiting.pop(0)]:
+            if node.op_type not in ("MatMul", "Shape") and node.output[0] not in carried:
+                carried.add(node.output[0])
+                waiting.append(node.output[0])
+                nodes.append(node)
+                last = node.output[0]
+    return last, nodes
+
+
+def evaluated(model: onnx.ModelProto, nodes: Sequence[NodeProto], steps: str, name: str, longest: int) -> Array:
+    """The table for the longest input, float32 [1, 2L, d], by running that part of the graph."""
+    wanted = {item.name for item in nodes}
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.input[:], part.graph.output[:]
+    part.graph.input.append(helper.make_tensor_value_info(steps, TensorProto.INT64, ["positions"]))
+    part.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "rows", "width"]))
+    kept = [node for node in model.graph.node if node.name in wanted or node.op_type == "Constant"]
+    part = rebuilt(part, kept, model.graph.initializer)
+    return run_graph(part, {steps: np.arange(longest, -longest, -1)})[name]
