@@ -43,7 +43,7 @@ def test_the_bundle_is_complete_and_sealed(compiled) -> None:
     files = read(compiled, "bundle.json")["files"]
     assert {"scales.json", "calibration.cache", "model.fp32.onnx", "model.qdq.onnx", "t4-rtx/model.plan",
             "cpu/model.int8.onnx", "layers.json", "bench.json", "wer.json", "comparison.json",
-            "report.html"} <= set(files)  # fmt: skip
+            "report.html", "model.integer.onnx", "model.integer.qdq.onnx"} <= set(files)  # fmt: skip
     assert not [p for p in compiled.iterdir() if p.name.startswith(".")]
 
 

@@ -23,6 +23,7 @@ from trtasr.graph.corrected import with_corrections
 from trtasr.graph.cpu_qdq import quantize_for_cpu
 from trtasr.graph.edit import weight_codes
 from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.graph.integer import first_read, integerize
 from trtasr.models.load import build_model
 from trtasr.quant.propagate import calibration_loss, correction, joined
 from trtasr.quant.synthesize import SynthesisSettings, synthesize
@@ -69,11 +70,12 @@ def sqnr(parts, table):
     return 10 * np.log10(sum(float(np.square(a).sum()) for a in exact) / noise)
 
 
-def test_table_qdq_graph_cache_and_cpu_graph_agree_bit_for_bit(parts, table):
+def test_table_qdq_graph_cache_cpu_graph_and_integer_graph_agree_bit_for_bit(parts, table):
     fp32 = center(onnx.load(parts[0]), table.offsets)
     fp32 = with_corrections(fp32, table, [node.name for node in fp32.graph.node])
     stored, qdq = initializers(fp32), initializers(quantized_graph(onnx.load(parts[0]), table, ()))
     cpu = initializers(quantize_for_cpu(fp32, table, ()).model)
+    integer = initializers(integerize(fp32, table))
     readers = {node.input[1]: node.name for node in fp32.graph.node if node.op_type == "Conv"}
     _, cached = parse_cache(cache_text(table))
     weights = [name for name in table.corrected if name in table.weights]
@@ -83,9 +85,11 @@ def test_table_qdq_graph_cache_and_cpu_graph_agree_bit_for_bit(parts, table):
         scales = table.weights[name].scales.reshape([-1] + [1] * (codes.ndim - 1))
         np.testing.assert_array_equal(codes * scales, table.corrected[name])  # on the grid, exactly
         np.testing.assert_array_equal(qdq[f"{name}_int8"], codes)
+        np.testing.assert_array_equal(integer[f"{name}_uint8"] - np.int16(128), codes)
         np.testing.assert_array_equal(qdq[f"{name}_scale"], table.weights[name].scales)
         found = cpu[f"{readers[name]}/weight"]
         np.testing.assert_array_equal(found if found.ndim == 3 else found.T[:, :, None], codes)
+    assert integer["features_scale"] == table.activations[first_read(fp32, "features")].scale
     for name, entry in table.activations.items():
         assert cached[name] == entry.scale
         if f"{name}_scale" in qdq:

@@ -144,7 +144,10 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--target", help="engine to compare with FP32 (default: cpu)")
     sub.add_argument("--manifest", type=Path, help="speech to compare on (default: the recipe's)")
     sub.add_argument("--layers", action="store_true", help="SQNR of every layer's output instead")
-    sub.add_argument("--utterances", type=int, default=8, help="how many")
+    sub.add_argument("--integer", action="store_true",
+                     help="FP32, Q/DQ and integer-only side by side instead (CTC models)")  # fmt: skip
+    sub.add_argument("--all", action="store_true", help="with --integer: every layer")
+    sub.add_argument("--utterances", type=int, help="how many (default 8; with --integer all)")
     sub.add_argument("-o", "--out", type=Path, default=Path("comparison"), help="folder for Polygraphy's files")
 
 
@@ -153,6 +156,8 @@ def add_inspect(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("bundle", type=Path, help="folder made by compile")
     sub.add_argument("--target", help="one engine only")
     sub.add_argument("--all", action="store_true", help="pointwise and shape layers too")
+    sub.add_argument("--integer", action="store_true",
+                     help="prove the integer-only graph: no float tensor, no overflow (CTC models)")  # fmt: skip
     sub.add_argument("--roofline", action="store_true", help="estimate where time would go on a Tesla T4 instead")
     sub.add_argument("--batch", type=int, default=1, help="utterances per run of the estimate (default 1)")
     sub.add_argument("--seconds", type=float, default=7.0, help="seconds of audio per utterance (default 7)")

@@ -4,11 +4,9 @@ import argparse
 import json
 import math
 import re
-import resource
 import shutil
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,33 +14,37 @@ from typing import Any
 from trtasr.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_table
 from trtasr.acceptance import accept
 from trtasr.bundle import write_json
+from trtasr.compare_integer import compare_integer
 from trtasr.compare_layers import compare_layers
 from trtasr.compile import STAGES, calibrate_recipe, compile_recipe
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
 from trtasr.errors import MissingError, RecipeError, UsageError
-from trtasr.gpu import FP16, FP32, slower_than_fp16, speedups
+from trtasr.gpu import slower_than_fp16
+from trtasr.integer_graph import prove_bundle
 from trtasr.job import Options
 from trtasr.lower import resolve_targets
-from trtasr.measure import PROFILE
+from trtasr.measure import COMPARED_UTTERANCES, PROFILE
 from trtasr.pair_run import files_of, is_pair
 from trtasr.recipe import Evaluation, Recipe, build, load_recipe, override, to_dict
-from trtasr.records import Record, bench_json, comparison_json, control_rows, controls_json, summary_json
+from trtasr.records import Record, bench_json, comparison_json
 from trtasr.report.error_view import corrections
+from trtasr.report.integer_view import integer_json, integer_text, proof_json, proof_text
 from trtasr.report.roofline import roofline_text
 from trtasr.report.table import (
-    controls_table,
-    coverage_line,
-    decision_summary,
-    generation_lines,
-    generation_words,
     last_line,
-    layer_table,
     sqnr_table,
     summary_table,
 )
-from trtasr.targets import REASONS
-from trtasr.values import BenchResult, Comparison, Latency, LayerRow
+from trtasr.summaries import (
+    comparison_text,
+    compile_data,
+    compile_text,
+    latency_text,
+    layers_text,
+    peak_gb,
+    speed_lines,
+)
 from trtasr.verbs import (
     bench_bundle,
     compare_bundle,
@@ -194,70 +196,6 @@ def save_engine(engine: Path, target: Path) -> None:
         shutil.copyfile(part, target.with_suffix(f".{part.name.partition('.')[0]}{target.suffix}"))
 
 
-def compile_text(record: Record, out: Path) -> str:
-    """The closing table: engines, coverage, controls, missed gates and the machine-readable line."""
-    lines = [summary_table(record.results)]
-    lines += generation_lines(record.results)
-    lines += speed_lines(record.results)
-    for engine, lowered in zip(record.engines, record.lowered, strict=False):  # baselines follow the targets' engines
-        kept = decision_summary(lowered.decisions, "FP32" if engine.target == "cpu" else "FP16", REASONS)
-        lines.append("; ".join(filter(None, (coverage_line(engine.target, engine.layers), kept))))
-    if record.controls:
-        lines += ["", controls_table(control_rows(record))]
-    lines.append(comparison_text(record.comparison))
-    lines.append(f"report: {out / 'report.html'}")
-    lines.append(f"compile {record.seconds:.0f} s; peak memory {peak_gb():.1f} GB")
-    lines += [f"gate missed: {problem}" for problem in record.problems]
-    lines.append(final_line(record, out))
-    return "\n".join(lines)
-
-
-def speed_lines(results: Sequence[BenchResult]) -> list[str]:
-    """INT8 against FP16 and FP32 on the GPU, shape by shape; red where INT8 loses."""
-    lines = []
-    for over, name in ((FP16, "FP16"), (FP32, "FP32")):
-        for latency, ratio in speedups(results, over):
-            line = f"int8 t4 against {name}, {latency.shape}: {ratio:.2f} x"
-            lines.append(red(f"{line}  INT8 IS SLOWER") if ratio <= 1 else line)
-    return lines
-
-
-def red(line: str) -> str:
-    """The line in red, where a terminal reads it."""
-    return f"\033[31m{line}\033[0m" if sys.stdout.isatty() else line
-
-
-def final_line(record: Record, out: Path) -> str:
-    """``PASSED | seconds | engine=... | wer_fp32=... | ...``."""
-    first = record.engines[0].target
-    names = {"fp32": "wer_fp32", "cpu": "wer_int8_cpu"} | ({} if first == "cpu" else {first: "wer_int8"})
-    wers = {names[r.target]: r.wer.wer for r in record.results if r.wer and r.target in names}
-    values: dict[str, str | float] = {"engine": str(out / record.engines[0].path), **wers}
-    return last_line(record.outcome, record.seconds, values)
-
-
-def compile_data(record: Record, out: Path) -> dict[str, Any]:
-    """The summary for ``--json``."""
-    return {"outcome": record.outcome, "problems": list(record.problems), "seconds": round(record.seconds, 1),
-            "peak_gb": peak_gb(), "bundle": str(out), "engine": str(out / record.engines[0].path),
-            "results": summary_json(record), "comparison": comparison_json(record.comparison),
-            "controls": controls_json(record)}  # fmt: skip
-
-
-def peak_gb() -> float:
-    """Most memory that this process, or a builder it started, has held."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 2**20  # Linux counts KiB
-
-
-def comparison_text(comparison: Comparison) -> str:
-    """One line of judgement and the equivalent Polygraphy command."""
-    scores = ", ".join(f"{t.tensor} SQNR {t.sqnr_db:.1f} dB, cosine {t.cosine:.5f}" for t in comparison.tensors)
-    return (f"{comparison.candidate} against {comparison.reference} on {comparison.features}: {scores}, "
-            f"{100 * comparison.token_agreement:.2f} % of {comparison.frames} {comparison.unit} have the same token\n"
-            f"  polygraphy: {comparison.command}")  # fmt: skip
-
-
 def calibrate_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr calibrate``."""
     recipe = resolve_recipe(arguments)
@@ -301,23 +239,27 @@ def bench_verb(arguments: argparse.Namespace) -> Summary:
     return Summary("\n".join(lines), [bench_json(result) for result in results], 3 if slow else 0)
 
 
-def latency_text(engine: str, latency: Latency) -> str:
-    """One benchmarked shape in one line."""
-    return (f"{engine}: {latency.shape} of audio, batch {latency.batch}: p50 {latency.p50_ms:.1f}, "
-            f"p95 {latency.p95_ms:.1f}, p99 {latency.p99_ms:.1f} ms over {latency.runs} runs, "
-            f"RTFx {latency.rtfx:.1f}" + (f"; {generation_words(latency)}" if latency.tokens else ""))  # fmt: skip
-
-
 def compare_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr compare``."""
+    if arguments.integer:
+        return compare_integer_verb(arguments)
     usual = layered_target if arguments.layers else default_target
     target = arguments.target or usual(arguments.bundle)
+    utterances = COMPARED_UTTERANCES if arguments.utterances is None else arguments.utterances
     if arguments.layers:
-        found = compare_layers(arguments.bundle, target, arguments.manifest, arguments.utterances)
+        found = compare_layers(arguments.bundle, target, arguments.manifest, utterances)
         data = {name: value if math.isfinite(value) else None for name, value in found.items()}
         return Summary(sqnr_table(found, target), {"reference": "fp32", "candidate": target, "sqnr_db": data})
-    result = compare_bundle(arguments.bundle, target, arguments.manifest, arguments.out, arguments.utterances)
+    result = compare_bundle(arguments.bundle, target, arguments.manifest, arguments.out, utterances)
     return Summary(comparison_text(result), comparison_json(result))
+
+
+def compare_integer_verb(arguments: argparse.Namespace) -> Summary:
+    """``trtasr compare --integer``; ends with 3 when the executor and ONNX Runtime do not agree."""
+    if arguments.target or arguments.layers:
+        raise UsageError("--integer compares all forms of a network, layer by layer", "leave --target and --layers out")
+    found = compare_integer(arguments.bundle, arguments.manifest, arguments.utterances)
+    return Summary(integer_text(found, arguments.all), integer_json(found), 3 if found.unequal else 0)
 
 
 def inspect_verb(arguments: argparse.Namespace) -> Summary:
@@ -327,17 +269,14 @@ def inspect_verb(arguments: argparse.Namespace) -> Summary:
             raise UsageError("--roofline estimates a Tesla T4 whatever was built", "leave --target out")
         estimate = estimate_bundle(arguments.bundle, arguments.batch, arguments.seconds)
         return Summary(roofline_text(estimate), {"estimate": asdict(estimate), "estimate_total_ms": estimate.totals_ms})
+    if arguments.integer:
+        proof = prove_bundle(arguments.bundle)
+        return Summary(proof_text(proof, arguments.all), proof_json(proof))
     engines = engine_layers(arguments.bundle)
     if arguments.target and arguments.target not in engines:
         raise UsageError(f"{arguments.bundle}: has no {arguments.target} engine", f"use one of {', '.join(engines)}")
     chosen = {arguments.target: engines[arguments.target]} if arguments.target else engines
     return Summary(layers_text(chosen, arguments.all), {t: [asdict(row) for row in rows] for t, rows in chosen.items()})
-
-
-def layers_text(engines: Mapping[str, Sequence[LayerRow]], show_all: bool) -> str:
-    """Layer table and coverage of each engine."""
-    parts = [f"{layer_table(rows, show_all)}\n{coverage_line(target, rows)}" for target, rows in engines.items()]
-    return "\n\n".join(parts)
 
 
 def transcribe_verb(arguments: argparse.Namespace) -> Summary:

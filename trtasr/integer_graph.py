@@ -39,12 +39,16 @@ class IntegerGraph:
     size_bytes: int
     proof: Proof
 
+    @property
+    def sum_bits(self) -> int:
+        """Bits of the largest possible sum of products in an int32."""
+        return max((item.bits for item in self.proof.accumulators if item.capacity < 32), default=0)
+
     def to_json(self) -> dict[str, Any]:
         """For the sidecar; the proof can be had again with `trtasr inspect --integer`."""
-        worst = max((item.bits for item in self.proof.accumulators if item.capacity < 32), default=0)
         return {"graph": self.graph, "reference": self.reference, "size_bytes": self.size_bytes,
                 "tensors": self.proof.tensors, "float_tensors": len(self.proof.floats),
-                "int32_sum_bits": worst}  # fmt: skip
+                "int32_sum_bits": self.sum_bits}  # fmt: skip
 
 
 def write_integer(folder: Path, source: Path, table: ScaleTable) -> IntegerGraph | None:

@@ -87,18 +87,6 @@ class LayerSteps:
 
 
 @dataclass(frozen=True)
-class Interval95:
-    """A 95 % confidence interval in absolute WER points, by bootstrap over utterances.
-
-    Attributes:
-        low: 2.5th percentile; high: 97.5th.
-    """
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class IntegerRow:
     """One graph in the comparison.
 
@@ -106,7 +94,7 @@ class IntegerRow:
         graph: label.
         wer: in percent; NaN without transcripts.
         delta: WER minus that of the FP32 graph, in points.
-        interval: of that difference; None for FP32 and without transcripts.
+        interval: 95 % interval of that difference, by bootstrap over utterances; None for FP32 and without transcripts.
         sqnr_db: of log-probabilities against FP32.
         token_agreement: share of frames with FP32's token, 0..1.
     """
@@ -114,7 +102,7 @@ class IntegerRow:
     graph: str
     wer: float
     delta: float
-    interval: Interval95 | None
+    interval: tuple[float, float] | None
     sqnr_db: float
     token_agreement: float
 
@@ -126,7 +114,7 @@ class IntegerComparison:
     Attributes:
         rows: FP32, the bundle's Q/DQ graph, the Q/DQ graph with every layer in INT8, integer-only.
         over_qdq: WER of integer-only minus that of the bundle's Q/DQ graph, in points; NaN without transcripts.
-        over_qdq_interval: its confidence interval; None without transcripts.
+        over_qdq_interval: its 95 % interval; None without transcripts.
         layers: in graph order.
         elements: logits that the executor and ONNX Runtime both computed.
         unequal: how many of them are not the same integer.
@@ -135,7 +123,7 @@ class IntegerComparison:
 
     rows: tuple[IntegerRow, ...]
     over_qdq: float
-    over_qdq_interval: Interval95 | None
+    over_qdq_interval: tuple[float, float] | None
     layers: tuple[LayerSteps, ...]
     elements: int
     unequal: int

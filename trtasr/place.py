@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import onnx
 
 from trtasr.graph.center import give_back_quantized
+from trtasr.graph.codes import code_formats
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.cpu_qdq import quantize_for_cpu
 from trtasr.graph.qdq import decide, insert_qdq
@@ -50,5 +51,6 @@ def place(centered: onnx.ModelProto, table: ScaleTable, target: Target, patterns
     if target.passes == ("cpu_qdq",):
         quantized = quantize_for_cpu(fp32, table, patterns)
         return Placed(fp32, quantized.model, quantized.decisions)
-    inserted = insert_qdq(fp32, table, target.rules, patterns)
+    formats = code_formats(fp32, table) if "integer" in target.passes else None
+    inserted = insert_qdq(fp32, table, target.rules, patterns, formats)
     return Placed(fp32, inserted.model, inserted.decisions)

@@ -204,7 +204,8 @@ def report_data(record: Record) -> ReportData:
         audio_scales=record.tables.get("audio") if len(record.tables) > 1 else None, settings=to_dict(record.recipe),
         commands=commands(record), subnormal={item.target: item.subnormal for item in linted(record)},
         overflowing={item.target: item.overflowing for item in linted(record)},
-        checkpoint_sha256=record.checkpoint.sha256)  # fmt: skip
+        checkpoint_sha256=record.checkpoint.sha256,
+        integer=record.integer.proof if record.integer else None)  # fmt: skip
 
 
 def linted(record: Record) -> list[Lowered]:

@@ -103,12 +103,27 @@ def test_a_matrix_product_is_proved():
 def test_only_a_constant_counts_as_bias_and_only_computed_tensors_as_wide():
     weight = np.full((4, 4), 129, np.uint8)
     model = model_of(f"""{QUANTIZE} [linear] a = MatMulInteger(q, w, z, z) b = Add(a, a)
-        far = Constant <value_int=4611686018427387904> () l = Cast <to=7> (b) y = Min(l, far)""",
+        far = Constant <value_int=4611686018427387904> () l = Cast <to=7> (b) y = Div(l, far)""",
                      "float[T,4] features", "int64[T,4] y", w=weight)  # fmt: skip
     proof = prove(model, LONGEST)
     assert (proof.accumulators[0].bound, proof.widest) == (4 * 128, (8 * 128).bit_length())
     alone = model_of(f"{QUANTIZE} y = MatMulInteger(q, w, z, z)", "float[T,4] features", "int32[T,4] y", w=weight)
     assert prove(alone, LONGEST).widest == 0
+
+
+@pytest.mark.parametrize("comparison", ["Max(h, zero)", "Min(h, zero)", "Clip(h, zero, seven)"])
+def test_comparisons_of_int64_that_onnx_runtime_gets_wrong_are_refused(comparison):
+    made = "zero = Constant <value_int=0> () i = Cast <to=7> (q) {} y = " + comparison
+    assert prove(lines(made.format("h = Mul(i, i)")), LONGEST).integer_only
+    with pytest.raises(QualityError, match="compares int64 values up to"):
+        prove(lines(made.format("square = Mul(i, i) h = Mul(square, square)")), LONGEST)
+
+
+def test_long_sums_that_onnx_runtime_adds_in_floating_point_are_refused():
+    made = "i = Cast <to=7> (q) p = Mul(i, i) h = Mul(p, p) k = Mul(h, p) a = Constant <value_ints=[0]> () "
+    assert prove(lines(made, "y = ReduceSum(h, a)"), LONGEST).integer_only
+    with pytest.raises(QualityError, match="adds in float64"):
+        prove(lines(made, "y = ReduceSum(k, a)"), LONGEST)
 
 
 @pytest.mark.parametrize(("maker", "floats"), [

@@ -14,11 +14,12 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from trtasr.errors import BuildError
-from trtasr.fixed_point import LONGEST, ZERO_POINT
-from trtasr.graph.edit import Array, activation_scale, consumers, outline, rebuilt
+from trtasr.fixed_point import LONGEST
+from trtasr.graph.codes import code_formats
+from trtasr.graph.edit import Array, consumers, outline, rebuilt
 from trtasr.graph.integer_build import UNSUPPORTED, Builder, Value, float_constants
 from trtasr.graph.integer_functions import DOMAIN, FUNCTIONS
-from trtasr.graph.integer_ops import OPERATORS, add, pooled, product, refused, signed_codes, weighted
+from trtasr.graph.integer_ops import OPERATORS, add, centered, pooled, product, refused, weighted
 from trtasr.graph.positions import Positions, position_tables
 from trtasr.values import ScaleTable
 
@@ -45,7 +46,7 @@ def integerize(model: onnx.ModelProto, table: ScaleTable) -> onnx.ModelProto:
         BuildError: an operator without integer form; names the node. UsageError: a scale is missing.
     """
     types, shapes = described(model)
-    build = Builder(table, types, float_constants(model))
+    build = Builder(table, code_formats(model, table), types, float_constants(model))
     tables = position_tables(model)
     quantize_input(build, model)
     exponents = read_by_softmax(model)
@@ -89,7 +90,7 @@ def elementary(build: Builder, node: NodeProto, model: onnx.ModelProto, tables: 
     elif skipped.intersection(node.input):
         skipped.update(node.output)
     elif node.op_type == "MaxPool":
-        pooled(build, node, np.float64(activation_scale(build.table, first_read(model, node.output[0])).scale))
+        pooled(build, node, build.formats[first_read(model, node.output[0])])
     elif node.op_type in OPERATORS:
         OPERATORS[node.op_type](build, node)
     else:
@@ -109,10 +110,10 @@ def mask(build: Builder, node: NodeProto, skipped: set[str]) -> None:
 def quantize_input(build: Builder, model: onnx.ModelProto) -> None:
     """The boundary: float features to 8-bit codes, at the scale at which the first weighted node reads them."""
     features = next(item.name for item in model.graph.input if item.type.tensor_type.elem_type in FLOATS)
-    scale = activation_scale(build.table, first_read(model, features)).scale
-    codes = build.emit("QuantizeLinear", [features, build.constant(f"{features}_scale", scale),
-                                          build.number(ZERO_POINT, "uint8")], f"{features}_quantized")  # fmt: skip
-    build.values[features] = signed_codes(build, codes, f"{features}_codes", np.float64(scale))
+    read = build.formats[first_read(model, features)]
+    codes = build.emit("QuantizeLinear", [features, build.constant(f"{features}_scale", read.scale),
+                                          build.number(read.zero, "uint8")], f"{features}_quantized")  # fmt: skip
+    build.values[features] = centered(build, codes, f"{features}_codes", read)
 
 
 def first_read(model: onnx.ModelProto, name: str) -> str:

@@ -10,7 +10,6 @@ from onnx import NodeProto, TensorProto, helper
 
 from trtasr.errors import BuildError
 from trtasr.fixed_point import (
-    CODE_LIMIT,
     EXPONENT_LIMIT,
     EXPONENT_SCALE,
     OPERAND_HEADROOM,
@@ -18,11 +17,11 @@ from trtasr.fixed_point import (
     SUM_LIMIT,
     WIDE_BITS,
     WIDE_LIMIT,
-    ZERO_POINT,
     dyadic,
     reach,
 )
-from trtasr.graph.edit import Array, activation_scale, tensor
+from trtasr.graph.codes import LARGEST_CODE, Codes
+from trtasr.graph.edit import Array, tensor
 from trtasr.graph.integer_functions import DOMAIN
 from trtasr.values import ScaleTable
 
@@ -55,11 +54,15 @@ class Builder:
     """Collects the nodes and constants of an integer graph.
 
     Args:
-        table: scales; types: ONNX element type of every tensor of the FP32 graph; constants: its constants.
+        table: scales.
+        formats: tensor -> the 8-bit codes that weighted nodes read of it.
+        types: ONNX element type of every tensor of the FP32 graph.
+        constants: its constants.
     """
 
-    def __init__(self, table: ScaleTable, types: Mapping[str, int], constants: Mapping[str, Array]) -> None:
-        self.table, self.types, self.constants = table, types, constants
+    def __init__(self, table: ScaleTable, formats: Mapping[str, Codes], types: Mapping[str, int],
+                 constants: Mapping[str, Array]) -> None:  # fmt: skip
+        self.table, self.formats, self.types, self.constants = table, formats, types, constants
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.values: dict[str, Value] = {}
@@ -101,18 +104,18 @@ class Builder:
         return entry.amax if entry else otherwise
 
     def codes(self, name: str) -> str:
-        """The uint8 codes, zero point 128, that a weighted node reads of a float tensor, at the table's scale."""
+        """The uint8 codes that a weighted node reads of a float tensor."""
         if name not in self.codes_of:
-            scale = np.float64(activation_scale(self.table, name).scale)
-            self.codes_of[name] = self.eight_bits(self.value(name), scale, f"{name}_quantized")
+            self.codes_of[name] = self.eight_bits(self.value(name), self.formats[name], f"{name}_quantized")
         return self.codes_of[name]
 
-    def eight_bits(self, value: Value, scale: np.float64, output: str) -> str:
-        """A value as uint8 codes of a scale."""
-        if value.per_tensor and float(value.scale) == scale and value.bound <= CODE_LIMIT:
-            raised = self.emit("Add", [value.name, self.number(ZERO_POINT, "int32")], f"{output}_raised")
+    def eight_bits(self, value: Value, codes: Codes, output: str) -> str:
+        """A value as uint8 codes."""
+        scale, zero = np.float64(codes.scale), codes.zero
+        if value.per_tensor and float(value.scale) == scale and value.bound <= min(zero, LARGEST_CODE + 1 - zero):
+            raised = self.emit("Add", [value.name, self.number(zero, "int32")], f"{output}_raised")
         else:
-            raised = self.rescale(value, scale, (-ZERO_POINT, 255 - ZERO_POINT, ZERO_POINT), f"{output}_raised")
+            raised = self.rescale(value, scale, (-zero, LARGEST_CODE - zero, zero), f"{output}_raised")
         return self.cast(raised, output, TensorProto.UINT8)
 
     def rescale(self, value: Value, scale: np.float64, limits: tuple[int, int, int], output: str,

@@ -62,8 +62,8 @@ class Body:
 
 def function(name: str, inputs: Sequence[str], body: Body, output: str) -> FunctionProto:
     """The collected nodes as a function whose last tensor is its output."""
-    for node in body.nodes:
-        node.name = f"{name}/{node.op_type}"
+    for index, node in enumerate(body.nodes):
+        node.name = f"{name}/{node.op_type}_{index}"
     imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
     return helper.make_function(DOMAIN, name, inputs, [output], body.nodes, imports)
 

@@ -9,7 +9,6 @@ from onnx import NodeProto, TensorProto
 
 from trtasr.errors import BuildError
 from trtasr.fixed_point import (
-    CODE_LIMIT,
     LONGEST,
     ONE,
     SHARE_BITS,
@@ -18,6 +17,7 @@ from trtasr.fixed_point import (
     WIDE_LIMIT,
     ZERO_POINT,
 )
+from trtasr.graph.codes import Codes
 from trtasr.graph.edit import Array, weight_codes, weight_scale
 from trtasr.graph.integer_build import UNSUPPORTED, Builder, Value
 from trtasr.graph.integer_functions import DOMAIN
@@ -39,16 +39,16 @@ def weighted(build: Builder, node: NodeProto, bias: Array | None) -> None:
     codes = build.codes(node.input[0])
     weight, entry = build.constants[name], weight_scale(build.table, name)
     axis = output_axis(node, weight.ndim)
-    read = np.float64(build.table.activations[node.input[0]].scale)
-    integers, scales = channel_codes(weight, entry, read, bias)
+    read = build.formats[node.input[0]]
+    integers, scales = channel_codes(weight, entry, np.float64(read.scale), bias)
     stored = build.constant(f"{name}_uint8", (integers.astype(np.int16) + ZERO_POINT).astype(np.uint8))
     zero = build.number(ZERO_POINT, "uint8")
     conv = node.op_type == "Conv"
     op = "ConvInteger" if conv else "MatMulInteger"
     made = f"{output}_sum" if conv and bias is not None else output
     others = tuple(index for index in range(weight.ndim) if index != axis)
-    bound = CODE_LIMIT * int(np.abs(integers.astype(np.int64)).sum(axis=others).max())
-    build.emit(op, [codes, stored, zero, zero], made)
+    bound = read.reach * int(np.abs(integers.astype(np.int64)).sum(axis=others).max())
+    build.emit(op, [codes, stored, build.number(read.zero, "uint8"), zero], made)
     build.nodes[-1].name = node.name
     build.nodes[-1].attribute.extend(node.attribute)
     shape = (-1, *[1] * (weight.ndim - 2)) if conv else (-1,)
@@ -240,20 +240,20 @@ def layer_norm(build: Builder, node: NodeProto) -> None:
     build.values[output] = build.symmetric(normal, scale, WIDE_LIMIT, output, beta / scale)
 
 
-def pooled(build: Builder, node: NodeProto, scale: np.float64) -> None:
+def pooled(build: Builder, node: NodeProto, read: Codes) -> None:
     """Maximum over windows, of the 8-bit codes that the next weighted node reads: codes keep the order of values."""
     output = node.output[0]
-    codes = build.eight_bits(build.value(node.input[0]), scale, f"{output}_read")
+    codes = build.eight_bits(build.value(node.input[0]), read, f"{output}_read")
     build.emit("MaxPool", [codes], f"{output}_codes")
     build.nodes[-1].attribute.extend(node.attribute)
-    build.values[output] = signed_codes(build, f"{output}_codes", output, scale)
+    build.values[output] = centered(build, f"{output}_codes", output, read)
 
 
-def signed_codes(build: Builder, codes: str, output: str, scale: np.float64) -> Value:
+def centered(build: Builder, codes: str, output: str, read: Codes) -> Value:
     """uint8 codes as int32 around 0."""
     made = build.cast(codes, f"{codes}_int32", TensorProto.INT32)
-    build.emit("Sub", [made, build.number(ZERO_POINT, "int32")], output)
-    return Value(output, np.asarray(scale), float(scale) * CODE_LIMIT, CODE_LIMIT)
+    build.emit("Sub", [made, build.number(read.zero, "int32")], output)
+    return Value(output, np.asarray(read.scale, np.float64), float(read.scale) * read.reach, read.reach)
 
 
 def moved(build: Builder, node: NodeProto) -> None:

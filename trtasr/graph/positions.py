@@ -8,9 +8,10 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from trtasr.errors import BuildError
-from trtasr.fixed_point import LONGEST, ZERO_POINT
+from trtasr.fixed_point import LONGEST
 from trtasr.graph.check import run_graph
-from trtasr.graph.edit import Array, activation_scale, consumers, producers, rebuilt
+from trtasr.graph.codes import LARGEST_CODE
+from trtasr.graph.edit import Array, consumers, producers, rebuilt
 from trtasr.graph.integer_build import UNSUPPORTED, Builder
 
 
@@ -30,8 +31,8 @@ class Positions:
 
     def look_up(self, build: Builder) -> None:
         """Emit the codes at the table's scale, rows L - T to L + T."""
-        scale = np.float32(activation_scale(build.table, self.name).scale)
-        codes = np.clip(np.rint(self.values / scale), -ZERO_POINT, 255 - ZERO_POINT) + ZERO_POINT
+        read = build.formats[self.name]
+        codes = np.clip(np.rint(self.values / read.scale) + read.zero, 0, LARGEST_CODE)
         rows = self.values.shape[1] // 2
         middle, axis = build.number(rows), build.constant("axis_1", np.array([1], np.int64))
         frames = build.emit("Reshape", [self.frames, build.constant("one_number", np.array([1], np.int64))],

@@ -1,15 +1,17 @@
 """Insert QuantizeLinear / DequantizeLinear pairs around the nodes that shall run in INT8."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from trtasr.errors import RecipeError
+from trtasr.graph.codes import Codes
 from trtasr.graph.edit import (
     activation_scale,
     constants,
@@ -32,7 +34,7 @@ class QdqResult:
 
 
 def insert_qdq(model: onnx.ModelProto, table: ScaleTable, rules: Sequence[Callable[[Site], str | None]],
-               exclude: Sequence[str] = ()) -> QdqResult:  # fmt: skip
+               exclude: Sequence[str] = (), formats: Mapping[str, Codes] | None = None) -> QdqResult:  # fmt: skip
     """Explicit quantization by TensorRT's placement rules: inputs and weights of weighted nodes, never their outputs.
 
         x ---------> Conv(W, b) -> y
@@ -48,6 +50,7 @@ def insert_qdq(model: onnx.ModelProto, table: ScaleTable, rules: Sequence[Callab
         table: scales for every tensor and weight that is quantized.
         rules: asked in order about each site; the first name returned keeps the site out of INT8.
         exclude: fnmatch patterns of node names that stay float.
+        formats: tensor -> uint8 codes instead, for the comparison with integer-only inference.
 
     Returns:
         the graph and one decision per Conv, MatMul and Gemm node, in graph order.
@@ -60,12 +63,12 @@ def insert_qdq(model: onnx.ModelProto, table: ScaleTable, rules: Sequence[Callab
     quantized = {decision.node for decision in decisions if decision.quantized}
     weights = constants(model)
     nodes: list[NodeProto] = []
-    added: dict[str, TensorProto] = {"int8_zero": tensor("int8_zero", np.int8(0))}
+    added: dict[str, TensorProto] = {}
     done: set[str] = set()
     for original in model.graph.node:
         node = copy.deepcopy(original)
         if node.name in quantized:
-            for name, maker in ((node.input[0], _activation_pair), (node.input[1], _weight)):
+            for name, maker in ((node.input[0], partial(_activation_pair, formats or {})), (node.input[1], _weight)):
                 if name not in done:
                     made, initializers = maker(node, table, weights)
                     nodes += made
@@ -111,15 +114,19 @@ def _skip_rule(node: NodeProto, site: Site | None, rules: Sequence[Callable[[Sit
 Made = tuple[list[NodeProto], list[TensorProto]]
 
 
-def _activation_pair(node: NodeProto, table: ScaleTable, _weights: dict[str, TensorProto]) -> Made:
+def _activation_pair(formats: Mapping[str, Codes], node: NodeProto, table: ScaleTable,
+                     _weights: dict[str, TensorProto]) -> Made:  # fmt: skip
     name = node.input[0]
-    scale = tensor(f"{name}_scale", activation_scale(table, name).scale)
+    scale, zero = tensor(f"{name}_scale", activation_scale(table, name).scale), tensor("int8_zero", np.int8(0))
+    if name in formats:
+        scale = tensor(f"{name}_scale", formats[name].scale)
+        zero = tensor(f"{name}_zero_point", np.uint8(formats[name].zero))
     return [
-        helper.make_node("QuantizeLinear", [name, scale.name, "int8_zero"], [f"{name}_quantized"],
+        helper.make_node("QuantizeLinear", [name, scale.name, zero.name], [f"{name}_quantized"],
                          name=f"{name}/QuantizeLinear"),
-        helper.make_node("DequantizeLinear", [f"{name}_quantized", scale.name, "int8_zero"], [f"{name}_dequantized"],
+        helper.make_node("DequantizeLinear", [f"{name}_quantized", scale.name, zero.name], [f"{name}_dequantized"],
                          name=f"{name}/DequantizeLinear"),
-    ], [scale]  # fmt: skip
+    ], [scale, zero]  # fmt: skip
 
 
 def _weight(node: NodeProto, table: ScaleTable, weights: dict[str, TensorProto]) -> Made:

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from trtasr.integer_only import Proof
 from trtasr.report import svg
 from trtasr.report.error_view import activation_rows, corrections, range_gaps, range_note, range_pairs, weight_rows
+from trtasr.report.integer_view import proof_view
 from trtasr.report.layer_view import engine_view, lints, skipped
 from trtasr.report.speed_view import (
     BASELINES,
@@ -66,6 +68,7 @@ class ReportData:
         subnormal: linted target -> layers with a scale product below FP16's normal range; () when there is none.
         overflowing: linted target -> layers whose accumulator could exceed FP16's range, likewise.
         checkpoint_sha256: of the source model; empty when unknown.
+        integer: proof of the integer-only graph; None without one.
     """
 
     name: str
@@ -88,6 +91,7 @@ class ReportData:
     subnormal: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     overflowing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     checkpoint_sha256: str = ""
+    integer: Proof | None = None
 
 
 class Card(NamedTuple):
@@ -147,6 +151,7 @@ def _layers(data: ReportData) -> dict[str, Any]:
         "engines": [engine_view(engine, data.decisions.get(engine.target, ()), data.reasons) for engine in engines],
         "skipped": skipped(data.decisions, data.reasons),
         "lints": lints(data.subnormal, data.overflowing),
+        "integer": proof_view(data.integer) if data.integer else None,
     }
 
 
