@@ -51,8 +51,10 @@ def test_the_word_error_rates_are_those_of_the_bundle(bundle, found):
     for row in found.rows[1:]:
         assert row.delta == row.wer - found.rows[0].wer
         assert row.interval[0] <= row.delta <= row.interval[1]
-    assert found.over_qdq == found.rows[3].wer - found.rows[1].wer
-    assert found.over_qdq_interval[0] <= found.over_qdq <= found.over_qdq_interval[1]
+    assert [item.graph for item in found.over] == [row.graph for row in found.rows[1:3]]
+    for item, row in zip(found.over, found.rows[1:3], strict=True):
+        assert item.points == found.rows[3].wer - row.wer
+        assert item.interval[0] <= item.points <= item.interval[1]
 
 
 def test_the_executor_gives_the_integers_of_onnx_runtime(found):
@@ -103,8 +105,7 @@ def test_speech_without_transcripts_has_no_word_error_rate(bundle, tiny_folder):
     (tiny_folder / "silent.json").write_text("\n".join(silent), encoding="utf-8")
     found = compare_integer(bundle, tiny_folder / "silent.json", 2)
     assert all(math.isnan(row.wer) and math.isnan(row.delta) and row.interval is None for row in found.rows)
-    assert math.isnan(found.over_qdq)
-    assert found.over_qdq_interval is None
+    assert found.over == ()
     assert (found.utterances, found.words, found.unequal) == (2, 0, 0)
     assert found.rows[3].sqnr_db > 25
 

@@ -18,7 +18,7 @@ from trtasr.evaluate import feeds, word_error_rate
 from trtasr.graph.integer import LOGITS_SCALE
 from trtasr.graph.integer_proof import inspect_integer
 from trtasr.integer_graph import integer_files, longest_of
-from trtasr.integer_only import IntegerComparison, IntegerRow
+from trtasr.integer_only import Difference, IntegerComparison, IntegerRow
 from trtasr.quant.integer import IntegerExecutor
 from trtasr.values import Array, FloatArray, IntArray, WerResult
 from trtasr.verbs import Opened, compared_utterances, layered_target, open_engine
@@ -55,8 +55,8 @@ def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> Int
     tallies, same = tallied(list(graphs.values()), feeds(items))
     return IntegerComparison(
         rows=rows(list(graphs), wers, tallies),
-        over_qdq=wers[INTEGER].wer - wers[QDQ].wer if wers else float("nan"),
-        over_qdq_interval=bootstrap_delta(wers[QDQ], wers[INTEGER]) if wers else None,
+        over=tuple(difference(label, wers[row], wers[INTEGER])
+                   for row, label in enumerate(graphs) if row in (QDQ, TWIN) and wers),
         layers=layer_steps(opened.graph("fp32"), twin, integer, feeds(items)),
         elements=same.elements,
         unequal=same.unequal,
@@ -64,6 +64,11 @@ def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> Int
         words=wers[FP32].words if wers else 0,
         frames=tallies[FP32].frames,
     )
+
+
+def difference(label: str, other: WerResult, integer: WerResult) -> Difference:
+    """WER of integer-only minus that of another graph."""
+    return Difference(label, integer.wer - other.wer, bootstrap_delta(other, integer))
 
 
 def scored(graphs: Sequence[Path], items: list[Prepared], opened: Opened) -> list[WerResult]:

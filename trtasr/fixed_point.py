@@ -45,7 +45,7 @@ class Dyadic:
     """Ratios m / 2^e, one m per channel and one e per tensor.
 
     Attributes:
-        multiplier: m, int64, |m| < 2^31.
+        multiplier: m, int64, |m| <= 2^31.
         shift: e, 1 .. 60.
         raise_by: z, what makes every round(q m / 2^e + offset) + z positive.
     """

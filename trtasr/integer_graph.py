@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from trtasr.errors import BuildError, UsageError
+from trtasr.errors import BuildError, QualityError, UsageError
 from trtasr.graph.integer import LONGEST_FRAMES, integerize
 from trtasr.graph.integer_proof import prove
 from trtasr.integer_only import Proof
@@ -62,18 +62,15 @@ def write_integer(folder: Path, source: Path, table: ScaleTable) -> IntegerGraph
         table: scales, offsets and corrected weights.
 
     Returns:
-        None, with a warning, where an operator has no integer form.
-
-    Raises:
-        QualityError: the graph that was written does not keep its promise.
+        None, with a warning, where an operator has no integer form or the proof fails.
     """
     placed = place(onnx.load(source), table, INTEGER, [])
     try:
         graph = integerize(placed.fp32, table)
-    except BuildError as error:
+        proof = prove(graph, longest_of(graph))
+    except (BuildError, QualityError) as error:  # the engines do not need it
         logger.warning("no integer-only graph: %s", error.problem)
         return None
-    proof = prove(graph, longest_of(graph))
     save(graph, folder / GRAPH)
     save(placed.model, folder / REFERENCE)
     return IntegerGraph(GRAPH, REFERENCE, (folder / GRAPH).stat().st_size, proof)

@@ -108,13 +108,27 @@ class IntegerRow:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """WER of the integer-only graph against that of another one.
+
+    Attributes:
+        graph: label of the other.
+        points: WER of integer-only minus its WER.
+        interval: 95 % interval, by bootstrap over utterances.
+    """
+
+    graph: str
+    points: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class IntegerComparison:
     """FP32, Q/DQ and integer-only, side by side.
 
     Attributes:
         rows: FP32, the bundle's Q/DQ graph, the Q/DQ graph with every layer in INT8, integer-only.
-        over_qdq: WER of integer-only minus that of the bundle's Q/DQ graph, in points; NaN without transcripts.
-        over_qdq_interval: its 95 % interval; None without transcripts.
+        over: integer-only against each of the two Q/DQ graphs; empty without transcripts.
         layers: in graph order.
         elements: logits that the executor and ONNX Runtime both computed.
         unequal: how many of them are not the same integer.
@@ -122,8 +136,7 @@ class IntegerComparison:
     """
 
     rows: tuple[IntegerRow, ...]
-    over_qdq: float
-    over_qdq_interval: tuple[float, float] | None
+    over: tuple[Difference, ...]
     layers: tuple[LayerSteps, ...]
     elements: int
     unequal: int

@@ -234,7 +234,9 @@ def commands(record: Record) -> tuple[str, ...]:
     changes = [f"--set {shlex.quote(change)}" for change in changed_values(record.recipe)]
     controls = ["--controls"] if record.controls else []
     compile_line = ["trtasr compile", shlex.quote(record.recipe.checkpoint), *changes, *controls, "-o", bundle]
-    return (" ".join(compile_line), f"trtasr inspect {bundle}", f"trtasr bench {bundle}", record.comparison.command)
+    integer = [f"trtasr inspect {bundle} --integer", f"trtasr compare {bundle} --integer"] if record.integer else []
+    return (" ".join(compile_line), f"trtasr inspect {bundle}", f"trtasr bench {bundle}", record.comparison.command,
+            *integer)  # fmt: skip
 
 
 def changed_values(recipe: Recipe) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from trtasr.integer_only import Accumulator, IntegerComparison, IntegerRow, LayerSteps, Proof
+from trtasr.integer_only import Accumulator, Difference, IntegerComparison, IntegerRow, LayerSteps, Proof
 from trtasr.report.integer_view import (
     decibels,
     format_interval,
@@ -41,7 +41,8 @@ ROWS = (IntegerRow("fp32 (reference)", 13.19, 0.0, None, math.inf, 1.0),
 LAYERS = (LayerSteps("/a", 38.9, 38.9, 1000, 0, 0, 0, 0), LayerSteps("/b", 30.0, 30.1, 2000, 500, 2, 1, 1),
           LayerSteps("/c", 25.0, 24.9, 1000, 500, 2, 0, 0),
           LayerSteps("/d", 25.0, 24.9, 1000, 100, 1, 10, 1))  # fmt: skip
-FOUND = IntegerComparison(ROWS, 0.03, (-0.02, 0.08), LAYERS, 123456, 0, 20, 300, 4256)
+OVER = (Difference("Q/DQ t4-rtx", 0.03, (-0.02, 0.08)), Difference("Q/DQ, every layer INT8", -0.02, (-0.1, 0.04)))
+FOUND = IntegerComparison(ROWS, OVER, LAYERS, 123456, 0, 20, 300, 4256)
 
 COMPARED = """\
 graph                   WER %  delta   95 % interval  SQNR dB  tokens %
@@ -51,6 +52,7 @@ Q/DQ, every layer INT8  13.30  +0.11  -0.05 .. +0.30     35.0     99.00
 integer-only            13.28  +0.09  -0.08 .. +0.28     35.0     98.99
 20 utterances, 300 words, 4256 frames
 integer-only against Q/DQ t4-rtx: +0.03 points of WER, 95 % interval -0.02 .. +0.08
+integer-only against Q/DQ, every layer INT8: -0.02 points of WER, 95 % interval -0.10 .. +0.04
 executor against ONNX Runtime: 0 of 123456 logits differ (20 utterances)
 
 8-bit codes that layers with weights read, integer-only against the Q/DQ graph with every layer in INT8
@@ -132,7 +134,7 @@ def test_all_layers_are_in_graph_order():
 def test_without_transcripts():
     nan = float("nan")
     rows = tuple(replace(row, wer=nan, delta=nan, interval=None) for row in ROWS)
-    text = integer_text(replace(FOUND, rows=rows, over_qdq=nan, over_qdq_interval=None, words=0), show_all=False)
+    text = integer_text(replace(FOUND, rows=rows, over=(), words=0), show_all=False)
     assert "nan" not in text
     assert "20 utterances, no transcripts, 4256 frames" in text
     assert "points of WER" not in text
@@ -186,9 +188,10 @@ def test_json_of_the_proof():
 
 
 def test_json_of_the_comparison_holds_no_nan():
-    silent = replace(FOUND, over_qdq=float("nan"), over_qdq_interval=None)
+    silent = replace(FOUND, over=())
     data = json.loads(json.dumps(integer_json(silent), allow_nan=False))
-    assert data["over_qdq"] is data["over_qdq_interval"] is data["rows"][0]["sqnr_db"] is None
+    assert data["over"] == []
+    assert data["rows"][0]["sqnr_db"] is None
     assert data["rows"][1]["interval"] == [-0.1, 0.2]
     assert data["layers"][1] == {"tensor": "/b", "qdq_sqnr_db": 30.0, "integer_sqnr_db": 30.1, "codes": 2000,
                                  "differing": 500, "largest": 2, "own_differing": 1, "own_largest": 1}  # fmt: skip

@@ -78,13 +78,13 @@ def multiply_add(build: Builder, node: NodeProto, biases: Mapping[str, Array], s
 def elementary(build: Builder, node: NodeProto, model: onnx.ModelProto, tables: Mapping[str, Positions],
                skipped: set[str]) -> None:  # fmt: skip
     """All other operators: integers as they are, masks cast to integers, tables of positions looked up."""
+    if node.op_type == "Constant":
+        return  # an initializer where something reads it
     if not is_float(node, build.types):
-        build.nodes.append(renamed(build, node))
+        build.nodes.append(build.renamed(node))
     elif node.output[0] in tables:
         tables[node.output[0]].look_up(build)
         skipped.update(node.output)
-    elif node.op_type == "Constant":
-        pass
     elif node.op_type == "Cast" and build.types[node.input[0]] not in FLOATS:
         mask(build, node, skipped)
     elif skipped.intersection(node.input):
@@ -114,6 +114,8 @@ def quantize_input(build: Builder, model: onnx.ModelProto) -> None:
     codes = build.emit("QuantizeLinear", [features, build.constant(f"{features}_scale", read.scale),
                                           build.number(read.zero, "uint8")], f"{features}_quantized")  # fmt: skip
     build.values[features] = centered(build, codes, f"{features}_codes", read)
+    if features in build.formats:  # read without a mask
+        build.codes_of[features] = codes
 
 
 def first_read(model: onnx.ModelProto, name: str) -> str:
@@ -186,18 +188,6 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
             output.type.tensor_type.elem_type = TensorProto.INT32
     del shell.graph.input[len(model.graph.input):]
     return shell
-
-
-def renamed(build: Builder, node: NodeProto) -> NodeProto:
-    """A node of shape arithmetic, reading the integer tensors in place of the float ones."""
-    copied = NodeProto()
-    copied.CopyFrom(node)
-    for index, name in enumerate(node.input):
-        if name in build.values:
-            copied.input[index] = build.values[name].name
-        elif name in build.constants and all(name not in made.output for made in build.nodes):
-            copied.input[index] = build.constant(name, build.constants[name])
-    return copied
 
 
 def is_float(node: NodeProto, types: Mapping[str, int]) -> bool:

@@ -67,7 +67,8 @@ class Builder:
         self.initializers: dict[str, TensorProto] = {}
         self.values: dict[str, Value] = {}
         self.codes_of: dict[str, str] = {}
-        self.made: dict[tuple[str, float, int], Value] = {}
+        self.made: dict[tuple[str, bytes, float, int], Value] = {}
+        self.taken: set[str] = set()
         self.as_int64: dict[str, str] = {}
 
     def value(self, name: str) -> Value:
@@ -88,6 +89,17 @@ class Builder:
     def number(self, value: int, kind: str = "int64") -> str:
         """A scalar initializer, shared by all that use it."""
         return self.constant(f"{kind}_{value}", np.asarray(value, kind))
+
+    def renamed(self, node: NodeProto) -> NodeProto:
+        """A copy of a node that reads the integer tensors in place of the float ones."""
+        copied = NodeProto()
+        copied.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            if name in self.values:
+                copied.input[index] = self.values[name].name
+            elif name in self.constants:
+                copied.input[index] = self.constant(name, self.constants[name])
+        return copied
 
     def emit(self, op: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
         """A node with one output, named for it."""
@@ -144,10 +156,16 @@ class Builder:
         """A value in a per-tensor format, made once for all readers; itself where it has that scale and fits."""
         if value.per_tensor and float(value.scale) == scale and value.bound <= limit:
             return value
-        key = (value.name, scale, limit)
+        key = (value.name, value.scale.tobytes(), scale, limit)
         if key not in self.made:
-            self.made[key] = self.symmetric(value, np.float64(scale), limit, f"{value.name}_{kind}")
+            self.made[key] = self.symmetric(value, np.float64(scale), limit, self.unused(f"{value.name}_{kind}"))
         return self.made[key]
+
+    def unused(self, name: str) -> str:
+        """A name for a tensor, numbered where it is taken: one tensor may stand for several values."""
+        found = name if name not in self.taken else f"{name}_{len(self.taken)}"
+        self.taken.add(found)
+        return found
 
     def wide(self, value: Value) -> Value:
         """A value with one scale and about 21 bits: magnitude 2^20, saturating at sixteen times that."""

@@ -99,7 +99,7 @@ def sigmoid() -> FunctionProto:
     t = body.wide("t")
     small = body.node("Exp2", body.node("Abs", t), domain=DOMAIN)
     one = body.constant(2**ONE)
-    positive = body.node("Clip", body.node("Add", t, body.constant(1)), body.constant(0), body.constant(1))
+    positive = body.node("Add", body.node("Clip", t, body.constant(-1), body.constant(0)), body.constant(1))
     upper = body.node("Add", small, body.node("Mul", positive, body.node("Sub", one, small)))
     return function("Sigmoid", ["t"], body, rounded_share(body, upper, body.node("Add", one, small)))
 

@@ -11,6 +11,7 @@ from trtasr.errors import BuildError
 from trtasr.fixed_point import (
     LONGEST,
     ONE,
+    PRODUCT_BITS,
     SHARE_BITS,
     SUM_LIMIT,
     WIDE_BITS,
@@ -120,6 +121,8 @@ def aligned(build: Builder, node: NodeProto, exponents: bool = False) -> tuple[V
 
 def maximum(build: Builder, node: NodeProto) -> None:
     """Residual maximum: both branches at one scale."""
+    if len(node.input) != 2:
+        raise refused(node)
     first, second = aligned(build, node)
     made = build.binary("Max", (first, second), node.output[0], max(first.bound, second.bound))
     build.values[node.output[0]] = replace(made, amax=max(first.amax, second.amax))
@@ -132,10 +135,11 @@ def subtract(build: Builder, node: NodeProto) -> None:
     whole = None if constant is None or not value.per_tensor else constant / value.scale
     if whole is None or whole.size != 1 or whole != np.rint(whole):
         raise refused(node)
-    number = int(whole)
-    build.emit("Sub", [build.number(number, "int32"), value.name], node.output[0])
-    build.values[node.output[0]] = Value(node.output[0], value.scale, value.amax + abs(float(constant)),  # type: ignore[arg-type]
-                                         value.bound + abs(number))  # fmt: skip
+    number, bound = int(whole), value.bound + abs(int(whole))
+    kind = "int32" if value.elem_type == TensorProto.INT32 else "int64"
+    build.emit("Sub", [build.number(number, kind), value.name], node.output[0])
+    build.values[node.output[0]] = replace(value, name=node.output[0], bound=bound,
+                                           amax=value.amax + abs(number) * float(value.scale))  # fmt: skip
 
 
 def multiply(build: Builder, node: NodeProto) -> None:
@@ -198,7 +202,8 @@ def relu(build: Builder, node: NodeProto) -> None:
 def clip(build: Builder, node: NodeProto) -> None:
     """Hardtanh: between two integers."""
     value = build.wide(build.value(node.input[0]))
-    limits = [int(np.rint(float(build.constants[name]) / float(value.scale))) for name in node.input[1:]]
+    exact = [float(build.constants[name]) / float(value.scale) for name in node.input[1:]]
+    limits = [int(np.rint(np.clip(limit, -value.bound, value.bound))) for limit in exact]
     build.emit("Clip", [value.name, *(build.number(limit, "int32") for limit in limits)], node.output[0])
     build.values[node.output[0]] = replace(value, name=node.output[0], bound=max(map(abs, limits)),
                                            amax=build.amax(node.output[0], value.amax))  # fmt: skip
@@ -231,6 +236,8 @@ def layer_norm(build: Builder, node: NodeProto) -> None:
         raise refused(node)
     value, count, output = build.wide(build.value(node.input[0])), len(gamma), node.output[0]
     eps = max(1, round(count * float(attribute(node, "epsilon", 1e-5)) / float(value.scale) ** 2))
+    if eps >= 1 << PRODUCT_BITS - 2:
+        raise refused(node)  # numbers so small that only the epsilon decides
     inputs = [value.name, build.constant(f"ones_{count}", np.ones((count, 1), np.int64)), build.number(count),
               build.number(1 << ceil(value.bound).bit_length()), build.number(eps)]  # fmt: skip
     made = build.emit("Normalize", inputs, f"{output}_normalized", DOMAIN)
@@ -261,8 +268,7 @@ def moved(build: Builder, node: NodeProto) -> None:
     value = build.value(node.input[0])
     if not value.per_tensor:
         value = build.wide(value)
-    copied = NodeProto()
-    copied.CopyFrom(node)
+    copied = build.renamed(node)
     copied.input[0] = value.name
     build.nodes.append(copied)
     for name in node.output:

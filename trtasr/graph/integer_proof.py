@@ -115,6 +115,10 @@ def _inline(model: onnx.ModelProto) -> _Inlined:
     small = outline(model)
     small.functions.extend(model.functions)
     small = inliner.inline_local_functions(small)
+    made = Counter(name for node in small.graph.node for name in node.output if name)
+    if made and max(made.values()) > 1:
+        raise QualityError(f"tensor {made.most_common(1)[0][0]!r} is made by more than one node",
+                           "compile the bundle again; if it stays, report the checkpoint")  # fmt: skip
     del small.graph.value_info[:]
     for node in small.graph.node:
         if node.domain not in ("", "ai.onnx"):

@@ -76,6 +76,8 @@ class IntegerExecutor:
         if node.op_type == "Constant":
             return [numpy_helper.to_array(given["value"])]
         inputs = [live[name] if name in live else self._stored[name] for name in node.input if name]
+        if node.op_type != "QuantizeLinear" and any(item.dtype.kind not in "iu" for item in inputs):
+            raise QualityError(f"{node.name} ({node.op_type}): reads a tensor that is no integer", REPAIR)
         if node.op_type == "Split":
             return list(np.split(inputs[0], len(node.output), given.get("axis", 0)))
         return [KERNELS[node.op_type](inputs, given)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from onnx import NodeProto, helper
+from onnx import NodeProto, helper, numpy_helper
 
 from trtasr.errors import QualityError
 from trtasr.quant import integer_math
@@ -97,8 +97,8 @@ def max_pool(inputs: Inputs, given: Mapping[str, Any]) -> Array:
     if given.get("strides", [1] * len(sizes)) != sizes or any(given.get("pads", ())):
         raise QualityError("MaxPool: overlapping or padded windows have no integer kernel", "report the checkpoint")
     for axis, size in enumerate(sizes, x.ndim - len(sizes)):
-        starts = np.arange(0, x.shape[axis] if given.get("ceil_mode") else x.shape[axis] - size + 1, size)
-        x = np.maximum.reduceat(x, starts, axis)
+        whole = x.shape[axis] if given.get("ceil_mode") else x.shape[axis] // size * size
+        x = np.maximum.reduceat(x.take(np.arange(whole), axis), np.arange(0, whole, size), axis)
     return x
 
 
@@ -140,7 +140,7 @@ def padded(inputs: Inputs, _: Mapping[str, Any]) -> Array:
 
 def flattened(inputs: Inputs, given: Mapping[str, Any]) -> Array:
     """Two axes: those before `axis` and the others."""
-    axis = given.get("axis", 1) % (inputs[0].ndim + 1)
+    axis = given.get("axis", 1)
     return inputs[0].reshape(int(np.prod(inputs[0].shape[:axis], dtype=np.int64)), -1)
 
 
@@ -173,6 +173,7 @@ KERNELS: Mapping[str, Kernel] = {
     "Relu": lambda x, _: np.maximum(x[0], 0),
     "Clip": lambda x, _: np.clip(x[0], x[1], x[2]),
     "Cast": lambda x, _: x[0].astype(np.int64) if x[0].dtype != np.uint64 else x[0],
+    "ConstantOfShape": lambda x, given: np.full(x[0], numpy_helper.to_array(given["value"])[0]),
     "Shape": lambda x, _: np.array(x[0].shape, np.int64),
     "Range": lambda x, _: np.arange(int(x[0]), int(x[1]), int(x[2]), dtype=np.int64),
     "Gather": lambda x, given: np.take(x[0], x[1], axis=given.get("axis", 0)),

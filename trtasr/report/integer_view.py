@@ -67,9 +67,8 @@ def integer_text(found: IntegerComparison, show_all: bool) -> str:
     """
     words = f"{found.words} words" if found.words else "no transcripts"
     lines = [row_table(found.rows), f"{found.utterances} utterances, {words}, {found.frames} frames"]
-    if not math.isnan(found.over_qdq):
-        lines.append(f"integer-only against {found.rows[1].graph}: {format_delta(found.over_qdq)} points of WER, "
-                     f"95 % interval {format_interval(found.over_qdq_interval)}")  # fmt: skip
+    lines += [f"integer-only against {item.graph}: {format_delta(item.points)} points of WER, 95 % interval "
+              f"{format_interval(item.interval)}" for item in found.over]  # fmt: skip
     lines += [f"executor against ONNX Runtime: {found.unequal} of {found.elements} logits differ "
               f"({found.utterances} utterances)", "",
               "8-bit codes that layers with weights read, integer-only against the Q/DQ graph with every layer in INT8",
