@@ -152,6 +152,10 @@ def test_a_float_tensor_is_named_with_the_node_that_makes_it():
     ("[greater] m = Greater(q, z) y = Cast <to=7> (m)", r"'m', made by node 'greater' \(Greater\), is bool"),
     ("[cast] f = Cast <to=7> (features) y = Identity(f)", r"'features', a graph input read by node 'cast' \(Cast\)"),
     ("[times] f = Mul(one, one) y = Cast <to=7> (q)", r"'one', a weight read by node 'times' \(Mul\), is float"),
+    ("[cast] i = Cast <to=7> (s) l = Cast <to=7> (q) y = Add(i, l)",
+     r"'s', a weight read by node 'cast' \(Cast\), is float"),
+    ("several = SequenceConstruct(q, q) y = Cast <to=7> (q)",
+     r"node 'several' \(SequenceConstruct\): the type of tensor 'several'"),
 ])  # fmt: skip
 def test_other_tensors_are_named_too(maker, words):
     with pytest.raises(QualityError, match=words):
@@ -177,11 +181,6 @@ def test_the_scale_may_be_a_constant_node():
                      "y = Cast <to=7> (q)", output="int64[B,4,T] y")  # fmt: skip
     proof = prove(model, LONGEST)
     assert (proof.tensors, proof.boundary) == (2, ("quantize",))
-
-
-def test_a_scale_that_another_node_reads_is_a_float_tensor():
-    with pytest.raises(QualityError, match=r"'s', a weight read by node 'cast' \(Cast\), is float"):
-        prove(lines("[cast] i = Cast <to=7> (s) l = Cast <to=7> (q) y = Add(i, l)"), LONGEST)
 
 
 FUNCTIONS = """
@@ -247,9 +246,10 @@ def test_operands_of_two_types_are_an_error():
         prove(model, LONGEST)
 
 
-def test_a_sequence_has_no_type():
-    model = lines("several = SequenceConstruct(q, q) y = Cast <to=7> (q)")
-    with pytest.raises(QualityError, match=r"node 'several' \(SequenceConstruct\): the type of tensor 'several'"):
+def test_a_tensor_that_is_made_twice_is_refused():
+    model = lines("i = Cast <to=7> (q) y = Neg(i)")
+    model.graph.node.append(model.graph.node[-1])
+    with pytest.raises(QualityError, match="tensor 'y' is made by more than one node\n"):
         prove(model, LONGEST)
 
 

@@ -206,5 +206,7 @@ def float_constants(model: onnx.ModelProto) -> dict[str, Array]:
     found = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant":
-            found[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+            value = helper.get_attribute_value(node.attribute[0])
+            held = onnx.numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
+            found[node.output[0]] = held.astype(np.float32) if held.dtype == np.float64 else held
     return found

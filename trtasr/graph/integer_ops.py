@@ -9,6 +9,7 @@ from onnx import NodeProto, TensorProto
 
 from trtasr.errors import BuildError
 from trtasr.fixed_point import (
+    EXPONENT_LIMIT,
     LONGEST,
     ONE,
     PRODUCT_BITS,
@@ -25,6 +26,7 @@ from trtasr.graph.integer_functions import DOMAIN
 from trtasr.graph.tensors import attribute, output_axis
 from trtasr.values import WeightScale
 
+EXPONENT_SUM_LIMIT = 4 * EXPONENT_LIMIT  # of scores that are sums of up to four
 SIGMOID_LIMIT = 2**21  # exponents of two in 2^-16: 2^-32 is no more than rounding
 
 
@@ -202,7 +204,9 @@ def relu(build: Builder, node: NodeProto) -> None:
 def clip(build: Builder, node: NodeProto) -> None:
     """Hardtanh: between two integers."""
     value = build.wide(build.value(node.input[0]))
-    exact = [float(build.constants[name]) / float(value.scale) for name in node.input[1:]]
+    exact = [float(build.constants[name]) / float(value.scale) for name in node.input[1:] if name in build.constants]
+    if len(exact) != 2 or exact[0] > value.bound or exact[1] < -value.bound:
+        raise refused(node)
     limits = [int(np.rint(np.clip(limit, -value.bound, value.bound))) for limit in exact]
     build.emit("Clip", [value.name, *(build.number(limit, "int32") for limit in limits)], node.output[0])
     build.values[node.output[0]] = replace(value, name=node.output[0], bound=max(map(abs, limits)),
@@ -218,7 +222,7 @@ def softmax(build: Builder, node: NodeProto) -> None:
     """`quant.integer_math.softmax` over the last axis."""
     if attribute(node, "axis", -1) != -1:
         raise refused(node)
-    share(build, node, "Softmax", build.exponent(build.value(node.input[0]), 4 * WIDE_LIMIT * WIDE_LIMIT))
+    share(build, node, "Softmax", build.exponent(build.value(node.input[0]), EXPONENT_SUM_LIMIT))
 
 
 def share(build: Builder, node: NodeProto, op: str, value: Value) -> None:
