@@ -2,9 +2,9 @@
 
     features -> QuantizeLinear -> uint8 -> ConvInteger -> int32 + bias -> Relu -> mask -> Rescale -> uint8 -> ...
 
-Every weighted layer reads the 8-bit codes that it reads in the Q/DQ graph, at the same scale of the same table. What
-lies between them has more bits: int32 sums, residual branches and layer norms in `wide` codes, attention in int32 and
-int64 products. See docs/integer-only.md for the formats.
+Every weighted layer reads 8-bit codes at the magnitude of the one scale table (`codes`). What lies between them has
+more bits: int32 sums, residual branches and layer norms in `wide` codes, attention in int64 products. See
+docs/integer-only.md for the formats.
 """
 
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ def integerize(model: onnx.ModelProto, table: ScaleTable) -> onnx.ModelProto:
 
 
 def multiply_add(build: Builder, node: NodeProto, biases: Mapping[str, Array], shapes: Mapping[str, list[int]]) -> None:
-    """Conv and MatMul: with a constant weight on 8-bit codes, of two activations on narrow ones."""
+    """Conv and MatMul: with a constant weight on 8-bit codes, of two activations on wider ones."""
     if node.op_type == "Gemm":
         raise refused(node)
     if node.input[1] in build.constants:

@@ -51,7 +51,7 @@ def conv_integer(inputs: Inputs, given: Mapping[str, Any]) -> Array:
 
 
 def convolved(x: IntArray, weight: IntArray, given: Mapping[str, Any]) -> IntArray:
-    """Convolution over one or two axes as a matrix product over unfolded windows; depthwise ones sum over the kernel.
+    """Convolution over one or two axes as a matrix product over unfolded windows; depthwise ones by a sum of their own.
 
     Args:
         x: int64 [B, C, *].
@@ -73,11 +73,10 @@ def convolved(x: IntArray, weight: IntArray, given: Mapping[str, Any]) -> IntArr
 
 
 def depthwise(windows: IntArray, weight: IntArray) -> IntArray:
-    """Windows [B, C, *out, *kernel], weights [C, *kernel] -> [B, C, *out]: one kernel position after another."""
+    """Windows [B, C, *out, *kernel], weights [C, *kernel] -> [B, C, *out]: a sum over the kernel, no window copied."""
     axes = weight.ndim - 1
-    found = np.zeros(windows.shape[: 2 + axes], np.int64)
-    for position in np.ndindex(*weight.shape[1:]):
-        found += windows[(..., *position)] * weight[(slice(None), *position)].reshape(-1, *[1] * axes)
+    out, kernel = list(range(2, 2 + axes)), list(range(2 + axes, 2 + 2 * axes))
+    found: IntArray = np.einsum(windows, [0, 1, *out, *kernel], weight, [1, *kernel], [0, 1, *out])
     return found
 
 
@@ -88,7 +87,8 @@ def unfolded(windows: IntArray, weight: IntArray) -> IntArray:
     order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
     rows = windows.transpose(order).reshape(windows.shape[0], -1, weight[0].size)
     found = multiplied(rows, weight.reshape(len(weight), -1).T)
-    return np.moveaxis(found, 2, 1).reshape(windows.shape[0], len(weight), *out)
+    # In the order of its axes: everything behind this keeps the order, and sums over windows want time to be innermost.
+    return np.ascontiguousarray(np.moveaxis(found, 2, 1)).reshape(windows.shape[0], len(weight), *out)
 
 
 def max_pool(inputs: Inputs, given: Mapping[str, Any]) -> Array:

@@ -25,12 +25,13 @@ def rescale(x: IntArray, factor: tuple[IntArray, IntArray, IntArray], limits: tu
 
     Args:
         x: int64, any shape.
-        factor: m, a, 2^e, broadcast against it.
+        factor: m and a, broadcast against it, and 2^e, a scalar.
         limits: low, high.
         zero: taken off the clipped quotient.
     """
     multiplier, addend, divisor = factor
-    codes: IntArray = np.clip(np.floor_divide(x * multiplier + addend, divisor), *limits) - zero
+    shift = int(divisor).bit_length() - 1
+    codes: IntArray = np.clip((x * multiplier + addend) >> shift, *limits) - zero
     return codes
 
 
