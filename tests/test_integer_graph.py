@@ -16,10 +16,11 @@ from trtasr.checkpoint.read import read_checkpoint
 from trtasr.cli import main
 from trtasr.compare_integer import executor
 from trtasr.engine.run import OrtRunner
-from trtasr.errors import QualityError
+from trtasr.errors import QualityError, UsageError
 from trtasr.evaluate import feeds, prepare
 from trtasr.graph.center import center
 from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.graph.integer import LONGEST_FRAMES
 from trtasr.graph.integer_proof import prove
 from trtasr.integer_graph import GRAPH, longest_of, write_integer
 from trtasr.job import model_of
@@ -93,6 +94,29 @@ def test_a_planted_overflow_fails_the_proof(bundled) -> None:
         prove(model, longest_of(model))
 
 
+def test_signed_weights_fail_the_proof_because_they_saturate_on_some_machines(bundled) -> None:
+    model = onnx.load(bundled[0] / GRAPH)
+    held = next(item for item in model.graph.initializer if item.name.endswith("_uint8"))
+    codes = numpy_helper.to_array(held).astype(np.int16) - 128
+    held.CopyFrom(numpy_helper.from_array(codes.astype(np.int8), held.name))
+    reader = next(node for node in model.graph.node if len(node.input) > 1 and node.input[1] == held.name)
+    reader.input[3] = "signed_zero"
+    model.graph.initializer.append(numpy_helper.from_array(np.int8(0), "signed_zero"))
+    with pytest.raises(QualityError, match="is int8, whose products saturate"):
+        prove(model, longest_of(model))
+
+
+@pytest.mark.parametrize("frames", ["0", "-3", "abc", ""])
+def test_the_premise_of_the_proof_is_checked(bundled, frames) -> None:
+    model = onnx.load(bundled[0] / GRAPH)
+    facts = {item.key: item.value for item in model.metadata_props} | {LONGEST_FRAMES: frames}
+    helper.set_model_props(model, facts)
+    with pytest.raises(QualityError, match="is no number of frames"):
+        longest_of(model)
+    with pytest.raises(QualityError, match="proves nothing"):
+        prove(model, 0)
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("integer")
@@ -124,6 +148,19 @@ def test_it_transcribes(compiled, capsys) -> None:
     audio = ZOO / "eval" / "000.ogg"
     assert main(["transcribe", str(compiled), "--target", "integer", "--json", str(audio)]) == 0
     assert json.loads(capsys.readouterr().out)[0]["audio_filepath"] == str(audio)
+
+
+def test_audio_beyond_the_table_of_positions_is_refused(compiled) -> None:
+    run = OrtRunner(compiled / GRAPH)
+    frames = 4 * 5000 + 8
+    with pytest.raises(UsageError, match="20008 feature frames: the integer-only graph cannot run them"):
+        run(np.zeros((1, 64, frames), np.float32), np.array([frames], np.int64))
+
+
+def test_flags_that_contradict_each_other_are_refused(compiled, capsys) -> None:
+    for flags in (["--integer", "--target", "cpu"], ["--integer", "--roofline"]):
+        assert main(["inspect", str(compiled), *flags]) == 2
+    assert "leave --target" in capsys.readouterr().err
 
 
 def test_a_changed_graph_is_not_proved(compiled, tmp_path, capsys) -> None:

@@ -265,11 +265,13 @@ def compare_integer_verb(arguments: argparse.Namespace) -> Summary:
 def inspect_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr inspect``."""
     if arguments.roofline:
-        if arguments.target:
-            raise UsageError("--roofline estimates a Tesla T4 whatever was built", "leave --target out")
+        if arguments.target or arguments.integer:
+            raise UsageError("--roofline estimates a Tesla T4 whatever was built", "leave --target and --integer out")
         estimate = estimate_bundle(arguments.bundle, arguments.batch, arguments.seconds)
         return Summary(roofline_text(estimate), {"estimate": asdict(estimate), "estimate_total_ms": estimate.totals_ms})
     if arguments.integer:
+        if arguments.target:
+            raise UsageError("--integer proves the one integer-only graph of a bundle", "leave --target out")
         proof = prove_bundle(arguments.bundle)
         return Summary(proof_text(proof, arguments.all), proof_json(proof))
     engines = engine_layers(arguments.bundle)

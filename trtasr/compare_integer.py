@@ -12,7 +12,7 @@ from tqdm import tqdm
 from trtasr.bench.wer import Prepared, bootstrap_delta
 from trtasr.engine.compare import Feed, sqnr_db
 from trtasr.engine.compare_integer import layer_steps, log_softmax
-from trtasr.engine.run import OrtRunner
+from trtasr.engine.run import OrtRunner, load_model
 from trtasr.errors import QualityError, UsageError
 from trtasr.evaluate import feeds, word_error_rate
 from trtasr.graph.integer import LOGITS_SCALE
@@ -60,7 +60,7 @@ def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> Int
         layers=layer_steps(opened.graph("fp32"), twin, integer, feeds(items)),
         elements=same.elements,
         unequal=same.unequal,
-        utterances=len(items),
+        utterances=len(feeds(items)),
         words=wers[FP32].words if wers else 0,
         frames=tallies[FP32].frames,
     )
@@ -133,7 +133,7 @@ def tallied(graphs: Sequence[Path], inputs: Sequence[Feed]) -> tuple[list[Tally]
         QualityError: NaN or infinity, another output length than FP32, a value that leaves its proved bound.
     """
     runs, same, found = [OrtRunner(graph) for graph in graphs], Equality(), [Tally() for _ in graphs]
-    model = onnx.load(graphs[INTEGER])
+    model = load_model(graphs[INTEGER])
     execute, scale = executor(model), logits_scale(model)
     for features, lengths in tqdm(inputs, "executor", disable=None, unit="utt"):
         outputs = [run(features, lengths) for run in runs]

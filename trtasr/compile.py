@@ -50,8 +50,8 @@ PARITY_FACTOR = 4  # ... or this times torch's own float32 rounding, where that 
 LARGEST_PARITY = 1e-3  # but never more than this
 STAGES = ("read checkpoint", "read utterances", "export", "calibrate: scale table, correction",
           "center (CTC), prove parity",
-          "budget: layers left in floating point (CTC, with --min-sqnr or --max-wer-drop)",
           "integer-only graph, proved (CTC)",
+          "budget: layers left in floating point (CTC, with --min-sqnr or --max-wer-drop)",
           "lower and build: Q/DQ graphs, engines", "FP16 and FP32 baselines (t4)", "measure WER and latency",
           "compare through Polygraphy",
           "calibration controls (with --controls)", "write records and report")  # fmt: skip

@@ -13,7 +13,6 @@ from trtasr.errors import QualityError
 from trtasr.values import IntArray
 
 ZERO_POINT = 128  # int8 codes are held as uint8: u8 x u8 products are exact on every x86 kernel, u8 x s8 are not
-CODE_LIMIT = 128  # largest |code| of 8 bits
 
 WIDE_BITS = 20  # a wide code: the tensor's magnitude is 2^20 ...
 WIDE_LIMIT = 2**24  # ... and sixteen times as much saturates
@@ -30,6 +29,7 @@ EXPONENT_LIMIT = 2**28  # saturates at e^(+-2839)
 # 2^-f on [0, 1] = c0 - f (c1 - f (c2 - f (c3 - f c4))), the best polynomial of degree 4 (Remez), in 2^-30.
 EXP2 = (1073739835, 744159319, 257105068, 57166560, 7353878)
 EXP2_ERROR = 1.9e-6  # largest absolute error of that polynomial
+SHARE_ERROR = 4e-6  # of Softmax and Sigmoid, the rounding of what they read included
 LARGEST_SHIFT = 31  # 2^30 shifted by so much is 0
 ISQRT_STEPS = 6  # of Newton's method from a start within a factor of 2 above the root
 

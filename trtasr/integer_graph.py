@@ -7,7 +7,8 @@ from typing import Any
 
 import onnx
 
-from trtasr.errors import BuildError, QualityError, UsageError
+from trtasr.engine.run import load_model
+from trtasr.errors import QualityError, TrtasrError, UsageError
 from trtasr.graph.integer import LONGEST_FRAMES, integerize
 from trtasr.graph.integer_proof import prove
 from trtasr.integer_only import Proof
@@ -64,11 +65,11 @@ def write_integer(folder: Path, source: Path, table: ScaleTable) -> IntegerGraph
     Returns:
         None, with a warning, where an operator has no integer form or the proof fails.
     """
-    placed = place(onnx.load(source), table, INTEGER, [])
     try:
+        placed = place(onnx.load(source), table, INTEGER, [])
         graph = integerize(placed.fp32, table)
         proof = prove(graph, longest_of(graph))
-    except (BuildError, QualityError) as error:  # the engines do not need it
+    except TrtasrError as error:  # the engines do not need it
         logger.warning("no integer-only graph: %s", error.problem)
         return None
     save(graph, folder / GRAPH)
@@ -77,9 +78,16 @@ def write_integer(folder: Path, source: Path, table: ScaleTable) -> IntegerGraph
 
 
 def longest_of(graph: onnx.ModelProto) -> int:
-    """Longest dynamic axis of an integer-only graph: frames of self-attention where it has one."""
+    """Longest dynamic axis of an integer-only graph: frames of self-attention where it has one.
+
+    Raises:
+        QualityError: the file gives no positive number.
+    """
     facts = {item.key: item.value for item in graph.metadata_props}
-    return int(facts.get(LONGEST_FRAMES, FRAMES_PER_PRODUCT))
+    found = facts.get(LONGEST_FRAMES, str(FRAMES_PER_PRODUCT))
+    if not found.isdecimal() or int(found) < 1:
+        raise QualityError(f"metadata {LONGEST_FRAMES}: {found!r:.40} is no number of frames", "compile again")
+    return int(found)
 
 
 def prove_bundle(path: Path) -> Proof:
@@ -88,7 +96,7 @@ def prove_bundle(path: Path) -> Proof:
     Raises:
         UsageError: the bundle has none. BundleError: no bundle there, or a changed file. QualityError: no proof.
     """
-    graph = onnx.load(integer_files(path)[0])
+    graph = load_model(integer_files(path)[0])
     return prove(graph, longest_of(graph))
 
 

@@ -45,6 +45,7 @@ class Proof:
         operators: operator -> number of nodes, sorted by name.
         accumulators: in graph order.
         widest: bits of the largest |value| of any other int32 or int64 tensor.
+        longest: premise of the bounds: no dynamic dimension is larger.
     """
 
     tensors: int
@@ -53,6 +54,7 @@ class Proof:
     operators: Mapping[str, int]
     accumulators: tuple[Accumulator, ...]
     widest: int
+    longest: int = 1
 
     @property
     def integer_only(self) -> bool:

@@ -100,7 +100,7 @@ class Opened:
         graph = self.graph(target)
         if target == INT8 and usable_gpu():
             return self.files(self.bundle.sidecar["engines"][target]["path"])
-        if target not in TIMED_HERE:
+        if target not in (*TIMED_HERE, INTEGER.name):
             logger.info("the GPU of %s is not here: ONNX Runtime runs its Q/DQ graph", target)
         return graph
 

@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tqdm import tqdm
 
-from trtasr.errors import BundleError
+from trtasr.errors import BundleError, UsageError
 from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
@@ -88,10 +88,24 @@ class OrtRunner:
     def __init__(self, path: Path, threads: int = 0) -> None:
         self._session = open_session(path, threads)
         self._names = [output.name for output in self._session.get_outputs()]
+        self._longest = self._session.get_modelmeta().custom_metadata_map.get("longest_frames", "")
 
     def __call__(self, features: FloatArray, lengths: IntArray) -> tuple[FloatArray, IntArray]:
-        """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B]."""
-        log_probs, output_lengths = self._session.run(self._names[:2], {"features": features, "lengths": lengths})
+        """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B].
+
+        Integer-only graphs give logits int32 instead.
+
+        Raises:
+            UsageError: longer than an integer-only graph's table of positions.
+        """
+        try:
+            log_probs, output_lengths = self._session.run(self._names[:2], {"features": features, "lengths": lengths})
+        except Exception as error:
+            if not self._longest:
+                raise
+            raise UsageError(
+                f"{features.shape[2]} feature frames: the integer-only graph cannot run them ({error!s:.80})",
+                f"its self-attention takes at most {self._longest} frames behind subsampling; cut the audio") from error
         return log_probs, output_lengths
 
 

@@ -96,6 +96,8 @@ def inspect_integer(model: onnx.ModelProto, longest: int) -> Proof:
 
 
 def _inspect(inlined: _Inlined, longest: int) -> Proof:
+    if longest < 1:
+        raise QualityError(f"longest dimension {longest}: proves nothing", "give at least 1")
     known = _intervals(inlined, longest)
     nodes = inlined.model.graph.node
     scales = _scales(inlined)
@@ -107,6 +109,7 @@ def _inspect(inlined: _Inlined, longest: int) -> Proof:
         operators=dict(sorted(Counter(node.op_type for node in nodes).items())),
         accumulators=tuple(sums.values()),
         widest=_widest(inlined, known, set(sums)),
+        longest=longest,
     )
 
 
@@ -130,7 +133,11 @@ def _inline(model: onnx.ModelProto) -> _Inlined:
         raise QualityError(f"the types of the integer graph cannot be inferred: {error}",
                            "make it pass `onnx.shape_inference.infer_shapes(strict_mode=True)`") from error  # fmt: skip
     inputs = tuple(value.name for value in model.graph.input)
-    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer if item.name not in inputs}
+    for item in model.graph.initializer:
+        if item.name in inputs:
+            raise QualityError(f"constant {item.name!r} is a graph input too: a caller may change it",
+                               "take it out of the graph's inputs")  # fmt: skip
+    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer }
     return _Inlined(small, inputs, arrays | _constant_nodes(small), _types(small), _shapes(small))
 
 
@@ -174,7 +181,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...] | None]:
     found: dict[str, tuple[int | None, ...] | None] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
-        dims = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+        dims = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
         found[value.name] = dims if kind.HasField("shape") else None
     return found | {item.name: tuple(item.dims) for item in graph.initializer}
 
@@ -215,11 +222,25 @@ def _intervals(inlined: _Inlined, longest: int) -> dict[str, Interval]:
         outputs = [name for name in node.output if name]
         computable = node.op_type in BLIND or all(name in known for name in node.input if name)
         if computable and not known.keys() & set(outputs) and all(inlined.integer(name) for name in outputs):
+            _exact_on_every_machine(inlined, node)
             step = _step(inlined, node, known, longest)
             found = bounds(step)
             _computed_exactly(step, found)
             known.update(dict.fromkeys(outputs, found))
     return known
+
+
+def _exact_on_every_machine(inlined: _Inlined, node: NodeProto) -> None:
+    """Refuse products of signed codes: with AVX2 but without VNNI, ONNX Runtime adds two of them in 16 bits.
+
+    Raises:
+        QualityError: naming the node.
+    """
+    if node.op_type in ("ConvInteger", "MatMulInteger"):
+        for name in node.input[:2]:
+            if inlined.types[name] == TensorProto.INT8:
+                raise QualityError(f"{title(node)}: {name!r} is int8, whose products saturate on some machines",
+                                   "hold codes as uint8 with a zero point")  # fmt: skip
 
 
 def _computed_exactly(step: Step, found: Interval) -> None:

@@ -2,8 +2,9 @@
 
 It runs the graph of ``model.integer.onnx`` operator by operator in numpy, takes the composite functions (Rescale,
 Softmax, Sigmoid, Normalize) from `quant.integer_math` instead of the graph's own spelling of them, and requires of
-every tensor that it is an integer and fits its type, and of every sum that it stays within its proved bound. ONNX
-Runtime runs the same file; both must give the same integers.
+every tensor that it is an integer and, up to 32 bits, fits its type, and of the sums of convolutions and matrix
+products that they stay within their proved bounds (64-bit numbers are the proof's business). ONNX Runtime runs the same
+file; both must give the same integers.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from trtasr.errors import QualityError
 from trtasr.quant.integer_kernels import KERNELS, attributes
 from trtasr.values import Array, FloatArray, IntArray
 
+COMPOSITES = ("Rescale", "Sigmoid", "Softmax", "Normalize")  # of the graph's own domain
 PRODUCTS = ("ConvInteger", "MatMulInteger", "MatMul")
 REPAIR = "compile the bundle again; if it stays, report the checkpoint"
 
@@ -40,7 +42,8 @@ class IntegerExecutor:
         self._outputs = [output.name for output in model.graph.output]
         self._last = last_use(self._nodes)
         for node in self._nodes:
-            if node.op_type not in (*KERNELS, "Constant", "Split"):
+            known = node.op_type in KERNELS or node.op_type in ("Constant", "Split")
+            if not known or (node.domain != "") != (node.op_type in COMPOSITES):
                 raise QualityError(f"{node.name}: {node.op_type} has no integer kernel", REPAIR)
 
     def __call__(self, features: FloatArray, lengths: IntArray) -> tuple[IntArray, IntArray]:

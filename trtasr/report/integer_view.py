@@ -35,6 +35,7 @@ def proof_text(proof: Proof, show_all: bool) -> str:
         longer = [item for item in proof.accumulators if item.capacity >= LONG]
         lines.append(f"{len(longer)} sums in int64, of attention and layer norms: at most "
                      f"{max(item.bits for item in longer)} of {LONG} bits (--all)")  # fmt: skip
+    lines.append(f"premises: lengths below 2^31, no axis that is summed over longer than {proof.longest}")
     lines.append(f"largest value of any other int32 or int64 tensor: {proof.widest} bits")
     return "\n".join(lines)
 
@@ -128,7 +129,7 @@ def proof_json(proof: Proof) -> dict[str, Any]:
     sums = [asdict(item) | {"bits": item.bits, "headroom": item.headroom} for item in proof.accumulators]
     return {"integer_only": proof.integer_only, "tensors": proof.tensors, "floats": list(proof.floats),
             "boundary": list(proof.boundary), "operators": dict(proof.operators), "accumulators": sums,
-            "widest": proof.widest}  # fmt: skip
+            "widest": proof.widest, "longest": proof.longest}  # fmt: skip
 
 
 def integer_json(found: IntegerComparison) -> dict[str, Any]:
