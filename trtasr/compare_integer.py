@@ -30,8 +30,8 @@ REPAIR = "compile the bundle again; if it stays, report the checkpoint and recip
 def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> IntegerComparison:
     """Compare a bundle's integer-only graph with its FP32 and Q/DQ graphs on speech.
 
-    All four graphs run in ONNX Runtime, the integer-only one also in the executor, which proves every sum against its
-    bound on the way. Log-probabilities and tokens are compared over valid frames, each utterance alone.
+    All four graphs run in ONNX Runtime, the integer-only one also in the executor, which holds the sums of
+    convolutions and matrix products against their proved bounds. Log-probabilities and tokens are compared over valid frames, each utterance alone.
 
     Args:
         path: bundle.
@@ -161,7 +161,7 @@ def valid_frames(graph: Path, output: tuple[Array, Array], lengths: IntArray) ->
 
 
 def executor(model: onnx.ModelProto) -> IntegerExecutor:
-    """The executor of an integer-only graph, every sum held against its proved bound."""
+    """The executor of an integer-only graph, with the proved bounds of its convolutions and matrix products."""
     proof = inspect_integer(model, longest_of(model))
     return IntegerExecutor(model, {item.node: item.bound for item in proof.accumulators})
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import ceil, sqrt
+from math import sqrt
 
 import numpy as np
 from onnx import NodeProto, TensorProto
@@ -243,7 +243,7 @@ def layer_norm(build: Builder, node: NodeProto) -> None:
     if eps >= 1 << PRODUCT_BITS - 2:
         raise refused(node)  # numbers so small that only the epsilon decides
     inputs = [value.name, build.constant(f"ones_{count}", np.ones((count, 1), np.int64)), build.number(count),
-              build.number(1 << ceil(value.bound).bit_length()), build.number(eps)]  # fmt: skip
+              build.number(1 << value.bound.bit_length()), build.number(eps)]  # fmt: skip
     made = build.emit("Normalize", inputs, f"{output}_normalized", DOMAIN)
     amax = build.amax(output, float((np.abs(gamma) * sqrt(count) + np.abs(beta)).max()))
     scale = np.float64(amax / 2**WIDE_BITS)
