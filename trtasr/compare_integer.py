@@ -31,7 +31,8 @@ def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> Int
     """Compare a bundle's integer-only graph with its FP32 and Q/DQ graphs on speech.
 
     All four graphs run in ONNX Runtime, the integer-only one also in the executor, which holds the sums of
-    convolutions and matrix products against their proved bounds. Log-probabilities and tokens are compared over valid frames, each utterance alone.
+    convolutions and matrix products against their proved bounds. Log-probabilities and tokens are compared over valid
+    frames, each utterance alone.
 
     Args:
         path: bundle.
