@@ -1,7 +1,7 @@
 """The arrows between the rooms, read from the imports of every file.
 
 cli -> compile -> {checkpoint, models, quant, graph, targets, engine, bench, report}
-    -> {audio, text, recipe, bundle, errors, values, roofline, fixed_point, integer_only}
+    -> {audio, text, files, recipe, bundle, errors, values, roofline, fixed_point, integer_only}
 """
 
 import ast
@@ -12,7 +12,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "trtasr"
 FILES = sorted(PACKAGE.rglob("*.py"))
 STAGES = {"checkpoint", "models", "quant", "graph", "targets", "engine", "bench", "report"}
-GROUND = {"audio", "text", "recipe", "bundle", "errors", "values", "roofline", "fixed_point", "integer_only"}
+GROUND = {
+    "audio",
+    "text",
+    "files",
+    "recipe",
+    "bundle",
+    "errors",
+    "values",
+    "roofline",
+    "fixed_point",
+    "integer_only",
+}
 GPU_LIBRARIES = {"tensorrt", "tensorrt_rtx", "pycuda", "polygraphy"}
 WITHOUT_TORCH = {"engine", "bench", "report"} | GROUND - {"audio"}
 MAX_PARAMETERS, MAX_LINES = 6, 400

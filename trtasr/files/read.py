@@ -1,0 +1,120 @@
+"""Files that may come from anywhere: regular, bounded in size, valid text, checked against the types we expect."""
+
+import errno
+import os
+import stat
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from trtasr.errors import TrtasrError
+
+T = TypeVar("T")
+MIB = 2**20
+SHOWN = 160  # characters of a parser's message
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to be read, and how its faults are told.
+
+    Attributes:
+        path: of the file.
+        error: class of every fault that is raised.
+        repair: what the user can do when the content is wrong.
+        limit: bytes at most.
+    """
+
+    path: Path
+    error: type[TrtasrError]
+    repair: str
+    limit: int = 32 * MIB
+
+    def content(self) -> bytes:
+        """The whole file; a FIFO or a device is refused instead of waited for.
+
+        Raises:
+            TrtasrError: of class `error`: missing, unreadable, no regular file, or larger than `limit`.
+        """
+        try:
+            found = regular_content(self.path, self.limit + 1)
+        except OSError as error:
+            repair = self.repair if error.errno == errno.ENOENT else "check its name and its permissions"
+            raise self.error(f"{self.path}: cannot be read ({error.strerror})", repair) from error
+        except ValueError as error:  # NUL in the name
+            raise self.error(f"{str(self.path)!r:.80}: no file name", "name a file") from error
+        if found is None:
+            raise self.error(f"{self.path}: is no regular file", "name a file")
+        if len(found) > self.limit:
+            raise self.error(f"{self.path}: larger than {self.limit / MIB:g} MiB", self.repair)
+        return found
+
+    def text(self) -> str:
+        """The file as UTF-8, without a byte-order mark.
+
+        Raises:
+            TrtasrError: of class `error`: as `content`, or other bytes.
+        """
+        try:
+            return self.content().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise self.error(f"{self.path}: not UTF-8 at byte {error.start}", self.repair) from error
+
+    def json(self, kind: type[T]) -> T:
+        """The file as JSON of one type.
+
+        Args:
+            kind: what it must hold: a dataclass, ``dict[str, float]``, ``list[...]``, ``Any``; keys that a dataclass
+                does not have are ignored.
+
+        Raises:
+            TrtasrError: of class `error`: as `content`, no JSON, nested too deeply, or a value of another type, whose
+                place is named.
+        """
+        return decoded(self.content(), kind, self)
+
+    def toml(self) -> dict[str, Any]:
+        """The file as TOML.
+
+        Raises:
+            TrtasrError: of class `error`: as `text`, no TOML, numbers without end, or nested too deeply.
+        """
+        try:
+            return tomllib.loads(self.text())
+        except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; so is a number of 5,000 digits
+            raise self.error(f"{self.path}: not valid TOML ({said(error)})", self.repair) from error
+
+
+def regular_content(path: Path, limit: int) -> bytes | None:
+    """The first ``limit`` bytes of a file; None for a folder, a device or a FIFO, which is not waited for.
+
+    Raises:
+        OSError: it cannot be read. ValueError: no file name.
+    """
+    with open(path, "rb", opener=unwaiting) as stream:  # noqa: PTH123 - Path.open takes no opener
+        return stream.read(limit) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
+
+
+def unwaiting(name: str, flags: int) -> int:
+    """An opener that returns at once where nobody writes into a FIFO."""
+    return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def decoded(content: bytes, kind: type[T], source: Source) -> T:
+    """JSON of one type from bytes that ``source`` gave: one line of a manifest, for instance.
+
+    Raises:
+        TrtasrError: of the source's class, as `Source.json`.
+    """
+    try:
+        return msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise source.error(f"{source.path}: not as expected ({said(error)})", source.repair) from error
+
+
+def said(error: BaseException) -> str:
+    """A library's message on one short line."""
+    return " ".join(str(error).split())[:SHOWN]
