@@ -94,7 +94,7 @@ def regular_content(path: Path, limit: int) -> bytes | None:
     Raises:
         OSError: it cannot be read. ValueError: no file name.
     """
-    with open(path, "rb", opener=unwaiting) as stream:  # noqa: PTH123 - Path.open takes no opener
+    with open(path, "rb", opener=unwaiting) as stream:
         return stream.read(limit) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
 
 
