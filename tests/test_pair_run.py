@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from sidecar import description
 from torch_decoding import TorchDecoding
 from whisper_pair import END, ENGLISH, GENERATION, START, TASK, VOCABULARY, exported, hearing_whisper, tiny_features
 
@@ -15,6 +17,7 @@ from trtasr.audio.log_mel import LogMelConfig
 from trtasr.audio.waveform import WaveformConfig
 from trtasr.bench.latency import Plan
 from trtasr.bench.wer import Prepared
+from trtasr.bundle import Sidecar
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.errors import AudioError, QualityError, RecipeError
 from trtasr.pair_run import (
@@ -75,13 +78,12 @@ def test_a_pair_is_two_files_beside_each_other():
 
 @pytest.mark.parametrize("generation", [GENERATION, replace(GENERATION, no_speech=3, languages=(ENGLISH,)), None])
 def test_the_rules_come_back_from_a_bundle(generation):
-    stored = {"vocabulary": list(TEXTS.vocabulary), "generation": asdict(generation) if generation else None}
-    found = texts_from(json.loads(json.dumps(stored)), 25.0)
-    assert found == replace(TEXTS, generation=generation)
+    stored = description("m", vocabulary=list(TEXTS.vocabulary), generation=asdict(generation) if generation else None)
+    sidecar = msgspec.json.decode(json.dumps(stored | {"files": {}}), type=Sidecar)
+    assert texts_from(sidecar, 25.0) == replace(TEXTS, generation=generation)
 
 
-def test_a_bundle_of_a_ctc_model_may_lack_the_rules():
-    assert texts_from({"vocabulary": ["a"]}, 50.0) == Texts(("a",), None, 50.0)
+def test_a_ctc_model_has_no_rules():
     with pytest.raises(AssertionError, match="generates nothing"):
         generation_of(Texts(("a",)))
 

@@ -1,17 +1,16 @@
 """Features for Polygraphy: the compiler's own, cut to their valid frames, and clear refusals of anything else."""
 
-import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sidecar import description
 from tiny_archive import write_archive
 
-from trtasr.audio.features import FrontendConfig
+from trtasr.bundle import seal
 from trtasr.calibrate import calibration_features
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.errors import UsageError
@@ -111,9 +110,8 @@ def test_features_are_those_the_compiler_calibrates_with(tmp_path, capsys) -> No
 def write_sidecar(folder: Path, archive: Path, sha256: str) -> Path:
     recipe = override(Recipe("tiny", str(archive)), FAST)
     folder.mkdir()
-    sidecar = {"format": 1, "files": {}, "recipe": to_dict(recipe), "frontend": asdict(FrontendConfig()),
-               "vocabulary": ["a"], "checkpoint": {"file": archive.name, "sha256": sha256}}  # fmt: skip
-    (folder / "bundle.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    (folder / "model.onnx").touch()
+    seal(folder, description("model.onnx", recipe=to_dict(recipe), checkpoint={"sha256": sha256}))
     return folder
 
 

@@ -2,18 +2,109 @@
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from trtasr.errors import BundleError, UsageError
+from trtasr.files.read import MIB, Source, decoded
+from trtasr.text.generate import Generation
 
 SIDECAR = "bundle.json"
 FORMAT = 1
+REPAIR = "compile the bundle again"
+LARGEST_FILE = 16384 * MIB  # of what is hashed
+SHOWN = 200  # characters of a list of names
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Positive = Annotated[int, Meta(ge=1, le=2**31)]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What tells one format of ``bundle.json`` from another."""
+
+    format: int | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint that a bundle was compiled from.
+
+    Attributes:
+        sha256: of the archive or folder.
+    """
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """An engine of a bundle.
+
+    Attributes:
+        path: of its first file, relative to the bundle.
+        size_bytes: of all its files.
+    """
+
+    path: str
+    size_bytes: Count
+
+
+@dataclass(frozen=True)
+class IntegerFiles:
+    """The integer-only graph of a bundle.
+
+    Attributes:
+        graph: its file; reference: the Q/DQ graph with the same layers in INT8.
+    """
+
+    graph: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What running a bundle needs to know of ``bundle.json``; other keys are for people, and are ignored.
+
+    Attributes:
+        files: name relative to the bundle -> sha256.
+        checkpoint: what it was compiled from.
+        recipe: resolved, as `trtasr.recipe.build` takes it.
+        frontend: parameters, as `trtasr.audio.frontend.frontend_from_json` takes them.
+        vocabulary: token strings in id order.
+        graphs: ``fp32`` and every target -> its ONNX graph.
+        engines: target, or baseline of a T4 host -> engine.
+        generation: rules of an encoder-decoder; None for CTC.
+        most_frames: feature frames that its encoder has positions for; None for CTC.
+        integer: the integer-only graph; None where there is none.
+        manifest: the recipe's evaluation manifest, relative to the bundle; empty: none, or an older bundle.
+    """
+
+    files: dict[str, str]
+    checkpoint: Origin
+    recipe: dict[str, Any]
+    frontend: dict[str, Any]
+    vocabulary: tuple[str, ...]
+    graphs: dict[str, str]
+    engines: dict[str, EngineFile]
+    generation: Generation | None = None
+    most_frames: Positive | None = None
+    integer: IntegerFiles | None = None
+    manifest: str = ""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The files that are run: graphs and engines."""
+        integer = (self.integer.graph, self.integer.reference) if self.integer else ()
+        return (*self.graphs.values(), *(engine.path for engine in self.engines.values()), *integer)
 
 
 @dataclass(frozen=True)
@@ -26,24 +117,27 @@ class Bundle:
     """
 
     path: Path
-    sidecar: Mapping[str, Any]
+    sidecar: Sidecar
 
     def file(self, name: str) -> Path:
         """Path of one of its files, after its sha256 was compared with the sidecar's.
 
         Raises:
-            BundleError: not part of the bundle, missing, or changed since it was written.
+            BundleError: not part of the bundle, missing, no regular file, outside of it, or changed since it was
+                written.
         """
-        known = self.sidecar["files"]
+        known = self.sidecar.files
         if name not in known:
-            raise BundleError(f"{self.path}: has no {name}", f"compile again; it holds {', '.join(sorted(known))}")
+            raise BundleError(f"{self.path}: has no {name:.80}", f"compile again; it holds {shown(known)}")
         path = self.path / name
-        if not path.is_file():
-            raise BundleError(f"{path}: missing", "compile again")
-        found = sha256_file(path)
+        if not os.path.lexists(path):
+            raise BundleError(f"{path}: missing", REPAIR)
+        if not inside(path, self.path):
+            raise BundleError(f"{path}: a link that leads out of the bundle", REPAIR)
+        found = Source(path, BundleError, REPAIR, LARGEST_FILE).sha256()
         if found != known[name]:
             raise BundleError(f"{path}: sha256 {found[:12]} does not match {known[name][:12]} in {SIDECAR}",
-                              "the file changed after the build; compile again")  # fmt: skip
+                              "the file changed after the build; compile the bundle again")  # fmt: skip
         return path
 
 
@@ -112,17 +206,52 @@ def open_bundle(path: Path) -> Bundle:
     """Read a bundle's sidecar; files are checked when they are asked for.
 
     Raises:
-        BundleError: no bundle there, or a sidecar of another format.
+        BundleError: no bundle there, or a sidecar of another format, with a value of the wrong type, or with names that
+            are no files of the bundle.
     """
-    try:
-        sidecar = json.loads((path / SIDECAR).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(f"{path}: no bundle here", "build it: `make engine MODEL=...` or `trtasr compile`") from error
-    except json.JSONDecodeError as error:
-        raise BundleError(f"{path / SIDECAR}: not JSON ({error})", "compile again") from error
-    if not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT or "files" not in sidecar:
-        raise BundleError(f"{path / SIDECAR}: not a bundle of format {FORMAT}", "compile again with this version")
+    if not os.path.lexists(path / SIDECAR):
+        raise BundleError(f"{path}: no bundle here", "build it: `make engine MODEL=...` or `trtasr compile`")
+    source = Source(path / SIDECAR, BundleError, REPAIR)
+    content = source.content()
+    if decoded(content, Head, source).format != FORMAT:
+        raise BundleError(f"{source.path}: not a bundle of format {FORMAT}", f"{REPAIR} with this version")
+    sidecar = decoded(content, Sidecar, source)
+    check_names(sidecar, source.path)
     return Bundle(path, sidecar)
+
+
+def check_names(sidecar: Sidecar, where: Path) -> None:
+    """Refuse a sidecar whose files could lie elsewhere, or whose engines are none of its files.
+
+    Raises:
+        BundleError: naming the file.
+    """
+    for name in sidecar.files:
+        if not is_plain(name):
+            raise BundleError(f"{where}: {name!r:.80} is no file inside the bundle", REPAIR)
+    for name in sidecar.named:
+        if name not in sidecar.files:
+            raise BundleError(f"{where}: {name!r:.80} is to be run, but is none of its files", REPAIR)
+    if "fp32" not in sidecar.graphs or len(sidecar.graphs) == 1:
+        raise BundleError(f"{where}: needs the FP32 graph and that of an engine, has {shown(sidecar.graphs)}", REPAIR)
+    if unbuilt := sorted(set(sidecar.graphs) - {"fp32", *sidecar.engines}):
+        raise BundleError(f"{where}: a graph, but no engine for {shown(unbuilt)}", REPAIR)
+
+
+def is_plain(name: str) -> bool:
+    """True for a relative name without ``.`` and ``..``, as `seal` writes it."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and name == "/".join(parts) and parts[0] != "/" and ".." not in parts and "\0" not in name
+
+
+def inside(path: Path, folder: Path) -> bool:
+    """True when a path, its links followed, leads to somewhere below the folder."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def shown(names: Iterable[str]) -> str:
+    """Names in order, a line at most."""
+    return ", ".join(sorted(names))[:SHOWN]
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -107,8 +107,8 @@ def integer_files(path: Path) -> tuple[Path, Path]:
         UsageError: the bundle has none.
     """
     opened = open_engine(path)
-    held = opened.bundle.sidecar.get("integer")
+    held = opened.bundle.sidecar.integer
     if not held:
         raise UsageError(f"{path}: has no integer-only graph",
                          "it is made for CTC models (QuartzNet, Jasper, Conformer); compile again")  # fmt: skip
-    return opened.files(held["graph"]), opened.files(held["reference"])
+    return opened.files(held.graph), opened.files(held.reference)

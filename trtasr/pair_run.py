@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
 
 import numpy as np
 
@@ -13,11 +12,12 @@ from trtasr.audio.frontend import Frontend
 from trtasr.audio.waveform import SHORTEST, WaveformConfig
 from trtasr.bench.latency import Plan, interleave
 from trtasr.bench.wer import Prepared
+from trtasr.bundle import REPAIR, SIDECAR, Sidecar
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare_pair import ENCODER, decoder_beside
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.engine.trt_generate import open_pair
-from trtasr.errors import AudioError, QualityError, RecipeError
+from trtasr.errors import AudioError, BundleError, QualityError, RecipeError
 from trtasr.text.generate import Decoding, Generated, Generation, biases, greedy, prompts
 from trtasr.values import FloatArray, IntArray, Latency
 
@@ -45,11 +45,16 @@ def texts_of(checkpoint: Checkpoint) -> Texts:
     return Texts(checkpoint.vocabulary, checkpoint.generation, checkpoint.frontend.frames_per_second)
 
 
-def texts_from(sidecar: Mapping[str, Any], frames_per_second: float) -> Texts:
-    """The rules that a bundle holds."""
-    rules = sidecar.get("generation")
-    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in (rules or {}).items()}
-    return Texts(tuple(sidecar["vocabulary"]), Generation(**cast(Any, lists)) if rules else None, frames_per_second)
+def texts_from(sidecar: Sidecar, frames_per_second: float) -> Texts:
+    """The rules that a bundle holds.
+
+    Raises:
+        BundleError: rules of generation that name tokens which the vocabulary does not have, or end nowhere.
+    """
+    rules = sidecar.generation
+    if rules and (fault := rules.fault(len(sidecar.vocabulary))):
+        raise BundleError(f"{SIDECAR}: generation: {fault}", REPAIR)
+    return Texts(sidecar.vocabulary, rules, frames_per_second)
 
 
 def is_pair(engine: Path) -> bool:

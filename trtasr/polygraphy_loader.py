@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,8 +180,7 @@ def find_model(model: str, assignments: Sequence[str]) -> tuple["Recipe", str]:
 
     if (Path(model) / SIDECAR).is_file():
         opened = open_engine(Path(model))
-        checkpoint: Mapping[str, str] = opened.bundle.sidecar["checkpoint"]
-        return override(opened.recipe, assignments), checkpoint["sha256"]
+        return override(opened.recipe, assignments), opened.bundle.sidecar.checkpoint.sha256
     return override(find_recipe(model), assignments), ""
 
 

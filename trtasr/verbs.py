@@ -12,14 +12,14 @@ from trtasr.audio.frontend import Frontend, frontend_from_json
 from trtasr.audio.manifest import ManifestEntry, read_manifest
 from trtasr.bench.roofline import roofline
 from trtasr.bench.wer import Prepared
-from trtasr.bundle import Bundle, open_bundle
+from trtasr.bundle import REPAIR, SIDECAR, Bundle, Sidecar, open_bundle
 from trtasr.calibrate import writable
 from trtasr.engine.build_tensorrt import require_tensorrt
 from trtasr.engine.compare import compare
 from trtasr.engine.compare_pair import Dictated, compare_pair
 from trtasr.engine.inspect import layers_from_json
 from trtasr.engine.profile import Profile
-from trtasr.errors import MissingError, UsageError
+from trtasr.errors import BundleError, MissingError, UsageError
 from trtasr.evaluate import feeds, prepare, running, transcribe
 from trtasr.gpu import INT8
 from trtasr.graph.qdq import decide
@@ -27,7 +27,7 @@ from trtasr.graph.traffic import layer_traffic
 from trtasr.lower import profile
 from trtasr.lower_pair import encoder_profile
 from trtasr.measure import TIMED_HERE, Subject, measure_rows, rows_of
-from trtasr.pair_run import Texts, files_of, refuse_longer, texts_from
+from trtasr.pair_run import Texts, files_of, is_pair, refuse_longer, texts_from
 from trtasr.pair_speech import spoken_tokens
 from trtasr.recipe import Evaluation, Recipe, build
 from trtasr.roofline import Roofline
@@ -63,9 +63,9 @@ class Opened:
         Raises:
             UsageError: the bundle was not built for that target.
         """
-        graphs = dict(self.bundle.sidecar["graphs"])
-        if held := self.bundle.sidecar.get("integer"):
-            graphs[INTEGER.name] = held["graph"]
+        graphs = dict(self.bundle.sidecar.graphs)
+        if held := self.bundle.sidecar.integer:
+            graphs[INTEGER.name] = held.graph
         if target not in graphs:
             raise UsageError(f"{self.bundle.path}: has no {target} engine", f"use one of {', '.join(graphs)}")
         return self.files(graphs[target])
@@ -77,14 +77,14 @@ class Opened:
             AudioError: a broken recording, or one longer than the model hears. RecipeError: such a benchmark.
         """
         items = prepare(entries, self.frontend)
-        if most := self.bundle.sidecar.get("most_frames"):
+        if most := self.bundle.sidecar.most_frames:
             refuse_longer(self.frontend, most, items, benchmarks)
         return items
 
     def files(self, name: str) -> Path:
         """The first file of a graph or engine; each of its files is checked."""
         names = [file.as_posix() for file in files_of(Path(name))]
-        held = self.bundle.sidecar["files"]
+        held = self.bundle.sidecar.files
         checked = [self.bundle.file(file) for file in names]
         for weights in (f"{file}.data" for file in names):
             if weights in held:
@@ -99,7 +99,7 @@ class Opened:
         """
         graph = self.graph(target)
         if target == INT8 and usable_gpu():
-            return self.files(self.bundle.sidecar["engines"][target]["path"])
+            return self.files(self.bundle.sidecar.engines[target].path)
         if target not in (*TIMED_HERE, INTEGER.name):
             logger.info("the GPU of %s is not here: ONNX Runtime runs its Q/DQ graph", target)
         return graph
@@ -117,13 +117,33 @@ def open_engine(path: Path) -> Opened:
     """Open a bundle folder.
 
     Raises:
-        BundleError: no bundle there, or not of this format.
+        BundleError: no bundle there, not of this format, or with values that no compile writes.
     """
     bundle = open_bundle(path)
-    sidecar = bundle.sidecar
-    config = frontend_from_json(sidecar["frontend"])
-    recipe = build(Recipe, sidecar["recipe"], str(path))
-    return Opened(bundle, recipe, config, texts_from(sidecar, config.frames_per_second))
+    sidecar, where = bundle.sidecar, path / SIDECAR
+    try:
+        config = frontend_from_json(sidecar.frontend)
+        recipe = build(Recipe, sidecar.recipe, "recipe")
+        texts = texts_from(sidecar, config.frames_per_second)
+    except UsageError as error:
+        raise BundleError(f"{where}: {error.problem}", REPAIR) from error
+    check_kind(sidecar, where)
+    return Opened(bundle, recipe, config, texts)
+
+
+def check_kind(sidecar: Sidecar, where: Path) -> None:
+    """Refuse a sidecar that mixes CTC models and encoder-decoders.
+
+    Raises:
+        BundleError: naming what does not fit.
+    """
+    pair = sidecar.generation is not None
+    for name in sidecar.named:
+        if is_pair(Path(name)) != pair:
+            model = "an encoder-decoder" if pair else "a CTC model"
+            raise BundleError(f"{where}: {name:.80} is no file of {model}", REPAIR)
+    if (sidecar.most_frames is not None) != pair:
+        raise BundleError(f"{where}: most_frames does not fit generation", REPAIR)
 
 
 def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None = None) -> tuple[BenchResult, ...]:
@@ -137,8 +157,8 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
     shapes = accepted_shapes(opened)
     subject = Subject(path, opened.frontend, opened.texts, evaluation, shapes, usable_gpu())
     sidecar = opened.bundle.sidecar
-    engines = [Engine(target, facts["path"], facts["size_bytes"]) for target, facts in sidecar["engines"].items()]
-    rows = rows_of(subject, sidecar["graphs"], engines)
+    engines = [Engine(target, facts.path, facts.size_bytes) for target, facts in sidecar.engines.items()]
+    rows = rows_of(subject, sidecar.graphs, engines)
     for row in rows:
         opened.files(row.path)  # what is measured is what was built
     source = manifest or (Path(evaluation.manifest) if evaluation.manifest else None)
@@ -148,7 +168,7 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
 
 def accepted_shapes(opened: Opened) -> Profile:
     """Input shapes of the bundle's plans; of an encoder-decoder those of the encoder."""
-    engine, config, most = opened.recipe.engine, opened.frontend, opened.bundle.sidecar.get("most_frames")
+    engine, config, most = opened.recipe.engine, opened.frontend, opened.bundle.sidecar.most_frames
     return encoder_profile(engine, config, most) if most else profile(engine, config.frames_per_second, opened.rows)
 
 
@@ -225,7 +245,7 @@ def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
 
 def default_target(path: Path) -> str:
     """The engine that runs here as itself when the bundle has it (``t4``, ``cpu``), else the first one's graph."""
-    graphs = open_bundle(path).sidecar["graphs"]
+    graphs = open_bundle(path).sidecar.graphs
     if INT8 in graphs and usable_gpu():
         return INT8
     return "cpu" if "cpu" in graphs else layered_target(path)
@@ -233,7 +253,7 @@ def default_target(path: Path) -> str:
 
 def layered_target(path: Path) -> str:
     """The first engine whose graph keeps the FP32 graph's tensors: any but ``cpu``, if there is one."""
-    engines: list[str] = [target for target in open_bundle(path).sidecar["graphs"] if target != "fp32"]
+    engines = [target for target in open_bundle(path).sidecar.graphs if target != "fp32"]
     return next((target for target in engines if target != "cpu"), engines[0])
 
 

@@ -1,12 +1,13 @@
 """The front-ends of all families: which configuration belongs to which."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from trtasr.audio.features import FrontendConfig, MelFrontend
 from trtasr.audio.log_mel import LogMelConfig, LogMelFrontend
 from trtasr.audio.waveform import WaveformConfig, WaveformFrontend
+from trtasr.errors import CheckpointError
 
 Frontend = FrontendConfig | LogMelConfig | WaveformConfig
 KINDS: Mapping[str, type[Frontend]] = {"mel": FrontendConfig, "log_mel": LogMelConfig, "waveform": WaveformConfig}
@@ -34,6 +35,18 @@ def frontend_json(config: Frontend) -> dict[str, Any]:
 
 
 def frontend_from_json(data: Mapping[str, Any]) -> Frontend:
-    """The inverse of `frontend_json`; without a kind it is NeMo's."""
+    """The inverse of `frontend_json`; without a kind it is NeMo's.
+
+    Raises:
+        CheckpointError: a kind or key that is not known, or a value out of bounds.
+    """
     values = dict(data)
-    return KINDS[values.pop("kind", "mel")](**values)
+    name = values.pop("kind", "mel")
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    known = {field.name for field in fields(kind)} if kind else set()
+    if kind is None or not known >= set(values):
+        raise CheckpointError(f"front-end: {name!r:.80} with the keys {', '.join(values):.200}",
+                              f"use one of {', '.join(KINDS)} with its own keys")  # fmt: skip
+    found = kind(**values)
+    found.check()
+    return found

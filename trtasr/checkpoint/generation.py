@@ -11,7 +11,7 @@ from typing import Any
 from trtasr.checkpoint.folder import integer, section
 from trtasr.checkpoint.languages import language_token
 from trtasr.errors import CheckpointError
-from trtasr.text.generate import Generation
+from trtasr.text.generate import MAX_LENGTH, Generation
 
 FILE = "generation_config.json"
 INHERITED = ("decoder_start_token_id", "eos_token_id", "forced_decoder_ids")  # from config.json, file or not
@@ -20,7 +20,6 @@ BEGIN_SUPPRESS = (220, 50256)  # of transformers' WhisperConfig, where config.js
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")
 MOONSHINE_RATE = 6.5  # tokens per second, from Moonshine's model card: more are a loop
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {"whisper": {}, "moonshine": {"max_position_embeddings": 512}}
-MAX_LENGTH = 2**16
 CORRECT = f"correct {FILE}"
 
 Settings = Mapping[str, Any]

@@ -1,10 +1,14 @@
 """Files that may come from anywhere: regular, bounded in size, valid text, checked against the types we expect."""
 
 import errno
+import hashlib
 import os
 import stat
+import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +19,7 @@ from trtasr.errors import TrtasrError
 T = TypeVar("T")
 MIB = 2**20
 SHOWN = 160  # characters of a parser's message
+SETTLED = 2_000_000_000  # nanoseconds after which a file that changes gets another time stamp for sure
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,27 @@ class Source:
         Raises:
             TrtasrError: of class `error`: missing, unreadable, no regular file, or larger than `limit`.
         """
+        found = self.attempt(lambda: regular_content(self.path, self.limit + 1))
+        if len(found) > self.limit:
+            raise self.error(f"{self.path}: larger than {self.limit / MIB:g} MiB", self.repair)
+        return found
+
+    def sha256(self) -> str:
+        """Hexadecimal sha256 of the file, of any size up to `limit`; an unchanged file is read once in a process.
+
+        Raises:
+            TrtasrError: of class `error`: as `content`.
+        """
+        return self.attempt(lambda: regular_sha256(self.path, self.limit))
+
+    def attempt(self, read: Callable[[], T | None]) -> T:
+        """What ``read`` makes of the file.
+
+        Raises:
+            TrtasrError: of class `error`: it gave None, for no regular file, or could not be read.
+        """
         try:
-            found = regular_content(self.path, self.limit + 1)
+            found = read()
         except OSError as error:
             repair = self.repair if error.errno == errno.ENOENT else "check its name and its permissions"
             raise self.error(f"{self.path}: cannot be read ({error.strerror})", repair) from error
@@ -48,8 +72,6 @@ class Source:
             raise self.error(f"{str(self.path)!r:.80}: no file name", "name a file") from error
         if found is None:
             raise self.error(f"{self.path}: is no regular file", "name a file")
-        if len(found) > self.limit:
-            raise self.error(f"{self.path}: larger than {self.limit / MIB:g} MiB", self.repair)
         return found
 
     def text(self) -> str:
@@ -96,6 +118,32 @@ def regular_content(path: Path, limit: int) -> bytes | None:
     """
     with open(path, "rb", opener=unwaiting) as stream:
         return stream.read(limit) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
+
+
+def regular_sha256(path: Path, limit: int) -> str | None:
+    """Hexadecimal sha256 of a file; None for a folder, a device or a FIFO.
+
+    Raises:
+        OSError: it cannot be read, or has more than ``limit`` bytes. ValueError: no file name.
+    """
+    with open(path, "rb", opener=unwaiting) as stream:
+        found = os.fstat(stream.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if found.st_size > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit / MIB:g} MiB")
+        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if time.time_ns() - found.st_ctime_ns < SETTLED:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return known_sha256(path.absolute(), identity)
+
+
+@lru_cache(maxsize=1024)
+def known_sha256(path: Path, identity: tuple[int, ...]) -> str:
+    """Hexadecimal sha256 of a file while its place, size and times on disk (``identity``) stay the same."""
+    del identity
+    with open(path, "rb", opener=unwaiting) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def unwaiting(name: str, flags: int) -> int:

@@ -3,6 +3,7 @@
 Follows Whisper (Radford et al. 2022, arXiv 2212.04356, section 4.5) and ``generate`` of transformers.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from trtasr.values import FloatArray, IntArray
 
+MAX_LENGTH = 2**16  # tokens of one transcript, the prompt included
 SUPPRESSED = -10000.0  # added to logits of tokens that must not follow; fits FP16
 NO_SPEECH, UNSURE = 0.6, -1.0  # Whisper's own thresholds of silence: probability, mean log-probability of the tokens
 SILENCE = 0.9  # probability above which there is no speech, however sure the tokens
@@ -42,6 +44,18 @@ class Generation:
     no_speech: int | None
     languages: tuple[int, ...]
     tokens_per_second: float
+
+    def fault(self, size: int) -> str:
+        """Why these rules cannot be followed with a vocabulary of so many tokens; empty where they can."""
+        named = (self.start, *self.prompt, *self.end, *self.suppress, *self.begin_suppress, *self.languages)
+        strange = [token for token in (*named, self.no_speech or 0) if not 0 <= token < size]
+        if strange:
+            return f"no token {strange[0]} among {size}"
+        if not self.prompt or not self.end:
+            return "no prompt, or no token that ends a transcript"
+        if not len(self.prompt) < self.max_length <= MAX_LENGTH:
+            return f"max_length {self.max_length} is not from {len(self.prompt) + 1} to {MAX_LENGTH}"
+        return "" if 0 <= self.tokens_per_second < math.inf else f"{self.tokens_per_second} tokens per second"
 
 
 class Decoding(Protocol):
