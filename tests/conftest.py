@@ -1,5 +1,8 @@
 """Fixtures for every room."""
 
+import trtasr  # noqa: F401 - first: it sets threads and telemetry before torch and ONNX Runtime load
+
+# isort: split
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -132,7 +132,7 @@ def add_bench(sub: argparse.ArgumentParser) -> None:
     """Flags of ``bench``."""
     sub.add_argument("bundle", type=Path, help="folder made by compile")
     sub.add_argument("--manifest", type=Path, help="speech to measure WER on (default: the recipe's)")
-    sub.add_argument("--threads", type=int, help="CPU threads (default: the recipe's; 0: all cores)")
+    sub.add_argument("--threads", type=int, help="CPU threads (default: the recipe's; 0: all usable CPUs)")
     sub.add_argument("--seconds", type=float, action="append", help="seconds of audio per utterance; may be repeated")
     sub.add_argument("--batch", type=int, action="append", help="utterances per run on a GPU; may be repeated")
     sub.add_argument("--allow-slower", action="store_true", help="accept INT8 that is no faster than FP16 on the GPU")

@@ -1,7 +1,6 @@
 """From audio to the numbers: prepared utterances, transcripts, WER and latency of one engine after another."""
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from trtasr.audio.read import read_audio
 from trtasr.bench.latency import Plan, interleave
 from trtasr.bench.wer import Prepared, evaluate
 from trtasr.engine.compare import ort_observer
+from trtasr.engine.cpus import threads as usual_threads
 from trtasr.engine.run import OrtRunner, cpu_name
 from trtasr.engine.trt_run import open_plan
 from trtasr.pair_run import PairRunner, Texts, benchmark_tokens, decoding, generation_of, is_pair, pair_latencies
@@ -73,7 +73,7 @@ def decoder(texts: Texts) -> Callable[[Any, IntArray], list[str]]:
 
 @contextmanager
 def running(engine: Path, texts: Texts) -> Iterator[Runner]:
-    """An engine ready to run: a TensorRT plan on the GPU, an ONNX graph by ONNX Runtime on all cores.
+    """An engine ready to run: a TensorRT plan on the GPU, an ONNX graph by ONNX Runtime on all usable CPUs.
 
     Raises:
         MissingError: a plan without its GPU, TensorRT or pycuda.
@@ -89,7 +89,7 @@ def running(engine: Path, texts: Texts) -> Iterator[Runner]:
 
 
 def word_error_rate(engine: Path, utterances: list[Prepared], texts: Texts, batch: int) -> WerResult:
-    """WER of one engine: a plan on the GPU, or a graph by ONNX Runtime on all cores.
+    """WER of one engine: a plan on the GPU, or a graph by ONNX Runtime on all usable CPUs.
 
     Raises:
         QualityError: NaN, or empty or constant transcripts.
@@ -108,17 +108,19 @@ def latencies(graphs: Mapping[str, Path], config: Frontend, settings: Evaluation
         settings: lengths and threads.
         texts: rules of an encoder-decoder.
     """
-    threads = settings.threads or os.cpu_count() or 1
+    threads = settings.threads or usual_threads()
     plans = [Plan(seconds, 1, threads, cpu_name()) for seconds in settings.bench_seconds]
     shapes = [np.random.default_rng(0).standard_normal((1, config.rows, frames_of(seconds, config)), np.float32)
               for seconds in settings.bench_seconds]  # fmt: skip
     if texts.generation:
         with ExitStack() as stack:
-            engines = {label: stack.enter_context(decoding(path, texts, threads)) for label, path in graphs.items()}
+            engines = {
+                label: stack.enter_context(decoding(path, texts, threads, timed=True)) for label, path in graphs.items()
+            }
             given = [(features, benchmark_tokens(plan.audio_seconds, generation_of(texts)))
                      for features, plan in zip(shapes, plans, strict=True)]  # fmt: skip
             return pair_latencies(engines, given, generation_of(texts), plans)
-    runners = {label: OrtRunner(path, threads) for label, path in graphs.items()}
+    runners = {label: OrtRunner(path, threads, timed=True) for label, path in graphs.items()}
     measured: dict[str, tuple[Latency, ...]] = dict.fromkeys(graphs, ())
     for features, plan in zip(shapes, plans, strict=True):
         lengths = np.array([features.shape[2]], np.int64)

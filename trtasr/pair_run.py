@@ -68,8 +68,8 @@ def files_of(engine: Path) -> tuple[Path, ...]:
 
 
 @contextmanager
-def decoding(engine: Path, texts: Texts, threads: int = 0) -> Iterator[Decoding]:
-    """An encoder-decoder ready to run: plans on the GPU, graphs by ONNX Runtime.
+def decoding(engine: Path, texts: Texts, threads: int = 0, timed: bool = False) -> Iterator[Decoding]:
+    """An encoder-decoder ready to run: plans on the GPU, graphs by ONNX Runtime; ``threads``, ``timed``: of the latter.
 
     Raises:
         MissingError: plans without their GPU, TensorRT or pycuda.
@@ -79,7 +79,7 @@ def decoding(engine: Path, texts: Texts, threads: int = 0) -> Iterator[Decoding]
         with open_pair(engine, decoder_of(engine), rules) as found:
             yield found
     else:
-        yield OrtDecoding(engine, decoder_of(engine), rules, threads)
+        yield OrtDecoding(engine, decoder_of(engine), rules, threads, timed)
 
 
 def generation_of(texts: Texts) -> Generation:

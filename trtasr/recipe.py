@@ -132,7 +132,7 @@ class Evaluation:
         max_wer_increase: absolute percentage points INT8 may lose; more is a missed gate (exit 3).
         batch: utterances per run when measuring WER.
         bench_seconds: seconds of audio per run benchmarked on the CPU, batch 1.
-        threads: CPU threads of the latency benchmark; 0: all cores.
+        threads: CPU threads of the latency benchmark; 0: all usable CPUs.
         gpu_seconds: seconds of audio per utterance benchmarked on a GPU; gpu_batches: utterances per run.
         min_sqnr: the worst layers stay in floating point until the log-probabilities on calibration features reach this
             SQNR in dB; 0: no such budget.

@@ -15,11 +15,19 @@ class OrtDecoding:
     Args:
         encoder: ONNX file; decoder: likewise.
         biases: name -> float32 [V] added to the last logits (`trtasr.text.generate.biases`).
-        threads: threads inside an operator; 0: one per core.
+        threads: threads inside an operator; 0: one per usable CPU.
+        timed: as in `open_session`.
     """
 
-    def __init__(self, encoder: Path, decoder: Path, biases: dict[str, FloatArray], threads: int = 0) -> None:
-        self._encoder, self._decoder = (open_session(path, threads) for path in (encoder, decoder))
+    def __init__(
+        self,
+        encoder: Path,
+        decoder: Path,
+        biases: dict[str, FloatArray],
+        threads: int = 0,
+        timed: bool = False,
+    ) -> None:
+        self._encoder, self._decoder = (open_session(path, threads, timed=timed) for path in (encoder, decoder))
         self._biases = biases
         self._encoded = [output.name for output in self._encoder.get_outputs()]
         self._decoded = [output.name for output in self._decoder.get_outputs()]

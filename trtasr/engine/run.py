@@ -11,10 +11,12 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tqdm import tqdm
 
+from trtasr.engine.cpus import threads as usual_threads
 from trtasr.errors import BundleError, UsageError
 from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
+SPINNING = "session.intra_op.allow_spinning"
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -37,15 +39,21 @@ def has_half(model: Any) -> bool:
     return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
-def open_session(model: Path | bytes, threads: int = 0, optimized: Path | None = None,
-                 folder: Path | None = None) -> Any:  # fmt: skip
+def open_session(
+    model: Path | bytes,
+    threads: int = 0,
+    optimized: Path | None = None,
+    folder: Path | None = None,
+    timed: bool = False,
+) -> Any:
     """An ONNX Runtime CPU session.
 
     Args:
         model: ONNX file, or its bytes.
-        threads: threads inside an operator; 0: one per core.
+        threads: threads inside an operator; 0: one per usable CPU.
         optimized: where to write the graph as ONNX Runtime optimized it; None: nowhere.
         folder: of the weights of a model in bytes that are in a file of their own; None: they are in the bytes.
+        timed: True lets its threads spin while they wait: faster on a quiet machine, a burden on a busy one.
 
     Returns:
         onnxruntime.InferenceSession: sequential, one operator at a time.
@@ -56,10 +64,11 @@ def open_session(model: Path | bytes, threads: int = 0, optimized: Path | None =
     import onnxruntime  # noqa: PLC0415 - half a second that `doctor` and `inspect` do not need
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or usual_threads()
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
+    options.add_session_config_entry(SPINNING, "1" if timed else "0")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     if folder is not None:
@@ -82,11 +91,12 @@ class OrtRunner:
     Args:
         path: ONNX file with inputs ``features`` and ``lengths``; its first two outputs are the log-probabilities and
             their lengths.
-        threads: threads inside an operator; 0: one per core.
+        threads: threads inside an operator; 0: one per usable CPU.
+        timed: as in `open_session`.
     """
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
-        self._session = open_session(path, threads)
+    def __init__(self, path: Path, threads: int = 0, timed: bool = False) -> None:
+        self._session = open_session(path, threads, timed=timed)
         self._names = [output.name for output in self._session.get_outputs()]
         self._longest = self._session.get_modelmeta().custom_metadata_map.get("longest_frames", "")
 
@@ -134,7 +144,7 @@ def observe(
         model: FP32 ONNX file, or its bytes.
         names: tensors of the graph; those that are no output yet are exposed.
         feeds: its inputs, one utterance each, as from `utterances`.
-        threads: threads inside an operator; 0: one per core.
+        threads: threads inside an operator; 0: one per usable CPU.
 
     Yields:
         tensor name and float32 values without the batch axis, for a convolution [C, T_valid].

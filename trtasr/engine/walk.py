@@ -15,6 +15,8 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 from tqdm import tqdm
 
+from trtasr.engine.cpus import threads
+from trtasr.engine.run import SPINNING
 from trtasr.values import Array, FloatArray
 
 
@@ -153,6 +155,8 @@ class Operator:
         graph = helper.make_graph([self._node], "operator", typed, outputs)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = threads()
+        options.add_session_config_entry(SPINNING, "0")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         model = helper.make_model(graph, opset_imports=self._opsets, ir_version=9)
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

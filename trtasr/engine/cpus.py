@@ -1,0 +1,76 @@
+"""How many CPUs this process may use, and how its threads wait for each other."""
+
+import math
+import os
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+# Turns of libgomp's waiting loop before a thread sleeps. By default they are 300,000, about 10 ms, in which the thread
+# that is waited for cannot run where CPUs are shared. A thousand take about as long as waking up does.
+SPINS = "1000"
+
+
+def settle(environment: MutableMapping[str, str]) -> None:
+    """Prepare this process and its children, before torch, numpy or ONNX Runtime are loaded.
+
+    ONNX Runtime's telemetry (1.31: a device id and a queue under ``~/.cache``, look-ups of a host, a file in the
+    temporary folder) is off; OpenMP's threads are as many as CPUs may be used, and sleep soon when they wait. What the
+    user has set stays, except for telemetry.
+
+    Args:
+        environment: ``os.environ``; changed.
+    """
+    environment["ORT_DISABLE_TELEMETRY"] = "1"
+    environment.setdefault("OMP_NUM_THREADS", str(usable_cpus()))
+    if "OMP_WAIT_POLICY" not in environment:  # GOMP_SPINCOUNT would overrule it
+        environment.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def threads() -> int:
+    """Threads for one operator where nobody asked for a number: ``OMP_NUM_THREADS``, else the usable CPUs."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(wanted) if wanted.isdecimal() and 0 < int(wanted) <= 4096 else usable_cpus()
+
+
+def usable_cpus() -> int:
+    """CPUs this process may use: its affinity mask, and the quota of its control groups, rounded up."""
+    mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(mask, math.ceil(min(quotas(OWN_CGROUPS, CGROUPS), default=mask))))
+
+
+def quotas(own: Path, root: Path) -> Iterator[float]:
+    """CPU quotas, in CPUs, of the control groups of a process and of the groups above them.
+
+    Version 2 has ``cpu.max`` (``max`` or quota, and period, in microseconds), version 1 ``cpu.cfs_quota_us`` (-1: none)
+    beside ``cpu.cfs_period_us`` (Linux, Documentation/admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst).
+
+    Args:
+        own: file that lists the groups, as ``/proc/self/cgroup``.
+        root: where control groups are mounted.
+    """
+    for line in words(own).splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        base = root if not controllers else root / "cpu"
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = Path(path.lstrip("/"))
+        for folder in (group, *group.parents):
+            yield from quota(base / folder)
+
+
+def quota(group: Path) -> Iterator[float]:
+    """The quota of one control group, if it has one."""
+    both = words(group / "cpu.max") or f"{words(group / 'cpu.cfs_quota_us')} {words(group / 'cpu.cfs_period_us')}"
+    numbers = both.split()
+    if len(numbers) == 2 and all(number.isdecimal() and int(number) for number in numbers):
+        yield int(numbers[0]) / int(numbers[1])
+
+
+def words(file: Path) -> str:
+    """Text of a file of the kernel; empty where there is none."""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
