@@ -12,7 +12,7 @@ ARG USER_ID=1000
 ARG GROUP_ID=1000
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # The base image may bring pip constraints of its own, which would contradict constraints.txt.
-ENV PIP_CONSTRAINT="" PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV ORT_DISABLE_TELEMETRY=1 PIP_CONSTRAINT="" PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 ENV PATH=/opt/trtasr/.venv/bin:${PATH}
 WORKDIR /opt/trtasr
 
@@ -60,7 +60,7 @@ ARG TORCH_INDEX=""
 ARG USER_ID=1000
 ARG GROUP_ID=1000
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV ORT_DISABLE_TELEMETRY=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 ENV PATH=/opt/trtasr/.venv/bin:${PATH} PYTHONPATH=/opt/tensorrt/python LD_LIBRARY_PATH=/opt/tensorrt/lib
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /opt/trtasr

@@ -5,6 +5,8 @@ TARGET ?=
 MANIFEST ?=
 OUT ?=
 PYTHON ?= python3
+# ONNX Runtime 1.31 calls home and writes below ~/.cache unless this is set before it loads.
+export ORT_DISABLE_TELEMETRY := 1
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
