@@ -1,7 +1,7 @@
 """User errors: each says what is wrong, names the file or key, and ends with the repair.
 
 Exit codes: 0 ok, 1 unexpected (a bug, with traceback), 2 wrong usage, recipe or input, 3 quality gate missed,
-4 environment (missing library, GPU or driver), 5 engine build failed.
+4 environment (missing library, GPU, driver or room on a disk), 5 engine build failed.
 """
 
 
@@ -53,6 +53,10 @@ class MissingError(TrtasrError):
     """This machine lacks something the command needs: a library, a GPU, a driver."""
 
     exit_code = 4
+
+
+class DiskError(MissingError):
+    """A disk takes no more: full, over a quota or a limit on file sizes, read-only, or broken."""
 
 
 class BuildError(TrtasrError):

@@ -1,0 +1,105 @@
+"""A disk that takes no more: full, over its quota or a limit, read-only, failing. Told as the environment's fault."""
+
+import errno
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from trtasr.errors import DiskError, TrtasrError, UsageError
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+DISK = FULL | {errno.EFBIG, errno.EROFS, errno.EIO}
+MB = 1e6
+
+living: list[Path] = []  # folders in which this process is writing: its workspaces
+
+
+@contextmanager
+def disk_faults() -> Iterator[None]:
+    """Turns the system's refusal to write, wherever it comes up, into a sentence that names the folder.
+
+    Raises:
+        DiskError: in place of an OSError that says that a disk is full, too small, read-only or broken.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise disk_error(error, None) from error
+
+
+@contextmanager
+def writing(path: Path, repair: str) -> Iterator[None]:
+    """Names the file or folder that cannot be written.
+
+    Raises:
+        DiskError: the disk takes no more. UsageError: any other reason of the system.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error, repair) from error
+
+
+def write_error(path: Path, error: OSError, repair: str) -> TrtasrError:
+    """Why a path cannot be written, as the fault of the disk or of who chose the path."""
+    if error.errno in DISK:
+        return disk_error(error, path)
+    return UsageError(f"{path}: cannot be written ({error.strerror or error})", repair)
+
+
+def disk_error(error: OSError, path: Path | None) -> DiskError:
+    """The sentence: where, why, how much is free there and how much was written; then what helps."""
+    if error.errno == errno.EFBIG:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        return DiskError(f"{path or named(error) or 'a file'}: {error.strerror}; files may have at most {limit} bytes here",
+                         "raise that limit: ulimit -f unlimited")  # fmt: skip
+    place = path or named(error) or fullest([*living, Path.cwd()])
+    if error.errno in FULL:
+        return DiskError(f"{place}: {error.strerror}: {room(place)}",
+                         "free space, or choose another folder: -o for the bundle, TMPDIR for temporary files")  # fmt: skip
+    return DiskError(f"{place}: {error.strerror}", "choose a folder on another disk: -o for the bundle, TMPDIR for "
+                                                   "temporary files")  # fmt: skip
+
+
+def named(error: OSError) -> Path | None:
+    """The file that the system named, if it named one."""
+    return Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+
+
+def fullest(places: list[Path]) -> Path:
+    """The place with the least free bytes: a library that writes does not say where it failed."""
+    return min(places, key=free_bytes)
+
+
+def free_bytes(place: Path) -> int:
+    """Free bytes of the file system below a path that may not exist."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def room(place: Path) -> str:
+    """Bytes that are free at a place, and those that this run holds on the same file system."""
+    held = sum(size(folder) for folder in living if same_disk(folder, place))
+    return f"this run needs more than the {held / MB:.1f} MB it has written, {free_bytes(place) / MB:.1f} MB are free"
+
+
+def size(folder: Path) -> int:
+    """Bytes of the files below a folder."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # removed while we look
+            total += path.lstat().st_size
+    return total
+
+
+def same_disk(folder: Path, place: Path) -> bool:
+    """True when both are on one file system."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return folder.exists() and folder.stat().st_dev == place.stat().st_dev
