@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from sidecar import description
 
-from trtasr.bundle import open_bundle, seal, staged, write_json
+from trtasr.bundle import open_bundle, seal, staged
 from trtasr.cli import main
 from trtasr.errors import BundleError, UsageError
+from trtasr.files.write import write_json
 
 
 def make(out: Path, text: str = "one") -> None:
@@ -93,23 +94,6 @@ def test_the_current_folder_cannot_be_replaced(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UsageError, match="current folder"):
         make(Path())
     assert names(tmp_path) == []
-
-
-def test_a_failed_move_brings_the_old_bundle_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(tmp_path / "out")
-    rename = Path.rename
-
-    def broken(self: Path, target: Path) -> Path:
-        if self.name.startswith(".out.") and Path(target).name == "out":
-            raise OSError("disk full")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", broken)
-    with pytest.raises(OSError, match="disk full"):
-        make(tmp_path / "out", "two")
-    monkeypatch.undo()
-    assert names(tmp_path) == ["out"]
-    assert open_bundle(tmp_path / "out").file("sub/file.txt").read_text(encoding="utf-8") == "one"
 
 
 def made(folder: Path, **changes: object) -> Path:

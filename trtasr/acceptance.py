@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from trtasr import __version__
-from trtasr.bundle import write_json
 from trtasr.calibrate import writable
 from trtasr.compare_layers import compare_layers
 from trtasr.compile import compile_recipe
 from trtasr.engine.build_tensorrt import Host, require_tensorrt
 from trtasr.engine.inspect import layers_json
 from trtasr.errors import TrtasrError
+from trtasr.files.write import write_json
 from trtasr.gpu import FP16, FP32, INT8, speedups, state_json
 from trtasr.job import Options
 from trtasr.recipe import EngineShapes, Recipe

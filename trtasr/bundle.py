@@ -1,20 +1,19 @@
 """The output folder: written aside and moved into place whole, described and sealed by ``bundle.json``."""
 
-import hashlib
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from trtasr.errors import BundleError, UsageError
+from trtasr.errors import BundleError
+from trtasr.files import replace
+from trtasr.files.keep import entries, sha256_file, unchanged
 from trtasr.files.read import MIB, Source, decoded
+from trtasr.files.write import write_json
 from trtasr.text.generate import Generation
 
 SIDECAR = "bundle.json"
@@ -32,6 +31,21 @@ class Head:
     """What tells one format of ``bundle.json`` from another."""
 
     format: int | None = None
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a ``bundle.json`` of any format says about its files.
+
+    Attributes:
+        format: number of the format.
+        name: of the recipe.
+        files: name relative to the bundle -> sha256.
+    """
+
+    format: int
+    name: str
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -141,55 +155,42 @@ class Bundle:
         return path
 
 
-@contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A temporary folder beside ``out`` that takes its place when the block ends well, and vanishes otherwise.
+def staged(out: Path) -> AbstractContextManager[Path]:
+    """A folder aside that takes the place of ``out`` when the block ends well, and vanishes otherwise.
+
+    Files in an old bundle there that are not the bundle's, or changed, move on into the new one.
 
     Raises:
-        UsageError: ``out`` cannot be written, or is a folder that is not a bundle.
+        UsageError: ``out`` cannot be written, or is neither a bundle nor free. DiskError: the disk takes no more.
     """
-    check_replaceable(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror})", "choose another folder with -o") from error
-    try:
-        yield folder
-        folder.chmod(0o755)
-        replace_folder(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return replace.replaced(out, written_files)
 
 
 def check_replaceable(out: Path) -> None:
     """Refuse to overwrite what is not a bundle.
 
     Raises:
-        UsageError: ``out`` is a file, the current folder, a mount point, or has content but no ``bundle.json``.
+        UsageError: ``out`` is no folder, is in use as the current one, or has content and is no bundle of ours.
     """
-    if out.is_file():
-        raise UsageError(f"{out}: is a file", "choose a folder with -o")
-    if out.resolve() == Path.cwd() or out.is_mount():
-        raise UsageError(f"{out}: is the current folder or a mount point and cannot be replaced as a whole",
-                         f"choose a folder inside it: -o {out / 'bundle'}")  # fmt: skip
-    if out.is_dir() and any(out.iterdir()) and not (out / SIDECAR).is_file():
-        raise UsageError(f"{out}: holds files that are not a bundle", "choose an empty folder with -o")
+    replace.check_replaceable(out, written_files)
 
 
-def replace_folder(folder: Path, out: Path) -> None:
-    """Move ``folder`` to ``out``; an old bundle there steps aside first, comes back on a failure, is removed last."""
-    if not out.exists():
-        folder.rename(out)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+def written_files(folder: Path) -> Mapping[str, str | None] | None:
+    """The files that we wrote into a folder and their hashes; None when it is no bundle of ours.
+
+    That it holds a ``bundle.json`` proves nothing, other programs write files of that name: it must be a seal, and at
+    least one of the files it names must be there as it was sealed.
+    """
     try:
-        out.rename(aside / out.name)
-        folder.rename(out)
-    finally:
-        if not out.exists():
-            (aside / out.name).rename(out)
-        shutil.rmtree(aside, ignore_errors=True)
+        found = Source(folder / SIDECAR, BundleError, REPAIR).json(Seal)
+    except BundleError:
+        return None
+    if found.format not in range(1, FORMAT + 1) or not all(map(is_plain, found.files)):
+        return None
+    names = (path.relative_to(folder).as_posix() for path in entries(folder))
+    if not any(name in found.files and unchanged(folder / name, found.files[name]) for name in names):
+        return None
+    return {**found.files, SIDECAR: None}
 
 
 def seal(folder: Path, description: Mapping[str, Any]) -> None:
@@ -252,14 +253,3 @@ def inside(path: Path, folder: Path) -> bool:
 def shown(names: Iterable[str]) -> str:
     """Names in order, a line at most."""
     return ", ".join(sorted(names))[:SHOWN]
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON for people: two spaces, UTF-8, a newline at the end; NaN is refused."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def sha256_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

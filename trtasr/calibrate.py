@@ -19,13 +19,14 @@ from torch import nn
 
 from trtasr.audio.frontend import Frontend
 from trtasr.audio.manifest import read_manifest
-from trtasr.bundle import sha256_file, write_json
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.correct import Corrected, Given, correct, group_ranks, vulnerabilities
 from trtasr.engine.cache import format_cache
 from trtasr.engine.run import observe, utterances
 from trtasr.errors import RecipeError, UsageError
 from trtasr.evaluate import frames_of, prepare
+from trtasr.files.keep import sha256_file
+from trtasr.files.write import write_json
 from trtasr.graph.center import center, centerable
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.quant.centering import centering, collect_channels

@@ -13,13 +13,13 @@ from typing import Any
 
 from trtasr.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_table
 from trtasr.acceptance import accept
-from trtasr.bundle import write_json
 from trtasr.compare_integer import compare_integer
 from trtasr.compare_layers import compare_layers
 from trtasr.compile import STAGES, calibrate_recipe, compile_recipe
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
 from trtasr.errors import MissingError, RecipeError, UsageError
+from trtasr.files.write import write_json
 from trtasr.gpu import slower_than_fp16
 from trtasr.integer_graph import prove_bundle
 from trtasr.job import Options

@@ -12,7 +12,6 @@ import torch
 from trtasr.audio.frontend import Frontend
 from trtasr.bench.latency import Plan
 from trtasr.bench.wer import Prepared
-from trtasr.bundle import write_json
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare import compare
 from trtasr.engine.compare_pair import Dictated, compare_pair
@@ -21,6 +20,7 @@ from trtasr.engine.inspector import trtexec_profile, with_time_shares
 from trtasr.engine.profile import Profile, Shapes
 from trtasr.errors import QualityError
 from trtasr.evaluate import feeds, latencies, word_error_rate
+from trtasr.files.write import write_json
 from trtasr.gpu import FP16, INT8, LABELS, benchmarked_pair, gpu_latencies, layer_times, noise_input, watched
 from trtasr.gpu import FP32 as FP32_PLAN
 from trtasr.lower import FP32, Lowered, Plant

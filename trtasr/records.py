@@ -13,13 +13,14 @@ from typing import Any
 from trtasr import __version__
 from trtasr.audio.frontend import frontend_json
 from trtasr.bench.wer import bootstrap_delta
-from trtasr.bundle import seal, write_json
+from trtasr.bundle import seal
 from trtasr.calibrate import cache_text
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.controls import Control
 from trtasr.engine.compare_pair import ENCODER
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.run import cpu_name
+from trtasr.files.write import write_json
 from trtasr.gpu import slower_than_fp16, state_json
 from trtasr.integer_graph import IntegerGraph
 from trtasr.lower import MODEL, PLAIN, Lowered

@@ -13,6 +13,7 @@ from trtasr.errors import DiskError, TrtasrError, UsageError
 FULL = {errno.ENOSPC, errno.EDQUOT}
 DISK = FULL | {errno.EFBIG, errno.EROFS, errno.EIO}
 MB = 1e6
+OTHER_PLACE = "choose a folder on another disk: -o for the bundle, TMPDIR for temporary files"
 
 living: list[Path] = []  # folders in which this process is writing: its workspaces
 
@@ -56,14 +57,12 @@ def disk_error(error: OSError, path: Path | None) -> DiskError:
     """The sentence: where, why, how much is free there and how much was written; then what helps."""
     if error.errno == errno.EFBIG:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        return DiskError(f"{path or named(error) or 'a file'}: {error.strerror}; files may have at most {limit} bytes here",
-                         "raise that limit: ulimit -f unlimited")  # fmt: skip
+        problem = f"{path or named(error) or 'a file'}: {error.strerror}; files may have at most {limit} bytes here"
+        return DiskError(problem, "raise that limit: ulimit -f unlimited")
     place = path or named(error) or fullest([*living, Path.cwd()])
     if error.errno in FULL:
-        return DiskError(f"{place}: {error.strerror}: {room(place)}",
-                         "free space, or choose another folder: -o for the bundle, TMPDIR for temporary files")  # fmt: skip
-    return DiskError(f"{place}: {error.strerror}", "choose a folder on another disk: -o for the bundle, TMPDIR for "
-                                                   "temporary files")  # fmt: skip
+        return DiskError(f"{place}: {error.strerror}: {room(place)}", f"free space, or {OTHER_PLACE}")
+    return DiskError(f"{place}: {error.strerror}", OTHER_PLACE)
 
 
 def named(error: OSError) -> Path | None:
