@@ -12,6 +12,7 @@ from typing import Any
 
 from trtasr import __version__
 from trtasr.audio.frontend import frontend_json
+from trtasr.audio.stored import write_stored
 from trtasr.bench.wer import bootstrap_delta
 from trtasr.bundle import seal
 from trtasr.calibrate import cache_text
@@ -109,6 +110,8 @@ def write_record(folder: Path, record: Record) -> None:
     if record.measured.gpu:
         write_json(folder / "gpu.json", [state_json(state) for state in record.measured.gpu])
     write_json(folder / "wer.json", {r.target: wer_json(r.wer) for r in record.results if r.wer})
+    if stored := getattr(record.checkpoint.frontend, "stored", None):
+        write_stored(folder, stored)
     (folder / "report.html").write_text(render(report_data(record)), encoding="utf-8")
     seal(folder, sidecar(record))
 

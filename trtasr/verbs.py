@@ -3,13 +3,15 @@
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
+from trtasr.audio.features import FrontendConfig
 from trtasr.audio.frontend import Frontend, frontend_from_json
 from trtasr.audio.manifest import ManifestEntry, read_manifest
+from trtasr.audio.stored import FILE, read_stored
 from trtasr.bench.roofline import roofline
 from trtasr.bench.wer import Prepared
 from trtasr.bundle import REPAIR, SIDECAR, Bundle, Sidecar, open_bundle
@@ -122,7 +124,7 @@ def open_engine(path: Path) -> Opened:
     bundle = open_bundle(path)
     sidecar, where = bundle.sidecar, path / SIDECAR
     try:
-        config = frontend_from_json(sidecar.frontend)
+        config = with_stored(frontend_from_json(sidecar.frontend), bundle)
         recipe = build(Recipe, sidecar.recipe, "recipe")
         texts = texts_from(sidecar, config.frames_per_second)
     except UsageError as error:
@@ -144,6 +146,19 @@ def check_kind(sidecar: Sidecar, where: Path) -> None:
             raise BundleError(f"{where}: {name:.80} is no file of {model}", REPAIR)
     if (sidecar.most_frames is not None) != pair:
         raise BundleError(f"{where}: most_frames does not fit generation", REPAIR)
+
+
+def with_stored(config: Frontend, bundle: Bundle) -> Frontend:
+    """The front-end with the mel bank and the window of its checkpoint, where the bundle holds them.
+
+    Raises:
+        BundleError: they were changed since, or are no such buffers.
+    """
+    if FILE not in bundle.sidecar.files or not isinstance(config, FrontendConfig):
+        return config
+    restored = replace(config, stored=read_stored(bundle.file(FILE)))
+    restored.check()
+    return restored
 
 
 def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None = None) -> tuple[BenchResult, ...]:

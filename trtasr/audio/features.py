@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from trtasr.audio.stored import StoredBuffers
 from trtasr.errors import CheckpointError
 from trtasr.values import FloatArray
 
@@ -47,6 +48,7 @@ class FrontendConfig:
         pad_to: frames are padded to a multiple of this; 0: no padding.
         pad_mode: padding of the centred transform, ``constant`` (NeMo since its padding fix) or ``reflect`` (before).
         mag_power: exponent of the magnitude spectrum.
+        stored: mel bank and window of the checkpoint, which win over the computed ones. No key of NeMo.
     """
 
     sample_rate: int = 16000
@@ -71,6 +73,7 @@ class FrontendConfig:
     mag_power: float = 2.0
     mel_norm: str | None = "slaney"
     pad_mode: str = "constant"
+    stored: StoredBuffers | None = None
 
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any]) -> "FrontendConfig":
@@ -79,7 +82,7 @@ class FrontendConfig:
         Raises:
             CheckpointError: unknown key, or a value this front-end cannot honour.
         """
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls)} - {"stored"}
         unknown = sorted(map(str, set(config) - known - TRAINING_ONLY))
         if unknown:
             raise CheckpointError(
@@ -113,6 +116,8 @@ class FrontendConfig:
             raise CheckpointError(f"preprocessor.normalize: {self.normalize!r:.80}", "use per_feature or all_features")
         self.check_numbers()
         self.check_sizes()
+        if self.stored:
+            self.stored.check((self.features, self.fft_length // 2 + 1), self.win_length)
 
     def check_numbers(self) -> None:
         """Refuse values of the wrong type or out of bounds.
@@ -214,8 +219,15 @@ def _mel_to_hz(mel: np.typing.NDArray[np.float64]) -> np.typing.NDArray[np.float
     return np.where(mel < LOG_START_MEL, linear, logarithmic)
 
 
+def window(config: FrontendConfig) -> FloatArray:
+    """Window of the configuration's kind, float32 [window in samples]."""
+    maker = WINDOWS.get(config.window)
+    values = maker(config.win_length, periodic=False) if maker else torch.ones(config.win_length)
+    return cast(FloatArray, values.numpy())
+
+
 class MelFrontend:
-    """Waveform -> features, with the window and the mel bank computed once.
+    """Waveform -> features, with the window and the mel bank as stored, else computed once.
 
     Args:
         config: front-end parameters.
@@ -224,9 +236,9 @@ class MelFrontend:
     def __init__(self, config: FrontendConfig) -> None:
         config.check()
         self.config = config
-        maker = WINDOWS.get(config.window)
-        self.window = maker(config.win_length, periodic=False) if maker else torch.ones(config.win_length)
-        self.bank = torch.from_numpy(mel_bank(config))
+        stored = config.stored or StoredBuffers()
+        self.window = torch.from_numpy(window(config) if stored.window is None else stored.window)
+        self.bank = torch.from_numpy(mel_bank(config) if stored.bank is None else stored.bank)
 
     def __call__(self, audio: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of a zero-padded batch.

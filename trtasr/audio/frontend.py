@@ -1,7 +1,7 @@
 """The front-ends of all families: which configuration belongs to which."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from trtasr.audio.features import FrontendConfig, MelFrontend
@@ -29,9 +29,12 @@ def frontend(config: Frontend) -> MelFrontend | LogMelFrontend | WaveformFronten
 
 
 def frontend_json(config: Frontend) -> dict[str, Any]:
-    """A configuration as JSON types, with its kind."""
+    """A configuration as JSON types, with its kind; without stored buffers, which have a file of their own."""
     kind = next(name for name, known in KINDS.items() if isinstance(config, known))
-    return {"kind": kind, **asdict(config)}
+    plain = replace(config, stored=None) if isinstance(config, FrontendConfig) else config
+    values = asdict(plain)
+    values.pop("stored", None)
+    return {"kind": kind, **values}
 
 
 def frontend_from_json(data: Mapping[str, Any]) -> Frontend:
@@ -43,7 +46,7 @@ def frontend_from_json(data: Mapping[str, Any]) -> Frontend:
     values = dict(data)
     name = values.pop("kind", "mel")
     kind = KINDS.get(name) if isinstance(name, str) else None
-    known = {field.name for field in fields(kind)} if kind else set()
+    known = {field.name for field in fields(kind)} - {"stored"} if kind else set()
     if kind is None or not known >= set(values):
         raise CheckpointError(f"front-end: {name!r:.80} with the keys {', '.join(values):.200}",
                               f"use one of {', '.join(KINDS)} with its own keys")  # fmt: skip

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from trtasr.audio.features import FrontendConfig
 from trtasr.checkpoint.checkpoint import Checkpoint
+from trtasr.checkpoint.frontend_buffers import restore
 from trtasr.checkpoint.yaml_config import load_config, resolve
 from trtasr.errors import CheckpointError
 
@@ -53,13 +54,14 @@ def read_nemo(path: Path) -> Checkpoint:
     try:
         config = read_config(members[CONFIG].getvalue())
         family, vocabulary = model_family(config), read_vocabulary(config)
+        frontend, weights = read_frontend(config), read_weights(members[WEIGHTS])
         return Checkpoint(
             family=family,
             target=str(config["target"]),
             config={**config, "decoder": {**config["decoder"], "vocabulary": list(vocabulary)}},
-            weights=read_weights(members[WEIGHTS]),
+            weights=weights,
             vocabulary=vocabulary,
-            frontend=read_frontend(config),
+            frontend=restore(frontend, weights),
             sha256=file_sha256(path),
             path=path,
         )
