@@ -8,6 +8,7 @@ import torch
 import yaml
 from golden import cases
 
+from trtasr.audio.features import FrontendConfig, mel_bank
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.errors import CheckpointError
 from trtasr.models.jasper import JasperCtc
@@ -33,7 +34,7 @@ def config(**changes):
 def weights():
     parts = config()
     state = JasperCtc(parts["encoder"], parts["decoder"]).state_dict()
-    state["preprocessor.featurizer.fb"] = torch.zeros(1, 64, 257)
+    state["preprocessor.featurizer.fb"] = torch.from_numpy(mel_bank(FrontendConfig()))[None]
     return state
 
 

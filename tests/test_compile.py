@@ -7,15 +7,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
-from tiny_archive import write_archive, write_manifest
+from tiny_archive import config, state, write_manifest, write_members
 
 from trtasr import records
+from trtasr.audio.features import FrontendConfig, MelFrontend, mel_bank
+from trtasr.audio.manifest import read_manifest
+from trtasr.audio.read import read_audio
 from trtasr.cli import main
 from trtasr.engine.cache import parse_cache
 from trtasr.lower import lower
 from trtasr.quant.scales import table_from_json
 from trtasr.targets import TARGETS
+from trtasr.verbs import open_engine
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "evaluation.bench_seconds=[1.0]",
         "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5"]  # fmt: skip
@@ -24,7 +29,9 @@ FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compile")
-    model, manifest = write_archive(folder / "tiny.nemo"), write_manifest(folder)
+    bank = torch.from_numpy(mel_bank(FrontendConfig(highfreq=7000)))
+    weights = state() | {"preprocessor.featurizer.fb": bank[None]}
+    model, manifest = write_members(folder / "tiny.nemo", config(), weights), write_manifest(folder)
     code = main(["compile", str(model), "--manifest", str(manifest), "-o", str(folder / "out"), "-q", *FAST])
     assert code == 0
     return folder
@@ -45,6 +52,15 @@ def test_the_bundle_is_complete_and_sealed(compiled) -> None:
             "cpu/model.int8.onnx", "layers.json", "bench.json", "wer.json", "comparison.json",
             "report.html", "model.integer.onnx", "model.integer.qdq.onnx"} <= set(files)  # fmt: skip
     assert not [p for p in compiled.iterdir() if p.name.startswith(".")]
+
+
+def test_the_bundle_hears_with_the_checkpoints_own_mel_bank(compiled) -> None:
+    assert "frontend.safetensors" in read(compiled, "bundle.json")["files"]
+    opened = open_engine(compiled / "out")
+    (item, *_) = opened.heard(read_manifest(compiled / "manifest.json"))
+    audio = torch.from_numpy(read_audio(compiled / "0.wav", 16000))[None]
+    features, _ = MelFrontend(FrontendConfig(highfreq=7000, n_fft=512))(audio, torch.tensor([audio.shape[1]]))
+    np.testing.assert_array_equal(item.features, features[0, :, : item.frames])
 
 
 def test_the_sidecar_describes_the_engine(compiled) -> None:

@@ -7,9 +7,9 @@ Command, in an environment of its own (never a dependency of this project), from
 
 NeMo restores the whole archive; each utterance goes alone through its preprocessor, encoder and decoder, and through
 our front-end and network, on the CPU: in float32, and in float64 from the same float32 features, where rounding hides
-nothing. Prints the largest differences per model, and beside them what NeMo's own float32 differs from its float64 by:
-attention can magnify rounding so that no order of float32 operations comes closer. Exits with 1 where float32 differs by
-more than `TOLERANCE` and by more than that, or float64 by more than `EXACT`.
+nothing. Writes the largest differences per model, and beside them what NeMo's own float32 differs from its float64 by:
+attention can magnify rounding so that no order of float32 operations comes closer. Exits with 1 where float32 differs
+by more than `TOLERANCE` and by more than that, or float64 by more than `EXACT`.
 """
 
 import sys
@@ -89,9 +89,11 @@ def main(manifest: Path, archives: list[Path]) -> int:
             rows = differences(archive, waves)
             worst = Difference(*map(max, zip(*rows, strict=True)))
             within = sum(row.single <= TOLERANCE for row in rows)
-            print(f"{archive.name}: features differ by {worst.features:.1e}, log-probabilities by {worst.single:.1e} in "
-                  f"float32 ({within} of {len(rows)} utterances within {TOLERANCE:g}) and {worst.double:.1e} in float64; "
-                  f"NeMo's float32 differs from its float64 by {worst.rounding:.1e}")
+            sys.stdout.write(
+                f"{archive.name}: features differ by {worst.features:.1e}, log-probabilities by {worst.single:.1e} in "
+                f"float32 ({within} of {len(rows)} utterances within {TOLERANCE:g}), {worst.double:.1e} in float64; "
+                f"NeMo's float32 differs from its float64 by {worst.rounding:.1e}\n"
+            )
             failed |= worst.single > max(TOLERANCE, worst.rounding) or worst.double > EXACT
     return int(failed)
 
