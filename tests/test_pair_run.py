@@ -102,12 +102,38 @@ def test_graphs_say_what_torch_says(graphs, sound):
     assert len({*wanted.tokens}) == 3
 
 
+DETECTING = replace(TEXTS, generation=replace(GENERATION, prompt=(START, TASK), languages=(ENGLISH,)))
+
+
 def test_a_detected_language_is_part_of_what_is_said():
-    script = Script([ENGLISH, ENGLISH, 5, 6, END])  # once for the prompt, once for the transcript
-    texts = replace(TEXTS, generation=replace(GENERATION, prompt=(START, TASK), languages=(ENGLISH,)))
-    script.begin = lambda features, lengths: lengths  # goes on where it was
-    script.place = 0
-    assert PairRunner(script, texts).said(np.zeros((1, 1, 50)), np.array([50])).tolist() == [START, ENGLISH, TASK, 5, 6]
+    script = Script([ENGLISH, 5, 6, END])
+    said = PairRunner(script, DETECTING).said(np.zeros((1, 1, 50)), np.array([50]))
+    assert said.tolist() == [START, ENGLISH, TASK, 5, 6]
+    assert script.begun == 1
+
+
+class Counted:
+    """An ONNX Runtime session that counts its runs."""
+
+    def __init__(self, session):
+        self.session, self.runs = session, 0
+
+    def run_with_ort_values(self, *given):
+        self.runs += 1
+        return self.session.run_with_ort_values(*given)
+
+
+@pytest.mark.parametrize("texts", [TEXTS, DETECTING], ids=["named", "detected"])
+@pytest.mark.parametrize("verb", ["__call__", "said"])
+def test_the_encoder_graph_runs_once_per_utterance(graphs, sound, texts, verb):
+    """And what is said behind a detected language is what a named one gives."""
+    sound = (sound[0][:1], sound[1][:1])
+    with decoding(graphs.encoder, texts, 1) as found, decoding(graphs.encoder, TEXTS, 1) as named:
+        found._encoder = Counted(found._encoder)
+        result = getattr(PairRunner(found, texts), verb)(*sound)
+        assert found._encoder.runs == 1
+        np.testing.assert_array_equal(result[0], getattr(PairRunner(named, TEXTS), verb)(*sound)[0])
+
 
 
 def test_rows_are_filled_with_the_end():

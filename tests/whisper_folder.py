@@ -1,6 +1,7 @@
 """A small Hugging Face folder of Whisper, whole or with any part replaced, and how a refusal is checked."""
 
 import json
+import os
 from functools import cache
 
 import pytest
@@ -61,3 +62,13 @@ def refused(path, words):
     assert str(path) in caught.value.problem
     assert caught.value.repair
     return caught.value
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)

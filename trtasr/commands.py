@@ -100,11 +100,13 @@ def find_recipe(model: str) -> Recipe:
     path = Path(model)
     if path.suffix == ".toml":
         return load_recipe(path)
-    if path.suffix == ".nemo" or path.is_file() or (path / "config.json").is_file():
+    bundled = ENGINES / f"{model}.toml"
+    other = path.is_dir() and not bundled.is_file()  # the reader says what it lacks
+    if path.suffix == ".nemo" or path.is_file() or (path / "config.json").is_file() or other:
         whole = path.resolve()
         return Recipe(re.sub(r"[^A-Za-z0-9._-]", "_", whole.name if whole.is_dir() else whole.stem), model)
-    if (ENGINES / f"{model}.toml").is_file():
-        return load_recipe(ENGINES / f"{model}.toml")
+    if bundled.is_file():
+        return load_recipe(bundled)
     names = ", ".join(sorted(p.stem for p in ENGINES.glob("*.toml"))) or "none in this folder"
     raise RecipeError(f"model {model!r}: no such recipe, archive or folder with config.json",
                       f"give a .nemo file, a Hugging Face folder or a bundled name ({names})")  # fmt: skip

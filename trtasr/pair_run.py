@@ -18,7 +18,7 @@ from trtasr.engine.compare_pair import ENCODER, decoder_beside
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.engine.trt_generate import open_pair
 from trtasr.errors import AudioError, BundleError, QualityError, RecipeError
-from trtasr.text.generate import Decoding, Generated, Generation, biases, greedy, prompts
+from trtasr.text.generate import Decoding, Generated, Generation, biases, greedy
 from trtasr.values import FloatArray, IntArray, Latency
 
 decoder_of = decoder_beside  # the decoder file of an encoder file
@@ -111,8 +111,8 @@ class PairRunner:
 
     def said(self, features: FloatArray, lengths: IntArray) -> IntArray:
         """Prompt and generated tokens of one utterance, int64 [L]."""
-        prompt = prompts(self._decoding, features, lengths, self._generation)[0]
-        return np.array([*prompt, *self.generate(features, lengths).tokens[0]], np.int64)
+        found = self.generate(features, lengths)
+        return np.array([*found.prompts[0], *found.tokens[0]], np.int64)
 
     def generate(self, features: FloatArray, lengths: IntArray) -> Generated:
         """Greedy generation.

@@ -43,9 +43,53 @@ def test_the_cache_of_the_hub_has_its_files_in_blobs(tmp_path):
         path.rename(blobs / str(index))
         path.symlink_to(f"../../blobs/{index}")
     assert read_checkpoint(folder).sha256 == expected
+
+
+def cached(tmp_path, name="models--openai--whisper-tiny"):
+    """A snapshot in today's cache of the hub: links to the model's blobs, from there to the store that all share.
+
+    Returns:
+        the snapshot and the root of the cache.
+    """
+    root = tmp_path / "hub"
+    folder = write_folder(root / name / "snapshots" / "169d4a4")
+    blobs = folder.parents[1] / "blobs"
+    blobs.mkdir()
+    for index, path in enumerate(sorted(folder.iterdir())):
+        store = root / "blobs" / f"{index:02x}"
+        store.mkdir(parents=True)
+        path.rename(store / f"{index:064x}")
+        (blobs / str(index)).symlink_to(f"../../blobs/{index:02x}/{index:064x}")
+        path.symlink_to(f"../../blobs/{index}")
+    return folder, root
+
+
+def test_the_cache_of_the_hub_shares_blobs_of_all_models(tmp_path):
+    folder, _ = cached(tmp_path)
+    assert (folder / "config.json").resolve().parents[2] == tmp_path / "hub"
+    assert read_checkpoint(folder).sha256 == read_checkpoint(write_folder(tmp_path / "plain")).sha256
+
+
+@pytest.mark.parametrize("place", ["outside", "beside"])
+@pytest.mark.parametrize("link", ["snapshot", "blob"])
+def test_links_out_of_the_cache(tmp_path, place, link):
+    folder, root = cached(tmp_path)
+    target = (tmp_path if place == "outside" else tmp_path / "hub-2") / "config.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes((folder / "config.json").read_bytes())
+    moved = folder / "config.json" if link == "snapshot" else root / folder.parents[1].name / "blobs" / "0"
+    moved.unlink()
+    moved.symlink_to(target)
+    refused(folder, "a link that leads out of the folder")
+
+
+def test_only_a_cache_has_its_files_elsewhere(tmp_path):
+    """A folder named ``snapshots`` makes no cache: of what lies above it only ``blobs`` beside it counts."""
+    folder, root = cached(tmp_path, "whisper")
+    refused(folder, "a link that leads out of the folder")
     (folder / "config.json").unlink()
-    (folder / "config.json").symlink_to("../../../config.json")
-    (folder.parents[2] / "config.json").write_text("{}")
+    (root / "config.json").write_text("{}")
+    (folder / "config.json").symlink_to(root / "config.json")
     refused(folder, "a link that leads out of the folder")
 
 

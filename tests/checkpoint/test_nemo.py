@@ -78,6 +78,12 @@ def test_unknown_model_class(tmp_path, target, words):
     assert_lists_what_is_supported(error.repair)
 
 
+@pytest.mark.parametrize("model", ["EncDecHybridRNNTCTCBPEModel", "EncDecHybridRNNTCTCModel"])
+def test_a_hybrid_names_nemos_converter(tmp_path, model):
+    path = archive(tmp_path, config(target=f"nemo.collections.asr.models.{model}"))
+    assert "convert_nemo_asr_hybrid_to_ctc.py -i HYBRID.nemo -o CTC.nemo -m ctc" in refused(path, "hybrid").repair
+
+
 def assert_lists_what_is_supported(repair):
     for word in ("QuartzNet", "Jasper", "ConvASREncoder", "Conformer", "FastConformer", "ConformerEncoder",
                  "EncDecCTCModel", "EncDecCTCModelBPE", "ConvASRDecoder"):  # fmt: skip

@@ -1,7 +1,6 @@
 """Whole and sharded weights, pickled ones, and files that are damaged or say too much."""
 
 import json
-import os
 import pickle
 import shlex
 import struct
@@ -9,7 +8,7 @@ import struct
 import pytest
 import torch
 from safetensors.torch import save_file
-from whisper_folder import refused, weights, write_folder
+from whisper_folder import Bomb, refused, weights, write_folder
 
 from trtasr.checkpoint import safetensors_weights as module
 from trtasr.checkpoint.read import read_checkpoint
@@ -93,7 +92,7 @@ def test_names_without_the_prefix_and_with_both(tmp_path):
     refused(write_folder(tmp_path / "both", both), "with and without 'model.'")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "last.ckpt", "tf_model.h5", "a'b $(x).pth"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "a'b $(x).bin"])
 def test_pickled_weights_are_refused_with_the_command_that_converts_them(tmp_path, name):
     folder = write_folder(tmp_path / "it's here", {})
     target = tmp_path / "executed"
@@ -105,14 +104,6 @@ def test_pickled_weights_are_refused_with_the_command_that_converts_them(tmp_pat
     compile(code, "command", "exec")
     source = str(folder.resolve())
     assert f"from_pretrained({source!r}).save_pretrained({source + '-safetensors'!r}, safe_serialization=True)" in code
-
-
-class Bomb:
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.target),)
 
 
 def test_pickled_weights_beside_safetensors_are_left_alone(tmp_path):

@@ -37,9 +37,9 @@ class Script:
     def step(self, tokens, bias):
         assert tokens.dtype == np.int64
         self.calls.append((bias, tokens.tolist()))
-        self.written += 1
         if bias == "language":
             return np.full(len(self.rows), self.language), np.zeros(len(self.rows), np.float32)
+        self.written += 1
         following = [5 if row is None else row[self.written] if self.written < len(row) else END for row in self.rows]
         return np.array(following), np.full(len(self.rows), self.log_prob, np.float32)
 
@@ -99,8 +99,19 @@ def test_each_row_has_its_own_seconds():
 def test_the_language_is_detected_first_and_written_behind_the_start():
     decoding = Script([[6], [6]], language=8)
     run(decoding, replace(GENERATION, prompt=(START, 3, 9), languages=(7, 8)))
-    assert decoding.calls[:4] == [("begin", 2), ("language", [[START]] * 2), ("begin", 2),
-                                  ("first", [[START, 8, 3, 9]] * 2)]  # fmt: skip
+    assert decoding.calls[:3] == [("begin", 2), ("language", [[START]] * 2), ("first", [[8, 3, 9]] * 2)]
+
+
+@pytest.mark.parametrize(("languages", "prompt"), [((), [START, 3]), ((7, 8), [START, 8, 3])])
+def test_the_encoder_runs_once_per_batch(languages, prompt):
+    """A detected language is read behind the start token, which is in the decoder's cache already."""
+    decoding = Script([[6, 7], [9]], language=8)
+    found = run(decoding, replace(GENERATION, languages=languages))
+    assert [name for name, _ in decoding.calls].count("begin") == 1
+    assert found.prompts.tolist() == [prompt] * 2
+    assert found.tokens == ((6, 7), (9,))
+    read = [tokens[0] for name, tokens in decoding.calls if name in ("language", "first")]
+    assert [token for row in read for token in row] == prompt
 
 
 def test_the_detected_language_counts_in_the_length():
@@ -150,13 +161,13 @@ def test_rows_are_guarded_one_by_one():
     ("ab" * 10 + "cd" * 10, "abcd"),
 ])  # fmt: skip
 def test_loops_are_written_once(tokens, kept):
-    assert without_loops(tuple(tokens)) == tuple(kept)
+    assert without_loops(tuple(tokens), GENERATION) == tuple(kept)
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 1), max_size=120))
 def test_no_loop_is_left_and_what_has_none_stays(tokens):
-    kept = without_loops(tuple(tokens))
+    kept = without_loops(tuple(tokens), GENERATION)
 
     def loops(row):
         return any(len(row[place : place + width]) == width
@@ -172,7 +183,7 @@ def test_no_loop_is_left_and_what_has_none_stays(tokens):
 @given(st.lists(st.integers(3, 5), min_size=1, max_size=8), st.integers(10, 50), st.integers(0, 7))
 def test_a_loop_of_any_unit_becomes_shorter_than_two(unit, times, rest):
     looped = tuple(unit) * times + tuple(unit[: rest % len(unit)])
-    assert len(without_loops((1, 2, *looped))) <= 2 + 2 * len(unit)
+    assert len(without_loops((1, 2, *looped), GENERATION)) <= 2 + 2 * len(unit)
 
 
 @settings(deadline=None)
@@ -187,11 +198,12 @@ def test_any_decoder_ends_within_its_bounds(rows, longest, rate, seconds, guard)
     assert 1 <= len(steps) <= room
     for row, tokens in zip(rows, found.tokens, strict=True):
         wanted = ((5,) * room if row is None else tuple(row))[:room]
-        assert tokens == (without_loops(wanted) if guard else wanted)
+        assert tokens == (without_loops(wanted, generation) if guard else wanted)
     assert found.log_probs.dtype == np.float32
     np.testing.assert_allclose(found.log_probs, SURE, rtol=1e-6)
 
 
 def test_broken_numbers_are_no_silence():
     nan = np.array([np.nan], np.float32)
-    assert guarded(Generated(((6,),), nan, nan)).tokens == ((6,),)
+    found = Generated(((6,),), nan, nan, (False,), np.array([[START, 3]]))
+    assert guarded(found, GENERATION).tokens == ((6,),)

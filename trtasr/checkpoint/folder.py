@@ -1,16 +1,17 @@
 """Files of a folder that may come from anywhere: plain names, bounded sizes, no way out of the folder."""
 
 import hashlib
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from trtasr.errors import CheckpointError
+from trtasr.files.read import Source
 
 PLAIN = re.compile(r"\w[\w.+-]{0,199}", re.ASCII)
 MAX_JSON_BYTES = 32 * 2**20
+MAX_DEPTH = 32  # of nested JSON: published files have less than 10, and what walks or prints a value recurses
 AGAIN = "download the folder again, or save it again with save_pretrained"
 
 
@@ -32,11 +33,15 @@ class Folder:
         """Whether a file of this name is there."""
         return (self.path / name).is_file()
 
+    def names(self) -> list[str]:
+        """Names of all its files, sorted."""
+        return sorted(path.name for path in self.path.iterdir() if path.is_file())
+
     def file(self, name: str, limit: int) -> Path:
         """Path of a regular file inside the folder, of at most ``limit`` bytes.
 
-        A link may lead to another file of the folder, or, as in the cache of the Hugging Face Hub
-        (``snapshots/REVISION/NAME``), to ``blobs/`` beside ``snapshots/``.
+        A link may lead to another file of the folder, or, as in the cache of the Hugging Face Hub, to another file of
+        the cache (`holders`).
 
         Raises:
             CheckpointError: no plain name, missing, no regular file, elsewhere, or too large.
@@ -46,9 +51,8 @@ class Folder:
             raise CheckpointError(f"{self.path}: {name!r:.80} is no plain file name", "do not use this folder")
         if not path.is_file():
             raise CheckpointError(f"{self.path}: no file {name}", AGAIN)
-        folder, found = self.path.resolve(), path.resolve()
-        blobs = [folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else []
-        if found.parent not in (folder, *blobs):
+        found = path.resolve()
+        if not any(found.is_relative_to(place) for place in holders(self.path.resolve())):
             raise CheckpointError(f"{path}: a link that leads out of the folder", "do not use this folder")
         if found.stat().st_size > limit:
             raise CheckpointError(f"{path}: {found.stat().st_size} bytes, more than {limit >> 20} MiB", AGAIN)
@@ -62,13 +66,10 @@ class Folder:
         Raises:
             CheckpointError: as `file`, or no JSON object.
         """
-        content = self.file(name, limit).read_bytes()
-        try:
-            found = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{self.path / name}: not valid JSON ({error!s:.80})", AGAIN) from error
-        if not isinstance(found, dict):
-            raise CheckpointError(f"{self.path / name}: not a JSON object", AGAIN)
+        self.file(name, limit)
+        found = Source(self.path / name, CheckpointError, AGAIN, limit).json(dict[str, Any])
+        if depth(found) > MAX_DEPTH:
+            raise CheckpointError(f"{self.path / name}: nested more than {MAX_DEPTH} deep", AGAIN)
         return found
 
     def optional(self, name: str) -> dict[str, Any] | None:
@@ -79,6 +80,35 @@ class Folder:
         """SHA-256 over names and hashes of the files that were asked for, by name: the order of reading is no part."""
         lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(self.hashes.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def holders(folder: Path) -> list[Path]:
+    """Folders that a folder's files may lie in: itself, and for a snapshot what the Hugging Face Hub's cache has.
+
+    That is ``models--ORG--NAME/snapshots/REVISION/FILE -> ../../blobs/ETAG``, and since the store that all models share
+    ``models--ORG--NAME/blobs/ETAG -> ../../blobs/XX/HASH`` (huggingface_hub, pull requests 4498 and 4600): the root of
+    the cache holds them all.
+
+    Args:
+        folder: resolved.
+    """
+    if folder.parent.name != "snapshots":
+        return [folder]
+    model = folder.parents[1]
+    return [folder, model.parent if model.name.startswith("models--") else model / "blobs"]
+
+
+def depth(value: Any) -> int:
+    """How deep objects and lists are nested, counted without recursion."""
+    levels, level = 0, [value]
+    while level := [item for holder in level for item in children(holder)]:
+        levels += 1
+    return levels
+
+
+def children(value: Any) -> Iterable[Any]:
+    """What an object or a list holds; of anything else nothing."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def section(source: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

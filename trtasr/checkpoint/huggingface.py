@@ -13,6 +13,7 @@ from trtasr.audio.log_mel import LogMelConfig
 from trtasr.audio.waveform import WaveformConfig
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.folder import AGAIN, Folder, integer, section
+from trtasr.checkpoint.formats import ADAPTER, refuse_adapter, refuse_weights
 from trtasr.checkpoint.generation import read_generation
 from trtasr.checkpoint.safetensors_weights import read_weights
 from trtasr.errors import CheckpointError
@@ -35,10 +36,14 @@ def read_huggingface(path: Path) -> Checkpoint:
         CheckpointError: missing, damaged, untrustworthy or unsupported; names the file or key.
     """
     folder = Folder(path)
+    if folder.has(ADAPTER):
+        refuse_adapter(path, folder.json(ADAPTER).get("base_model_name_or_path"))
     if not folder.has(CONFIG):
-        raise CheckpointError(f"{path}: a folder without {CONFIG}",
-                              "give the folder that holds config.json and model.safetensors, or a .nemo archive")
+        refuse_weights(path, folder.names())
+        raise CheckpointError(f"{path}: a folder without {CONFIG}", where_it_is(path))
     config = folder.json(CONFIG)
+    if config.get("model_type") is None:  # CTranslate2 has a config.json, too
+        refuse_weights(path, folder.names())
     try:
         family = model_family(config)
         vocabulary = read_vocabulary(folder, integer(config, "vocab_size", CONFIG, (2, MAX_VOCABULARY)))
@@ -57,6 +62,14 @@ def read_huggingface(path: Path) -> Checkpoint:
     except CheckpointError as error:
         named = error.problem.startswith(str(path))
         raise CheckpointError(error.problem if named else f"{path}: {error.problem}", error.repair) from error
+
+
+def where_it_is(path: Path) -> str:
+    """Advice for a folder that is no checkpoint: the snapshot or the archive inside it, where there is one."""
+    inside = [*(found.parent for found in path.glob(f"snapshots/*/{CONFIG}")), *path.glob("*.nemo")]
+    if inside:
+        return f"give {sorted(inside)[0]}"
+    return "give the folder that holds config.json and model.safetensors, or a .nemo archive"
 
 
 def model_family(config: Mapping[str, Any]) -> str:

@@ -38,6 +38,10 @@ UNREADABLE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, Overf
 SAVE_AGAIN = "save the model again with NeMo's save_to, or download the archive again"
 SUPPORTED = ("use a CTC model: QuartzNet or Jasper (ConvASREncoder), Conformer or FastConformer (ConformerEncoder), as "
              "EncDecCTCModel or EncDecCTCModelBPE with ConvASRDecoder")
+HYBRID = (
+    "make a CTC model of it with NeMo (python examples/asr/asr_hybrid_transducer_ctc/helpers/"
+    f"convert_nemo_asr_hybrid_to_ctc.py -i HYBRID.nemo -o CTC.nemo -m ctc), or {SUPPORTED}"
+)
 CLASSES = ("EncDecCTCModel", "EncDecCTCModelBPE")
 FAMILIES = {"ConvASREncoder": "jasper", "ConformerEncoder": "conformer"}
 
@@ -233,7 +237,8 @@ def check_class(target: str) -> None:
     """
     model = target.rpartition(".")[2]
     if model not in CLASSES:
-        raise CheckpointError(f"target: {model} is {describe(model)}, which is not supported", SUPPORTED)
+        repair = HYBRID if "Hybrid" in model else SUPPORTED
+        raise CheckpointError(f"target: {model} is {describe(model)}, which is not supported", repair)
 
 
 def check_tokenizer(config: Mapping[str, Any]) -> None:

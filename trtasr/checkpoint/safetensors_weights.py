@@ -3,26 +3,21 @@
 The format holds a JSON header and plain numbers, so reading it runs nothing. Pickled weights are refused.
 """
 
-import shlex
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trtasr.checkpoint.folder import AGAIN, Folder
+from trtasr.checkpoint.formats import refuse_weights
 from trtasr.errors import CheckpointError
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_BYTES = 8 * 2**30  # of all weights together
 MAX_SHARDS = 1000
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 PREFIX = "model."
 OUTPUT, EMBEDDING = "proj_out.weight", "decoder.embed_tokens.weight"
-CONVERT = ("from transformers import AutoModelForSpeechSeq2Seq as Model, AutoProcessor as Processor; "
-           "Model.from_pretrained({source!r}).save_pretrained({out!r}, safe_serialization=True); "
-           "Processor.from_pretrained({source!r}).save_pretrained({out!r})")  # fmt: skip
 # what the library raises for damaged files and for kinds of numbers that torch does not have
 UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
@@ -47,30 +42,23 @@ def read_weights(folder: Folder) -> dict[str, Tensor]:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Equal shape and numbers."""
-    return one.dtype == other.dtype and torch.equal(one, other)
+    """Equal type, shape and bytes: torch compares no numbers of eight bits or fewer."""
+    alike = one.dtype == other.dtype and one.shape == other.shape
+    return alike and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
 def read_whole(folder: Folder) -> dict[str, Tensor]:
     """Tensors of ``model.safetensors``.
 
     Raises:
-        CheckpointError: missing, or damaged; with pickled weights beside, how to convert them.
+        CheckpointError: missing, or damaged; with weights of another format beside, how to convert them.
     """
     if not folder.has(WHOLE):
-        pickled = sorted(path.name for path in folder.path.iterdir() if path.suffix in PICKLED)
-        if pickled:
-            raise CheckpointError(
-                f"{folder.path}: weights are pickled only ({', '.join(pickled)[:200]}): reading them can run code",
-                f"if you trust this folder, convert it where transformers is installed: {conversion(folder.path)}")
-        raise CheckpointError(f"{folder.path}: no {WHOLE}", AGAIN)
+        names = folder.names()
+        refuse_weights(folder.path, names)
+        others = ", ".join(name for name in names if name.endswith(".safetensors"))[:200]
+        raise CheckpointError(f"{folder.path}: no {WHOLE}{others and f', only {others}'}", AGAIN)
     return read_file(folder, WHOLE, MAX_BYTES)
-
-
-def conversion(path: Path) -> str:
-    """The command that writes a folder again, with safetensors."""
-    source = str(path.resolve())
-    return "python -c " + shlex.quote(CONVERT.format(source=source, out=f"{source}-safetensors"))
 
 
 def read_shards(folder: Folder) -> dict[str, Tensor]:

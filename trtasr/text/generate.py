@@ -4,7 +4,7 @@ Follows Whisper (Radford et al. 2022, arXiv 2212.04356, section 4.5) and ``gener
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +33,7 @@ class Generation:
         no_speech: token whose probability at the start position is that of silence; None: there is none.
         languages: language tokens to choose among when the prompt names none; empty: it does, or there are none.
         tokens_per_second: at most so many tokens per second of audio; 0: no such limit.
+        digits: tokens whose text is digits; separators: those that stand between digits. Repeated, they are no loop.
     """
 
     start: int
@@ -44,6 +45,8 @@ class Generation:
     no_speech: int | None
     languages: tuple[int, ...]
     tokens_per_second: float
+    digits: tuple[int, ...] = ()
+    separators: tuple[int, ...] = ()
 
     def fault(self, size: int) -> str:
         """Why these rules cannot be followed with a vocabulary of so many tokens; empty where they can."""
@@ -95,11 +98,16 @@ class Generated:
         tokens: of each utterance, without prompt and end.
         log_probs: mean log-probability of each utterance's tokens, its end counted [B].
         no_speech: probability of silence [B]; 0 where the model has no token for it.
+        cut: whether a transcript was stopped by its longest length, and what follows is missing [B]; False for one that
+            ends in a loop, in which nothing follows.
+        prompts: tokens that were given, a detected language among them [B, P].
     """
 
     tokens: tuple[tuple[int, ...], ...]
     log_probs: FloatArray
     no_speech: FloatArray
+    cut: tuple[bool, ...]
+    prompts: IntArray
 
 
 def biases(generation: Generation, vocabulary_size: int) -> dict[str, FloatArray]:
@@ -120,7 +128,7 @@ def biases(generation: Generation, vocabulary_size: int) -> dict[str, FloatArray
 
 def greedy(decoding: Decoding, features: FloatArray, lengths: IntArray, seconds: FloatArray, generation: Generation,
            guard: bool = True) -> Generated:  # fmt: skip
-    """Transcribe a batch, each utterance until its end or its longest length.
+    """Transcribe a batch, each utterance until its end or its longest length; the encoder runs once.
 
     Args:
         decoding: runs the network.
@@ -131,13 +139,13 @@ def greedy(decoding: Decoding, features: FloatArray, lengths: IntArray, seconds:
         guard: empty transcripts of silence and cut loops, as `guarded` says; False: exactly as ``generate`` of
             transformers does.
     """
-    prompt = prompts(decoding, features, lengths, generation)
     decoding.begin(features, lengths)
+    prompt, given = prompts(decoding, len(lengths), generation)
     room = rooms(seconds, generation, prompt.shape[1])
     chosen, log_probs = [], []
     running = np.ones(len(prompt), bool)
     no_speech = np.zeros(len(prompt), np.float32)
-    given, bias = prompt, "first"
+    bias = "first"
     while running.any():
         following, log_prob = decoding.step(given, bias)
         if bias == "first" and generation.no_speech is not None:
@@ -146,18 +154,23 @@ def greedy(decoding: Decoding, features: FloatArray, lengths: IntArray, seconds:
         log_probs.append(np.where(running, log_prob, 0.0))
         running = running & ~np.isin(chosen[-1], generation.end) & (len(chosen) < room)
         given, bias = chosen[-1][:, None], "later"
-    found = transcripts(np.stack(chosen, 1), np.stack(log_probs, 1), no_speech, generation.end, room)
-    return guarded(found) if guard else found
+    found = transcripts(np.stack(chosen, 1), np.stack(log_probs, 1), no_speech, room, prompt, generation)
+    return guarded(found, generation) if guard else found
 
 
-def prompts(decoding: Decoding, features: FloatArray, lengths: IntArray, generation: Generation) -> IntArray:
-    """Tokens that are given, [B, P]; a language that is not named is detected, from the start token alone."""
-    prompt = np.tile(np.array(generation.prompt, np.int64), (len(lengths), 1))
+def prompts(decoding: Decoding, batch: int, generation: Generation) -> tuple[IntArray, IntArray]:
+    """Tokens that are given, behind `Decoding.begin`; a language that is not named is detected, from the start alone.
+
+    Returns:
+        all of them [B, P], and those that the decoder has not read yet [B, P] or [B, P - 1]: behind a detected language
+        the start token is in its cache.
+    """
+    prompt = np.tile(np.array(generation.prompt, np.int64), (batch, 1))
     if not generation.languages:
-        return prompt
-    decoding.begin(features, lengths)
+        return prompt, prompt
     language, _ = decoding.step(prompt[:, :1], "language")
-    return np.concatenate((prompt[:, :1], language[:, None], prompt[:, 1:]), 1)
+    rest = np.concatenate((language[:, None], prompt[:, 1:]), 1)
+    return np.concatenate((prompt[:, :1], rest), 1), rest
 
 
 def rooms(seconds: FloatArray, generation: Generation, prompt: int) -> IntArray:
@@ -172,64 +185,95 @@ def rooms(seconds: FloatArray, generation: Generation, prompt: int) -> IntArray:
     return room
 
 
-def transcripts(chosen: IntArray, log_probs: FloatArray, no_speech: FloatArray, end: tuple[int, ...],
-                room: IntArray) -> Generated:  # fmt: skip
+def transcripts(
+    chosen: IntArray,
+    log_probs: FloatArray,
+    no_speech: FloatArray,
+    room: IntArray,
+    prompt: IntArray,
+    generation: Generation,
+) -> Generated:
     """Cut each row at its end.
 
     Args:
         chosen: tokens [B, L].
         log_probs: of the tokens, 0 behind the end [B, L].
         no_speech: probability of silence [B].
-        end: tokens that end a transcript.
         room: tokens that each utterance has room for [B].
+        prompt: tokens that were given [B, P].
+        generation: which tokens end a transcript, and which are no loop.
     """
-    ended, room = np.isin(chosen, end), np.minimum(room, chosen.shape[1])
-    counts = np.where(ended.any(1), ended.argmax(1), room)
+    ended, room = np.isin(chosen, generation.end), np.minimum(room, chosen.shape[1])
+    done = np.any(ended, axis=1)
+    counts = np.where(done, ended.argmax(1), room)
     spent = np.minimum(counts + 1, room)  # the end is a token too
     tokens = tuple(tuple(row[:count].tolist()) for row, count in zip(chosen, counts, strict=True))
-    return Generated(tokens, (log_probs.sum(1) / spent).astype(np.float32), no_speech)
+    cut = tuple(not done[index] and not ends_in_loop(row, generation) for index, row in enumerate(tokens))
+    return Generated(tokens, (log_probs.sum(1) / spent).astype(np.float32), no_speech, cut, prompt)
 
 
-def guarded(found: Generated) -> Generated:
+def guarded(found: Generated, generation: Generation) -> Generated:
     """Transcripts without what decoders invent in silence and without loops.
 
     A transcript is empty where the probability of silence is above 0.6 and the mean log-probability below -1, as in
     Whisper's own ``transcribe``, or the probability of silence above 0.9. Loops are cut by `without_loops`.
     """
     silent = ((found.no_speech > NO_SPEECH) & (found.log_probs < UNSURE)) | (found.no_speech > SILENCE)
-    tokens = tuple(() if empty else without_loops(row) for row, empty in zip(found.tokens, silent, strict=True))
-    return Generated(tokens, found.log_probs, found.no_speech)
+    rows = zip(found.tokens, silent, strict=True)
+    tokens = tuple(() if empty else without_loops(row, generation) for row, empty in rows)
+    cut = tuple(short and not empty for short, empty in zip(found.cut, silent, strict=True))
+    return replace(found, tokens=tokens, cut=cut)
 
 
-def without_loops(tokens: tuple[int, ...]) -> tuple[int, ...]:
-    """Write what stands 10 times or more one after the other once: units of 1 to 8 tokens.
+def without_loops(tokens: tuple[int, ...], generation: Generation) -> tuple[int, ...]:
+    """Write what stands 10 times or more one after the other once: units of 1 to 8 tokens, numbers left alone.
 
     A last repetition that the end of the transcript cuts goes too.
     """
-    while (shorter := cut_loops(tokens)) != tokens:  # what is left may be a loop of longer units
+    while (shorter := cut_loops(tokens, generation)) != tokens:  # what is left may be a loop of longer units
         tokens = shorter
     return tokens
 
 
-def cut_loops(tokens: tuple[int, ...]) -> tuple[int, ...]:
+def cut_loops(tokens: tuple[int, ...], generation: Generation) -> tuple[int, ...]:
     """One pass of `without_loops`, from the left, shortest units first."""
     kept: list[int] = []
     place = 0
     while place < len(tokens):
-        ends = {width: loop_end(tokens, place, width) for width in range(1, LONGEST_UNIT + 1)}
+        ends = {width: loop_end(tokens, place, width, generation) for width in range(1, LONGEST_UNIT + 1)}
         unit = next((width for width, end in ends.items() if end > place), 0)
         kept += tokens[place : place + max(unit, 1)]
         place = ends[unit] if unit else place + 1
     return tuple(kept)
 
 
-def loop_end(tokens: tuple[int, ...], place: int, width: int) -> int:
+def loop_end(tokens: tuple[int, ...], place: int, width: int, generation: Generation) -> int:
     """Where a loop of a unit that begins at a place ends; the place itself where there is no loop."""
     unit = tokens[place : place + width]
     end = place + width
     while len(unit) == width and tokens[end : end + width] == unit:
         end += width
-    if end - place <= MOST_REPEATS * width:
+    if end - place <= MOST_REPEATS * width or is_number(unit, generation):
         return place
     rest = tokens[end:]
     return len(tokens) if rest == unit[: len(rest)] else end
+
+
+def ends_in_loop(tokens: tuple[int, ...], generation: Generation) -> bool:
+    """Whether the last tokens are a loop, its last repetition whole or not."""
+    widths = [width for width in range(1, LONGEST_UNIT + 1) if looped(tokens, width) > MOST_REPEATS * width]
+    return any(not is_number(tokens[-width:], generation) for width in widths)
+
+
+def looped(tokens: tuple[int, ...], width: int) -> int:
+    """How many of the last tokens repeat with a period, in whole periods' length or more."""
+    place = len(tokens)
+    while place > width and tokens[place - 1] == tokens[place - 1 - width]:
+        place -= 1
+    return len(tokens) - place + width
+
+
+def is_number(unit: tuple[int, ...], generation: Generation) -> bool:
+    """True for tokens of digits, separators between them or not: "0000000000" and "0, 0, 0" may have been said."""
+    known = all(token in generation.digits or token in generation.separators for token in unit)
+    return known and any(token in generation.digits for token in unit)
