@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from report_sample import scored
 
 from trtasr.ablation import CORRECTIONS, SETTINGS, Cell, ablation_table, agreement, spread, width
 from trtasr.cli import main
@@ -52,19 +53,19 @@ def test_the_methods_of_the_papers_on_weights_alone_are_settings_too():
     cell = Cell("synthetic", "fade", 3, (6.0,), (90.0,), (20.0,))
     recipe = override(Recipe("a", "b"), ["quantization.weight_only=true"])
     assert width(cell, recipe.quantization) == "W3A32"
-    assert ablation_table(5.0, [cell], recipe).splitlines()[2].startswith("W3A32")
+    assert ablation_table(scored(5.0), [cell], recipe).splitlines()[2].startswith("W3A32")
 
 
 def test_the_table_shows_mean_deviation_and_difference():
     recipe = Recipe("a", "b")
     cell = Cell("synthetic", "fade", 4, (6.0, 7.0, 8.0), (90.0, 91.0, 92.0), (20.0, 21.0, 22.0))
-    lines = ablation_table(5.0, [cell], recipe).splitlines()
-    assert lines[0] == "FP32: WER 5.00 %"
+    lines = ablation_table(scored(5.0), [cell], recipe).splitlines()
+    assert lines[0] == "FP32: WER 5.00 %, normalizer basic-en-v1"
     assert lines[2].split() == [*["W4A8", "synthetic", "(data-free)", "fade", "7.00", "+-", "1.00", "+2.00"],
                                 *["91.00", "+-", "1.00", "21.00", "+-", "1.00", "3"]]  # fmt: skip
     assert spread([3.0]) == "3.00"
     useless = Cell("audio", "none", 4, (6.0, None), (1.0, 2.0), (1.0, 2.0))
-    line = ablation_table(5.0, [useless], recipe).splitlines()[2]
+    line = ablation_table(scored(5.0), [useless], recipe).splitlines()[2]
     assert "real audio (the evaluation set itself)" in line
     assert "useless (1 of 2)" in line
     assert " - " in line

@@ -175,6 +175,35 @@ def test_missed_gate_exits_3_and_keeps_the_marked_bundle(compiled, tmp_path, cap
     assert json.loads((tmp_path / "out" / "bundle.json").read_text(encoding="utf-8"))["outcome"] == "FAILED"
 
 
+def test_a_reference_that_recognizes_nothing_fails_compile_and_bench(compiled, tmp_path, capsys) -> None:
+    """An untrained network, and 15 words none of which it says."""
+    spoken = str(write_manifest(tmp_path, 5, text="completely different words"))
+    command = ["compile", str(compiled / "tiny.nemo"), "--manifest", spoken, "-o", str(tmp_path / "out"), "-q", *FAST]
+    assert main([*command, "--target", "cpu"]) == 3
+    error = capsys.readouterr().err
+    assert "the FP32 reference recognizes nothing: WER" in error
+    assert "repair: look at, in this order: language" in error
+    assert not (tmp_path / "out").exists()
+    assert main(["bench", str(compiled / "out"), "--manifest", spoken, "--seconds", "1", "-q"]) == 3
+    assert "recognizes nothing" in capsys.readouterr().err
+
+
+def test_transcripts_are_kept_as_given_and_every_figure_names_its_normalizer(compiled, tmp_path, capsys) -> None:
+    spoken = str(write_manifest(tmp_path, 3, text="One, TWO!"))
+    out = tmp_path / "out"
+    command = ["compile", str(compiled / "tiny.nemo"), "--manifest", spoken, "-o", str(out), "-q", *FAST, "--json"]
+    assert main([*command, "--target", "cpu", "--set", "evaluation.normalizer=unicode-v1"]) == 0
+    figures = [json.loads(capsys.readouterr().out)["results"]["fp32"],
+               json.loads((out / "bundle.json").read_text(encoding="utf-8"))["results"]["cpu"],
+               json.loads((out / "bench.json").read_text(encoding="utf-8"))[0]]  # fmt: skip
+    assert {(row["normalizer"], row["measure"]) for row in figures} == {("unicode-v1", "WER")}
+    assert all(row["wer"] > 0 and row["cer"] > 0 for row in figures)
+    scored = json.loads((out / "wer.json").read_text(encoding="utf-8"))["fp32"]
+    assert (scored["normalizer"], scored["utterances"][0]["text"]) == ("unicode-v1", "One, TWO!")
+    assert scored["utterances"][0]["reference"] == "one two"
+    assert "normalizer unicode-v1" in (out / "report.html").read_text(encoding="utf-8")
+
+
 def test_verbs_work_on_the_bundle(compiled, tmp_path, capsys) -> None:
     out, manifest = str(compiled / "out"), str(compiled / "manifest.json")
     assert main(["inspect", out, "--target", "t4-rtx"]) == 0

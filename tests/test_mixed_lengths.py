@@ -63,7 +63,7 @@ def paths_of_pair(folder, checkpoint, model, table):
 
 def transcripts(built, kind, batch):
     with running(built.graphs[kind], built.texts) as run:
-        result = evaluate(run, decoder(built.texts), built.utterances, str, "none", batch)
+        result = evaluate(run, decoder(built.texts), built.utterances, "none", batch)
     return [item.pred_text for item in result.utterances]
 
 

@@ -4,16 +4,17 @@ import dataclasses
 from types import SimpleNamespace
 
 import pytest
+from report_sample import scored
 
 from trtasr.measure import Measured
 from trtasr.recipe import Evaluation, Recipe, override
 from trtasr.records import Record, changed_values
-from trtasr.values import BenchResult, WerResult
+from trtasr.values import BenchResult
 
 
-def record(fp32: float, int8: float, limit: float = 0.3) -> Record:
+def record(fp32: float, int8: float, limit: float = 0.3, spaced: bool = True) -> Record:
     def row(target: str, wer: float) -> BenchResult:
-        return BenchResult(f"int8 {target}", target, 1, (), WerResult(wer, 1000, round(10 * wer), (), "basic-en-v1"))
+        return BenchResult(f"int8 {target}", target, 1, (), scored(wer, spaced=spaced))
 
     recipe = Recipe("x", "y", evaluation=Evaluation(max_wer_increase=limit))
     unused = SimpleNamespace()
@@ -33,13 +34,19 @@ def test_a_missed_gate_says_which_engine_and_by_how_much() -> None:
     assert "+0.30" in problem
 
 
+def test_without_spaces_between_words_the_gate_is_about_characters() -> None:
+    (problem,) = record(5.0, 6.0, spaced=False).problems  # CER is half of WER here
+    assert "CER 3.00 % is +0.50 points over FP32" in problem
+    assert record(5.0, 5.5, spaced=False).problems == ()
+
+
 def test_a_wider_limit_admits_it() -> None:
     assert record(5.0, 6.0, limit=1.0).problems == ()
 
 
 def test_baselines_are_shown_but_only_int8_is_judged() -> None:
     judged = record(5.0, 5.1)
-    worse = BenchResult("fp16 t4", "t4-fp16", 1, (), WerResult(9.0, 1000, 90, (), "basic-en-v1"))
+    worse = BenchResult("fp16 t4", "t4-fp16", 1, (), scored(9.0))
     measured = Measured((*judged.results, worse))
     assert dataclasses.replace(judged, measured=measured).problems == ()
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from trtasr.ablation_subjects import Subject, subject_of
 from trtasr.audio.manifest import read_manifest
-from trtasr.bench.wer import Prepared
+from trtasr.bench.wer import Prepared, require_recognition
 from trtasr.calibrate import audio_manifest
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.read import read_checkpoint
-from trtasr.controls import label, usable_wer
+from trtasr.controls import label, usable_rate
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import UsageError
 from trtasr.evaluate import prepare, word_error_rate
@@ -26,7 +26,7 @@ from trtasr.lower_pair import longest_frames
 from trtasr.pair_run import refuse_longer, texts_of
 from trtasr.recipe import Quantization, Recipe
 from trtasr.report.table import align
-from trtasr.values import CalibrationSet, FloatArray
+from trtasr.values import CalibrationSet, FloatArray, WerResult
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Cell:
     Attributes:
         features: ``synthetic``, ``noise`` or ``audio``.
         correction: of the weights; weight_bits: 8, or fewer (simulated).
-        wer: percent per seed, None where the transcripts are useless.
+        wer: percent per seed (CER where that is judged), None where the transcripts are useless.
         agreement: percent of frames whose most likely token is that of FP32, per seed: steadier than WER, which a
             handful of words moves.
         sqnr_db: of the log-probabilities on speech, per seed.
@@ -90,11 +90,11 @@ class Bench:
     outputs: list[FloatArray]
 
 
-def ablate(recipe: Recipe, plan: Plan) -> tuple[float, tuple[Cell, ...]]:
+def ablate(recipe: Recipe, plan: Plan) -> tuple[WerResult, tuple[Cell, ...]]:
     """Quantize with every setting and seed, and score each on the recipe's speech.
 
     Returns:
-        FP32 WER in percent, and the cells: corrections by width on synthetic features; then noise and audio controls.
+        the result of FP32, and the cells: corrections by width on synthetic features; then noise and audio controls.
 
     Raises:
         UsageError: no speech to score on.
@@ -108,7 +108,8 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[float, tuple[Cell, ...]]:
         refuse_longer(checkpoint.frontend, longest_frames(checkpoint), utterances, ())
     with subject_of(checkpoint, model, utterances) as subject:
         bench = Bench(subject, recipe, checkpoint, utterances, subject.outputs(subject.fp32))
-        reference = word_error_rate(subject.fp32, utterances, texts_of(checkpoint), recipe.evaluation.batch).wer
+        reference = word_error_rate(subject.fp32, utterances, texts_of(checkpoint), recipe.evaluation)
+        require_recognition(reference)
         seeded = [replace(recipe, calibration=replace(recipe.calibration, seed=seed)) for seed in range(plan.seeds)]
         synthetic = [subject.features("synthetic", item) for item in seeded]
         noise, audio = ([subject.features(method, recipe)] for method in ("noise", "audio"))
@@ -139,10 +140,10 @@ def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits
 
 
 def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tuple[float | None, float, float]:
-    """WER in percent (None when the transcripts are useless), agreement in percent and SQNR in dB on speech."""
+    """WER (or CER) in percent, None when the transcripts are useless; agreement in percent and SQNR in dB on speech."""
     with tempfile.TemporaryDirectory() as folder:
         graph = bench.subject.quantized(features, settings, Path(folder))
-        wer = usable_wer(graph, bench.utterances, bench.checkpoint, bench.recipe.evaluation.batch)
+        wer = usable_rate(graph, bench.utterances, bench.checkpoint, bench.recipe.evaluation)
         found = bench.subject.outputs(graph)
     return wer, agreement(bench.outputs, found), output_sqnr(bench.outputs, found)
 
@@ -167,21 +168,23 @@ def spread(found: Sequence[float | None]) -> str:
     return f"{mean:.2f}" if len(values) < 2 else f"{mean:.2f} +- {statistics.stdev(values):.2f}"
 
 
-def ablation_table(reference: float, cells: Sequence[Cell], recipe: Recipe) -> str:
+def ablation_table(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) -> str:
     """Mean and standard deviation over the seeds, one line per setting."""
-    rows = [["weights", "features", "correction", "WER %", "delta", "agreement %", "SQNR dB", "seeds"]]
+    rows = [["weights", "features", "correction", f"{reference.measure} %", "delta", "agreement %", "SQNR dB", "seeds"]]
     for item in cells:
         wers = [wer for wer in item.wer if wer is not None]
-        delta = f"{statistics.fmean(wers) - reference:+.2f}" if len(wers) == len(item.wer) else "-"
+        delta = f"{statistics.fmean(wers) - reference.rate:+.2f}" if len(wers) == len(item.wer) else "-"
         rows.append([width(item, recipe.quantization), label(item.features, recipe), item.correction,
                      spread(item.wer), delta, spread(item.agreement), spread(item.sqnr_db),
                      str(len(item.wer))])  # fmt: skip
-    return f"FP32: WER {reference:.2f} %\n" + align(rows, right={3, 4, 5, 6, 7})
+    first = f"FP32: {reference.measure} {reference.rate:.2f} %, normalizer {reference.normalizer}"
+    return f"{first}\n{align(rows, right={3, 4, 5, 6, 7})}"
 
 
-def ablation_json(reference: float, cells: Sequence[Cell], recipe: Recipe) -> dict[str, Any]:
+def ablation_json(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) -> dict[str, Any]:
     """All figures as JSON types."""
     rows = [asdict(item) | {"sqnr_db": [v if math.isfinite(v) else None for v in item.sqnr_db]} for item in cells]
     source = audio_manifest(recipe)
-    return {"wer_fp32": reference, "audio": str(source) if source else "",
+    return {"wer_fp32": reference.wer, "cer_fp32": reference.cer, "measure": reference.measure,
+            "normalizer": reference.normalizer, "audio": str(source) if source else "",
             "weight_only": recipe.quantization.weight_only, "cells": rows}  # fmt: skip

@@ -144,8 +144,8 @@ def outcome_table(outcomes: list[Outcome]) -> str:
 
 
 def wer_cells(record: Record) -> list[str]:
-    """WER of the INT8 plan and its difference to the FP32 graph."""
-    wers = {result.target: result.wer.wer for result in record.results if result.wer}
+    """WER (CER where that is judged) of the INT8 plan and its difference to the FP32 graph."""
+    wers = {result.target: result.wer.rate for result in record.results if result.wer}
     if INT8 not in wers:
         return ["-", "-"]
     return [f"{wers[INT8]:.2f}", f"{wers[INT8] - wers['fp32']:+.2f}"]

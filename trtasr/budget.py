@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from trtasr.bench.wer import Prepared
 from trtasr.checkpoint.checkpoint import Checkpoint
-from trtasr.controls import usable_wer
+from trtasr.controls import usable_rate
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import RecipeError, UsageError
 from trtasr.evaluate import log_probs, word_error_rate
@@ -88,13 +88,13 @@ def within_budget(trial: Trial, utterances: list[Prepared], checkpoint: Checkpoi
     evaluation = trial.recipe.evaluation
     limit = evaluation.max_wer_increase
     if evaluation.mixed:
-        limit += word_error_rate(trial.path, utterances, texts_of(checkpoint), evaluation.batch).wer
+        limit += word_error_rate(trial.path, utterances, texts_of(checkpoint), evaluation).rate
 
     def holds(left: Sequence[str]) -> bool:
         with tempfile.TemporaryDirectory() as folder:
             graph = written(trial, left, Path(folder))
             sqnr = output_sqnr(trial.reference, log_probs(graph, trial.feeds))
-            wer = usable_wer(graph, utterances, checkpoint, evaluation.batch) if evaluation.mixed else None
+            wer = usable_rate(graph, utterances, checkpoint, evaluation) if evaluation.mixed else None
         shown = "-" if wer is None else f"{wer:.2f} %"
         logger.info("%s, %d layers in floating point: %.1f dB, WER %s", trial.target.name, len(left), sqnr, shown)
         return sqnr >= evaluation.min_sqnr and (not evaluation.mixed or (wer is not None and wer <= limit + 1e-9))

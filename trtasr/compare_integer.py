@@ -63,20 +63,22 @@ def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> Int
         unequal=same.unequal,
         utterances=len(feeds(items)),
         words=wers[FP32].words if wers else 0,
+        measure=wers[FP32].measure if wers else "WER",
+        normalizer=wers[FP32].normalizer if wers else "",
         frames=tallies[FP32].frames,
     )
 
 
 def difference(label: str, other: WerResult, integer: WerResult) -> Difference:
     """WER of integer-only minus that of another graph."""
-    return Difference(label, integer.wer - other.wer, bootstrap_delta(other, integer))
+    return Difference(label, integer.rate - other.rate, bootstrap_delta(other, integer))
 
 
 def scored(graphs: Sequence[Path], items: list[Prepared], opened: Opened) -> list[WerResult]:
     """WER of each graph; none without a transcript of every utterance."""
     if not all(item.text for item in items):
         return []
-    return [word_error_rate(graph, items, opened.texts, opened.recipe.evaluation.batch) for graph in graphs]
+    return [word_error_rate(graph, items, opened.texts, opened.recipe.evaluation) for graph in graphs]
 
 
 @dataclass
@@ -176,8 +178,8 @@ def rows(labels: Iterable[str], wers: Sequence[WerResult], tallies: Sequence[Tal
     """One row per graph, FP32 first; without WER results their columns are NaN and None."""
     found = []
     for index, (label, tally) in enumerate(zip(labels, tallies, strict=True)):
-        wer = wers[index].wer if wers else float("nan")
-        delta = wer - wers[FP32].wer if wers else float("nan")
+        wer = wers[index].rate if wers else float("nan")
+        delta = wer - wers[FP32].rate if wers else float("nan")
         interval = bootstrap_delta(wers[FP32], wers[index]) if wers and index != FP32 else None
         found.append(IntegerRow(label, wer, delta, interval, sqnr_db(tally.signal, tally.noise),
                                 tally.same / tally.frames))  # fmt: skip

@@ -22,7 +22,7 @@ from trtasr.lower_pair import split_excludes
 from trtasr.pair_run import texts_of
 from trtasr.pair_speech import pair_logits, spoken_tokens
 from trtasr.place import place
-from trtasr.recipe import Recipe
+from trtasr.recipe import Evaluation, Recipe
 from trtasr.targets import TARGETS
 from trtasr.values import ScaleTable
 
@@ -40,7 +40,7 @@ class Control:
 
     Attributes:
         label: method in words.
-        wer: in percent; None when the transcripts were useless.
+        wer: in percent, CER where that is judged; None when the transcripts were useless.
         sqnr_db: of the log-probabilities against FP32, in dB.
     """
 
@@ -70,7 +70,7 @@ def run_controls(exported: Path, tables: Mapping[str, ScaleTable], recipe: Recip
             graph = Path(scratch) / f"{method}.onnx"
             table = tables[method]
             onnx.save(quantized_graph(fp32, table, recipe.quantization.exclude), graph)
-            wer = usable_wer(graph, utterances, checkpoint, recipe.evaluation.batch)
+            wer = usable_rate(graph, utterances, checkpoint, recipe.evaluation)
             pair = ort_observer(exported, OUTPUT), ort_observer(graph, OUTPUT)
             sqnr = layer_sqnr(*pair, OUTPUT, feeds(utterances[:SQNR_UTTERANCES]))["log_probs"]
             rows.append(Control(label(method, recipe), wer, sqnr))
@@ -94,7 +94,7 @@ def run_pair_controls(graphs: PairGraphs, tables: Mapping[str, ScaleTable], utte
     with tempfile.TemporaryDirectory() as scratch:
         for method in METHODS:
             quantized = quantized_pair(graphs, tables[method], recipe.quantization.exclude, Path(scratch) / method)
-            wer = usable_wer(quantized.encoder, utterances, checkpoint, recipe.evaluation.batch)
+            wer = usable_rate(quantized.encoder, utterances, checkpoint, recipe.evaluation)
             rows.append(Control(label(method, recipe), wer, output_sqnr(exact, pair_logits(quantized.encoder, spoken))))
     return tuple(rows)
 
@@ -126,10 +126,11 @@ def quantized_graph(exported: onnx.ModelProto, table: ScaleTable, exclude: Seque
     return place(centered, table, TARGETS["t4-rtx"], exclude).model
 
 
-def usable_wer(graph: Path, utterances: Sequence[Prepared], checkpoint: Checkpoint, batch: int) -> float | None:
-    """WER in percent; None when every transcript is empty or the same, or log-probabilities are NaN."""
+def usable_rate(graph: Path, utterances: Sequence[Prepared], checkpoint: Checkpoint,
+                settings: Evaluation) -> float | None:  # fmt: skip
+    """WER (CER without spaces between words) in percent; None for transcripts all empty or the same, and for NaN."""
     try:
-        return word_error_rate(graph, list(utterances), texts_of(checkpoint), batch).wer
+        return word_error_rate(graph, list(utterances), texts_of(checkpoint), settings).rate
     except QualityError as error:
         logger.warning("control: %s", error.problem)
         return None

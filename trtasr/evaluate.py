@@ -22,7 +22,6 @@ from trtasr.engine.trt_run import open_plan
 from trtasr.pair_run import PairRunner, Texts, benchmark_tokens, decoding, generation_of, is_pair, pair_latencies
 from trtasr.recipe import Evaluation
 from trtasr.text.ctc import greedy
-from trtasr.text.normalize import NORMALIZER, basic_en_v1
 from trtasr.text.tokens import tokenizer
 from trtasr.values import FloatArray, IntArray, Latency, WerResult
 
@@ -88,14 +87,14 @@ def running(engine: Path, texts: Texts) -> Iterator[Runner]:
         yield OrtRunner(engine)
 
 
-def word_error_rate(engine: Path, utterances: list[Prepared], texts: Texts, batch: int) -> WerResult:
-    """WER of one engine: a plan on the GPU, or a graph by ONNX Runtime on all usable CPUs.
+def word_error_rate(engine: Path, utterances: list[Prepared], texts: Texts, settings: Evaluation) -> WerResult:
+    """WER and CER of one engine: a plan on the GPU, or a graph by ONNX Runtime on all usable CPUs.
 
     Raises:
         QualityError: NaN, or empty or constant transcripts.
     """
     with running(engine, texts) as run:
-        return evaluate(run, decoder(texts), utterances, basic_en_v1, NORMALIZER, batch)
+        return evaluate(run, decoder(texts), utterances, settings.normalizer, settings.batch)
 
 
 def latencies(graphs: Mapping[str, Path], config: Frontend, settings: Evaluation,

@@ -135,6 +135,8 @@ class IntegerComparison:
         elements: logits that the executor and ONNX Runtime both computed.
         unequal: how many of them are not the same integer.
         utterances: compared; words: reference words in them; frames: output frames.
+        measure: ``WER``, or ``CER`` for languages without spaces between words: what rows and differences hold.
+        normalizer: of the transcripts; empty without them.
     """
 
     rows: tuple[IntegerRow, ...]
@@ -145,3 +147,5 @@ class IntegerComparison:
     utterances: int
     words: int
     frames: int
+    measure: str
+    normalizer: str

@@ -11,7 +11,7 @@ import torch
 
 from trtasr.audio.frontend import Frontend
 from trtasr.bench.latency import Plan
-from trtasr.bench.wer import Prepared
+from trtasr.bench.wer import Prepared, require_recognition
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare import compare
 from trtasr.engine.compare_pair import Dictated, compare_pair
@@ -171,15 +171,17 @@ def row_wer(subject: Subject, row: Row, utterances: list[Prepared]) -> tuple[Wer
     """WER of one row and its note; a baseline whose output is unusable has none, and the note says why.
 
     Raises:
-        QualityError: the output of an INT8 engine or of the reference is unusable.
+        QualityError: the output of an INT8 engine or of the reference is unusable, or the reference recognizes nothing.
     """
     try:
-        found = word_error_rate(subject.folder / row.path, utterances, subject.texts, subject.evaluation.batch)
+        found = word_error_rate(subject.folder / row.path, utterances, subject.texts, subject.evaluation)
     except QualityError as error:
         if row.target not in BASELINES:
             raise
         logger.warning("%s: %s", row.label, error.problem)
         return None, error.problem
+    if row.target == "fp32":
+        require_recognition(found)
     return found, row.note
 
 

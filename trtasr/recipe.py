@@ -26,6 +26,7 @@ ROUNDINGS = ("nearest", "gptq")
 RANGES = ("max", "percentile", "mse", "entropy")
 QUANTIZATIONS = ("explicit", "implicit")
 CALIBRATORS = ("table", "entropy", "minmax")
+NORMALIZERS = ("auto", "basic-en-v1", "unicode-v1", "none")
 CAPABILITIES = ("7.5", "8.6", "8.9", "12.0")
 
 
@@ -130,6 +131,8 @@ class Evaluation:
     Attributes:
         manifest: NeMo JSON lines or a LibriSpeech-style folder; empty: no WER.
         max_wer_increase: absolute percentage points INT8 may lose; more is a missed gate (exit 3).
+        normalizer: of references and transcripts before WER and CER: ``basic-en-v1``, ``unicode-v1``, ``none``, or
+            ``auto``: ``basic-en-v1`` where all letters of the references are a-z, else ``unicode-v1``.
         batch: utterances per run when measuring WER.
         bench_seconds: seconds of audio per run benchmarked on the CPU, batch 1.
         threads: CPU threads of the latency benchmark; 0: all usable CPUs.
@@ -142,6 +145,7 @@ class Evaluation:
 
     manifest: str = ""
     max_wer_increase: float = 0.3
+    normalizer: str = "auto"
     batch: int = 1
     bench_seconds: tuple[float, ...] = (2.0, 7.0, 15.0)
     threads: int = 1
@@ -283,7 +287,7 @@ def _check(section: Any, where: str) -> None:
     choices = ((Calibration, "method", METHODS), (Quantization, "ranges", RANGES), (EngineShapes, "target", TARGETS),
                (Quantization, "correction", CORRECTIONS), (Quantization, "rounding", ROUNDINGS),
                (EngineShapes, "quantization", QUANTIZATIONS), (EngineShapes, "calibrator", CALIBRATORS),
-               (EngineShapes, "compute_capability", CAPABILITIES))  # fmt: skip
+               (EngineShapes, "compute_capability", CAPABILITIES), (Evaluation, "normalizer", NORMALIZERS))  # fmt: skip
     for kind, key, allowed in choices:
         if isinstance(section, kind) and getattr(section, key) not in allowed:
             raise RecipeError(f"{where}: {key} = {getattr(section, key)!r}", f"use one of {', '.join(allowed)}")

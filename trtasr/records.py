@@ -86,8 +86,9 @@ class Record:
         for result in self.results[1:]:
             if result.target in BASELINES:
                 continue
-            if reference and result.wer and result.wer.wer - reference.wer > limit + 1e-9:
-                missed.append(f"{result.engine}: WER {result.wer.wer:.2f} % is {result.wer.wer - reference.wer:+.2f} "
+            if reference and result.wer and result.wer.rate - reference.rate > limit + 1e-9:
+                rate, measure = result.wer.rate, result.wer.measure
+                missed.append(f"{result.engine}: {measure} {rate:.2f} % is {rate - reference.rate:+.2f} "
                               f"points over FP32; the gate is +{limit:.2f}")  # fmt: skip
         slow = slower_than_fp16(self.results)
         if slow and not self.recipe.evaluation.allow_slower:
@@ -155,7 +156,7 @@ def summary_json(record: Record) -> dict[str, Any]:
         latency = result.latencies[-1] if result.latencies else None
         rows[result.target] = {
             "size_bytes": result.size_bytes,
-            "wer": result.wer.wer if result.wer else None,
+            **rates_json(result),
             "p50_ms": latency.p50_ms if latency else None,
             "p95_ms": latency.p95_ms if latency else None,
             "rtfx": latency.rtfx if latency else None,
@@ -166,14 +167,21 @@ def summary_json(record: Record) -> dict[str, Any]:
 def bench_json(result: BenchResult) -> dict[str, Any]:
     """One row of ``bench.json``."""
     return {"engine": result.engine, "target": result.target, "size_bytes": result.size_bytes, "note": result.note,
-            "wer": result.wer.wer if result.wer else None,
+            **rates_json(result),
             "work_seconds": result.wer.work_seconds if result.wer else None,
             "latencies": [asdict(latency) | {"rtfx": latency.rtfx, "token_ms": latency.token_ms}
                           for latency in result.latencies]}  # fmt: skip
 
 
+def rates_json(result: BenchResult) -> dict[str, Any]:
+    """WER and CER in percent, which of them is judged, and the normalizer of the transcripts; null where not scored."""
+    found = result.wer
+    return {"wer": found.wer if found else None, "cer": found.cer if found else None,
+            "measure": found.measure if found else None, "normalizer": found.normalizer if found else None}  # fmt: skip
+
+
 def wer_json(wer: WerResult) -> dict[str, Any]:
-    """One engine's entry in ``wer.json``, with every utterance."""
+    """One engine's entry in ``wer.json``: figures, and every utterance as given and normalized."""
     return asdict(wer)
 
 
@@ -227,7 +235,7 @@ def control_rows(record: Record) -> tuple[ControlRow, ...]:
     reference = record.results[0].wer
     rows = []
     for control in record.controls:
-        delta = control.wer - reference.wer if reference and control.wer is not None else None
+        delta = control.wer - reference.rate if reference and control.wer is not None else None
         rows.append(ControlRow(control.label, control.wer, delta, control.sqnr_db))
     return tuple(rows)
 

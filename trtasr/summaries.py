@@ -16,6 +16,7 @@ from trtasr.report.table import (
     generation_words,
     last_line,
     layer_table,
+    measure_of,
     summary_table,
 )
 from trtasr.targets import REASONS
@@ -31,7 +32,7 @@ def compile_text(record: Record, out: Path) -> str:
         kept = decision_summary(lowered.decisions, "FP32" if engine.target == "cpu" else "FP16", REASONS)
         lines.append("; ".join(filter(None, (coverage_line(engine.target, engine.layers), kept))))
     if record.controls:
-        lines += ["", controls_table(control_rows(record))]
+        lines += ["", controls_table(control_rows(record), measure_of(record.results))]
     lines.append(comparison_text(record.comparison))
     lines += integer_lines(record, out)
     lines.append(f"report: {out / 'report.html'}")
@@ -66,11 +67,13 @@ def red(line: str) -> str:
 
 
 def final_line(record: Record, out: Path) -> str:
-    """``PASSED | seconds | engine=... | wer_fp32=... | ...``."""
+    """``PASSED | seconds | engine=... | wer_fp32=... | ...``; ``cer_...`` behind them where CER is judged."""
     first = record.engines[0].target
-    names = {"fp32": "wer_fp32", "cpu": "wer_int8_cpu"} | ({} if first == "cpu" else {first: "wer_int8"})
-    wers = {names[r.target]: r.wer.wer for r in record.results if r.wer and r.target in names}
-    values: dict[str, str | float] = {"engine": str(out / record.engines[0].path), **wers}
+    names = {"fp32": "fp32", "cpu": "int8_cpu"} | ({} if first == "cpu" else {first: "int8"})
+    scored = [(names[r.target], r.wer) for r in record.results if r.wer and r.target in names]
+    wers = {f"wer_{name}": found.wer for name, found in scored}
+    cers = {f"cer_{name}": found.cer for name, found in scored if not found.spaced}
+    values: dict[str, str | float] = {"engine": str(out / record.engines[0].path), **wers, **cers}
     return last_line(record.outcome, record.seconds, values)
 
 

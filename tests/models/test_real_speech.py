@@ -12,7 +12,7 @@ from trtasr.evaluate import decoder, prepare
 from trtasr.models.load import build_model
 from trtasr.pair_run import texts_of
 from trtasr.text.ctc import greedy
-from trtasr.text.normalize import NORMALIZER, basic_en_v1
+from trtasr.text.normalize import basic_en_v1
 from trtasr.text.tokens import tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,5 +48,5 @@ def test_conformer_reaches_the_word_error_rate_of_nemo(shared):
         return log_probs.numpy(), frames.numpy()
 
     utterances = prepare(read_manifest(shared / "data" / "librispeech" / "dev.json"), checkpoint.frontend)
-    result = evaluate(run, decoder(texts_of(checkpoint)), utterances, basic_en_v1, NORMALIZER, batch=8)
+    result = evaluate(run, decoder(texts_of(checkpoint)), utterances, "basic-en-v1", batch=8)
     assert result.wer == pytest.approx(11.16, abs=0.2)

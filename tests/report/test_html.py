@@ -57,7 +57,7 @@ def test_transcript_differences_are_marked():
 def test_an_engine_not_timed_shows_no_speed():
     row = re.search(r"<tr><td>int8 t4-rtx</td>.*?</tr>", render(sample()))
     assert row
-    assert re.findall(r"<td[^>]*>(.*?)</td>", row.group())[3:7] == ["-", "-", "-", "-"]
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row.group())[4:8] == ["-", "-", "-", "-"]
     assert "Latency int8 t4-rtx" not in render(sample())
 
 

@@ -44,7 +44,7 @@ LAYERS = (LayerSteps("/a", 38.9, 38.9, 1000, 0, 0, 0, 0), LayerSteps("/b", 30.0,
           LayerSteps("/c", 25.0, 24.9, 1000, 500, 2, 0, 0),
           LayerSteps("/d", 25.0, 24.9, 1000, 100, 1, 10, 1))  # fmt: skip
 OVER = (Difference("Q/DQ t4-rtx", 0.03, (-0.02, 0.08)), Difference("Q/DQ, every layer INT8", -0.02, (-0.1, 0.04)))
-FOUND = IntegerComparison(ROWS, OVER, LAYERS, 123456, 0, 20, 300, 4256)
+FOUND = IntegerComparison(ROWS, OVER, LAYERS, 123456, 0, 20, 300, 4256, "WER", "basic-en-v1")
 
 COMPARED = """\
 graph                   WER %  delta   95 % interval  SQNR dB  tokens %
@@ -52,7 +52,7 @@ fp32 (reference)        13.19      -               -        -         -
 Q/DQ t4-rtx             13.25  +0.06  -0.10 .. +0.20     38.3     99.40
 Q/DQ, every layer INT8  13.30  +0.11  -0.05 .. +0.30     35.0     99.00
 integer-only            13.28  +0.09  -0.08 .. +0.28     35.0     98.99
-20 utterances, 300 words, 4256 frames
+20 utterances, 300 words, normalizer basic-en-v1, 4256 frames
 integer-only against Q/DQ t4-rtx: +0.03 points of WER, 95 % interval -0.02 .. +0.08
 integer-only against Q/DQ, every layer INT8: -0.02 points of WER, 95 % interval -0.10 .. +0.04
 executor against ONNX Runtime: 0 of 123456 logits differ (20 utterances)

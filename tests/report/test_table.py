@@ -2,6 +2,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from report_sample import wer as heard
 
 from trtasr.report.table import (
     ControlRow,
@@ -16,15 +17,15 @@ from trtasr.report.table import (
     sqnr_table,
     summary_table,
 )
-from trtasr.values import BenchResult, Decision, Latency, LayerRow, Utterance, WerResult
+from trtasr.values import BenchResult, Decision, Latency, LayerRow, WerResult
+
+
+def wer(percent: float) -> WerResult:
+    return heard(percent, "close the red door")
 
 
 def latency(p50: float, seconds: float = 15.0, threads: int = 1, device: str = "Some CPU") -> Latency:
     return Latency(p50, p50 * 1.1, p50 * 1.2, 50, seconds, 1, threads, device)
-
-
-def wer(percent: float) -> WerResult:
-    return WerResult(percent, 1039, 137, (Utterance("a.wav", 1.0, "a", "a"),), "basic-en-v1")
 
 
 FP32 = BenchResult("fp32 (reference)", "fp32", 75_500_000, (latency(50, 2), latency(400)), wer(13.19))
@@ -32,12 +33,12 @@ RTX = BenchResult("int8 t4-rtx", "t4-rtx", 52_000_000, (), wer(13.25), "Q/DQ gra
 CPU = BenchResult("int8 cpu", "cpu", 19_400_000, (latency(100),), wer(13.28))
 
 SUMMARY = """\
-engine               size  measured on    p50 / p95 ms  RTFx  WER %  delta
-fp32 (reference)  75.5 MB  cpu           400.0 / 440.0  37.5  13.19      -
-int8 t4-rtx       52.0 MB  (no T4 here)              -     -  13.25  +0.06  (Q/DQ graph, ONNX Runtime)
-int8 cpu          19.4 MB  cpu           100.0 / 110.0   150  13.28  +0.09
+engine               size  measured on    p50 / p95 ms  RTFx  WER %  delta  CER %
+fp32 (reference)  75.5 MB  cpu           400.0 / 440.0  37.5  13.19      -   6.59
+int8 t4-rtx       52.0 MB  (no T4 here)              -     -  13.25  +0.06   6.62  (Q/DQ graph, ONNX Runtime)
+int8 cpu          19.4 MB  cpu           100.0 / 110.0   150  13.28  +0.09   6.64
 latency: 15 s of audio, batch 1, 1 thread, 50 runs, Some CPU
-WER: 1 utterances, 1039 words, batch 1, normalizer basic-en-v1"""
+WER and CER: 1 utterances, 1039 words, 5000 characters, batch 1, normalizer basic-en-v1"""
 
 
 def test_summary_table():
@@ -47,10 +48,19 @@ def test_summary_table():
 def test_summary_without_wer_or_timing_shows_dashes():
     table = summary_table([BenchResult("fp32", "fp32", 1_000_000), BenchResult("int8 cpu", "cpu", 300_000)])
     assert table == (
-        "engine      size  measured on  p50 / p95 ms  RTFx  WER %  delta\n"
-        "fp32      1.0 MB  (not timed)             -     -      -      -\n"
-        "int8 cpu  0.3 MB  (not timed)             -     -      -      -"
+        "engine      size  measured on  p50 / p95 ms  RTFx  WER %  delta  CER %\n"
+        "fp32      1.0 MB  (not timed)             -     -      -      -      -\n"
+        "int8 cpu  0.3 MB  (not timed)             -     -      -      -      -"
     )
+
+
+def test_without_spaces_between_words_the_character_error_rate_comes_first_and_has_the_difference():
+    unspaced = [replace(row, wer=replace(row.wer, spaced=False, normalizer="unicode-v1")) for row in (FP32, CPU)]
+    heading, fp32, int8, *_, conditions = summary_table(unspaced).splitlines()
+    assert heading.endswith("CER %  delta  WER %")
+    assert (fp32.split()[-3:], int8.split()[-3:]) == (["6.59", "-", "13.19"], ["6.64", "+0.04", "13.28"])
+    assert conditions.endswith("normalizer unicode-v1; written without spaces between words: CER is judged")
+    assert controls_table([ControlRow("noise", 1.0, 0.5, 3.0)], "CER").startswith("calibration  CER %")
 
 
 def test_a_gpu_row_names_the_gpu():

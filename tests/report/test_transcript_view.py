@@ -1,14 +1,16 @@
 """Which utterances are shown, and in which order."""
 
+from report_sample import scored as result_of
+
 from trtasr.report.transcript_view import mistakes
-from trtasr.values import BenchResult, Utterance, WerResult
+from trtasr.values import BenchResult, Utterance
 
 SPOKEN = "open the red door now"
 
 
-def scored(engine, target, heard):
-    rows = tuple(Utterance(f"{name}.wav", 2.0, SPOKEN, text) for name, text in heard.items())
-    return BenchResult(engine, target, 1, (), WerResult(1.0, 5 * len(rows), 1, rows, "basic-en-v1"))
+def scored(engine, target, heard, spoken=SPOKEN, spaced=True):
+    rows = tuple(Utterance(f"{name}.wav", 2.0, spoken, text, spoken, text) for name, text in heard.items())
+    return BenchResult(engine, target, 1, (), result_of(1.0, rows, spaced=spaced))
 
 
 def test_what_int8_lost_most_comes_first_and_what_is_right_not_at_all():
@@ -18,6 +20,30 @@ def test_what_int8_lost_most_comes_first_and_what_is_right_not_at_all():
     assert [(row.audio, row.added, row.errors) for row in found.rows] == [
         ("c.wav", 4, 4), ("b.wav", 1, 4), ("a.wav", 1, 1)]  # fmt: skip
     assert found.heading == "3 of 4 transcripts differ from FP32"
+
+
+def test_only_transcripts_that_differ_from_fp32_are_listed_however_wrong_both_are():
+    fp32 = scored("fp32 (reference)", "fp32", {"a": "shut it", "b": "open the", "c": SPOKEN})
+    int8 = scored("int8 cpu", "cpu", {"a": "shut it", "b": SPOKEN, "c": SPOKEN})
+    found = mistakes([fp32, int8], int8)
+    assert found.heading == "1 of 3 transcripts differ from FP32"
+    assert [(row.audio, row.added, row.errors) for row in found.rows] == [("b.wav", -3, 0)]
+
+
+def test_without_an_fp32_row_those_with_errors_are_listed():
+    int8 = scored("int8 cpu", "cpu", {"a": "open", "b": SPOKEN})
+    found = mistakes([int8], int8)
+    assert found.heading == "2 utterances"
+    assert [row.audio for row in found.rows] == ["a.wav"]
+
+
+def test_without_spaces_between_words_characters_are_aligned():
+    spoken = "今天天气好"
+    fp32 = scored("fp32 (reference)", "fp32", {"a": spoken}, spoken, spaced=False)
+    int8 = scored("int8 cpu", "cpu", {"a": "今天气好"}, spoken, spaced=False)
+    (row,) = mistakes([fp32, int8], int8).rows
+    assert row.errors == 1
+    assert [(word.text, word.mark) for word in row.int8] == [("今天", "equal"), ("天", "delete"), ("气好", "equal")]
 
 
 def test_the_reference_has_no_mistakes_of_its_own():

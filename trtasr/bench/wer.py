@@ -5,16 +5,21 @@ from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter_ns
 
-import jiwer
 import numpy as np
 from tqdm import tqdm
 
+from trtasr.bench.score import counts, score
 from trtasr.errors import QualityError, UsageError
+from trtasr.text.normalize import NORMALIZERS, resolve
 from trtasr.values import FloatArray, IntArray, Utterance, WerResult
 
 Run = Callable[[FloatArray, IntArray], tuple[FloatArray, IntArray]]
 Decode = Callable[[FloatArray, IntArray], list[str]]
 Indexed = tuple[int, "Prepared"]
+
+FEW, MANY = 10, 50  # words, or characters: below these a result says too little to condemn a model
+DEAF_WER, DEAF_CER, DEAF_UNSPACED_CER = 95.0, 70.0, 90.0  # percent; see `require_recognition`
+SHOWN = 60  # characters of an example
 
 
 @dataclass(frozen=True)
@@ -36,29 +41,10 @@ class Prepared:
     frames: int
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[float, int, int]:
-    """Word error rate as jiwer counts it.
-
-    Returns:
-        WER in percent, reference words, errors (substitutions + deletions + insertions).
-
-    Raises:
-        UsageError: the references hold no word.
-    """
-    counts = jiwer.process_words(list(references), list(hypotheses))
-    words = counts.hits + counts.substitutions + counts.deletions
-    if words == 0:
-        raise UsageError(
-            "the reference transcripts hold no words after normalization", "use a manifest with transcripts"
-        )
-    return 100.0 * counts.wer, words, counts.substitutions + counts.deletions + counts.insertions
-
-
 def evaluate(
     run: Run,
     decode: Decode,
     utterances: Iterable[Prepared],
-    normalize: Callable[[str], str],
     normalizer: str,
     batch: int = 1,
 ) -> WerResult:
@@ -72,18 +58,17 @@ def evaluate(
             output frames [B].
         decode: log-probabilities and valid output frames -> one transcript per item.
         utterances: manifest lines with features.
-        normalize: text normalizer, applied to references and transcripts alike.
-        normalizer: its name and version, kept in the result.
+        normalizer: applied to references and transcripts alike; ``auto`` chooses by the references.
         batch: utterances per run.
 
     Returns:
-        The result in manifest order; its texts are normalized, so jiwer on them gives the same figure.
+        The result in manifest order; jiwer on its `reference` and `hypothesis` gives the same figures.
 
     Raises:
         QualityError: NaN in the log-probabilities, or every transcript empty or the same.
         UsageError: there is no utterance or no reference word.
     """
-    done: dict[int, Utterance] = {}
+    done: dict[int, tuple[str, float, str, str]] = {}
     work_ns = 0
     total = len(utterances) if isinstance(utterances, Sized) else None
     with tqdm(total=total, desc="WER", unit="utt", leave=False, disable=None) as bar:
@@ -94,18 +79,19 @@ def evaluate(
             work_ns += perf_counter_ns() - start
             _refuse_nan(log_probs, group)
             for (index, item), transcript in zip(group, decode(log_probs, output_frames), strict=True):
-                done[index] = _utterance(item, transcript, normalize)
+                done[index] = item.audio_filepath, item.duration, item.text, transcript
             bar.update(len(group))
-    rows = tuple(done[index] for index in sorted(done))
+    chosen = resolve(normalizer, (text for _, _, text, _ in done.values()))
+    rows = tuple(_utterance(*done[index], NORMALIZERS[chosen]) for index in sorted(done))
     _refuse_degenerate(rows)
-    wer, words, errors = score([row.text for row in rows], [row.pred_text for row in rows])
-    return WerResult(wer, words, errors, rows, normalizer, batch, work_ns / 1e9)
+    found = score([row.reference for row in rows], [row.hypothesis for row in rows])
+    return WerResult(**found._asdict(), utterances=rows, normalizer=chosen, batch=batch, work_seconds=work_ns / 1e9)
 
 
 def bootstrap_delta(
     reference: WerResult, candidate: WerResult, samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of ``candidate.wer - reference.wer`` by a paired bootstrap over utterances.
+    """95 % interval of ``candidate.rate - reference.rate`` by a paired bootstrap over utterances.
 
     Whole utterances are drawn with replacement, the same ones for both engines (Bisani and Ney, ICASSP 2004), and the
     2.5 and 97.5 percentiles of the difference are taken.
@@ -116,26 +102,55 @@ def bootstrap_delta(
     Raises:
         UsageError: the two results are not about the same utterances.
     """
-    keys = [[(u.audio_filepath, u.text) for u in result.utterances] for result in (reference, candidate)]
+    keys = [[(u.audio_filepath, u.reference) for u in result.utterances] for result in (reference, candidate)]
     if keys[0] != keys[1]:
         raise UsageError("the two WER results cover different utterances", "evaluate both engines on one manifest")
-    words, before = _counts(reference)
+    units, before = _counts(reference)
     _, after = _counts(candidate)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(words), np.full(len(words), 1 / len(words)), size=samples)
-    deltas = 100.0 * (draws @ (after - before)) / np.maximum(draws @ words, 1)
+    draws = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), size=samples)
+    deltas = 100.0 * (draws @ (after - before)) / np.maximum(draws @ units, 1)
     low, high = np.percentile(deltas, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _counts(result: WerResult) -> tuple[IntArray, IntArray]:
-    """Reference words and errors per utterance."""
-    words, errors = [], []
-    for row in result.utterances:
-        counts = jiwer.process_words(row.text, row.pred_text)
-        words.append(counts.hits + counts.substitutions + counts.deletions)
-        errors.append(counts.substitutions + counts.deletions + counts.insertions)
-    return np.array(words, dtype=np.int64), np.array(errors, dtype=np.int64)
+def _counts(result: WerResult) -> IntArray:
+    """Reference words (characters where CER is judged) and errors of each utterance [2, N]."""
+    pairs = [counts(row.reference, row.hypothesis, result.spaced) for row in result.utterances]
+    return np.array(pairs, dtype=np.int64).T
+
+
+def require_recognition(result: WerResult) -> None:
+    """Refuse a reference that recognizes nothing: INT8 would be held against noise, and could only pass.
+
+    Poor models stay far from these limits: with 40 % of the characters wrong, 15 to 20 % of the words are right.
+    Transcripts of other sentences in the same language, or of letters at random, have a CER of 80 % and more.
+
+    Args:
+        result: of the FP32 reference.
+
+    Raises:
+        QualityError: no word right in at least 50; WER of 95 % or more with a CER of 70 % or more on at least 10 words;
+            without spaces between words a CER of 90 % or more on at least 10 characters.
+    """
+    if not recognizes_nothing(result):
+        return
+    first = max(result.utterances, key=lambda row: len(row.reference))
+    raise QualityError(
+        f"the FP32 reference recognizes nothing: WER {result.wer:.2f} %, CER {result.cer:.2f} %, {result.hits} of "
+        f"{result.words} words right, normalizer {result.normalizer}; {first.audio_filepath}: heard "
+        f"{first.hypothesis[:SHOWN]!r} for {first.reference[:SHOWN]!r}",
+        "look at, in this order: language and transcripts of the manifest (are they the model's?), sample rate of the "
+        "audio, tokenizer and front-end settings of the checkpoint, evaluation.normalizer of the recipe",
+    )
+
+
+def recognizes_nothing(result: WerResult) -> bool:
+    """Whether a result is as good as none; see `require_recognition`."""
+    if not result.spaced:
+        return result.characters >= FEW and result.cer >= DEAF_UNSPACED_CER
+    unheard = result.words >= MANY and result.hits == 0
+    return unheard or (result.words >= FEW and result.wer >= DEAF_WER and result.cer >= DEAF_CER)
 
 
 def _batches(utterances: Iterable[Prepared], batch: int) -> Iterator[list[Indexed]]:
@@ -155,8 +170,8 @@ def _stack(items: Sequence[Prepared]) -> tuple[FloatArray, IntArray]:
     return features, np.array([item.frames for item in items], dtype=np.int64)
 
 
-def _utterance(item: Prepared, transcript: str, normalize: Callable[[str], str]) -> Utterance:
-    return Utterance(item.audio_filepath, item.duration, normalize(item.text), normalize(transcript))
+def _utterance(audio: str, duration: float, text: str, heard: str, normalize: Callable[[str], str]) -> Utterance:
+    return Utterance(audio, duration, text, heard, normalize(text), normalize(heard))
 
 
 def _refuse_nan(log_probs: FloatArray, group: Sequence[Indexed]) -> None:
@@ -171,10 +186,10 @@ def _refuse_nan(log_probs: FloatArray, group: Sequence[Indexed]) -> None:
 def _refuse_degenerate(rows: Sequence[Utterance]) -> None:
     if not rows:
         raise UsageError("there is nothing to evaluate: the manifest is empty", "add utterances to the manifest")
-    transcripts = {row.pred_text for row in rows}
+    transcripts = {row.hypothesis for row in rows}
     if transcripts == {""}:
         problem = f"all {len(rows)} transcripts are empty"
-    elif len(transcripts) == 1 and len({row.text for row in rows}) > 1:
+    elif len(transcripts) == 1 and len({row.reference for row in rows}) > 1:
         problem = f"all {len(rows)} transcripts are the same: {next(iter(transcripts))[:60]!r}"
     else:
         return

@@ -32,11 +32,13 @@ from trtasr.report.table import (
     format_rtfx,
     format_size,
     format_wer,
+    measure_of,
     measured_on,
+    rate_delta,
+    rates,
     reference_first,
-    reference_wer,
+    reference_rate,
     shown_latency,
-    wer_delta,
 )
 from trtasr.report.transcript_view import mistakes
 from trtasr.values import BenchResult, Comparison, Decision, Engine, ScaleTable
@@ -59,7 +61,7 @@ class ReportData:
         engines: built engines with their layer tables.
         decisions: target -> one decision per quantizable node.
         reasons: rule -> the reason in words.
-        intervals: row label -> 95 % interval of its WER difference to FP32, in points.
+        intervals: row label -> 95 % interval of its difference to FP32 in WER (or CER), in points.
         comparisons: Polygraphy comparisons.
         controls: calibration controls; empty when they were not asked for.
         audio_scales: scale table from real audio; None when that control was not run.
@@ -125,6 +127,7 @@ def render(data: ReportData) -> str:
         cards=[*_wer_cards(data), *_size_cards(data.results), *_speed_cards(data.results)],
         summary=[_summary_row(data, result) for result in reference_first(data.results)],
         conditions=conditions(data.results),
+        measure=measure_of(data.results),
         files=_files(data),
         settings=_json(data.settings),
         mistakes=[view for result in data.results if (view := mistakes(data.results, result))],
@@ -141,7 +144,7 @@ def _speed(results: Sequence[BenchResult]) -> dict[str, Any]:
         "latency": latency_rows(results),
         "bars": bar_groups(results),
         "points": tradeoff_rows(points) if timed else [],
-        "tradeoff_svg": svg.tradeoff_scatter(points),
+        "tradeoff_svg": svg.tradeoff_scatter(points, measure_of(results)),
     }
 
 
@@ -192,16 +195,18 @@ def _files(data: ReportData) -> list[File]:
 
 
 def _wer_cards(data: ReportData) -> list[Card]:
-    baseline = reference_wer(data.results)
+    baseline = reference_rate(data.results)
     cards = []
     for result in reference_first(data.results):
         if result.wer is None or (result.target in BASELINES and result.target != REFERENCE):
             continue
-        delta = wer_delta(result, baseline)
-        detail = f"{result.wer.errors} errors in {result.wer.words} words"
+        delta, found = rate_delta(result, baseline), result.wer
+        detail = f"{found.errors} errors in {found.words} words"
+        if not found.spaced:
+            detail = f"{found.character_errors} errors in {found.characters} characters"
         if delta is not None:
             detail = f"{format_delta(delta)} points to FP32{_interval(data, result)}"
-        cards.append(Card(f"WER {result.engine}", f"{format_wer(result.wer.wer)} %", detail))
+        cards.append(Card(f"{found.measure} {result.engine}", f"{format_wer(found.rate)} %", detail))
     return cards
 
 
@@ -238,10 +243,11 @@ def _speed_cards(results: Sequence[BenchResult]) -> list[Card]:
 
 def _summary_row(data: ReportData, result: BenchResult) -> dict[str, str]:
     latency = shown_latency(result)
+    scored = rates(data.results, result)
+    scored["delta"] += _interval(data, result)
     return {
         "engine": result.engine,
-        "WER %": format_wer(result.wer.wer if result.wer else None),
-        "delta": format_delta(wer_delta(result, reference_wer(data.results))) + _interval(data, result),
+        **scored,
         "RTFx": format_rtfx(latency.rtfx) if latency else "-",
         "p50 ms": format_ms(latency.p50_ms) if latency else "-",
         "p95 ms": format_ms(latency.p95_ms) if latency else "-",

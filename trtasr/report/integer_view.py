@@ -66,10 +66,10 @@ def integer_text(found: IntegerComparison, show_all: bool) -> str:
         found: the comparison.
         show_all: every layer in graph order instead of those with the largest difference.
     """
-    words = f"{found.words} words" if found.words else "no transcripts"
-    lines = [row_table(found.rows), f"{found.utterances} utterances, {words}, {found.frames} frames"]
-    lines += [f"integer-only against {item.graph}: {format_delta(item.points)} points of WER, 95 % interval "
-              f"{format_interval(item.interval)}" for item in found.over]  # fmt: skip
+    words = f"{found.words} words, normalizer {found.normalizer}" if found.words else "no transcripts"
+    lines = [row_table(found.rows, found.measure), f"{found.utterances} utterances, {words}, {found.frames} frames"]
+    lines += [f"integer-only against {item.graph}: {format_delta(item.points)} points of {found.measure}, 95 % "
+              f"interval {format_interval(item.interval)}" for item in found.over]  # fmt: skip
     lines += [f"executor against ONNX Runtime: {found.unequal} of {found.elements} logits differ "
               f"({found.utterances} utterances)", "",
               "8-bit codes that layers with weights read, integer-only against the Q/DQ graph with every layer in INT8",
@@ -78,9 +78,9 @@ def integer_text(found: IntegerComparison, show_all: bool) -> str:
     return "\n".join(lines)
 
 
-def row_table(rows: Sequence[IntegerRow]) -> str:
+def row_table(rows: Sequence[IntegerRow], measure: str = "WER") -> str:
     """One line per graph; the first is what the others are compared with."""
-    cells = [["graph", "WER %", "delta", "95 % interval", "SQNR dB", "tokens %"]]
+    cells = [["graph", f"{measure} %", "delta", "95 % interval", "SQNR dB", "tokens %"]]
     for index, row in enumerate(rows):
         compared = [format_delta(_known(row.delta)), format_interval(row.interval), decibels(row.sqnr_db),
                     f"{100 * row.token_agreement:.2f}"]  # fmt: skip

@@ -49,7 +49,7 @@ class BarGroup(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One engine of the WER-against-RTFx picture; rtfx is None for an engine that was not timed."""
+    """One engine of the WER-against-RTFx picture; rtfx is None for an engine that was not timed, wer may be CER."""
 
     number: int
     engine: str
@@ -140,7 +140,7 @@ def tradeoff(results: Sequence[BenchResult]) -> list[Point]:
         timed: list[tuple[str, float | None]] = [(longest[b].shape, longest[b].rtfx) for b in sorted(longest)]
         for shape, rtfx in timed or [("not timed here", None)]:
             colour = colour_of(result.target)
-            points.append(Point(len(points) + 1, result.engine, shape, rtfx, result.wer.wer, colour))
+            points.append(Point(len(points) + 1, result.engine, shape, rtfx, result.wer.rate, colour))
     return points
 
 

@@ -38,11 +38,12 @@ class Axis:
         return self.start + (self.end - self.start) * (transform(value) - low) / (high - low)
 
 
-def tradeoff_scatter(points: Sequence[Point]) -> Markup:
-    """WER against RTFx (logarithmic), one numbered point each; engines that were not timed stand left of the axis.
+def tradeoff_scatter(points: Sequence[Point], measure: str = "WER") -> Markup:
+    """WER (or CER) against RTFx (logarithmic), one numbered point each; engines not timed stand left of the axis.
 
     Args:
-        points: RTFx positive or None; WER in percent. Empty without a timed point.
+        points: RTFx positive or None; rates in percent. Empty without a timed point.
+        measure: name of the rates.
     """
     speeds = [point.rtfx for point in points if point.rtfx is not None]
     if not speeds:
@@ -55,12 +56,12 @@ def tradeoff_scatter(points: Sequence[Point]) -> Markup:
     parts = [_vertical(x, tick, 16, 330, f"{tick:g}") for tick in _log_ticks(x.low, x.high)]
     parts += [_horizontal(y, tick, 64, 544, f"{tick:g}") for tick in _linear_ticks(y.low, y.high)]
     parts.append(_text((x.start + 544) / 2, 370, "RTFx: seconds of audio per second of work", "label mid"))
-    parts.append(_upright(14, 173, "WER in %"))
+    parts.append(_upright(14, 173, f"{measure} in %"))
     if gutter:
         parts.append(Markup('<path class="diagonal" d="M{} 16V330"/>').format(_n(x.start)))
         parts.append(_text(64 + gutter / 2, 346, "not timed", "tick mid"))
     places = [(x(p.rtfx) if p.rtfx is not None else 64 + gutter / 2, y(p.wer)) for p in points]
-    return _svg(380, "WER against RTFx", [*parts, *_numbered(points, places)], width=560.0)
+    return _svg(380, f"{measure} against RTFx", [*parts, *_numbered(points, places)], width=560.0)
 
 
 def _numbered(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> list[Markup]:
@@ -78,7 +79,7 @@ def _numbered(points: Sequence[Point], places: Sequence[tuple[float, float]]) ->
 def _numbered_dot(point: Point, cx: float, cy: float, number: Markup) -> Markup:
     hollow = "" if point.rtfx else " hollow"
     return Markup(
-        '<g><title>{}: {}, WER {:.2f} %</title><circle class="dot {}{}" cx="{}" cy="{}" r="6"/>{}</g>'
+        '<g><title>{}: {}, {:.2f} %</title><circle class="dot {}{}" cx="{}" cy="{}" r="6"/>{}</g>'
     ).format(point.engine, point.shape, point.wer, point.colour, hollow, _n(cx), _n(cy), number)
 
 

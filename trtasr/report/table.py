@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from trtasr.values import BenchResult, Decision, Latency, LayerRow
+from trtasr.values import BenchResult, Decision, Latency, LayerRow, WerResult
 
 REFERENCE = "fp32"
 T4_TARGETS = ("t4", "t4-rtx")
@@ -18,8 +18,8 @@ class ControlRow(NamedTuple):
 
     Attributes:
         calibration: ``synthetic``, ``noise``, ``audio`` ...
-        wer: of the quantized engine in percent; None without transcripts.
-        delta: WER minus FP32 WER in points; None without transcripts.
+        wer: of the quantized engine in percent, CER where that is judged; None without transcripts.
+        delta: that minus FP32's in points; None without transcripts.
         sqnr_db: of the network output against FP32 in dB.
     """
 
@@ -40,7 +40,7 @@ def format_delta(points: float | None) -> str:
 
 
 def format_wer(wer: float | None) -> str:
-    """WER in percent with two decimals; ``-`` for None."""
+    """WER or CER in percent with two decimals; ``-`` for None."""
     return "-" if wer is None else f"{wer:.2f}"
 
 
@@ -54,16 +54,30 @@ def format_rtfx(rtfx: float) -> str:
     return f"{rtfx:.{1 if rtfx < 100 else 0}f}"
 
 
-def reference_wer(results: Sequence[BenchResult]) -> float | None:
-    """WER of the FP32 row; None when it was not measured."""
-    return next((r.wer.wer for r in results if r.target == REFERENCE and r.wer), None)
+def measure_of(results: Sequence[BenchResult]) -> str:
+    """What is judged: ``WER``, or ``CER`` where the references have no spaces between words."""
+    return next((result.wer.measure for result in results if result.wer), "WER")
 
 
-def wer_delta(result: BenchResult, baseline: float | None) -> float | None:
-    """WER of a row minus the FP32 WER in points; None for the FP32 row itself or where either is missing."""
+def reference_rate(results: Sequence[BenchResult]) -> float | None:
+    """WER (or CER, where that is judged) of the FP32 row; None when it was not measured."""
+    return next((r.wer.rate for r in results if r.target == REFERENCE and r.wer), None)
+
+
+def rate_delta(result: BenchResult, baseline: float | None) -> float | None:
+    """A row's rate minus that of FP32 in points; None for the FP32 row itself or where either is missing."""
     if baseline is None or result.wer is None or result.target == REFERENCE:
         return None
-    return result.wer.wer - baseline
+    return result.wer.rate - baseline
+
+
+def rates(results: Sequence[BenchResult], result: BenchResult) -> dict[str, str]:
+    """The judged rate of a row, its difference to FP32, and the other rate, by column."""
+    measure = measure_of(results)
+    other = "CER" if measure == "WER" else "WER"
+    found = {"WER": result.wer.wer, "CER": result.wer.cer} if result.wer else {}
+    delta = format_delta(rate_delta(result, reference_rate(results)))
+    return {f"{measure} %": format_wer(found.get(measure)), "delta": delta, f"{other} %": format_wer(found.get(other))}
 
 
 def shown_latency(result: BenchResult) -> Latency | None:
@@ -87,12 +101,12 @@ def reference_first(results: Sequence[BenchResult]) -> list[BenchResult]:
 
 
 def summary_table(results: Sequence[BenchResult]) -> str:
-    """Engines beside each other: size, device, latency, RTFx, WER and the WER difference to FP32.
+    """Engines beside each other: size, device, latency, RTFx, WER, the difference to FP32, and CER.
 
-    A cell that was not measured shows ``-``. The lines below the table say what was timed and scored.
+    Without spaces between words the difference is that of CER, which then comes first. A cell that was not measured
+    shows ``-``. The lines below the table say what was timed and scored.
     """
-    rows = [["engine", "size", "measured on", "p50 / p95 ms", "RTFx", "WER %", "delta", ""]]
-    baseline = reference_wer(results)
+    rows = [["engine", "size", "measured on", "p50 / p95 ms", "RTFx", *rates(results, results[0]), ""]]
     for result in reference_first(results):
         latency = shown_latency(result)
         rows.append([
@@ -101,11 +115,10 @@ def summary_table(results: Sequence[BenchResult]) -> str:
             measured_on(result),
             f"{format_ms(latency.p50_ms)} / {format_ms(latency.p95_ms)}" if latency else "-",
             format_rtfx(latency.rtfx) if latency else "-",
-            format_wer(result.wer.wer if result.wer else None),
-            format_delta(wer_delta(result, baseline)),
+            *rates(results, result).values(),
             f"({result.note})" if result.note else "",
         ])  # fmt: skip
-    return "\n".join([align(rows, right={1, 3, 4, 5, 6}), *conditions(results)])
+    return "\n".join([align(rows, right={1, 3, 4, 5, 6, 7}), *conditions(results)])
 
 
 def conditions(results: Sequence[BenchResult]) -> list[str]:
@@ -118,12 +131,18 @@ def conditions(results: Sequence[BenchResult]) -> list[str]:
                 f"latency: {latency.shape} of audio, batch {latency.batch}{threads}, "
                 f"{latency.runs} runs, {latency.device}"
             )
-        if wer := result.wer:
-            lines.append(
-                f"WER: {len(wer.utterances)} utterances, {wer.words} words, batch {wer.batch}, "
-                f"normalizer {wer.normalizer}"
-            )
+        if result.wer:
+            lines.append(scored_line(result.wer))
     return sorted(dict.fromkeys(lines), key=lambda line: not line.startswith("latency"))
+
+
+def scored_line(found: WerResult) -> str:
+    """What WER and CER were counted on, and with which normalizer."""
+    unspaced = "" if found.spaced else "; written without spaces between words: CER is judged"
+    return (
+        f"WER and CER: {len(found.utterances)} utterances, {found.words} words, {found.characters} characters, "
+        f"batch {found.batch}, normalizer {found.normalizer}{unspaced}"
+    )
 
 
 def generation_lines(results: Sequence[BenchResult]) -> list[str]:
@@ -197,10 +216,10 @@ def layer_table(layers: Sequence[LayerRow], show_all: bool = False) -> str:
     return "\n".join(lines)
 
 
-def controls_table(rows: Sequence[ControlRow]) -> str:
-    """The data-free claim beside its controls: calibration, WER, difference to FP32, output SQNR."""
+def controls_table(rows: Sequence[ControlRow], measure: str = "WER") -> str:
+    """The data-free claim beside its controls: calibration, WER (or CER), difference to FP32, output SQNR."""
     cells = [[r.calibration, format_wer(r.wer), format_delta(r.delta), format_db(r.sqnr_db)] for r in rows]
-    return align([["calibration", "WER %", "delta", "SQNR dB"], *cells], right={1, 2, 3})
+    return align([["calibration", f"{measure} %", "delta", "SQNR dB"], *cells], right={1, 2, 3})
 
 
 def sqnr_table(layers: Mapping[str, float], target: str) -> str:

@@ -1,6 +1,6 @@
-"""Transcripts as the report shows them: where a quantized engine lost words against FP32, aligned by jiwer."""
+"""Transcripts as the report shows them: where those of a quantized engine differ from FP32's, aligned by jiwer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Mistake(NamedTuple):
 
 
 class Mistakes(NamedTuple):
-    """The utterances one engine lost most on."""
+    """The utterances whose transcript one engine changed, what it lost most on first."""
 
     engine: str
     heading: str
@@ -41,50 +41,64 @@ class Mistakes(NamedTuple):
 
 
 def mistakes(results: Sequence[BenchResult], result: BenchResult) -> Mistakes | None:
-    """The utterances a quantized engine lost most on against FP32, then those with most errors.
+    """The utterances whose transcript differs from that of FP32, those that lost most first.
+
+    Transcripts are compared as they are scored, normalized. Without an FP32 row: the utterances with most errors.
 
     Returns:
         None for the FP32 and FP16 baselines and for an engine that was not scored.
     """
     reference = next((r.wer for r in results if r.target == REFERENCE and r.wer), None)
-    if result.wer is None or result.target in BASELINES:
+    found = result.wer
+    if found is None or result.target in BASELINES:
         return None
     before = {u.audio_filepath: u for u in reference.utterances} if reference else {}
-    rows = [_mistake(u, before.get(u.audio_filepath)) for u in result.wer.utterances]
-    wrong = sorted((row for row in rows if row.errors), key=lambda row: (row.added, row.errors), reverse=True)
-    changed = sum(
-        u.pred_text != before[u.audio_filepath].pred_text for u in result.wer.utterances if u.audio_filepath in before
-    )
-    count = len(result.wer.utterances)
-    heading = f"{changed} of {count} transcripts differ from FP32" if reference else f"{count} utterances"
-    return Mistakes(result.engine, heading, wrong[:WORST_UTTERANCES])
+    differing = [u for u in found.utterances if _differs(u, before)]
+    rows = [_mistake(u, before.get(u.audio_filepath), found.spaced) for u in differing]
+    rows.sort(key=lambda row: (row.added, row.errors), reverse=True)
+    count = len(found.utterances)
+    heading = f"{len(differing)} of {count} transcripts differ from FP32" if reference else f"{count} utterances"
+    return Mistakes(result.engine, heading, rows[:WORST_UTTERANCES])
 
 
-def _mistake(utterance: Utterance, fp32: Utterance | None) -> Mistake:
-    counts = jiwer.process_words(utterance.text, utterance.pred_text)
-    earlier = jiwer.process_words(fp32.text, fp32.pred_text) if fp32 else None
+def _differs(utterance: Utterance, before: Mapping[str, Utterance]) -> bool:
+    """Whether a transcript is not that of FP32; without one, whether it has an error."""
+    fp32 = before.get(utterance.audio_filepath)
+    return utterance.hypothesis != (fp32.hypothesis if fp32 else utterance.reference)
+
+
+def _mistake(utterance: Utterance, fp32: Utterance | None, spaced: bool) -> Mistake:
+    counts = _counts(utterance, spaced)
+    earlier = _counts(fp32, spaced) if fp32 else None
     errors = _errors(counts)
     return Mistake(
         audio=PurePath(utterance.audio_filepath).name,
         duration=f"{utterance.duration:.1f} s",
         errors=errors,
         added=errors - (_errors(earlier) if earlier else errors),
-        text=utterance.text,
-        int8=_aligned(counts),
-        fp32=_aligned(earlier) if earlier else [],
+        text=utterance.reference,
+        int8=_aligned(counts, " " if spaced else ""),
+        fp32=_aligned(earlier, " " if spaced else "") if earlier else [],
     )
+
+
+def _counts(utterance: Utterance, spaced: bool) -> Any:
+    """The alignment: of words, or of characters where there are no spaces between words."""
+    if spaced:
+        return jiwer.process_words(utterance.reference, utterance.hypothesis)
+    return jiwer.process_characters(utterance.reference.replace(" ", ""), utterance.hypothesis.replace(" ", ""))
 
 
 def _errors(counts: Any) -> int:
     return int(counts.substitutions + counts.deletions + counts.insertions)
 
 
-def _aligned(counts: Any) -> list[Word]:
-    """A transcript as runs of right, wrong, additional and missing words, from jiwer's alignment."""
+def _aligned(counts: Any, between: str) -> list[Word]:
+    """A transcript as runs of right, wrong, additional and missing words (characters), from jiwer's alignment."""
     words = []
     for chunk in counts.alignments[0]:
         missing = chunk.type == "delete"
         source = counts.references[0] if missing else counts.hypotheses[0]
         start, end = (chunk.ref_start_idx, chunk.ref_end_idx) if missing else (chunk.hyp_start_idx, chunk.hyp_end_idx)
-        words.append(Word(" ".join(source[start:end]), chunk.type))
+        words.append(Word(between.join(source[start:end]), chunk.type))
     return words
