@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 IGNORE = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
 IMAGES = ("compiler", "runtime")  # stages that become images
-NEEDED = ("pyproject.toml", "constraints.txt", "README.md", "Makefile", "trtasr/cli.py", "trtasr/zoo/quartznet.nemo",
-          "trtasr/zoo/jasper.nemo", "trtasr/zoo/conformer.nemo", "engines/quartznet.toml", "engines/jasper.toml",
-          "engines/conformer.toml", "calib/quartznet.json", "calib/jasper.json", "calib/conformer.json",
-          "tests/conftest.py")  # fmt: skip
+NEEDED = ("pyproject.toml", "constraints.txt", "README.md", "Makefile", "trtasr/cli/main.py",
+          "trtasr/zoo/quartznet.nemo", "trtasr/zoo/jasper.nemo", "trtasr/zoo/conformer.nemo",
+          "engines/quartznet.toml", "engines/jasper.toml", "engines/conformer.toml",
+          "calib/quartznet.json", "calib/jasper.json", "calib/conformer.json", "tests/conftest.py")  # fmt: skip
 COMPILE_ONLY = {"polygraphy", "tensorrt-rtx-cu12"}  # the runtime image does without
 
 

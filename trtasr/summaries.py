@@ -1,7 +1,6 @@
 """What the verbs say: tables and lines from results, for people; flat data for ``--json``."""
 
 import resource
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,18 +51,13 @@ def integer_lines(record: Record, out: Path) -> list[str]:
 
 
 def speed_lines(results: Sequence[BenchResult]) -> list[str]:
-    """INT8 against FP16 and FP32 on the GPU, shape by shape; red where INT8 loses."""
+    """INT8 against FP16 and FP32 on the GPU, shape by shape; the command line shows in red where INT8 loses."""
     lines = []
     for over, name in ((FP16, "FP16"), (FP32, "FP32")):
         for latency, ratio in speedups(results, over):
             line = f"int8 t4 against {name}, {latency.shape}: {ratio:.2f} x"
-            lines.append(red(f"{line}  INT8 IS SLOWER") if ratio <= 1 else line)
+            lines.append(f"{line}  INT8 IS SLOWER" if ratio <= 1 else line)
     return lines
-
-
-def red(line: str) -> str:
-    """The line in red, where a terminal reads it."""
-    return f"\033[31m{line}\033[0m" if sys.stdout.isatty() else line
 
 
 def final_line(record: Record, out: Path) -> str:

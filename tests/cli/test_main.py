@@ -18,6 +18,8 @@ from tiny_archive import HYBRID, write_archive, write_conformer, write_manifest
 
 from trtasr import compile as pipeline
 from trtasr.cli import main
+from trtasr.commands import VERBS
+from trtasr.report.printable import printable
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[1.0]",
         "--target", "cpu"]  # fmt: skip
@@ -34,7 +36,8 @@ def refused(folder: Path, arguments: list[str], code: int, words: str, capsys: p
     printed = capsys.readouterr()
     assert words in printed.err
     assert "repair:" in printed.err
-    assert f"FAILED | exit {code}" in printed.out
+    assert f"FAILED | exit {code} | " in printed.err
+    assert not printed.out
     assert names(folder) == before
 
 
@@ -105,7 +108,7 @@ def test_other_kinds_of_model_are_named_beside_the_supported_ones(tmp_path, monk
     printed = capsys.readouterr()
     assert f"other.nemo: {words}" in printed.err
     assert CTC_CLASSES in printed.err.partition("repair:")[2]
-    assert "FAILED | exit 2" in printed.out
+    assert "FAILED | exit 2 | CheckpointError" in printed.err
     assert names(tmp_path) == before
 
 
@@ -148,7 +151,7 @@ def test_bad_flags(tmp_path, capsys, extra, words) -> None:
 
 
 def test_unknown_model_name_lists_the_bundled_ones(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[1])
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
     assert main(["compile", "quartznett"]) == 2
     assert "quartznet" in capsys.readouterr().err
 
@@ -210,7 +213,7 @@ def test_a_signal_in_the_middle_of_a_real_run_leaves_nothing(tmp_path, number) -
         finally:
             run.kill()
     assert run.returncode == 130
-    assert "interrupted: nothing was written" in errors
+    assert "interrupted: the bundle is the one from before, or the new one, whole" in errors
     assert names(tmp_path) == before
 
 
@@ -238,3 +241,56 @@ def test_doctor_names_what_is_missing(capsys) -> None:
     printed = capsys.readouterr().out
     assert "ONNX Runtime" in printed
     assert "TensorRT" in printed
+
+
+@pytest.mark.parametrize(("arguments", "kind", "words"), [
+    (["bench", "."], "BundleError", "no bundle here"),
+    (["bench"], "UsageError", "required: bundle"),
+    (["bench", ".", "--batch", "x"], "UsageError", "--batch: invalid int value: 'x'"),
+], ids=["bundle", "missing", "flag"])  # fmt: skip
+def test_a_failure_is_json_too(tmp_path, monkeypatch, capsys, arguments, kind, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--json"]) == 2
+    printed = capsys.readouterr()
+    error = json.loads(printed.out)["error"]
+    assert (error["class"], error["exit_code"]) == (kind, 2)
+    assert words in error["problem"]
+    assert error["repair"]
+    assert f"repair: {error['repair']}" in printed.err
+
+
+def test_a_bug_is_json_and_a_traceback(monkeypatch, capsys) -> None:
+    monkeypatch.setitem(VERBS, "doctor", lambda _: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor", "--json"])
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 1
+
+
+def test_an_interrupt_is_json_too(monkeypatch, capsys) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, "doctor", interrupted)
+    assert main(["doctor", "--json"]) == 130
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["error"]["exit_code"] == 130
+    assert printed.err == "interrupted\n"  # it writes nothing, so there is nothing to say
+
+
+@pytest.mark.parametrize("flag", ["--int8", "--fp16", "--onnx=model.onnx", "--calib=model.cache", "--best",
+                                  "--memPoolSize=workspace:1024"])  # fmt: skip
+def test_what_trtexec_would_take_is_explained(tmp_path, capsys, flag) -> None:
+    model = write_archive(tmp_path / "model.nemo")
+    refused(tmp_path, ["compile", str(model), flag, "-o", str(tmp_path / "out")], 2, flag.partition("=")[0], capsys)
+    assert main(["compile", str(model), flag]) == 2
+    assert "unrecognized" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "x\0y", "\x1b[2J\u202e", "\udcff"])
+@pytest.mark.parametrize("verb", [["compile"], ["bench"], ["transcribe", "."], ["inspect"]])
+def test_names_that_no_file_has_are_refused_in_printable_words(tmp_path, monkeypatch, capsys, verb, name) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*verb, name]) == 2
+    printed = capsys.readouterr().err
+    assert printable(printed) == printed
+    assert len(printed) < 5000

@@ -1,50 +1,84 @@
-"""Command line: verbs, flags and exit codes; nothing else.
-
-Exit codes: 0 ok, 1 unexpected (traceback), 2 wrong usage, recipe or input, 3 quality gate missed, 4 environment,
-5 engine build failed, 130 interrupted. Results go to stdout, logs and progress bars to stderr.
-"""
+"""The flags of every verb."""
 
 import argparse
-import json
-import logging
-import signal
-import sys
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 from trtasr import __version__
-from trtasr.errors import TrtasrError
+from trtasr.errors import UsageError
 
-INTERRUPTED = 130
 EPILOG = """exit codes: 0 ok, 1 unexpected, 2 wrong usage or input, 3 quality gate missed, 4 environment,
 5 engine build failed, 130 interrupted"""
+LONGEST_PATH, LONGEST_PART = 4096, 255  # bytes, as Linux has it
+LEAVE_OUT = "leave it out"
+TRTEXEC: Mapping[str, tuple[str, str]] = {
+    "--int8": ("every engine of trtasr is INT8", LEAVE_OUT),
+    "--fp16": ("what is not INT8 in a GPU engine is FP16", LEAVE_OUT),
+    "--bf16": ("GPU engines are INT8 and FP16; a T4 has no bfloat16", LEAVE_OUT),
+    "--fp8": ("GPU engines are INT8 and FP16; a T4 has no FP8", LEAVE_OUT),
+    "--best": ("engines are INT8, and FP16 where the T4 has no INT8 kernel", LEAVE_OUT),
+    "--stronglyTyped": ("explicit engines always are", LEAVE_OUT),
+    "--onnx": ("trtasr exports the network itself", "give the checkpoint: a .nemo archive or a Hugging Face folder"),
+    "--calib": ("trtasr makes its own calibration cache and leaves it in the bundle as calibration.cache",
+                "leave it out; --calib-dir names the folder of committed scale tables"),
+    "--workspace": ("the builder's memory is a value of the recipe", "use --set engine.workspace_mb=MIB"),
+    "--memPoolSize": ("the builder's memory is a value of the recipe", "use --set engine.workspace_mb=MIB"),
+    "--shapes": ("an engine has a smallest, a usual and a largest shape", "use --minShapes, --optShapes, --maxShapes"),
+    "--loadEngine": ("engines are run from their bundle", "use trtasr bench BUNDLE"),
+}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, run one verb, return the exit code."""
-    arguments = parser().parse_args(argv)
-    level = logging.DEBUG if arguments.verbose else logging.WARNING if arguments.quiet else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="[%(levelname).1s] %(message)s")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped container cleans up like Ctrl-C
-    try:
-        from trtasr.commands import VERBS  # noqa: PLC0415 - torch and onnxruntime load here, not for --help
+class Parser(argparse.ArgumentParser):
+    """Raises instead of leaving the process, so that every failure is told in one way."""
 
-        summary = VERBS[arguments.verb](arguments)
-        print(json.dumps(summary.data, indent=2, ensure_ascii=False) if arguments.json else summary.text)
-        return summary.exit_code
-    except TrtasrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        print(f"FAILED | exit {error.exit_code} | {type(error).__name__}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return INTERRUPTED
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(message, f"see {self.prog} --help")
 
 
-def parser() -> argparse.ArgumentParser:
+class OfTrtexec(argparse.Action):
+    """A flag that trtexec has and trtasr does not need: says what takes its place."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> NoReturn:  # fmt: skip
+        """Refuse the flag.
+
+        Raises:
+            UsageError: always.
+        """
+        del parser, namespace, values
+        reason, repair = TRTEXEC[self.option_strings[0]]
+        raise UsageError(f"{option_string}: {reason}", repair)
+
+
+def path(text: str) -> Path:
+    """A path that the system takes; `name` says what it does not."""
+    return Path(name(text))
+
+
+def name(text: str) -> str:
+    """A name that a file can have.
+
+    Raises:
+        argparse.ArgumentTypeError: empty, with NUL, or too long.
+    """
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is no path")
+    long = max(map(len, os.fsencode(text).split(b"/"))) > LONGEST_PART
+    if long or len(os.fsencode(text)) >= LONGEST_PATH:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}... is longer than a path can be")
+    return text
+
+
+def parser() -> Parser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
-        prog="trtasr", epilog=EPILOG, description="A TensorRT deployment compiler for speech recognition.")  # fmt: skip
+    top = Parser(prog="trtasr", epilog=EPILOG, description="A TensorRT deployment compiler for speech recognition.")
     top.add_argument("--version", action="version", version=f"trtasr {__version__}")
     verbs = top.add_subparsers(required=True, metavar="VERB")
     add_compile(verb(verbs, "compile", "checkpoint or recipe -> measured INT8 engine"))
@@ -59,10 +93,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:
+def verb(verbs: "argparse._SubParsersAction[Parser]", word: str, text: str) -> argparse.ArgumentParser:
     """One subcommand with the flags all of them share."""
-    sub = verbs.add_parser(name, help=text, description=text, epilog=EPILOG)
-    sub.set_defaults(verb=name)
+    sub = verbs.add_parser(word, help=text, description=text, epilog=EPILOG)
+    sub.set_defaults(verb=word)
     sub.add_argument("--json", action="store_true", help="print the result as JSON")
     loud = sub.add_mutually_exclusive_group()
     loud.add_argument("-v", "--verbose", action="store_true", help="more log lines")
@@ -72,18 +106,21 @@ def verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str
 
 def add_model(sub: argparse.ArgumentParser) -> None:
     """Flags that choose and change a recipe."""
-    sub.add_argument("model", help="bundled name (engines/NAME.toml), recipe.toml, .nemo file or Hugging Face folder")
+    sub.add_argument("model", type=name,
+                     help="bundled name (engines/NAME.toml), recipe.toml, .nemo file or Hugging Face folder")  # fmt: skip
     sub.add_argument("--set", dest="assignments", action="append", default=[], metavar="SECTION.KEY=VALUE",
                      help="override one recipe value; may be repeated")  # fmt: skip
-    sub.add_argument("--manifest", help="speech to measure WER on: NeMo JSON lines or a LibriSpeech folder")
+    sub.add_argument("--manifest", type=name, help="speech to measure WER on: NeMo JSON lines or a LibriSpeech folder")
     sub.add_argument("--correction", help="of weights for earlier layers' errors: none (default), bias, qep or fade")
-    sub.add_argument("--calib-dir", type=Path, default=Path("calib"), help="folder of committed scale tables")
+    sub.add_argument("--calib-dir", type=path, default=Path("calib"), help="folder of committed scale tables")
+    for flag in TRTEXEC:
+        sub.add_argument(flag, action=OfTrtexec, nargs="?", help=argparse.SUPPRESS)
 
 
 def add_compile(sub: argparse.ArgumentParser) -> None:
     """Flags of ``compile``."""
     add_model(sub)
-    sub.add_argument("-o", "--out", type=Path, help="bundle folder (default: engines/NAME)")
+    sub.add_argument("-o", "--out", type=path, help="bundle folder (default: engines/NAME)")
     sub.add_argument("--target", help="auto, t4, t4-rtx or cpu (default: the recipe's)")
     sub.add_argument("--compute-capability", metavar="X.Y", help="GPU of a t4-rtx plan: 7.5 (default), 8.6, 8.9, 12.0")
     sub.add_argument("--quantize-depthwise", action="store_true", help="depthwise convolutions in INT8 too")
@@ -99,12 +136,12 @@ def add_compile(sub: argparse.ArgumentParser) -> None:
     for which in ("min", "opt", "max"):
         sub.add_argument(f"--{which}Shapes", dest=f"{which}_shapes", metavar="features:BxMELxT",
                          help=f"trtexec's spelling of the {which} shape")  # fmt: skip
-    sub.add_argument("--saveEngine", type=Path, metavar="FILE", dest="save_engine", help="copy the plan here as well")
-    sub.add_argument("--timingCacheFile", metavar="FILE", dest="timing_cache",
+    sub.add_argument("--saveEngine", type=path, metavar="FILE", dest="save_engine", help="copy the plan here as well")
+    sub.add_argument("--timingCacheFile", type=name, metavar="FILE", dest="timing_cache",
                      help="TensorRT's timings (default: one file per GPU and version in ~/.cache/trtasr)")  # fmt: skip
-    sub.add_argument("--exportProfile", type=Path, metavar="FILE", dest="export_profile",
+    sub.add_argument("--exportProfile", type=path, metavar="FILE", dest="export_profile",
                      help="write the layer times of a t4 engine in trtexec's form")  # fmt: skip
-    sub.add_argument("--exportLayerInfo", type=Path, metavar="FILE", dest="export_layers",
+    sub.add_argument("--exportLayerInfo", type=path, metavar="FILE", dest="export_layers",
                      help="write the layer table in trtexec's form")  # fmt: skip
 
 
@@ -125,13 +162,13 @@ def add_ablation(sub: argparse.ArgumentParser) -> None:
 def add_acceptance(sub: argparse.ArgumentParser) -> None:
     """Flags of ``acceptance``."""
     add_model(sub)
-    sub.add_argument("-o", "--out", type=Path, default=Path("t4-acceptance"), help="folder of bundles and findings")
+    sub.add_argument("-o", "--out", type=path, default=Path("t4-acceptance"), help="folder of bundles and findings")
 
 
 def add_bench(sub: argparse.ArgumentParser) -> None:
     """Flags of ``bench``."""
-    sub.add_argument("bundle", type=Path, help="folder made by compile")
-    sub.add_argument("--manifest", type=Path, help="speech to measure WER on (default: the recipe's)")
+    sub.add_argument("bundle", type=path, help="folder made by compile")
+    sub.add_argument("--manifest", type=path, help="speech to measure WER on (default: the recipe's)")
     sub.add_argument("--threads", type=int, help="CPU threads (default: the recipe's; 0: all usable CPUs)")
     sub.add_argument("--seconds", type=float, action="append", help="seconds of audio per utterance; may be repeated")
     sub.add_argument("--batch", type=int, action="append", help="utterances per run on a GPU; may be repeated")
@@ -140,20 +177,20 @@ def add_bench(sub: argparse.ArgumentParser) -> None:
 
 def add_compare(sub: argparse.ArgumentParser) -> None:
     """Flags of ``compare``."""
-    sub.add_argument("bundle", type=Path, help="folder made by compile")
+    sub.add_argument("bundle", type=path, help="folder made by compile")
     sub.add_argument("--target", help="engine to compare with FP32 (default: cpu)")
-    sub.add_argument("--manifest", type=Path, help="speech to compare on (default: the recipe's)")
+    sub.add_argument("--manifest", type=path, help="speech to compare on (default: the recipe's)")
     sub.add_argument("--layers", action="store_true", help="SQNR of every layer's output instead")
     sub.add_argument("--integer", action="store_true",
                      help="FP32, Q/DQ and integer-only side by side instead (CTC models)")  # fmt: skip
     sub.add_argument("--all", action="store_true", help="with --integer: every layer")
     sub.add_argument("--utterances", type=int, help="how many (default 8; with --integer all)")
-    sub.add_argument("-o", "--out", type=Path, default=Path("comparison"), help="folder for Polygraphy's files")
+    sub.add_argument("-o", "--out", type=path, default=Path("comparison"), help="folder for Polygraphy's files")
 
 
 def add_inspect(sub: argparse.ArgumentParser) -> None:
     """Flags of ``inspect``."""
-    sub.add_argument("bundle", type=Path, help="folder made by compile")
+    sub.add_argument("bundle", type=path, help="folder made by compile")
     sub.add_argument("--target", help="one engine only")
     sub.add_argument("--all", action="store_true", help="pointwise and shape layers too")
     sub.add_argument("--integer", action="store_true",
@@ -165,7 +202,7 @@ def add_inspect(sub: argparse.ArgumentParser) -> None:
 
 def add_transcribe(sub: argparse.ArgumentParser) -> None:
     """Flags of ``transcribe``."""
-    sub.add_argument("bundle", type=Path, help="folder made by compile")
-    sub.add_argument("audio", type=Path, nargs="+", help="wav, flac or ogg files")
+    sub.add_argument("bundle", type=path, help="folder made by compile")
+    sub.add_argument("audio", type=path, nargs="+", help="wav, flac or ogg files")
     sub.add_argument("--target", help="engine to run (default: cpu)")
 
