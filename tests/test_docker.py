@@ -168,7 +168,7 @@ def test_context_has_what_the_images_need(path: str) -> None:
 
 MADE_HERE = (".git/config", "t4-acceptance/explicit/bundle.json", ".check-tensorrt/10/lib/libnvinfer.so.10",
              ".venv/bin/python", "engines/quartznet/bundle.json", ".hypothesis/x", "__pycache__/x.pyc",
-             "trtasr/__pycache__/cli.pyc", "trtasr.egg-info/PKG-INFO")  # fmt: skip
+             "trtasr/__pycache__/main.pyc", "trtasr.egg-info/PKG-INFO")  # fmt: skip
 
 
 @pytest.mark.parametrize("path", MADE_HERE)

@@ -19,6 +19,7 @@ from tiny_archive import HYBRID, write_archive, write_conformer, write_manifest
 from trtasr import compile as pipeline
 from trtasr.cli import main
 from trtasr.commands import VERBS
+from trtasr.files.write import write_json
 from trtasr.report.printable import printable
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[1.0]",
@@ -213,7 +214,7 @@ def test_a_signal_in_the_middle_of_a_real_run_leaves_nothing(tmp_path, number) -
         finally:
             run.kill()
     assert run.returncode == 130
-    assert "interrupted: the bundle is the one from before, or the new one, whole" in errors
+    assert "interrupted: nothing was written" in errors
     assert names(tmp_path) == before
 
 
@@ -274,7 +275,17 @@ def test_an_interrupt_is_json_too(monkeypatch, capsys) -> None:
     assert main(["doctor", "--json"]) == 130
     printed = capsys.readouterr()
     assert json.loads(printed.out)["error"]["exit_code"] == 130
-    assert printed.err == "interrupted\n"  # it writes nothing, so there is nothing to say
+    assert printed.err == "interrupted: nothing was written\n"
+
+
+def test_an_interrupt_names_what_was_written_before(tmp_path, monkeypatch, capsys) -> None:
+    def interrupted(_: object) -> None:
+        write_json(tmp_path / "layers.json", [])
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, "doctor", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == f"interrupted: written before: {tmp_path / 'layers.json'}\n"
 
 
 @pytest.mark.parametrize("flag", ["--int8", "--fp16", "--onnx=model.onnx", "--calib=model.cache", "--best",

@@ -107,7 +107,7 @@ def verb(verbs: "argparse._SubParsersAction[Parser]", word: str, text: str) -> a
 def add_model(sub: argparse.ArgumentParser) -> None:
     """Flags that choose and change a recipe."""
     sub.add_argument("model", type=name,
-                     help="bundled name (engines/NAME.toml), recipe.toml, .nemo file or Hugging Face folder")  # fmt: skip
+                     help="bundled name (engines/NAME.toml), recipe.toml, .nemo file, Hugging Face folder")  # fmt: skip
     sub.add_argument("--set", dest="assignments", action="append", default=[], metavar="SECTION.KEY=VALUE",
                      help="override one recipe value; may be repeated")  # fmt: skip
     sub.add_argument("--manifest", type=name, help="speech to measure WER on: NeMo JSON lines or a LibriSpeech folder")

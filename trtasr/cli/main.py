@@ -5,25 +5,21 @@ Exit codes: 0 ok, 1 unexpected (traceback), 2 wrong usage, recipe or input, 3 qu
 """
 
 import logging
-import signal
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from trtasr.cli.flags import parser
 from trtasr.cli.streams import Log, put, standard_streams, tell
-from trtasr.errors import MissingError, TrtasrError
+from trtasr.errors import DiskError, TrtasrError
+from trtasr.files.disk import disk_faults
+from trtasr.files.signals import interrupt_on_signals
+from trtasr.files.write import landed
 from trtasr.report.printable import json_text, printable
 
 INTERRUPTED, UNEXPECTED = 130, 1
 ALARM, RED, PLAIN = "INT8 IS SLOWER", "\033[31m", "\033[0m"
-LEFT: Mapping[str, str] = {
-    "compile": "the bundle is the one from before, or the new one, whole",
-    "calibrate": "the scale table is the one from before, or the new one, or gone and made anew when it is needed",
-    "compare": "the folder of the comparison may hold a part of it",
-    "acceptance": "finished variants are kept",
-}
 
 
 @dataclass(frozen=True)
@@ -65,18 +61,18 @@ def run(words: Sequence[str]) -> int:
     prepare(arguments)
     from trtasr.commands import VERBS  # noqa: PLC0415 - torch and onnxruntime load here, not for --help
 
-    summary = VERBS[arguments.verb](arguments)
+    with disk_faults():
+        summary = VERBS[arguments.verb](arguments)
     put(as_json(summary.data) if arguments.json else in_colour(printable(summary.text)))
     return summary.exit_code
 
 
 def prepare(arguments: Namespace) -> None:
-    """Logging, and signals: a container or a terminal that ends stops a run as Ctrl-C does."""
+    """Logging, and signals."""
     level = logging.DEBUG if arguments.verbose else logging.WARNING if arguments.quiet else logging.INFO
     logging.basicConfig(level=level, handlers=[Log(level)])
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    interrupt_on_signals()
+    landed.clear()
 
 
 def failed(error: TrtasrError, words: Sequence[str]) -> int:
@@ -90,9 +86,9 @@ def failed(error: TrtasrError, words: Sequence[str]) -> int:
 
 def interrupted(words: Sequence[str]) -> int:
     """Say what a stopped verb leaves."""
-    left = LEFT.get(words[0], "") if words else ""
-    tell(f"interrupted: {left}" if left else "interrupted")
-    put_failure(words, Failure("KeyboardInterrupt", "interrupted", left or "run it again", INTERRUPTED))
+    done = f"written before: {', '.join(map(str, landed))}" if landed else "nothing was written"
+    tell(f"interrupted: {done}")
+    put_failure(words, Failure("KeyboardInterrupt", f"interrupted: {done}", "run it again", INTERRUPTED))
     return INTERRUPTED
 
 
@@ -103,7 +99,7 @@ def put_failure(words: Sequence[str], failure: Failure) -> None:
     told = asdict(failure)
     try:
         put(as_json({"error": {"class": told.pop("name"), **told}}))
-    except MissingError as error:  # the exit code stays that of the failure
+    except DiskError as error:  # the exit code stays that of the failure
         tell(f"error: {error}")
 
 

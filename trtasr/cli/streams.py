@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from trtasr.errors import MissingError
+from trtasr.errors import DiskError
 from trtasr.report.printable import message
 
 DESCRIPTORS = (0, 1, 2)
@@ -66,7 +66,7 @@ def put(text: str) -> None:
     """Print a result on stdout; a reader that has gone away (``| head``) ends it in silence.
 
     Raises:
-        MissingError: it cannot be written, as on a full disk.
+        DiskError: it cannot be written, as on a full disk.
     """
     try:
         print(text, flush=True)
@@ -74,7 +74,7 @@ def put(text: str) -> None:
         silence(sys.stdout)
     except OSError as error:
         silence(sys.stdout)
-        raise MissingError(f"the result cannot be written to standard output ({error.strerror})",
+        raise DiskError(f"the result cannot be written to standard output ({error.strerror})",
                            "send it where there is space") from error  # fmt: skip
 
 
