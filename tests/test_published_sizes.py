@@ -6,7 +6,7 @@ import pytest
 from golden.write_published import SIZES, write
 
 from trtasr.cli import main
-from trtasr.engine.inspect import layers_from_json
+from trtasr.verbs import engine_layers
 
 PER_ENCODER_LAYER, PER_DECODER_LAYER, LOGITS = 6, 10, 1  # q, k, v, out, feed-forward twice; cross-attention besides
 
@@ -31,7 +31,7 @@ def test_every_linear_layer_of_the_plan_is_int8(size, tmp_path, capsys):
     settings = [word for setting in few for word in ("--set", setting)]
     code = main(["compile", str(tmp_path / size), "-o", str(out), "--target", "t4-rtx", *settings])
     assert code == 0, capsys.readouterr().err
-    layers = layers_from_json(json.loads((out / "layers.json").read_text())["t4-rtx"])
+    layers = engine_layers(out)["t4-rtx"]
     weighted = [layer for layer in layers if layer.macs]
     assert sum(not layer.int8 for layer in weighted) == (size == "moonshine-tiny")  # the convolution on the waveform
     decisions = json.loads((out / "scales.json").read_text())["decisions"]["t4-rtx"]

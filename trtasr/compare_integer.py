@@ -1,7 +1,7 @@
 """FP32, Q/DQ and integer-only side by side: WER, log-probabilities, codes layer by layer, and the executor."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from trtasr.bench.wer import Prepared, bootstrap_delta
 from trtasr.engine.compare import Feed, sqnr_db
 from trtasr.engine.compare_integer import layer_steps, log_softmax
+from trtasr.engine.faults import model_errors
 from trtasr.engine.run import OrtRunner, load_model
 from trtasr.errors import QualityError, UsageError
 from trtasr.evaluate import feeds, word_error_rate
@@ -52,13 +53,26 @@ def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> Int
     graphs = {"fp32 (reference)": opened.graph("fp32"), f"Q/DQ {target}": opened.graph(target),
               "Q/DQ, every layer INT8": twin, "integer-only": integer}  # fmt: skip
     items = compared_utterances(opened, target, manifest, sys.maxsize if limit is None else limit)
+    with model_errors(f"{path}: integer-only against Q/DQ"):
+        return compared(graphs, items, opened)
+
+
+def compared(graphs: Mapping[str, Path], items: list[Prepared], opened: Opened) -> IntegerComparison:
+    """The same on prepared speech.
+
+    Args:
+        graphs: label -> graph, in the order of the rows.
+        items: prepared speech, an utterance with a frame among it.
+        opened: bundle.
+    """
     wers = scored(list(graphs.values()), items, opened)
     tallies, same = tallied(list(graphs.values()), feeds(items))
+    files = list(graphs.values())
     return IntegerComparison(
         rows=rows(list(graphs), wers, tallies),
         over=tuple(difference(label, wers[row], wers[INTEGER])
                    for row, label in enumerate(graphs) if row in (QDQ, TWIN) and wers),
-        layers=layer_steps(opened.graph("fp32"), twin, integer, feeds(items)),
+        layers=layer_steps(files[FP32], files[TWIN], files[INTEGER], feeds(items)),
         elements=same.elements,
         unequal=same.unequal,
         utterances=len(feeds(items)),

@@ -10,6 +10,8 @@ import onnx
 
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt, require_tensorrt
 from trtasr.engine.compare import Feed, Observe, layer_sqnr, ort_observer, plan_observer, shared_tensors
+from trtasr.engine.faults import model_errors
+from trtasr.engine.run import load_model
 from trtasr.errors import UsageError
 from trtasr.evaluate import feeds
 from trtasr.gpu import INT8
@@ -43,13 +45,28 @@ def compare_layers(path: Path, target: str, manifest: Path | None, limit: int) -
     """
     opened = open_engine(path)
     items = feeds(compared_utterances(opened, target, manifest, limit))
+    with model_errors(f"{path}: {target} against fp32"):
+        if opened.texts.generation:
+            return compare_pair_layers(opened.graph("fp32"), opened.graph(target), items, opened.texts)
+        return compare_ctc_layers(opened, target, items)
+
+
+def compare_ctc_layers(opened: Opened, target: str, items: Sequence[Feed]) -> dict[str, float]:
+    """The same for a CTC model.
+
+    Args:
+        opened: bundle.
+        target: engine of it.
+        items: features and lengths of single utterances.
+
+    Raises:
+        UsageError: FP32 and this engine share no tensor.
+    """
     reference, candidate = opened.graph("fp32"), opened.graph(target)
-    if opened.texts.generation:
-        return compare_pair_layers(reference, candidate, items, opened.texts)
-    made = layer_outputs(onnx.load(reference))
+    made = layer_outputs(load_model(reference))
     names = shared_tensors((reference, candidate), made)
     if not names:
-        raise UsageError(f"{path}: the {target} graph shares no inner tensor with the FP32 graph",
+        raise UsageError(f"{opened.bundle.path}: the {target} graph shares no inner tensor with the FP32 graph",
                          "compare the layers of another engine with --target")  # fmt: skip
     if len(names) < len(made):
         logger.info("%d of %d layer outputs exist in the %s graph as well; the others are codes or fused there",
@@ -72,10 +89,10 @@ def compare_pair_layers(reference: Path, candidate: Path, items: Sequence[Feed],
         texts: rules of generation.
     """
     encoders, decoders = (reference, candidate), (decoder_of(reference), decoder_of(candidate))
-    names = shared_tensors(encoders, layer_outputs(onnx.load(reference)))
+    names = shared_tensors(encoders, layer_outputs(load_model(reference)))
     found = layer_sqnr(ort_observer(reference, names), ort_observer(candidate, names), names, items)
     tokens = [said for _, said in spoken_tokens(reference, items, texts)]
-    names = shared_tensors(decoders, layer_outputs(onnx.load(decoders[0])))
+    names = shared_tensors(decoders, layer_outputs(load_model(decoders[0])))
     first, second = (decoder_observer(encoder, names, tokens) for encoder in encoders)
     return found | layer_sqnr(first, second, names, items)
 
@@ -83,7 +100,7 @@ def compare_pair_layers(reference: Path, candidate: Path, items: Sequence[Feed],
 def marked_plan(opened: Opened, qdq: Path, names: Sequence[str], stack: ExitStack) -> Observe:
     """The engine's graph built once more with inner tensors as outputs, ready to run until `stack` closes."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtasr-")))
-    model, graph = halve(onnx.load(qdq)), folder / "marked.onnx"
+    model, graph = halve(load_model(qdq)), folder / "marked.onnx"
     inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
     model.graph.output.extend(inferred[name] for name in names)
     onnx.save(model, graph)

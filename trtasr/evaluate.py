@@ -17,8 +17,10 @@ from trtasr.bench.latency import Plan, interleave
 from trtasr.bench.wer import Prepared, evaluate
 from trtasr.engine.compare import ort_observer
 from trtasr.engine.cpus import threads as usual_threads
+from trtasr.engine.faults import REPAIR
 from trtasr.engine.run import OrtRunner, cpu_name
 from trtasr.engine.trt_run import open_plan
+from trtasr.errors import BundleError
 from trtasr.pair_run import PairRunner, Texts, benchmark_tokens, decoding, generation_of, is_pair, pair_latencies
 from trtasr.recipe import Evaluation
 from trtasr.text.ctc import greedy
@@ -62,6 +64,9 @@ def decoder(texts: Texts) -> Callable[[Any, IntArray], list[str]]:
     tokens = tokenizer(texts.vocabulary)
 
     def read(log_probs: FloatArray, lengths: IntArray) -> list[str]:
+        if log_probs.shape[2] != len(texts.vocabulary) + 1:
+            raise BundleError(f"the model scores {log_probs.shape[2]} tokens, but its vocabulary has "
+                              f"{len(texts.vocabulary)} and the blank", REPAIR)  # fmt: skip
         return [tokens.decode(ids) for ids in greedy(log_probs, lengths, len(texts.vocabulary))]
 
     def written(ids: IntArray, counts: IntArray) -> list[str]:

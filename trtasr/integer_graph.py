@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 
+from trtasr.engine.faults import model_errors
 from trtasr.engine.run import load_model
 from trtasr.errors import QualityError, TrtasrError, UsageError
 from trtasr.graph.integer import LONGEST_FRAMES, integerize
@@ -96,8 +97,10 @@ def prove_bundle(path: Path) -> Proof:
     Raises:
         UsageError: the bundle has none. BundleError: no bundle there, or a changed file. QualityError: no proof.
     """
-    graph = load_model(integer_files(path)[0])
-    return prove(graph, longest_of(graph))
+    file = integer_files(path)[0]
+    graph = load_model(file)
+    with model_errors(file):
+        return prove(graph, longest_of(graph))
 
 
 def integer_files(path: Path) -> tuple[Path, Path]:

@@ -1,12 +1,9 @@
 """What one does with a finished bundle: bench, compare, inspect, transcribe."""
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import onnx
 
 from trtasr.audio.features import FrontendConfig
 from trtasr.audio.frontend import Frontend, frontend_from_json
@@ -19,10 +16,13 @@ from trtasr.calibrate import writable
 from trtasr.engine.build_tensorrt import require_tensorrt
 from trtasr.engine.compare import compare
 from trtasr.engine.compare_pair import Dictated, compare_pair
-from trtasr.engine.inspect import layers_from_json
+from trtasr.engine.external import external_files
+from trtasr.engine.faults import model_errors
 from trtasr.engine.profile import Profile
+from trtasr.engine.run import load_model
 from trtasr.errors import BundleError, MissingError, UsageError
 from trtasr.evaluate import feeds, prepare, running, transcribe
+from trtasr.files.read import Source
 from trtasr.gpu import INT8
 from trtasr.graph.qdq import decide
 from trtasr.graph.traffic import layer_traffic
@@ -84,13 +84,17 @@ class Opened:
         return items
 
     def files(self, name: str) -> Path:
-        """The first file of a graph or engine; each of its files is checked."""
-        names = [file.as_posix() for file in files_of(Path(name))]
-        held = self.bundle.sidecar.files
-        checked = [self.bundle.file(file) for file in names]
-        for weights in (f"{file}.data" for file in names):
-            if weights in held:
-                self.bundle.file(weights)
+        """The first file of a graph or engine; each of its files is checked, those that ONNX files name among them.
+
+        Raises:
+            BundleError: a file that is missing, changed, no ONNX model, or not the bundle's own.
+        """
+        files = files_of(Path(name))
+        checked = [self.bundle.file(file.as_posix()) for file in files]
+        for file, path in zip(files, checked, strict=True):
+            if path.suffix != ".plan":
+                for weights in external_files(load_model(path, weights=False)):
+                    self.bundle.file((file.parent / weights).as_posix())
         return checked[0]
 
     def runnable(self, target: str) -> Path:
@@ -196,11 +200,14 @@ def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, li
     opened = open_engine(path)
     items = compared_utterances(opened, target, manifest, limit)
     labels = ("fp32", f"int8-{target}")
-    if opened.texts.generation:
-        spoken = spoken_tokens(opened.graph("fp32"), feeds(items), opened.texts)
-        said = Dictated([feed for feed, _ in spoken], [tokens for _, tokens in spoken], "audio")
-        return compare_pair(opened.graph("fp32"), opened.graph(target), said, writable(out), labels)
-    return compare(opened.graph("fp32"), opened.runnable(target), feeds(items), writable(out), labels, "audio")
+    reference = opened.graph("fp32")
+    candidate = opened.graph(target) if opened.texts.generation else opened.runnable(target)
+    with model_errors(f"{path}: {target} against fp32"):
+        if opened.texts.generation:
+            spoken = spoken_tokens(reference, feeds(items), opened.texts)
+            said = Dictated([feed for feed, _ in spoken], [tokens for _, tokens in spoken], "audio")
+            return compare_pair(reference, candidate, said, writable(out), labels)
+        return compare(reference, candidate, feeds(items), writable(out), labels, "audio")
 
 
 def compared_utterances(opened: Opened, target: str, manifest: Path | None, limit: int) -> list[Prepared]:
@@ -233,9 +240,13 @@ def manifest_of(opened: Opened, manifest: Path | None) -> Path:
 
 
 def engine_layers(path: Path) -> dict[str, tuple[LayerRow, ...]]:
-    """Layer table of every engine of a bundle."""
+    """Layer table of every engine of a bundle.
+
+    Raises:
+        BundleError: no bundle there, or a table that no compile writes.
+    """
     file = open_bundle(path).file("layers.json")
-    return {target: layers_from_json(rows) for target, rows in json.loads(file.read_text(encoding="utf-8")).items()}
+    return Source(file, BundleError, REPAIR).json(dict[str, tuple[LayerRow, ...]])
 
 
 def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
@@ -251,11 +262,13 @@ def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
     if opened.texts.generation:
         raise UsageError(f"{path}: an encoder-decoder, whose decoder runs once per token",
                          "the estimate knows CTC models only; measure it with `trtasr bench`")  # fmt: skip
-    model = onnx.load(opened.graph("fp32"))
-    decisions = decide(model, T4.rules, opened.recipe.quantization.exclude)
+    graph = opened.graph("fp32")
+    model = load_model(graph)
     frames = max(1, round(seconds * opened.frontend.frames_per_second))
-    int8 = {decision.node for decision in decisions if decision.quantized}
-    return roofline(layer_traffic(model, batch, frames), int8, batch, seconds)
+    with model_errors(graph):
+        decisions = decide(model, T4.rules, opened.recipe.quantization.exclude)
+        int8 = {decision.node for decision in decisions if decision.quantized}
+        return roofline(layer_traffic(model, batch, frames), int8, batch, seconds)
 
 
 def default_target(path: Path) -> str:

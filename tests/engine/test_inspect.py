@@ -1,12 +1,12 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import tiny_graphs
 
 from trtasr.engine.inspect import (
     attribute_macs,
-    layers_from_json,
     layers_json,
     ort_layers,
     parse_layers,
@@ -93,7 +93,7 @@ def test_onnx_runtime_layers(tmp_path: Path) -> None:
 
 def test_json_round_trip() -> None:
     layers = attribute_macs(parse_layers(RECORD), MACS)
-    assert layers_from_json(json.loads(json.dumps(layers_json(layers)))) == layers
+    assert msgspec.json.decode(json.dumps(layers_json(layers)), type=tuple[LayerRow, ...]) == layers
 
 
 def test_trtexec_keys() -> None:

@@ -2,9 +2,10 @@
 
 import json
 
+import msgspec
 import pytest
 
-from trtasr.engine.inspect import attribute_macs, is_weighted, layers_from_json, layers_json
+from trtasr.engine.inspect import attribute_macs, is_weighted, layers_json
 from trtasr.engine.inspector import data_type, inspector_layers, trtexec_profile, with_time_shares
 from trtasr.values import LayerRow
 
@@ -57,7 +58,7 @@ def test_both_versions_give_the_same_rows(version):
     )  # fmt: skip
     assert rows[1].operands == ("Int8", "Half")
     assert [is_weighted(row) for row in rows] == [True, True, False, True]
-    assert layers_from_json(layers_json(rows)) == rows
+    assert msgspec.convert(layers_json(rows), tuple[LayerRow, ...]) == rows
 
 
 def test_macs_find_their_layer():

@@ -138,13 +138,6 @@ def layers_json(layers: Iterable[LayerRow]) -> list[dict[str, Any]]:
     return [asdict(layer) for layer in layers]
 
 
-def layers_from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[LayerRow, ...]:
-    """Reads the rows of ``layers.json`` back."""
-    return tuple(
-        LayerRow(**{**row, **{key: tuple(row[key]) for key in ("operands", "outputs", "onnx_nodes")}}) for row in rows
-    )
-
-
 def trtexec_layers(layers: Iterable[LayerRow]) -> dict[str, Any]:
     """The layer table with the keys of ``trtexec --exportLayerInfo``; operand types stand for the inputs."""
     return {

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from trtasr.engine.faults import REPAIR, model_errors
 from trtasr.engine.run import open_session
+from trtasr.errors import BundleError
 from trtasr.values import Array, FloatArray, IntArray
 
 
@@ -32,39 +34,68 @@ class OrtDecoding:
         self._encoded = [output.name for output in self._encoder.get_outputs()]
         self._decoded = [output.name for output in self._decoder.get_outputs()]
         self._cache = [name for name in self._decoded if name.startswith("present")]
+        self._files = f"{encoder}, {decoder.name}"
+        self._check_outputs()
         self._memory: dict[str, Any] = {}
         self._past: dict[str, Any] = {}
         self._start: FloatArray | None = None
 
+    def _check_outputs(self) -> None:
+        crosses = {name.replace("present", "cross") for name in self._cache}
+        missing = {"encoded", "positions", *crosses} - set(self._encoded)
+        missing |= {"logits", "next_tokens", "next_log_probs"} - set(self._decoded)
+        if missing:
+            raise BundleError(f"{self._files}: no output {min(missing):.80}", REPAIR)
+
     def begin(self, features: FloatArray, lengths: IntArray) -> IntArray:
-        """Encode features [B, rows, T] of valid lengths [B]; returns the valid encoder positions [B]."""
+        """Encode features [B, rows, T] of valid lengths [B]; returns the valid encoder positions [B].
+
+        Raises:
+            BundleError: the encoder cannot be run, or gives something else.
+        """
         found = self._encoder.run_with_ort_values(self._encoded, ort_values(features=features, lengths=lengths))
         memory = dict(zip(self._encoded, found, strict=True))
         memory.pop("encoded")
         self._memory = memory
         self._start = None
         self._past = {}
-        for name in self._cache:
-            batch, heads, _, width = memory[name.replace("present", "cross")].shape()
-            empty = np.zeros((batch, heads, 0, width), np.float32)
-            self._past |= ort_values(**{name.replace("present", "past"): empty})
-        return np.asarray(memory["positions"].numpy())
+        with model_errors(self._files):
+            for name in self._cache:
+                batch, heads, _, width = memory[name.replace("present", "cross")].shape()
+                empty = np.zeros((batch, heads, 0, width), np.float32)
+                self._past |= ort_values(**{name.replace("present", "past"): empty})
+            positions: IntArray = self._expected(memory["positions"].numpy(), len(lengths))
+            return positions
 
     def step(self, tokens: IntArray, bias: str) -> tuple[IntArray, FloatArray]:
-        """Decode tokens [B, L] behind those before; returns the next tokens [B] and their log-probabilities [B]."""
+        """Decode tokens [B, L] behind those before; returns the next tokens [B] and their log-probabilities [B].
+
+        Raises:
+            BundleError: the decoder cannot be run, or gives something else.
+        """
         given = ort_values(tokens=tokens, token_bias=self._biases[bias])
         found = dict(zip(self._decoded, self._decoder.run_with_ort_values(
             self._decoded, {**given, **self._memory, **self._past}), strict=True))  # fmt: skip
         self._past = {name.replace("present", "past"): found[name] for name in self._cache}
-        if self._start is None:
-            self._start = found["logits"].numpy()[:, 0]
-        return found["next_tokens"].numpy(), found["next_log_probs"].numpy()
+        with model_errors(self._files):
+            if self._start is None:
+                self._start = found["logits"].numpy()[:, 0]
+            following, log_probs = found["next_tokens"].numpy(), found["next_log_probs"].numpy()
+            if not ((following >= 0) & (following < len(self._biases[bias]))).all():
+                raise BundleError(f"{self._files}: the decoder gives a token that is not in the vocabulary", REPAIR)
+            return self._expected(following, len(tokens)), self._expected(log_probs, len(tokens))
+
+    def _expected(self, values: Any, batch: int) -> Any:
+        if values.shape != (batch,):
+            raise BundleError(f"{self._files}: gives {values.shape} values for {batch} utterances", REPAIR)
+        return values
 
     def start_probability(self, token: int) -> FloatArray:
         """Softmax probability [B] of a token behind the first token of the prompt."""
         assert self._start is not None, "no step has been made"
-        exponents = np.exp(self._start - self._start.max(axis=1, keepdims=True))
-        return np.asarray(exponents[:, token] / exponents.sum(axis=1), np.float32)
+        with model_errors(self._files):
+            exponents = np.exp(self._start - self._start.max(axis=1, keepdims=True))
+            return np.asarray(exponents[:, token] / exponents.sum(axis=1), np.float32)
 
 
 def ort_values(**arrays: Array) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from trtasr.engine.cpus import threads as usual_threads
+from trtasr.engine.faults import REPAIR, Session, model_errors
 from trtasr.errors import BundleError, UsageError
+from trtasr.files.read import said
 from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
@@ -26,12 +27,13 @@ def load_model(model: Path | bytes, weights: bool = True) -> Any:
     Raises:
         BundleError: the file, or that of its weights, is missing or no ONNX model.
     """
+    name = "model" if isinstance(model, bytes) else str(model)
     try:
-        return onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(
-            model, load_external_data=weights)  # fmt: skip
-    except (FileNotFoundError, DecodeError, onnx.checker.ValidationError) as error:
-        name = "model" if isinstance(model, bytes) else str(model)
-        raise BundleError(f"{name}: cannot be read as an ONNX model ({error})", "compile the bundle again") from error
+        with model_errors(name):
+            return onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(
+                model, load_external_data=weights)  # fmt: skip
+    except OSError as error:
+        raise BundleError(f"{name}: cannot be read as an ONNX model ({said(error)})", REPAIR) from error
 
 
 def has_half(model: Any) -> bool:
@@ -56,10 +58,10 @@ def open_session(
         timed: True lets its threads spin while they wait: faster on a quiet machine, a burden on a busy one.
 
     Returns:
-        onnxruntime.InferenceSession: sequential, one operator at a time.
+        Session: sequential, one operator at a time.
 
     Raises:
-        BundleError: the file is missing or no ONNX model.
+        BundleError: the file is missing or no ONNX model that ONNX Runtime can run.
     """
     import onnxruntime  # noqa: PLC0415 - half a second that `doctor` and `inspect` do not need
 
@@ -80,9 +82,12 @@ def open_session(
     # Its planner for shared buffers takes the square of the number of nodes: 8 s for the bundled Conformer's integers.
     options.enable_mem_reuse = not proto.functions
     source = model if isinstance(model, bytes) else str(model)
-    return onnxruntime.InferenceSession(
-        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
-    )
+    name = "model" if isinstance(model, bytes) else model
+    with model_errors(name):
+        session = onnxruntime.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+        )
+    return Session(session, name)
 
 
 class OrtRunner:
@@ -96,6 +101,7 @@ class OrtRunner:
     """
 
     def __init__(self, path: Path, threads: int = 0, timed: bool = False) -> None:
+        self._path = path
         self._session = open_session(path, threads, timed=timed)
         self._names = [output.name for output in self._session.get_outputs()]
         self._longest = self._session.get_modelmeta().custom_metadata_map.get("longest_frames", "")
@@ -106,17 +112,29 @@ class OrtRunner:
         Integer-only graphs give logits int32 instead.
 
         Raises:
-            UsageError: longer than an integer-only graph's table of positions.
+            UsageError: longer than an integer-only graph's table of positions. BundleError: the model cannot be run.
         """
         try:
-            log_probs, output_lengths = self._session.run(self._names[:2], {"features": features, "lengths": lengths})
-        except Exception as error:
+            found = self._session.run(self._names[:2], {"features": features, "lengths": lengths})
+        except BundleError as error:
             if not self._longest:
                 raise
             raise UsageError(
-                f"{features.shape[2]} feature frames: the integer-only graph cannot run them ({error!s:.80})",
+                f"{features.shape[2]} feature frames: the integer-only graph cannot run them ({error.problem:.160})",
                 f"its self-attention takes at most {self._longest} frames behind subsampling; cut the audio") from error
-        return log_probs, output_lengths
+        if not acoustic(found, len(lengths)):
+            raise BundleError(f"{self._path}: gives no log-probabilities [B, T, tokens] with their lengths [B]", REPAIR)
+        return found[0], found[1]
+
+
+def acoustic(outputs: Sequence[Any], batch: int) -> bool:
+    """True for scores [B, T, tokens], float32 or int32, and lengths int64 [B] of 0..T."""
+    if len(outputs) != 2 or not all(isinstance(output, np.ndarray) for output in outputs):
+        return False
+    scores, lengths = outputs
+    typed = scores.dtype in (np.float32, np.int32) and lengths.dtype == np.int64
+    sized = scores.ndim == 3 and len(scores) == batch and scores.shape[2] > 0 and lengths.shape == (batch,)
+    return bool(typed and sized and (lengths >= 0).all() and (lengths <= scores.shape[1]).all())
 
 
 def expose(model: Path | bytes, names: Sequence[str]) -> bytes:
