@@ -69,7 +69,7 @@ def open_session(
     options.intra_op_num_threads = threads or usual_threads()
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised, and told once
     options.add_session_config_entry(SPINNING, "1" if timed else "0")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
