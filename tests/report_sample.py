@@ -46,7 +46,8 @@ def sample():
     details = {"sha256": "ab" * 32, "build_seconds": 9.5}
     return ReportData(
         name="quartznet",
-        family="jasper",
+        architecture="QuartzNet15x5",
+        built="2026-11-30T02:15:00Z",
         targets=("t4-rtx", "cpu"),
         device="Some CPU",
         seed=7,

@@ -1,7 +1,14 @@
 """The whole pipeline on a tiny archive: what a bundle holds, and that every consumer reads one scale table."""
 
+import html
 import json
 import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +209,33 @@ def test_transcripts_are_kept_as_given_and_every_figure_names_its_normalizer(com
     assert (scored["normalizer"], scored["utterances"][0]["text"]) == ("unicode-v1", "One, TWO!")
     assert scored["utterances"][0]["reference"] == "one two"
     assert "normalizer unicode-v1" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_printed_polygraphy_commands_run_from_anywhere(compiled, tmp_path, capsys) -> None:
+    out, manifest = compiled / "out", str(compiled / "manifest.json")
+    moved = tmp_path / "a bundle"
+    shutil.copytree(out, moved)
+    assert main(["compare", str(moved), "--manifest", manifest, "-o", str(tmp_path / "cmp"), "-q"]) == 0
+    printed = capsys.readouterr().out.partition("polygraphy: ")[2]
+    page = html.unescape((moved / "report.html").read_text(encoding="utf-8"))
+    (reported,) = re.findall(r"<h3>Commands</h3><pre>BUNDLE=.*?\n(\(cd [^\n]*polygraphy run [^\n]*\))", page, re.DOTALL)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    programs = {"BUNDLE": str(moved), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command, environment in ((printed, os.environ), (reported, os.environ | programs)):
+        done = subprocess.run(["bash", "-c", command], cwd=elsewhere, env=environment, capture_output=True, text=True,
+                              check=False)  # fmt: skip
+        assert "Runtime" in done.stdout.splitlines()[-1], done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout
+    assert not list(elsewhere.iterdir())
+
+
+def test_the_sidecar_says_when_and_what_was_built(compiled) -> None:
+    sidecar = read(compiled, "bundle.json")
+    age = datetime.now(UTC) - datetime.strptime(sidecar["built"], "%Y-%m-%dT%H:%M:%S%z")
+    assert timedelta() <= age < timedelta(hours=1)
+    assert sidecar["architecture"] == "QuartzNet1x2"
+    assert "<li><span>model</span>QuartzNet1x2</li>" in (compiled / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_verbs_work_on_the_bundle(compiled, tmp_path, capsys) -> None:

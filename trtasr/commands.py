@@ -253,7 +253,7 @@ def compare_verb(arguments: argparse.Namespace) -> Summary:
         data = {name: value if math.isfinite(value) else None for name, value in found.items()}
         return Summary(sqnr_table(found, target), {"reference": "fp32", "candidate": target, "sqnr_db": data})
     result = compare_bundle(arguments.bundle, target, arguments.manifest, arguments.out, utterances)
-    return Summary(comparison_text(result), comparison_json(result))
+    return Summary(comparison_text(result, arguments.out), comparison_json(result))
 
 
 def compare_integer_verb(arguments: argparse.Namespace) -> Summary:

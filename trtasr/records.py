@@ -5,7 +5,8 @@ import math
 import platform
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trtasr.audio.stored import write_stored
 from trtasr.bench.wer import bootstrap_delta
 from trtasr.bundle import seal
 from trtasr.calibrate import cache_text
+from trtasr.checkpoint.architecture import architecture
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.controls import Control
 from trtasr.engine.compare_pair import ENCODER
@@ -54,6 +56,7 @@ class Record:
         parity: largest difference of log-probabilities between the checkpoint (float64) and the FP32 graph.
         seconds: wall time of the compile.
         integer: the integer-only graph; None where the network has none.
+        built: when, in UTC, ISO 8601.
     """
 
     recipe: Recipe
@@ -67,6 +70,7 @@ class Record:
     parity: float
     seconds: float
     integer: IntegerGraph | None = None
+    built: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
     @property
     def results(self) -> tuple[BenchResult, ...]:
@@ -122,7 +126,9 @@ def sidecar(record: Record) -> dict[str, Any]:
     checkpoint = record.checkpoint
     return {
         "name": record.recipe.name,
+        "built": record.built,
         "family": checkpoint.family,
+        "architecture": architecture(checkpoint),
         "targets": [item.target for item in record.lowered],
         "outcome": record.outcome,
         "problems": list(record.problems),
@@ -209,7 +215,8 @@ def report_data(record: Record) -> ReportData:
     reference = record.results[0].wer
     intervals = {r.engine: bootstrap_delta(reference, r.wer) for r in record.results[1:] if reference and r.wer}
     return ReportData(
-        name=record.recipe.name, family=record.checkpoint.family, targets=tuple(x.target for x in record.lowered),
+        name=record.recipe.name, architecture=architecture(record.checkpoint), built=record.built,
+        targets=tuple(x.target for x in record.lowered),
         device=cpu_name(), seed=record.recipe.calibration.seed, versions=versions(), results=record.results,
         scales=record.table, engines=record.engines, decisions={x.target: x.decisions for x in record.lowered},
         reasons=REASONS, intervals=intervals, comparisons=(record.comparison,), controls=control_rows(record),
@@ -241,13 +248,14 @@ def control_rows(record: Record) -> tuple[ControlRow, ...]:
 
 
 def commands(record: Record) -> tuple[str, ...]:
-    """Command lines that make and examine this bundle again; the bundle's own folder is taken to be engines/NAME."""
-    bundle = shlex.quote(f"engines/{record.recipe.name}")
+    """Command lines that make and examine this bundle again; the first says where it is, for a reader to change."""
+    bundle = '"$BUNDLE"'
     changes = [f"--set {shlex.quote(change)}" for change in changed_values(record.recipe)]
     controls = ["--controls"] if record.controls else []
     compile_line = ["trtasr compile", shlex.quote(record.recipe.checkpoint), *changes, *controls, "-o", bundle]
     integer = [f"trtasr inspect {bundle} --integer", f"trtasr compare {bundle} --integer"] if record.integer else []
-    return (" ".join(compile_line), f"trtasr inspect {bundle}", f"trtasr bench {bundle}", record.comparison.command,
+    return (f"BUNDLE={shlex.quote(f'engines/{record.recipe.name}')}", " ".join(compile_line),
+            f"trtasr inspect {bundle}", f"trtasr bench {bundle}", f"(cd {bundle} && {record.comparison.command})",
             *integer)  # fmt: skip
 
 

@@ -1,6 +1,9 @@
 """What the verbs say: tables and lines from results, for people; flat data for ``--json``."""
 
 import resource
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ def compile_text(record: Record, out: Path) -> str:
         lines.append("; ".join(filter(None, (coverage_line(engine.target, engine.layers), kept))))
     if record.controls:
         lines += ["", controls_table(control_rows(record), measure_of(record.results))]
-    lines.append(comparison_text(record.comparison))
+    lines.append(comparison_text(record.comparison, out))
     lines += integer_lines(record, out)
     lines.append(f"report: {out / 'report.html'}")
     lines.append(f"compile {record.seconds:.0f} s; peak memory {peak_gb():.1f} GB")
@@ -85,12 +88,24 @@ def peak_gb() -> float:
     return max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 2**20  # Linux counts KiB
 
 
-def comparison_text(comparison: Comparison) -> str:
-    """One line of judgement and the equivalent Polygraphy command."""
+def comparison_text(comparison: Comparison, folder: Path) -> str:
+    """One line of judgement and the equivalent Polygraphy command, which can be run from anywhere.
+
+    Args:
+        comparison: of two graphs.
+        folder: that holds its files.
+    """
     scores = ", ".join(f"{t.tensor} SQNR {t.sqnr_db:.1f} dB, cosine {t.cosine:.5f}" for t in comparison.tensors)
     return (f"{comparison.candidate} against {comparison.reference} on {comparison.features}: {scores}, "
             f"{100 * comparison.token_agreement:.2f} % of {comparison.frames} {comparison.unit} have the same token\n"
-            f"  polygraphy: {comparison.command}")  # fmt: skip
+            f"  polygraphy: {run_inside(folder, comparison.command)}")  # fmt: skip
+
+
+def run_inside(folder: Path, command: str) -> str:
+    """A Polygraphy command line that first enters a folder, and finds Polygraphy where only our environment has it."""
+    programs = Path(sys.executable).parent
+    found = "" if shutil.which("polygraphy") else f'PATH={shlex.quote(str(programs))}:"$PATH" && '
+    return f"({found}cd {shlex.quote(str(folder.resolve()))} && {command})"
 
 
 def latency_text(engine: str, latency: Latency) -> str:

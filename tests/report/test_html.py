@@ -29,7 +29,8 @@ def test_page_shows_every_figure():
         "24.3", "0.99812", "99.12 %", "polygraphy run model.qdq.onnx --onnxrt", "trtasr compile quartznet.nemo -o out",
         "t4-rtx: 1 of 2 layers INT8 (90.0 % of MACs)", "kept FP16: 1 depthwise (no INT8 kernel on sm_75)",
         "no INT8 kernel on sm_75", "enc.0.weight", "41.5", "corrected layers: 2, strength 0.25 to 0.75",
-        "1 of 1 transcripts differ from FP32", "ab" * 32, "cd" * 32, "onnxruntime 1.31.1", "INT8 90.0 % FP16 10.0 %",
+        "1 of 1 transcripts differ from FP32", "ab" * 32, "cd" * 32, "onnxruntime 1.31.1", "model QuartzNet15x5",
+        "built 2026-11-30 02:15:00 UTC", "INT8 90.0 % FP16 10.0 %",
     ):  # fmt: skip
         assert figure in shown, figure
 
@@ -108,7 +109,8 @@ def test_hostile_strings_are_escaped():
         dataclasses.replace(
             data,
             name=bad,
-            family=bad,
+            architecture=bad,
+            built=bad,
             device=bad,
             versions={bad: bad},
             results=(dataclasses.replace(data.results[0], engine=bad, note=bad, wer=wer(1.0, bad)), data.results[2]),

@@ -51,7 +51,7 @@ class ReportData:
     """Everything the page shows.
 
     Attributes:
-        name: of the bundle; family: of the model, for instance ``jasper``.
+        name: of the bundle; architecture: of the model, for instance ``QuartzNet15x5``.
         targets: engines built.
         device: machine the measurements were made on.
         seed: of the calibration.
@@ -71,10 +71,11 @@ class ReportData:
         overflowing: linted target -> layers whose accumulator could exceed FP16's range, likewise.
         checkpoint_sha256: of the source model; empty when unknown.
         integer: proof of the integer-only graph; None without one.
+        built: when, in UTC, ISO 8601; empty when unknown.
     """
 
     name: str
-    family: str
+    architecture: str
     targets: tuple[str, ...]
     device: str
     seed: int
@@ -94,6 +95,7 @@ class ReportData:
     overflowing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     checkpoint_sha256: str = ""
     integer: Proof | None = None
+    built: str = ""
 
 
 class Card(NamedTuple):
@@ -180,8 +182,9 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _chips(data: ReportData) -> list[tuple[str, str]]:
+    built = [("built", data.built.replace("T", " ").replace("Z", " UTC"))] if data.built else []
     measured = [("measured on", data.device), ("seed", str(data.seed))]
-    return [("family", data.family), ("targets", ", ".join(data.targets)), *measured]
+    return [("model", data.architecture), ("targets", ", ".join(data.targets)), *measured, *built]
 
 
 def _files(data: ReportData) -> list[File]:
