@@ -77,7 +77,8 @@ COPY constraints.txt ./
 # The project's requirements without what only compiles and compares: tensorrt-rtx-cu12 and polygraphy.
 RUN python3 -m venv .venv \
     && pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url="${TORCH_INDEX}"} \
-       jinja2 jiwer msgspec numpy onnx onnxruntime pyyaml safetensors soundfile soxr torch tqdm
+       jinja2 jiwer msgspec numpy onnx onnxruntime protobuf pyyaml safetensors sentencepiece soundfile soxr \
+       tokenizers torch tqdm
 COPY --from=compiler /opt/wheels /opt/wheels
 RUN pip install --constraint constraints.txt --no-index --find-links /opt/wheels pycuda
 COPY --from=tensorrt /home/trtasr/export /opt/tensorrt

@@ -15,6 +15,7 @@ def description(file: str, **changes: Any) -> dict[str, Any]:
         "recipe": to_dict(Recipe("x", "x.nemo")),
         "frontend": frontend_json(FrontendConfig()),
         "vocabulary": ["a", "b"],
+        "tokenizer": {"kind": "characters", "file": ""},
         "graphs": {"fp32": file, "cpu": file},
         "engines": {"cpu": {"path": file, "size_bytes": 1}},
         "generation": None,

@@ -75,6 +75,7 @@ def test_the_sidecar_describes_the_engine(compiled) -> None:
     assert sidecar["engines"]["t4-rtx"]["capability"] == "sm75"
     assert sidecar["outcome"] == "PASSED"
     assert len(sidecar["vocabulary"]) == 28
+    assert sidecar["tokenizer"] == {"kind": "characters", "file": ""}
     assert sidecar["frontend"]["features"] == 64
     assert set(sidecar["results"]) == {"fp32", "t4-rtx", "cpu"}
     assert sidecar["results"]["t4-rtx"]["p50_ms"] is None  # no number for a device that is not here

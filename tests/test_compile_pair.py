@@ -50,6 +50,7 @@ def test_the_bundle_is_complete_and_sealed(compiled):
     wanted |= {"scales.json", "calibration.cache", "layers.json", "bench.json", "wer.json", "report.html",
                "comparison.json", "comparison_inputs.json", "comparison_decoder.json",
                "comparison_decoder_inputs.json"}  # fmt: skip
+    wanted |= {"tokenizer.json"}
     assert set(read(compiled, "bundle.json")["files"]) == wanted
     files = {path.relative_to(compiled).as_posix() for path in compiled.rglob("*") if path.is_file()}
     assert files == wanted | {"bundle.json"}
@@ -63,6 +64,8 @@ def test_the_sidecar_says_how_to_run_it(compiled, folder):
     assert sidecar["frontend"] == {"kind": "log_mel", "sample_rate": 1000, "features": 16, "n_fft": 40,
                                    "hop_length": 25, "pad_seconds": 2}  # fmt: skip
     assert tuple(sidecar["vocabulary"]) == checkpoint.vocabulary
+    assert sidecar["tokenizer"] == {"kind": "huggingface", "file": "tokenizer.json"}
+    assert (compiled / "tokenizer.json").read_bytes() == (folder / "tiny" / "tokenizer.json").read_bytes()
     assert sidecar["graphs"] == {"fp32": "encoder.fp32.onnx", "t4-rtx": "encoder.qdq.onnx",
                                  "cpu": "cpu/encoder.int8.onnx"}  # fmt: skip
     for target, engine in sidecar["engines"].items():

@@ -26,11 +26,12 @@ from trtasr.lower_pair import (
 )
 from trtasr.recipe import EngineShapes, Quantization, Recipe
 from trtasr.targets import TARGETS
+from trtasr.text.tokens import CharTokenizer
 from trtasr.values import Engine, LayerRow, ScaleTable
 
 FRONTEND = LogMelConfig(features=ROWS)  # 100 frames a second: 40 positions are 0.8 s
-CHECKPOINT = Checkpoint("whisper", "", CONFIG, {}, tuple(map(str, range(VOCABULARY))), FRONTEND, "", Path("tiny"),
-                        GENERATION)  # fmt: skip
+TOKENS = CharTokenizer(tuple(map(str, range(VOCABULARY))))
+CHECKPOINT = Checkpoint("whisper", "", CONFIG, {}, TOKENS, FRONTEND, "", Path("tiny"), GENERATION)
 RECIPE = Recipe("tiny", "tiny", quantization=Quantization(exclude=(CONVOLUTIONS,)))
 
 

@@ -18,11 +18,12 @@ from trtasr.errors import RecipeError
 from trtasr.pair_features import NOISE_LEVEL, noise, pair_features, synthetic
 from trtasr.quant.speech_noise import speech_shaped_audio
 from trtasr.recipe import Calibration, Recipe
+from trtasr.text.tokens import CharTokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FRONTEND = LogMelConfig(sample_rate=1000, features=ROWS, n_fft=40, hop_length=25)  # 40 frames a second: 2 s are 80
-CHECKPOINT = Checkpoint("whisper", "", CONFIG, {}, tuple(map(str, range(VOCABULARY))), FRONTEND, "", Path("tiny"),
-                        GENERATION)  # fmt: skip
+TOKENS = CharTokenizer(tuple(map(str, range(VOCABULARY))))
+CHECKPOINT = Checkpoint("whisper", "", CONFIG, {}, TOKENS, FRONTEND, "", Path("tiny"), GENERATION)
 MOONSHINE = replace(CHECKPOINT, family="moonshine", config={}, frontend=WaveformConfig(1000))
 SMALL = Calibration(batches=2, batch_size=3, seconds=1.5, seed=4)
 

@@ -17,7 +17,7 @@ from trtasr.audio.log_mel import LogMelConfig
 from trtasr.audio.waveform import WaveformConfig
 from trtasr.bench.latency import Plan
 from trtasr.bench.wer import Prepared
-from trtasr.bundle import Sidecar
+from trtasr.bundle import Bundle, Sidecar
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.errors import AudioError, QualityError, RecipeError
 from trtasr.pair_run import (
@@ -35,8 +35,10 @@ from trtasr.pair_run import (
     texts_from,
 )
 from trtasr.text.generate import biases, greedy
+from trtasr.text.tokens import CharTokenizer
 
-TEXTS = Texts(tuple(f"w{index}" for index in range(VOCABULARY)), GENERATION, 25.0)
+TOKENS = CharTokenizer(tuple(f"w{index}" for index in range(VOCABULARY)))
+TEXTS = Texts(TOKENS, GENERATION, 25.0)
 LIMITED = replace(GENERATION, tokens_per_second=6.5)
 
 
@@ -78,14 +80,14 @@ def test_a_pair_is_two_files_beside_each_other():
 
 @pytest.mark.parametrize("generation", [GENERATION, replace(GENERATION, no_speech=3, languages=(ENGLISH,)), None])
 def test_the_rules_come_back_from_a_bundle(generation):
-    stored = description("m", vocabulary=list(TEXTS.vocabulary), generation=asdict(generation) if generation else None)
+    stored = description("m", vocabulary=list(TOKENS.vocabulary), generation=asdict(generation) if generation else None)
     sidecar = msgspec.json.decode(json.dumps(stored | {"files": {}}), type=Sidecar)
-    assert texts_from(sidecar, 25.0) == replace(TEXTS, generation=generation)
+    assert texts_from(Bundle(Path("b"), sidecar), 25.0) == replace(TEXTS, generation=generation)
 
 
 def test_a_ctc_model_has_no_rules():
     with pytest.raises(AssertionError, match="generates nothing"):
-        generation_of(Texts(("a",)))
+        generation_of(Texts(CharTokenizer(("a",))))
 
 
 def test_graphs_say_what_torch_says(graphs, sound):

@@ -10,8 +10,9 @@ from trtasr.engine.run import utterances
 from trtasr.pair_run import Texts
 from trtasr.pair_speech import pair_logits, spoken_tokens
 from trtasr.text.generate import greedy
+from trtasr.text.tokens import CharTokenizer
 
-TEXTS = Texts(tuple(map(str, range(VOCABULARY))), GENERATION, 10.0)
+TEXTS = Texts(CharTokenizer(tuple(map(str, range(VOCABULARY)))), GENERATION, 10.0)
 
 
 @pytest.fixture(scope="module")

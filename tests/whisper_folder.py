@@ -16,6 +16,9 @@ from trtasr.models.whisper import Whisper
 PREPROCESSOR = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 16, "sampling_rate": 1000,
                 "n_fft": 40, "hop_length": 25, "chunk_length": 2, "padding_value": 0.0, "dither": 0.0}  # fmt: skip
 
+FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+
 
 @cache
 def weights():
@@ -32,7 +35,7 @@ def tokenizer_json():
     added = [{"id": len(plain) + index, "content": piece, "special": True}
              for index, piece in enumerate(pieces[len(plain):])]  # fmt: skip
     model = {"type": "BPE", "vocab": {piece: index for index, piece in enumerate(plain)}, "merges": []}
-    return {"version": "1.0", "added_tokens": added, "model": model}
+    return {"version": "1.0", "added_tokens": [FLAGS | token for token in added], "model": model, "decoder": DECODER}
 
 
 def write_folder(path, state=None, **files):

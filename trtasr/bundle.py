@@ -15,9 +15,10 @@ from trtasr.files.keep import entries, sha256_file, unchanged
 from trtasr.files.read import MIB, Source, decoded
 from trtasr.files.write import write_json
 from trtasr.text.generate import Generation
+from trtasr.text.tokens import Kind
 
 SIDECAR = "bundle.json"
-FORMAT = 1
+FORMAT = 2  # 1: without a tokenizer
 REPAIR = "compile the bundle again"
 LARGEST_FILE = 16384 * MIB  # of what is hashed
 SHOWN = 200  # characters of a list of names
@@ -85,6 +86,19 @@ class IntegerFiles:
 
 
 @dataclass(frozen=True)
+class TokenizerFile:
+    """How token ids become text.
+
+    Attributes:
+        kind: of tokenizer, as `trtasr.text.tokens` names it.
+        file: that it is made from, relative to the bundle; empty for characters, where the vocabulary suffices.
+    """
+
+    kind: Kind
+    file: str = ""
+
+
+@dataclass(frozen=True)
 class Sidecar:
     """What running a bundle needs to know of ``bundle.json``; other keys are for people, and are ignored.
 
@@ -94,6 +108,7 @@ class Sidecar:
         recipe: resolved, as `trtasr.recipe.build` takes it.
         frontend: parameters, as `trtasr.audio.frontend.frontend_from_json` takes them.
         vocabulary: token strings in id order.
+        tokenizer: what makes text of them.
         graphs: ``fp32`` and every target -> its ONNX graph.
         engines: target, or baseline of a T4 host -> engine.
         generation: rules of an encoder-decoder; None for CTC.
@@ -107,6 +122,7 @@ class Sidecar:
     recipe: dict[str, Any]
     frontend: dict[str, Any]
     vocabulary: tuple[str, ...]
+    tokenizer: TokenizerFile
     graphs: dict[str, str]
     engines: dict[str, EngineFile]
     generation: Generation | None = None

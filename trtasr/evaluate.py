@@ -24,7 +24,6 @@ from trtasr.errors import BundleError
 from trtasr.pair_run import PairRunner, Texts, benchmark_tokens, decoding, generation_of, is_pair, pair_latencies
 from trtasr.recipe import Evaluation
 from trtasr.text.ctc import greedy
-from trtasr.text.tokens import tokenizer
 from trtasr.values import FloatArray, IntArray, Latency, WerResult
 
 logger = logging.getLogger(__name__)
@@ -61,13 +60,13 @@ def decoder(texts: Texts) -> Callable[[Any, IntArray], list[str]]:
 
     CTC: log-probabilities [B, T, V + 1] and lengths [B], read greedily. Encoder-decoder: token ids [B, L] and counts.
     """
-    tokens = tokenizer(texts.vocabulary)
+    tokens, blank = texts.tokens, len(texts.tokens.vocabulary)
 
     def read(log_probs: FloatArray, lengths: IntArray) -> list[str]:
-        if log_probs.shape[2] != len(texts.vocabulary) + 1:
-            raise BundleError(f"the model scores {log_probs.shape[2]} tokens, but its vocabulary has "
-                              f"{len(texts.vocabulary)} and the blank", REPAIR)  # fmt: skip
-        return [tokens.decode(ids) for ids in greedy(log_probs, lengths, len(texts.vocabulary))]
+        if log_probs.shape[2] != blank + 1:
+            raise BundleError(f"the model scores {log_probs.shape[2]} tokens, but its vocabulary has {blank} and the "
+                              "blank", REPAIR)  # fmt: skip
+        return [tokens.decode(ids) for ids in greedy(log_probs, lengths, blank)]
 
     def written(ids: IntArray, counts: IntArray) -> list[str]:
         return [tokens.decode(row[:count].tolist()) for row, count in zip(ids, counts, strict=True)]

@@ -12,13 +12,15 @@ from trtasr.audio.frontend import Frontend
 from trtasr.audio.waveform import SHORTEST, WaveformConfig
 from trtasr.bench.latency import Plan, interleave
 from trtasr.bench.wer import Prepared
-from trtasr.bundle import REPAIR, SIDECAR, Sidecar
+from trtasr.bundle import REPAIR, SIDECAR, Bundle
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare_pair import ENCODER, decoder_beside
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.engine.trt_generate import open_pair
 from trtasr.errors import AudioError, BundleError, QualityError, RecipeError
 from trtasr.text.generate import Decoding, Generated, Generation, biases, greedy
+from trtasr.text.stored import restore
+from trtasr.text.tokens import Tokenizer
 from trtasr.values import FloatArray, IntArray, Latency
 
 decoder_of = decoder_beside  # the decoder file of an encoder file
@@ -30,31 +32,32 @@ class Texts:
     """How an engine's output becomes text.
 
     Attributes:
-        vocabulary: token strings in id order.
+        tokens: ids -> text.
         generation: how tokens are generated; None for CTC, whose output is read at once.
         frames_per_second: of the features.
     """
 
-    vocabulary: tuple[str, ...]
+    tokens: Tokenizer
     generation: Generation | None = None
     frames_per_second: float = 100.0
 
 
 def texts_of(checkpoint: Checkpoint) -> Texts:
     """The rules of a checkpoint."""
-    return Texts(checkpoint.vocabulary, checkpoint.generation, checkpoint.frontend.frames_per_second)
+    return Texts(checkpoint.tokenizer, checkpoint.generation, checkpoint.frontend.frames_per_second)
 
 
-def texts_from(sidecar: Sidecar, frames_per_second: float) -> Texts:
+def texts_from(bundle: Bundle, frames_per_second: float) -> Texts:
     """The rules that a bundle holds.
 
     Raises:
-        BundleError: rules of generation that name tokens which the vocabulary does not have, or end nowhere.
+        BundleError: an unusable tokenizer, or rules of generation that name tokens which the vocabulary does not have,
+            or end nowhere.
     """
-    rules = sidecar.generation
-    if rules and (fault := rules.fault(len(sidecar.vocabulary))):
-        raise BundleError(f"{SIDECAR}: generation: {fault}", REPAIR)
-    return Texts(sidecar.vocabulary, rules, frames_per_second)
+    rules, tokens = bundle.sidecar.generation, restore(bundle)
+    if rules and (fault := rules.fault(len(tokens.vocabulary))):
+        raise BundleError(f"{bundle.path / SIDECAR}: generation: {fault}", REPAIR)
+    return Texts(tokens, rules, frames_per_second)
 
 
 def is_pair(engine: Path) -> bool:
@@ -74,7 +77,7 @@ def decoding(engine: Path, texts: Texts, threads: int = 0, timed: bool = False) 
     Raises:
         MissingError: plans without their GPU, TensorRT or pycuda.
     """
-    rules = biases(generation_of(texts), len(texts.vocabulary))
+    rules = biases(generation_of(texts), len(texts.tokens.vocabulary))
     if engine.suffix == ".plan":
         with open_pair(engine, decoder_of(engine), rules) as found:
             yield found

@@ -34,6 +34,7 @@ from trtasr.recipe import Recipe, to_dict
 from trtasr.report.html import ReportData, render
 from trtasr.report.table import ControlRow
 from trtasr.targets import REASONS
+from trtasr.text.stored import file_of, store
 from trtasr.values import BenchResult, Comparison, Engine, ScaleTable, WerResult
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "polygraphy", "jiwer", "tensorrt-rtx-cu12", "tensorrt-cu12",
@@ -106,7 +107,7 @@ class Record:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write scales, cache, layers, bench, WER, report and, last, the sidecar that seals them."""
+    """Write scales, cache, layers, bench, WER, report, tokenizer and, last, the sidecar that seals them."""
     decisions = {item.target: [asdict(d) for d in item.decisions] for item in record.lowered}
     write_json(folder / "scales.json", table_to_json(record.table) | {"decisions": decisions})
     (folder / "calibration.cache").write_text(cache_text(record.table), encoding="utf-8")
@@ -118,6 +119,7 @@ def write_record(folder: Path, record: Record) -> None:
     if stored := getattr(record.checkpoint.frontend, "stored", None):
         write_stored(folder, stored)
     (folder / "report.html").write_text(render(report_data(record)), encoding="utf-8")
+    store(record.checkpoint.tokenizer, folder)
     seal(folder, sidecar(record))
 
 
@@ -135,6 +137,7 @@ def sidecar(record: Record) -> dict[str, Any]:
         "checkpoint": {"file": checkpoint.path.name, "sha256": checkpoint.sha256, "class": checkpoint.target},
         "frontend": frontend_json(checkpoint.frontend),
         "vocabulary": list(checkpoint.vocabulary),
+        "tokenizer": asdict(file_of(checkpoint.tokenizer)),
         "generation": asdict(checkpoint.generation) if checkpoint.generation else None,
         "graphs": {"fp32": f"{ENCODER if checkpoint.generation else MODEL}.fp32.onnx",
                    **{item.target: item.reference for item in record.lowered}},

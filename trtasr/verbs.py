@@ -130,11 +130,10 @@ def open_engine(path: Path) -> Opened:
     try:
         config = with_stored(frontend_from_json(sidecar.frontend), bundle)
         recipe = build(Recipe, sidecar.recipe, "recipe")
-        texts = texts_from(sidecar, config.frames_per_second)
     except UsageError as error:
         raise BundleError(f"{where}: {error.problem}", REPAIR) from error
     check_kind(sidecar, where)
-    return Opened(bundle, recipe, config, texts)
+    return Opened(bundle, recipe, config, texts_from(bundle, config.frames_per_second))
 
 
 def check_kind(sidecar: Sidecar, where: Path) -> None:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from golden import moonshine_configs, whisper_configs
-from whisper_folder import PREPROCESSOR, refused, tokenizer_json, weights, write_folder
+from tokenizer_zoo import like_moonshine
+from whisper_folder import PREPROCESSOR, refused, weights, write_folder
 
 from trtasr.audio.log_mel import LogMelConfig
 from trtasr.audio.waveform import WaveformConfig
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.models.load import build_model
 from trtasr.models.moonshine import Moonshine
-from trtasr.text.tokens import ByteLevelTokenizer, SentencePieceTokenizer, tokenizer
 
 CONFIG = whisper_configs.config()
 FRONTEND = LogMelConfig(sample_rate=1000, features=16, n_fft=40, hop_length=25, pad_seconds=2)
@@ -28,7 +28,7 @@ def test_a_folder_of_whisper_is_read(tmp_path):
     assert checkpoint.path == tmp_path
     assert checkpoint.generation.prompt == (89, 91, 93, 96)
     assert checkpoint.generation.no_speech == whisper_configs.NO_SPEECH
-    assert isinstance(tokenizer(checkpoint.vocabulary), ByteLevelTokenizer)
+    assert checkpoint.tokenizer.kind == "huggingface"
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, weights()[f"model.{name}"])
@@ -99,37 +99,6 @@ def test_a_base_model_and_an_unnamed_one_are_read(tmp_path):
         assert read_checkpoint(folder).family == "whisper"
 
 
-def test_vocabulary_of_older_folders(tmp_path):
-    pieces = whisper_configs.vocabulary()
-    words = {piece: index for index, piece in enumerate(pieces[:89])}
-    added = {piece: index for index, piece in enumerate(pieces) if 89 <= index < 95}
-    folder = write_folder(tmp_path, tokenizer=None, vocab=words, added_tokens=added)
-    found = read_checkpoint(folder).vocabulary
-    assert found[:95] == pieces[:95]
-    assert found[95:] == ("<|unused 95|>", "<|unused 96|>")
-    assert tokenizer(found).decode([0, 95, 1]) == "w0 w1"
-
-
-def test_pieces_with_scores_and_more_tokens_than_outputs(tmp_path):
-    scored = {"model": {"vocab": [[f"\u2581w{index}", -1.0] for index in range(120)]}}
-    found = read_checkpoint(write_folder(tmp_path, tokenizer=scored)).vocabulary
-    assert found == tuple(f"\u2581w{index}" for index in range(97))
-
-
-@pytest.mark.parametrize("content", [
-    {"model": {"vocab": {"a": "0"}}}, {"model": {"vocab": {"a": -1}}}, {"model": {"vocab": {"a": 2**60}}},
-    {"model": {"vocab": {"a": True}}}, {"model": {"vocab": "abc"}}, {"model": {}}, {"model": []}, {},
-    {"model": {"vocab": [1, 2]}}, {"model": {"vocab": [["a"], []]}}, {"model": {"vocab": [[1, 0.0]]}},
-    tokenizer_json() | {"added_tokens": [{"id": 3}]}, tokenizer_json() | {"added_tokens": "x"},
-])  # fmt: skip
-def test_tokenizers_of_another_form(tmp_path, content):
-    refused(write_folder(tmp_path, tokenizer=content), "tokenizer.json")
-
-
-def test_a_folder_without_tokenizer(tmp_path):
-    refused(write_folder(tmp_path, tokenizer=None), "no tokenizer.json and no vocab.json")
-
-
 def test_a_folder_without_config(tmp_path):
     refused(write_folder(tmp_path, config=None), "a folder without config.json")
 
@@ -138,11 +107,10 @@ def test_moonshine(tmp_path):
     config = {**moonshine_configs.config(vocab_size=300), "architectures": ["MoonshineForConditionalGeneration"]}
     state = {f"model.{name}": tensor for name, tensor in Moonshine(config).state_dict().items()}
     state["model.decoder.rotary_emb.inv_freq"] = torch.zeros(4)  # older files have this buffer
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581hello", "\u2581w", "orld"]
-    added = [{"id": len(pieces), "content": "<<ST_0>>", "special": True}]
+    document = like_moonshine()
+    the, er, silent = 260, 262, 265
     write_folder(tmp_path, state, config=config, generation_config={"_from_model_config": True},
-                 tokenizer={"model": {"vocab": {piece: index for index, piece in enumerate(pieces)}},
-                            "added_tokens": added},
+                 tokenizer=document,
                  preprocessor_config={"do_normalize": False, "sampling_rate": 16000, "padding_value": 0.0})  # fmt: skip
     checkpoint = read_checkpoint(tmp_path)
     assert (checkpoint.family, checkpoint.frontend) == ("moonshine", WaveformConfig(16000))
@@ -151,9 +119,9 @@ def test_moonshine(tmp_path):
     assert checkpoint.generation.max_length == 194
     assert checkpoint.generation.tokens_per_second == 6.5
     assert checkpoint.generation.no_speech is None
-    tokens = tokenizer(checkpoint.vocabulary)
-    assert isinstance(tokens, SentencePieceTokenizer)
-    assert tokens.decode([1, 259, 262, 260, 261, 3 + 0xE2, 3 + 0x82, 3 + 0xAC, 2, 299]) == "hello world\u20ac"
+    tokens = checkpoint.tokenizer
+    assert tokens.kind == "huggingface"
+    assert tokens.decode([1, the, silent, er, the, 3 + 0xE2, 3 + 0x82, 3 + 0xAC, 2, 299]) == "theer the\u20ac"
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     assert torch.equal(model.state_dict()["decoder.norm.weight"], state["model.decoder.norm.weight"])
 

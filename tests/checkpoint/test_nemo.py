@@ -12,7 +12,6 @@ from tiny_archive import HYBRID, PIECES, conformer_config, write_conformer
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.errors import CheckpointError
 from trtasr.models.load import build_model
-from trtasr.text.tokens import tokenizer
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -140,14 +139,6 @@ def test_references_in_a_conformer_config_are_resolved(tmp_path):
     assert read_nemo(write_conformer(tmp_path / "conformer.nemo", cfg)).config["encoder"]["feat_in"] == 64
 
 
-def test_pieces_as_nemo_1_0_wrote_them(tmp_path):
-    """Its vocab.txt, which it copied into the decoder, marks the inside of words by ## instead of their start."""
-    cfg = conformer_config()
-    cfg["decoder"]["vocabulary"] = ["<unk>", "##s", "the", "##t", *(f"##{index}" for index in range(len(PIECES) - 4))]
-    checkpoint = read_nemo(write_conformer(tmp_path / "old.nemo", cfg))
-    assert tokenizer(checkpoint.vocabulary).decode([2, 1, 2, 3]) == "thes thet"
-
-
 @pytest.mark.parametrize("section", [
     {"dir": "wpe", "type": "wpe", "vocab_path": "nemo:vocab.txt"},
     {"type": "agg", "langs": {"en": {"type": "bpe"}, "es": {"type": "bpe"}}},
@@ -162,6 +153,7 @@ def test_tokens_that_are_put_together_otherwise(tmp_path, section):
 
 def test_citrinet_is_refused_by_its_squeeze_and_excitation(tmp_path):
     cfg = config(target="nemo.collections.asr.models.EncDecCTCModelBPE", tokenizer={"dir": "bpe", "type": "bpe"})
+    cfg["decoder"]["vocabulary"] = ["<unk>", "\u2581a", "b"]
     cfg["encoder"] |= cases.encoder([cases.block(8, 3, stride=[2], se=True, se_context_size=-1)])
     checkpoint = read_nemo(archive(tmp_path, cfg))
     assert checkpoint.family == "jasper"

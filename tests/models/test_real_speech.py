@@ -13,7 +13,6 @@ from trtasr.models.load import build_model
 from trtasr.pair_run import texts_of
 from trtasr.text.ctc import greedy
 from trtasr.text.normalize import basic_en_v1
-from trtasr.text.tokens import tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,19 +21,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_real_checkpoint_transcribes_librispeech(shared, name):
     checkpoint = read_nemo(shared / "data" / "models" / f"{name}.nemo")
     model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
-    tokens = tokenizer(checkpoint.vocabulary)
+    tokens, blank = checkpoint.tokenizer, len(checkpoint.vocabulary)
     frontend = MelFrontend(checkpoint.frontend)
     entries = read_manifest(shared / "data" / "librispeech" / "dev.json")[:3]
     waves = [torch.from_numpy(read_audio(entry.audio_filepath, 16000, *entry.segment)) for entry in entries]
     audio = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
     log_probs, lengths = model(*frontend(audio, torch.tensor([len(wave) for wave in waves])))
-    texts = [tokens.decode(ids) for ids in greedy(log_probs.numpy(), lengths.numpy(), tokens.blank)]
+    texts = [tokens.decode(ids) for ids in greedy(log_probs.numpy(), lengths.numpy(), blank)]
     heard, spoken = " ".join(texts).split(), " ".join(basic_en_v1(entry.text) for entry in entries).split()
     wrong = set(spoken) - set(heard)
     assert len(wrong) / len(set(spoken)) < 0.15
     for wave, text in zip(waves, texts, strict=True):
         alone, count = model(*frontend(wave[None], torch.tensor([len(wave)])))
-        assert tokens.decode(greedy(alone.numpy(), count.numpy(), tokens.blank)[0]) == text
+        assert tokens.decode(greedy(alone.numpy(), count.numpy(), blank)[0]) == text
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from trtasr.zoo.train import Speech, optimizer_of
 from trtasr.zoo.train_whisper import IGNORED, SCHEDULE, SILENCE, Dictation, forced, joint_loss, noise_only
 from trtasr.zoo.whisper import END, ENGLISH, NO_SPEECH, NO_TIMESTAMPS, PIECES, PROMPT, START, TRANSCRIBE, beginner
 
-pytest.importorskip("tokenizers", reason="the library tokenizers is not installed: pip install -e '.[zoo]'")
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEXTS = ("one", "go left", "o'clock", "stop")
 

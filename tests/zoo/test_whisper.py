@@ -1,7 +1,6 @@
 """The bundled Whisper's folder: written, read back, and what its tokenizer and its rules are."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from safetensors import safe_open
 from torch_decoding import TorchDecoding as Reference
 
 from trtasr.checkpoint.read import read_checkpoint
-from trtasr.errors import MissingError
 from trtasr.models.whisper import sinusoids
 from trtasr.text.generate import biases, greedy
 from trtasr.zoo.whisper import (
@@ -31,7 +29,6 @@ from trtasr.zoo.whisper import (
     untrained,
 )
 
-pytest.importorskip("tokenizers", reason="the library tokenizers is not installed: pip install -e '.[zoo]'")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -112,13 +109,6 @@ def test_nothing_said_is_no_token(recognizer):
 
 def test_the_tokenizer_is_the_same_every_time():
     assert train_tokenizer.__wrapped__().to_str() == train_tokenizer().to_str()
-
-
-def test_without_the_library_the_error_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(MissingError, match="tokenizers: not installed") as caught:
-        train_tokenizer.__wrapped__()
-    assert ".[zoo]" in caught.value.repair
 
 
 def test_a_beginner_has_fixed_positions_and_quiet_residuals():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trtasr.audio.frontend import Frontend
 from trtasr.text.generate import Generation
+from trtasr.text.tokens import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Checkpoint:
         config: CTC families: the configuration sections in use, interpolations resolved, ``decoder.vocabulary`` filled
             in. The others: ``config.json``.
         weights: state dict on the CPU, as stored; for ``whisper`` and ``moonshine`` without the leading ``model.``.
-        vocabulary: tokens in id order. CTC: without the blank (which is the last class); the others: special tokens
-            included.
+        tokenizer: ids -> text. Its vocabulary has, for CTC, no blank (which is the last class); for the others,
+            special tokens too.
         frontend: parameters of the front-end.
         sha256: of the archive file, or of all files of a folder that are used, hexadecimal.
         path: of the archive file or the folder.
@@ -33,8 +34,13 @@ class Checkpoint:
     target: str
     config: Mapping[str, Any]
     weights: Mapping[str, Tensor]
-    vocabulary: tuple[str, ...]
+    tokenizer: Tokenizer
     frontend: Frontend
     sha256: str
     path: Path
     generation: Generation | None = None
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Token strings in id order."""
+        return self.tokenizer.vocabulary

@@ -12,17 +12,16 @@ from trtasr.audio.frontend import Frontend
 from trtasr.audio.log_mel import LogMelConfig
 from trtasr.audio.waveform import WaveformConfig
 from trtasr.checkpoint.checkpoint import Checkpoint
-from trtasr.checkpoint.folder import AGAIN, Folder, integer, section
+from trtasr.checkpoint.folder import Folder, integer, section
 from trtasr.checkpoint.formats import ADAPTER, refuse_adapter, refuse_weights
 from trtasr.checkpoint.generation import read_generation
+from trtasr.checkpoint.huggingface_tokenizer import MAX_VOCABULARY, read_tokenizer
 from trtasr.checkpoint.safetensors_weights import read_weights
 from trtasr.errors import CheckpointError
 
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
-TOKENIZER, VOCABULARY, ADDED = "tokenizer.json", "vocab.json", "added_tokens.json"
 TARGETS = {"whisper": "WhisperForConditionalGeneration", "moonshine": "MoonshineForConditionalGeneration"}
 SUPPORTED = f"use a folder of {' or '.join(TARGETS.values())}, or a .nemo archive of a CTC model"
-MAX_VOCABULARY = 2**20
 FRONTEND_KEYS = {"sampling_rate": "sample_rate", "feature_size": "features", "n_fft": "n_fft",
                  "hop_length": "hop_length"}  # fmt: skip
 # preprocessor settings that would change the features: only these values are computed
@@ -46,16 +45,17 @@ def read_huggingface(path: Path) -> Checkpoint:
         refuse_weights(path, folder.names())
     try:
         family = model_family(config)
-        vocabulary = read_vocabulary(folder, integer(config, "vocab_size", CONFIG, (2, MAX_VOCABULARY)))
+        tokenizer = read_tokenizer(folder, integer(config, "vocab_size", CONFIG, (2, MAX_VOCABULARY)))
         preprocessor = read_preprocessor(folder)
         return Checkpoint(
             family=family,
             target=TARGETS[family],
             config=config,
             weights=read_weights(folder),
-            vocabulary=vocabulary,
+            tokenizer=tokenizer,
             frontend=read_waveform(preprocessor) if family == "moonshine" else read_log_mel(config, preprocessor),
-            generation=read_generation(family, config, folder.optional("generation_config.json"), vocabulary),
+            generation=read_generation(family, config, folder.optional("generation_config.json"),
+                                       tokenizer.vocabulary),
             sha256=folder.sha256(),
             path=path,
         )
@@ -85,46 +85,6 @@ def model_family(config: Mapping[str, Any]) -> str:
     if not isinstance(architectures, list) or not all(name in known for name in architectures):
         raise CheckpointError(f"{CONFIG}: architectures {architectures!r:.80} is not supported", SUPPORTED)
     return family
-
-
-def read_vocabulary(folder: Folder, size: int) -> tuple[str, ...]:
-    """Token strings in id order, as many as the model has outputs; ids without a string become ``<|unused ID|>``.
-
-    Raises:
-        CheckpointError: no tokenizer, or one of another form.
-    """
-    if folder.has(TOKENIZER):
-        content = folder.json(TOKENIZER)
-        pieces: Any = section(content, "model", TOKENIZER).get("vocab")
-        added: Any = content.get("added_tokens") or []
-        name = TOKENIZER
-    elif not folder.has(VOCABULARY):
-        raise CheckpointError(f"no {TOKENIZER} and no {VOCABULARY}", "save the tokenizer (or processor) there too")
-    else:
-        pieces, added, name = folder.json(VOCABULARY), folder.optional(ADDED) or {}, VOCABULARY
-    strings: dict[int, str] = {}
-    for token, text in (*numbered(pieces, name), *numbered(added, name)):
-        if type(token) is not int or not 0 <= token < MAX_VOCABULARY or not isinstance(text, str):
-            raise CheckpointError(f"{name}: {text!r:.80} has the id {token!r:.80}", AGAIN)
-        strings[token] = text
-    if not any(token in strings for token in range(size)):
-        raise CheckpointError(f"{name}: no string for any of {size} tokens", AGAIN)
-    return tuple(strings.get(token, f"<|unused {token}|>") for token in range(size))
-
-
-def numbered(pieces: Any, name: str) -> list[tuple[Any, Any]]:
-    """(id, string) pairs of a vocabulary: a mapping of strings to ids, a list of added tokens or of scored pieces.
-
-    Raises:
-        CheckpointError: another form.
-    """
-    if isinstance(pieces, dict):
-        return [(token, text) for text, token in pieces.items()]
-    if isinstance(pieces, list) and all(isinstance(item, dict) for item in pieces):
-        return [(item.get("id"), item.get("content")) for item in pieces]
-    if isinstance(pieces, list) and all(isinstance(item, list) and item for item in pieces):
-        return [(token, item[0]) for token, item in enumerate(pieces)]
-    raise CheckpointError(f"{name}: no vocabulary in it", AGAIN)
 
 
 def read_preprocessor(folder: Folder) -> Mapping[str, Any]:

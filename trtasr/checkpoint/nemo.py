@@ -22,6 +22,7 @@ from torch import Tensor
 from trtasr.audio.features import FrontendConfig
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.frontend_buffers import restore
+from trtasr.checkpoint.nemo_tokenizer import MAX_BYTES, SAVE_AGAIN, is_tokenizer_file, read_tokenizer
 from trtasr.checkpoint.yaml_config import load_config, resolve
 from trtasr.errors import CheckpointError
 
@@ -35,7 +36,6 @@ MAX_HEADER_BYTES = 16 * 2**20  # all headers of an archive together: tarfile kee
 MAX_EXPANSION = 32  # archive file -> weights; trained floats shrink by a tenth, a gzip bomb by 1000
 # tarfile's own classes, and what its parsing of odd headers lets through (PAX numbers, chained headers)
 UNREADABLE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError, IndexError, RecursionError)
-SAVE_AGAIN = "save the model again with NeMo's save_to, or download the archive again"
 SUPPORTED = ("use a CTC model: QuartzNet or Jasper (ConvASREncoder), Conformer or FastConformer (ConformerEncoder), as "
              "EncDecCTCModel or EncDecCTCModelBPE with ConvASRDecoder")
 HYBRID = (
@@ -57,14 +57,16 @@ def read_nemo(path: Path) -> Checkpoint:
     members = read_members(path)
     try:
         config = read_config(members[CONFIG].getvalue())
-        family, vocabulary = model_family(config), read_vocabulary(config)
+        family = model_family(config)
+        files = {name: members[name].getvalue() for name in members if is_tokenizer_file(name)}
+        tokenizer = read_tokenizer(config, files)
         frontend, weights = read_frontend(config), read_weights(members[WEIGHTS])
         return Checkpoint(
             family=family,
             target=str(config["target"]),
-            config={**config, "decoder": {**config["decoder"], "vocabulary": list(vocabulary)}},
+            config={**config, "decoder": {**config["decoder"], "vocabulary": list(tokenizer.vocabulary)}},
             weights=weights,
-            vocabulary=vocabulary,
+            tokenizer=tokenizer,
             frontend=restore(frontend, weights),
             sha256=file_sha256(path),
             path=path,
@@ -101,10 +103,10 @@ class GuardedReader:
 
 
 def read_members(path: Path) -> dict[str, io.BytesIO]:
-    """The configuration and the weights of an archive, in one pass over it; weights are held once.
+    """Configuration, weights and the tokenizer's files of an archive, in one pass over it; weights are held once.
 
     Raises:
-        CheckpointError: not an archive, truncated, too large, unsafe members, or one of the two is missing.
+        CheckpointError: not an archive, truncated, too large, unsafe members, or one of the first two is missing.
     """
     try:
         with path.open("rb") as raw:
@@ -124,7 +126,7 @@ def read_members(path: Path) -> dict[str, io.BytesIO]:
 
 
 def scan(archive: tarfile.TarFile, reader: GuardedReader, largest: int) -> dict[str, io.BytesIO]:
-    """Walk the members once and keep the two that are needed.
+    """Walk the members once and keep those that are needed.
 
     Args:
         archive: opened on ``reader``.
@@ -136,7 +138,7 @@ def scan(archive: tarfile.TarFile, reader: GuardedReader, largest: int) -> dict[
     """
     found: dict[str, io.BytesIO] = {}
     bounds = {CONFIG: MAX_CONFIG_BYTES, WEIGHTS: largest}
-    total = 0
+    total, spare = 0, MAX_BYTES
     for count, member in enumerate(archive, start=1):
         name = member_name(member)
         total += member.size
@@ -144,14 +146,17 @@ def scan(archive: tarfile.TarFile, reader: GuardedReader, largest: int) -> dict[
             raise CheckpointError(f"member {member.name!r} has a negative size", "do not use this archive")
         if count > MAX_MEMBERS or total > MAX_ARCHIVE_BYTES:
             raise CheckpointError(f"more than {MAX_MEMBERS} members or {MAX_ARCHIVE_BYTES >> 30} GiB", SAVE_AGAIN)
+        if is_tokenizer_file(name) and member.isfile():
+            bounds.setdefault(name, spare)
+            spare -= member.size
         if name not in bounds:
             continue
         if name in found or not member.isfile():
             raise CheckpointError(f"{name} is there twice or is no file", SAVE_AGAIN)
         if member.size > bounds[name]:
             raise CheckpointError(f"{name} has {member.size} bytes, more than {bounds[name] / 2**20:.0f} MiB "
-                                  f"({MAX_CONFIG_BYTES >> 20} MiB for a configuration, {MAX_EXPANSION} times the "
-                                  "archive file for weights)", SAVE_AGAIN)  # fmt: skip
+                                  f"({MAX_CONFIG_BYTES >> 20} MiB for a configuration, {MAX_BYTES >> 20} MiB for "
+                                  f"tokenizers, {MAX_EXPANSION} times the archive file else)", SAVE_AGAIN)  # fmt: skip
         reader.budget += member.size
         found[name] = member_content(archive, member)
     return found
@@ -225,7 +230,6 @@ def model_family(config: Mapping[str, Any]) -> str:
         if name not in known:
             raise CheckpointError(f"{key}._target_: {name} is not supported",
                                   f"{SUPPORTED} (here {' or '.join(known)})")  # fmt: skip
-    check_tokenizer(config)
     return FAMILIES[encoder]
 
 
@@ -241,43 +245,11 @@ def check_class(target: str) -> None:
         raise CheckpointError(f"target: {model} is {describe(model)}, which is not supported", repair)
 
 
-def check_tokenizer(config: Mapping[str, Any]) -> None:
-    """Refuse vocabularies whose tokens would be put together otherwise than NeMo does.
-
-    Raises:
-        CheckpointError: a WordPiece, aggregate or unknown tokenizer.
-    """
-    section = config.get("tokenizer")
-    kind = section.get("type") if isinstance(section, dict) else section
-    if kind not in (None, "bpe"):
-        raise CheckpointError(f"tokenizer.type: {kind!r:.80} is not supported",
-                              "use a model over characters or SentencePiece pieces (tokenizer.type: bpe)")  # fmt: skip
-
-
 def describe(model: str) -> str:
     """What a NeMo class is, in words."""
     kinds = (("Hybrid", "a hybrid transducer and CTC model"), ("RNNT", "a transducer (RNN-T)"),
              ("MultiTask", "an attention encoder-decoder"))  # fmt: skip
     return next((words for part, words in kinds if part in model), "another kind of model")
-
-
-def read_vocabulary(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Tokens in id order, from ``decoder.vocabulary`` or, failing that, ``labels``.
-
-    Raises:
-        CheckpointError: there is none, it is no list of strings, or its size is not ``decoder.num_classes``.
-    """
-    key = "decoder.vocabulary" if config["decoder"].get("vocabulary") else "labels"
-    vocabulary = config["decoder"].get("vocabulary") or config.get("labels")
-    if not isinstance(vocabulary, list) or not vocabulary or not all(isinstance(token, str) for token in vocabulary):
-        raise CheckpointError("decoder.vocabulary (or labels) is not a list of strings", SAVE_AGAIN)
-    classes = config["decoder"].get("num_classes", -1)
-    if type(classes) is not int:
-        raise CheckpointError(f"decoder.num_classes: {classes!r:.80}", "use the number of tokens, or leave it out")
-    if 0 < classes != len(vocabulary):
-        raise CheckpointError(f"{key} has {len(vocabulary)} tokens, decoder.num_classes is {classes}",
-                              "make them equal (the blank is not counted)")  # fmt: skip
-    return tuple(vocabulary)
 
 
 def read_frontend(config: Mapping[str, Any]) -> FrontendConfig:

@@ -1,134 +1,123 @@
-"""Token ids -> text."""
+"""Token ids -> text, by what a tokenizer is: characters, a SentencePiece model or a Hugging Face tokenizer.
 
-import re
+Nothing here guesses from the look of tokens: readers of checkpoints say which kind it is, and a bundle notes it.
+"""
+
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol
 
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from trtasr.errors import CheckpointError
+from trtasr.text.punctuation import Punctuation
+
+Kind = Literal["characters", "sentencepiece", "huggingface"]
 WORD = "\u2581"  # SentencePiece writes it in front of every word
-UNKNOWN, UNKNOWN_TEXT = "<unk>", " \u2047 "
+UNKNOWN = "<unk>"
 CONTROL = ("<s>", "</s>", "<pad>")
-CONTINUED = "##"
-STRAY = re.compile("[\udc80-\udcff]")  # a byte that is part of no character, as surrogateescape writes it
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-SPECIAL = re.compile(r"<\|.*\|>|<<\w+>>", re.DOTALL)  # as in Whisper (``<|en|>``) and Moonshine (``<<ST_1>>``)
-BYTE_SPACE = "\u0120"  # the space of the byte alphabet
+BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+AGAIN = "save the tokenizer again"
 
 
-@dataclass(frozen=True)
-class SentencePieceTokenizer:
-    """Subword pieces in which ``\u2581`` stands for the space in front of a word.
-
-    Decodes as SentencePiece does (Kudo and Richardson 2018, arXiv 1808.06226): pieces are written one after the other;
-    an unknown piece becomes ``\u2047`` between spaces, byte pieces (``<0xE2>``) become the characters that they spell,
-    each byte that belongs to no character becomes U+FFFD, control pieces (``<s>``, ``</s>``) become nothing.
-
-    Attributes:
-        vocabulary: pieces in id order, without the blank.
-    """
-
-    vocabulary: tuple[str, ...]
+class Tokenizer(Protocol):
+    """The one place where token ids become text."""
 
     @property
-    def blank(self) -> int:
-        """Id of the CTC blank: the class after the last token."""
-        return len(self.vocabulary)
+    def kind(self) -> Kind:
+        """What it is."""
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Token strings in id order, as many as the model has outputs; for CTC without the blank."""
+
+    @property
+    def content(self) -> bytes:
+        """The file that it is made from again; empty where the vocabulary suffices."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of a sequence of token ids (blanks already removed), without surrounding spaces."""
-        content = b"".join(piece_bytes(self.vocabulary[index]) for index in ids)
-        return STRAY.sub("\ufffd", content.decode("utf-8", errors="surrogateescape")).strip()
 
 
 @dataclass(frozen=True)
 class CharTokenizer:
-    """Tokens that are written one after the other, as in character models.
+    """Tokens that are written one after the other as they are, as in NeMo's character models (``EncDecCTCModel``).
 
     Attributes:
         vocabulary: token strings in id order, without the blank.
     """
 
     vocabulary: tuple[str, ...]
+    kind: ClassVar[Kind] = "characters"
+    content: ClassVar[bytes] = b""
 
-    @property
-    def blank(self) -> int:
-        """Id of the CTC blank: the class after the last token."""
-        return len(self.vocabulary)
+    @cached_property
+    def _punctuation(self) -> Punctuation:
+        return Punctuation(self.vocabulary)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of a sequence of token ids (blanks already removed), without surrounding spaces."""
-        return "".join(self.vocabulary[index] for index in ids).strip()
+        return self._punctuation("".join(self.vocabulary[index] for index in ids)).strip()
 
 
 @dataclass(frozen=True)
-class ByteLevelTokenizer:
-    """Pieces of bytes, each byte written as one printable character (byte-level BPE of GPT-2, Whisper's).
+class SentencePieceTokenizer:
+    """A SentencePiece model (Kudo and Richardson 2018, arXiv 1808.06226), as NeMo's BPE models have one.
 
-    Decodes as the library ``tokenizers`` does with its ``ByteLevel`` decoder and special tokens skipped: the bytes of
-    all pieces are UTF-8 text, what is none becomes U+FFFD; special tokens (``<|en|>``, timestamps) become nothing.
+    The library itself decodes: unknown pieces become ``\u2047``, control pieces nothing, user-defined ones themselves,
+    byte pieces the characters that they spell.
 
     Attributes:
-        vocabulary: pieces in id order, special tokens included.
+        content: the serialized model (``tokenizer.model``).
+
+    Raises:
+        CheckpointError: it is none.
     """
 
-    vocabulary: tuple[str, ...]
+    content: bytes
+    kind: ClassVar[Kind] = "sentencepiece"
 
-    @property
-    def blank(self) -> int:
-        """Id of the CTC blank: the class after the last token."""
-        return len(self.vocabulary)
+    def __post_init__(self) -> None:
+        if not self.content or not self.vocabulary:  # the library takes an empty file for no model yet
+            raise CheckpointError("a SentencePiece model without pieces", AGAIN)
+
+    @cached_property
+    def _library(self) -> Any:
+        try:
+            return sentencepiece.SentencePieceProcessor(model_proto=self.content)
+        except (RuntimeError, ValueError) as error:  # the library has no class of its own
+            raise CheckpointError(f"not a SentencePiece model ({' '.join(str(error).split()):.120})", AGAIN) from error
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Pieces in id order."""
+        return tuple(self._library.id_to_piece(index) for index in range(len(self._library)))
+
+    @cached_property
+    def _punctuation(self) -> Punctuation:
+        return Punctuation(self.vocabulary)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of a sequence of token ids, without surrounding spaces."""
-        content = b"".join(spelled_bytes(self.vocabulary[index]) for index in ids)
-        return content.decode("utf-8", errors="replace").strip()
+        """Text of a sequence of token ids (blanks already removed), without surrounding spaces."""
+        return self._punctuation(str(self._library.decode(list(ids)))).strip()
 
 
-def byte_alphabet() -> dict[str, int]:
-    """Character -> byte: printable Latin-1 stands for itself, the other bytes for U+0100, U+0101 ... in their order."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
+def model_of(pieces: Iterable[str]) -> bytes:
+    """A SentencePiece model of nothing but its list of pieces, for a checkpoint that lacks the model itself.
 
-
-ALPHABET = byte_alphabet()
-
-
-def spelled_bytes(piece: str) -> bytes:
-    """Bytes of one piece in the byte alphabet; a piece with other characters is plain text."""
-    if SPECIAL.fullmatch(piece):
-        return b""
-    known = [ALPHABET.get(character) for character in piece]
-    return piece.encode() if None in known else bytes(byte for byte in known if byte is not None)
-
-
-def piece_bytes(piece: str) -> bytes:
-    """UTF-8 text of one piece."""
-    if byte := BYTE.fullmatch(piece):
-        return bytes([int(byte[1], 16)])
-    if piece in CONTROL or SPECIAL.fullmatch(piece):
-        return b""
-    return (UNKNOWN_TEXT if piece == UNKNOWN else piece.replace(WORD, " ")).encode()
-
-
-Tokenizer = CharTokenizer | SentencePieceTokenizer | ByteLevelTokenizer
-
-
-def tokenizer(vocabulary: tuple[str, ...]) -> Tokenizer:
-    """The tokenizer a vocabulary belongs to: some pieces begin with ``\u2581`` or ``\u0120``, characters do not.
-
-    Archives of NeMo 1.0 and before list SentencePiece pieces in WordPiece's spelling, ``the`` and ``##s``.
+    ``<unk>`` is the unknown piece, ``<s>``, ``</s>`` and ``<pad>`` are control pieces, ``<0x00>`` to ``<0xFF>`` are
+    bytes if all of them are there; all else is text.
     """
-    if any(token.startswith(WORD) for token in vocabulary):
-        return SentencePieceTokenizer(vocabulary)
-    if any(token.startswith(BYTE_SPACE) for token in vocabulary):
-        return ByteLevelTokenizer(vocabulary)
-    if any(token.startswith(CONTINUED) and token != CONTINUED for token in vocabulary):
-        return SentencePieceTokenizer(tuple(map(modern_piece, vocabulary)))
-    return CharTokenizer(vocabulary)
-
-
-def modern_piece(token: str) -> str:
-    """A piece in WordPiece's spelling (``##s`` goes on with a word) in SentencePiece's."""
-    if token.startswith(CONTINUED):
-        return token.removeprefix(CONTINUED)
-    return token if token in (UNKNOWN, *CONTROL) or BYTE.fullmatch(token) else WORD + token.removeprefix(WORD)
+    listed = tuple(pieces)
+    messages: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    types = messages.ModelProto.SentencePiece
+    fallback = set(BYTES) <= set(listed)
+    known = dict.fromkeys(CONTROL, types.CONTROL) | (dict.fromkeys(BYTES, types.BYTE) if fallback else {})
+    known[UNKNOWN] = types.UNKNOWN
+    model = messages.ModelProto()
+    model.trainer_spec.byte_fallback = fallback
+    for piece in listed:
+        model.pieces.add(piece=piece, score=0.0, type=known.get(piece, types.NORMAL))
+    return bytes(model.SerializeToString())

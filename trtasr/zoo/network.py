@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from trtasr.audio.features import FrontendConfig, MelFrontend
 from trtasr.checkpoint.nemo import model_family, read_nemo
+from trtasr.checkpoint.nemo_tokenizer import read_tokenizer
 from trtasr.models.conformer import ConformerCtc
 from trtasr.models.jasper import JasperCtc
 from trtasr.models.load import FAMILIES, build_model
 from trtasr.text.ctc import greedy
-from trtasr.text.tokens import SentencePieceTokenizer, Tokenizer, tokenizer
+from trtasr.text.tokens import SentencePieceTokenizer, Tokenizer
 from trtasr.zoo import pieces
 
 LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
@@ -62,7 +63,7 @@ class Recognizer:
     tokens: Tokenizer
 
     def encoder(self) -> Callable[[str], list[int]]:
-        """Text -> ids, the inverse of ``tokens.decode``; pieces need the library ``sentencepiece``."""
+        """Text -> ids, the inverse of ``tokens.decode``."""
         if isinstance(self.tokens, SentencePieceTokenizer):
             return pieces.piece_encoder()
         ids = {token: index for index, token in enumerate(self.tokens.vocabulary)}
@@ -162,7 +163,7 @@ def build(name: str) -> Recognizer:
         config,
         cast(Network, FAMILIES[model_family(config)](config)),
         MelFrontend(FrontendConfig.from_mapping(config["preprocessor"])),
-        tokenizer(tuple(config["decoder"]["vocabulary"])),
+        read_tokenizer(config, tokenizer_files(config)),
     )
 
 
@@ -202,4 +203,4 @@ def load_nemo(path: Path) -> Recognizer:
     checkpoint = read_nemo(path)
     model = cast(Network, build_model(checkpoint.family, checkpoint.config, checkpoint.weights))
     front = MelFrontend(cast(FrontendConfig, checkpoint.frontend))
-    return Recognizer(checkpoint.config, model, front, tokenizer(checkpoint.vocabulary))
+    return Recognizer(checkpoint.config, model, front, checkpoint.tokenizer)

@@ -1,7 +1,4 @@
-"""The SentencePiece pieces of the Conformer: ``python -m trtasr.zoo.pieces --out trtasr/zoo`` makes them again.
-
-Only training and this command need the library ``sentencepiece``; recognition reads the pieces from the checkpoint.
-"""
+"""The SentencePiece pieces of the Conformer: ``python -m trtasr.zoo.pieces --out trtasr/zoo`` makes them again."""
 
 import argparse
 import io
@@ -10,9 +7,9 @@ import random
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from trtasr.errors import MissingError
+import sentencepiece
+
 from trtasr.text.tokens import WORD
 from trtasr.zoo.grammar import sample
 
@@ -21,19 +18,6 @@ HERE = Path(__file__).resolve().parent
 MODEL, VOCABULARY = "tokenizer.model", "tokenizer.vocab"
 PIECES = 128
 SENTENCES = 20_000
-
-
-def sentencepiece() -> Any:
-    """The library, imported when it is first needed.
-
-    Raises:
-        MissingError: it is not installed.
-    """
-    try:
-        import sentencepiece as library  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingError("sentencepiece: not installed", "pip install -c constraints.txt -e '.[zoo]'") from error
-    return library
 
 
 def train_pieces(count: int = PIECES, sentences: int = SENTENCES, seed: int = 0) -> bytes:
@@ -45,7 +29,7 @@ def train_pieces(count: int = PIECES, sentences: int = SENTENCES, seed: int = 0)
         seed: of the drawing.
     """
     rng, model = random.Random(seed), io.BytesIO()  # noqa: S311
-    sentencepiece().SentencePieceTrainer.train(
+    sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([sample(rng) for _ in range(sentences)]), model_writer=model, model_type="bpe",
         vocab_size=count, character_coverage=1.0, normalization_rule_name="identity", bos_id=-1, eos_id=-1,
         num_threads=1, minloglevel=2)  # fmt: skip
@@ -55,7 +39,7 @@ def train_pieces(count: int = PIECES, sentences: int = SENTENCES, seed: int = 0)
 def write_pieces(out: Path) -> None:
     """Write the SentencePiece model and, as text, its pieces in id order with their scores."""
     content = train_pieces()
-    processor = sentencepiece().SentencePieceProcessor(model_proto=content)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=content)
     lines = [f"{processor.id_to_piece(index)}\t{processor.get_score(index):g}\n" for index in range(len(processor))]
     (out / MODEL).write_bytes(content)
     (out / VOCABULARY).write_text("".join(lines))
@@ -68,13 +52,17 @@ def pieces() -> tuple[str, ...]:
 
 
 def word_pieces(vocabulary: tuple[str, ...]) -> str:
-    """NeMo's ``vocab.txt``: every piece but the unknown one, ``##`` in front of those that continue a word."""
-    return "".join(f"{piece[1:] if piece.startswith(WORD) else '##' + piece}\n" for piece in vocabulary[1:])
+    """NeMo's ``vocab.txt``: every piece but the unknown one, ``##`` in front of those that continue a word.
+
+    The bare ``\u2581``, of which nothing would be left, stays.
+    """
+    words = (piece[1:] or piece if piece.startswith(WORD) else f"##{piece}" for piece in vocabulary[1:])
+    return "".join(f"{word}\n" for word in words)
 
 
 def piece_encoder() -> Callable[[str], list[int]]:
     """Text -> ids of the committed pieces."""
-    processor = sentencepiece().SentencePieceProcessor(model_file=str(HERE / MODEL))
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(HERE / MODEL))
     return lambda text: [int(index) for index in processor.encode(text)]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import tokenizers
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 from trtasr.audio.log_mel import LogMelConfig, LogMelFrontend
 from trtasr.checkpoint.generation import read_generation
 from trtasr.checkpoint.huggingface import read_huggingface
-from trtasr.errors import MissingError
 from trtasr.models.encoder_decoder import KeyValue, no_past
 from trtasr.models.load import build_model
 from trtasr.models.whisper import Whisper, sinusoids
 from trtasr.text.generate import Generation, biases, greedy
-from trtasr.text.tokens import Tokenizer, tokenizer
+from trtasr.text.huggingface import HuggingFaceTokenizer
+from trtasr.text.tokens import Tokenizer
 from trtasr.values import FloatArray, IntArray
 from trtasr.zoo.grammar import sample
 
@@ -76,15 +77,7 @@ def tokenizer_config() -> dict[str, Any]:
 
 @cache
 def train_tokenizer(seed: int = 0) -> Any:
-    """Byte-level BPE of sampled sentences, each with a space in front, as Whisper's texts are.
-
-    Raises:
-        MissingError: the library ``tokenizers`` is not installed.
-    """
-    try:
-        import tokenizers  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingError("tokenizers: not installed", "pip install -c constraints.txt -e '.[zoo]'") from error
+    """Byte-level BPE of sampled sentences, each with a space in front, as Whisper's texts are."""
     rng = random.Random(seed)  # noqa: S311
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -128,7 +121,7 @@ class WhisperRecognizer:
     generation: Generation
 
     def encoder(self) -> Callable[[str], list[int]]:
-        """Text -> ids without the prompt; needs the library ``tokenizers``."""
+        """Text -> ids without the prompt."""
         made = train_tokenizer()
         return lambda text: list(made.encode(f" {text}").ids) if text else []
 
@@ -181,15 +174,14 @@ def load_folder(path: Path) -> WhisperRecognizer:
     model = cast(Whisper, build_model(checkpoint.family, checkpoint.config, checkpoint.weights))
     assert checkpoint.generation is not None
     return WhisperRecognizer(model, LogMelFrontend(cast(LogMelConfig, checkpoint.frontend)),
-                             tokenizer(checkpoint.vocabulary), checkpoint.generation)  # fmt: skip
+                             checkpoint.tokenizer, checkpoint.generation)  # fmt: skip
 
 
 def beginner() -> WhisperRecognizer:
     """An untrained network with all that belongs to it."""
-    made, size = train_tokenizer(), configuration()["vocab_size"]
-    vocabulary = tuple(str(made.id_to_token(index)) for index in range(size))
-    rules = read_generation(NAME, configuration(), generation(), vocabulary)
-    return WhisperRecognizer(untrained(), LogMelFrontend(LogMelConfig()), tokenizer(vocabulary), rules)
+    tokens = HuggingFaceTokenizer(train_tokenizer().to_str().encode(), configuration()["vocab_size"])
+    rules = read_generation(NAME, configuration(), generation(), tokens.vocabulary)
+    return WhisperRecognizer(untrained(), LogMelFrontend(LogMelConfig()), tokens, rules)
 
 
 def save_folder(out: Path, model: Whisper) -> None:
