@@ -100,6 +100,38 @@ def test_the_page_does_not_scroll_sideways(tmp_path, width):
     assert max(scrolled) <= inside
 
 
+WIDE = """
+const cut = [...inner.querySelectorAll("table")].filter((table) => {
+  const box = table.closest(".scroll, .layers, .panel").getBoundingClientRect();
+  return !table.closest(".layers") && table.getBoundingClientRect().right > box.right + 1;
+});
+document.documentElement.dataset.cut = cut.map((table) => table.textContent.trim().slice(0, 30)).join();
+const row = inner.querySelector("table.summary tbody tr:last-child");
+document.documentElement.dataset.row = [...row.cells].map((cell) => {
+  return `${frame.contentWindow.getComputedStyle(cell, "::before").content} ${cell.textContent}`;
+}).join();
+"""
+
+
+@browser
+@pytest.mark.parametrize("data", [sample(), gpu_sample(30)], ids=["cpu", "gpu"])
+def test_on_a_phone_no_table_is_cut_and_every_figure_stands_beside_its_name(tmp_path, data):
+    """Tables of layers aside, which scroll: as lists they would have thousands of lines."""
+    script = OPEN_ALL.replace("document", "inner") + WIDE
+    dom, _ = open_page(tmp_path, framed(render(data), PHONE, script))
+    assert told(dom, "cut") == ""
+    row = told(dom, "row")
+    assert "int8 cpu" in row
+    assert '"WER %" 13.28,"delta" +0.09 [-0.21, +0.38],"CER %" 6.64' in row
+
+
+@pytest.mark.parametrize("data", [sample(), gpu_sample(3)], ids=["cpu", "gpu"])
+def test_every_table_can_scroll_where_it_does_not_fit(data):
+    before = [found[-120:] for found in render(data).split("<table")[:-1]]
+    assert len(before) > 8
+    assert all(re.search(r'<div class="(scroll|layers)">\s*$', found) for found in before)
+
+
 def test_the_page_asks_for_nothing_from_elsewhere():
     page = render(gpu_sample(3))
     assert not re.search(r"""(src|href|action)\s*=|url\(|@import|https?://|["']//""", page)
