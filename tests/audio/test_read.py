@@ -80,7 +80,7 @@ def refused(path, words):
 
 def test_missing_file(tmp_path):
     refused(tmp_path / "none.wav", "no such file")
-    refused(tmp_path, "no such file")
+    refused(tmp_path, "is a folder")
 
 
 @pytest.mark.parametrize("content", [b"", b"not audio", b"RIFF\x00\x00\x00\x00WAVE"])
