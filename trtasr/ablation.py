@@ -21,9 +21,8 @@ from trtasr.controls import label, usable_rate
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import UsageError
 from trtasr.evaluate import prepare, word_error_rate
-from trtasr.job import model_of
-from trtasr.lower_pair import longest_frames
-from trtasr.pair_run import refuse_longer, texts_of
+from trtasr.job import model_of, reading_for
+from trtasr.pair_run import texts_of
 from trtasr.recipe import Quantization, Recipe
 from trtasr.report.table import align
 from trtasr.values import CalibrationSet, FloatArray, WerResult
@@ -86,7 +85,7 @@ class Bench:
     subject: Subject
     recipe: Recipe
     checkpoint: Checkpoint
-    utterances: list[Prepared]
+    utterances: Sequence[Prepared]
     outputs: list[FloatArray]
 
 
@@ -103,9 +102,8 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[WerResult, tuple[Cell, ...]]:
         raise UsageError("the ablation needs speech to score on", "add --manifest FILE")
     checkpoint = read_checkpoint(Path(recipe.checkpoint))
     model = model_of(checkpoint)
-    utterances = prepare(read_manifest(Path(recipe.evaluation.manifest)), checkpoint.frontend)
-    if checkpoint.generation:
-        refuse_longer(checkpoint.frontend, longest_frames(checkpoint), utterances, ())
+    entries = read_manifest(Path(recipe.evaluation.manifest))
+    utterances = prepare(entries, checkpoint.frontend, reading_for(checkpoint))
     with subject_of(checkpoint, model, utterances) as subject:
         bench = Bench(subject, recipe, checkpoint, utterances, subject.outputs(subject.fp32))
         reference = word_error_rate(subject.fp32, utterances, texts_of(checkpoint), recipe.evaluation)

@@ -78,7 +78,7 @@ def budgeted(recipe: Recipe) -> bool:
     return wanted
 
 
-def within_budget(trial: Trial, utterances: list[Prepared], checkpoint: Checkpoint) -> tuple[str, ...]:
+def within_budget(trial: Trial, utterances: Sequence[Prepared], checkpoint: Checkpoint) -> tuple[str, ...]:
     """Names of the layers to leave in floating point so that the recipe's budget holds for one target.
 
     Layers are ranked by the damage each does alone to the log-probabilities on calibration features; no audio takes

@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import logging
 import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from trtasr.compare_layers import compare_layers
 from trtasr.compile import STAGES, calibrate_recipe, compile_recipe
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
-from trtasr.errors import MissingError, RecipeError, UsageError
+from trtasr.errors import AudioError, MissingError, RecipeError, UsageError
 from trtasr.files.write import write_json
 from trtasr.gpu import slower_than_fp16
 from trtasr.integer_graph import prove_bundle
@@ -30,6 +31,7 @@ from trtasr.recipe import Evaluation, Recipe, build, load_recipe, override, to_d
 from trtasr.records import Record, bench_json, comparison_json
 from trtasr.report.error_view import corrections
 from trtasr.report.integer_view import integer_json, integer_text, proof_json, proof_text
+from trtasr.report.printable import one_line
 from trtasr.report.roofline import roofline_text
 from trtasr.report.table import (
     last_line,
@@ -46,6 +48,7 @@ from trtasr.summaries import (
     speed_lines,
 )
 from trtasr.verbs import (
+    Transcript,
     bench_bundle,
     compare_bundle,
     default_target,
@@ -56,6 +59,7 @@ from trtasr.verbs import (
     transcribe_files,
 )
 
+logger = logging.getLogger(__name__)
 ENGINES = Path("engines")
 SHAPE = re.compile(r"^features:(\d+)x(\d+)x(\d+)$")
 FRAMES_PER_SECOND, SAMPLE_RATE = 100, 16000  # of trtexec-style shapes: a stride of 10 ms; with one row, samples
@@ -66,12 +70,13 @@ class Summary:
     """What a verb prints.
 
     Attributes:
-        text: for people; the last line is machine-readable where something was built.
+        text: for people; the last line is machine-readable where something was built. An iterator gives lines that
+            are printed as they come, and may end in an error.
         data: for ``--json``.
         exit_code: of the process.
     """
 
-    text: str
+    text: str | Iterator[str]
     data: Any = field(default_factory=dict)
     exit_code: int = 0
 
@@ -284,12 +289,51 @@ def inspect_verb(arguments: argparse.Namespace) -> Summary:
 
 
 def transcribe_verb(arguments: argparse.Namespace) -> Summary:
-    """``trtasr transcribe``."""
+    """``trtasr transcribe``: a transcript is printed as soon as it is there; with ``--json`` all at the end."""
     target = arguments.target or default_target(arguments.bundle)
-    rows = list(transcribe_files(arguments.bundle, target, arguments.audio))
-    single = len(rows) == 1
-    text = rows[0][1] if single else "\n".join(f"{file}\t{transcript}" for file, transcript in rows)
-    return Summary(text, [{"audio_filepath": file, "pred_text": transcript} for file, transcript in rows])
+    found = transcribe_files(arguments.bundle, target, arguments.audio, arguments.channel)
+    if len(arguments.audio) == 1 and not arguments.audio[0].is_dir():
+        (only,) = found
+        if only.fault:
+            raise only.fault
+        return Summary(only.pred_text, [transcript_json(only)])
+    if not arguments.json:
+        return Summary(transcript_lines(found))
+    rows = list(found)
+    for row in rows:
+        tell_fault(row)
+    bad = any(row.fault for row in rows)
+    return Summary("", [transcript_json(row) for row in rows], AudioError.exit_code if bad else 0)
+
+
+def transcript_lines(found: Iterable[Transcript]) -> Iterator[str]:
+    """File and transcript, a line each; files that could not be used are named on stderr.
+
+    Raises:
+        AudioError: at the end, if there were such files.
+    """
+    bad = 0
+    for row in found:
+        if row.fault:
+            tell_fault(row)
+            bad += 1
+        else:
+            yield f"{one_line(row.audio_filepath)}\t{one_line(row.pred_text)}"
+    if bad:
+        raise AudioError(f"{bad} of the audio files could not be transcribed", "see above; the others were")
+
+
+def transcript_json(row: Transcript) -> dict[str, str | None]:
+    """One file as JSON types; ``error`` where there is no transcript."""
+    if row.fault:
+        return {"audio_filepath": row.audio_filepath, "pred_text": None, "error": row.fault.problem}
+    return {"audio_filepath": row.audio_filepath, "pred_text": row.pred_text}
+
+
+def tell_fault(row: Transcript) -> None:
+    """Name a file that could not be used, and the repair."""
+    if row.fault:
+        logger.error("%s", row.fault)
 
 
 def doctor_verb(arguments: argparse.Namespace) -> Summary:

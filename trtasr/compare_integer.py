@@ -57,7 +57,7 @@ def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> Int
         return compared(graphs, items, opened)
 
 
-def compared(graphs: Mapping[str, Path], items: list[Prepared], opened: Opened) -> IntegerComparison:
+def compared(graphs: Mapping[str, Path], items: Sequence[Prepared], opened: Opened) -> IntegerComparison:
     """The same on prepared speech.
 
     Args:
@@ -88,7 +88,7 @@ def difference(label: str, other: WerResult, integer: WerResult) -> Difference:
     return Difference(label, integer.rate - other.rate, bootstrap_delta(other, integer))
 
 
-def scored(graphs: Sequence[Path], items: list[Prepared], opened: Opened) -> list[WerResult]:
+def scored(graphs: Sequence[Path], items: Sequence[Prepared], opened: Opened) -> list[WerResult]:
     """WER of each graph; none without a transcript of every utterance."""
     if not all(item.text for item in items):
         return []

@@ -86,7 +86,7 @@ def refuse(job: Job) -> None:
     if quantization == "implicit":
         raise RecipeError("engine.quantization = 'implicit': encoder-decoders are quantized explicitly only",
                           "leave it out")  # fmt: skip
-    refuse_longer(job.checkpoint.frontend, longest_frames(job.checkpoint), job.utterances, evaluation.bench_seconds)
+    refuse_longer(job.checkpoint.frontend, longest_frames(job.checkpoint), (), evaluation.bench_seconds)
     say_limits(job)
     if job.host:
         refuse_misfits(job)

@@ -130,7 +130,7 @@ def usable_rate(graph: Path, utterances: Sequence[Prepared], checkpoint: Checkpo
                 settings: Evaluation) -> float | None:  # fmt: skip
     """WER (CER without spaces between words) in percent; None for transcripts all empty or the same, and for NaN."""
     try:
-        return word_error_rate(graph, list(utterances), texts_of(checkpoint), settings).rate
+        return word_error_rate(graph, utterances, texts_of(checkpoint), settings).rate
     except QualityError as error:
         logger.warning("control: %s", error.problem)
         return None

@@ -1,10 +1,11 @@
 """From audio to the numbers: prepared utterances, transcripts, WER and latency of one engine after another."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from trtasr.audio.frontend import Frontend, frontend
 from trtasr.audio.manifest import ManifestEntry
-from trtasr.audio.read import read_audio
+from trtasr.audio.read import MIXED, Reading, read_audio
 from trtasr.bench.latency import Plan, interleave
 from trtasr.bench.wer import Prepared, evaluate
 from trtasr.engine.compare import ort_observer
@@ -27,25 +28,86 @@ from trtasr.text.ctc import greedy
 from trtasr.values import FloatArray, IntArray, Latency, WerResult
 
 logger = logging.getLogger(__name__)
+KEPT = 256 * 2**20  # bytes of features of a manifest that stay in memory
 
 Runner = Callable[[FloatArray, IntArray], tuple[Any, IntArray]]
 Frontends = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def prepare(entries: Iterable[ManifestEntry], config: Frontend) -> list[Prepared]:
-    """Read every utterance and compute its features, cut to its valid frames (at least one).
+class Utterances(Sequence[Prepared]):
+    """Utterances with their features; those beyond `KEPT` bytes are computed again whenever they are asked for.
+
+    All are read once at first: a broken file is refused before anything is made of the others, and features that are
+    kept are not computed twice.
+
+    Args:
+        entries: of a manifest.
+        listen: reads one.
+    """
+
+    def __init__(self, entries: Sequence[ManifestEntry], listen: "Listener") -> None:
+        self._entries, self._listen = entries, listen
+        self._kept: dict[int, Prepared] = {}
+        size = 0
+        for index, entry in enumerate(tqdm(entries, desc="features", unit="utt", disable=None)):
+            item = listen(entry)
+            size += item.features.nbytes
+            if size <= KEPT:
+                self._kept[index] = item
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Prepared: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Prepared]: ...
+    def __getitem__(self, index: int | slice) -> Prepared | list[Prepared]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        return self._kept[place] if place in self._kept else self._listen(self._entries[place], again=True)
+
+
+class Listener:
+    """Audio files -> utterances with their features, cut to their valid frames (at least one).
+
+    Args:
+        config: of the front-end.
+        reading: how files are read.
+    """
+
+    def __init__(self, config: Frontend, reading: Reading = MIXED) -> None:
+        self._rate, self._made, self._reading = config.sample_rate, frontend(config), reading
+
+    def __call__(self, entry: ManifestEntry, again: bool = False) -> Prepared:
+        """One utterance; ``again``: without the warnings of the first time.
+
+        Raises:
+            AudioError: naming the file.
+        """
+        reading = replace(self._reading, warn=self._reading.warn and not again)
+        samples = read_audio(entry.audio_filepath, self._rate, *entry.segment, reading)
+        seconds = len(samples) / self._rate
+        if reading.warn and entry.duration and differs(entry.duration, seconds):
+            logger.warning("%s: %.2f s found, but the manifest says %.2f s", entry.audio_filepath, seconds,
+                           entry.duration)  # fmt: skip
+        features, frames = features_of(samples, self._made)
+        return Prepared(str(entry.audio_filepath), seconds, entry.text, features, frames)
+
+
+def differs(promised: float, found: float) -> bool:
+    """Whether a duration is further off than rounding and padding explain."""
+    return abs(promised - found) > max(0.1, 0.02 * found)
+
+
+def prepare(entries: Iterable[ManifestEntry], config: Frontend, reading: Reading = MIXED) -> Utterances:
+    """Every utterance with its features.
 
     Raises:
         AudioError: naming the file.
     """
-    made = frontend(config)
-    prepared = []
-    for entry in tqdm(list(entries), desc="features", unit="utt", disable=None):
-        samples = read_audio(entry.audio_filepath, config.sample_rate, *entry.segment)
-        features, frames = features_of(samples, made)
-        prepared.append(Prepared(str(entry.audio_filepath), len(samples) / config.sample_rate, entry.text,
-                                 features, frames))  # fmt: skip
-    return prepared
+    return Utterances(list(entries), Listener(config, reading))
 
 
 def features_of(samples: FloatArray, made: Frontends) -> tuple[FloatArray, int]:
@@ -91,7 +153,7 @@ def running(engine: Path, texts: Texts) -> Iterator[Runner]:
         yield OrtRunner(engine)
 
 
-def word_error_rate(engine: Path, utterances: list[Prepared], texts: Texts, settings: Evaluation) -> WerResult:
+def word_error_rate(engine: Path, utterances: Sequence[Prepared], texts: Texts, settings: Evaluation) -> WerResult:
     """WER and CER of one engine: a plan on the GPU, or a graph by ONNX Runtime on all usable CPUs.
 
     Raises:
@@ -146,16 +208,18 @@ def _whole_run(run: Runner, features: FloatArray, lengths: IntArray) -> Callable
     return whole
 
 
-def transcribe(run: Runner, items: Iterable[Prepared], texts: Texts) -> Iterable[tuple[str, str]]:
-    """(audio file, transcript) of each utterance, one by one; an utterance without a full frame is empty."""
+def transcriber(run: Runner, texts: Texts) -> Callable[[Prepared], str]:
+    """An utterance -> its transcript; one without a full frame is empty."""
     decode = decoder(texts)
-    for item in items:
+
+    def transcribed(item: Prepared) -> str:
         if item.frames == 0:
             logger.warning("%s: shorter than one feature frame", item.audio_filepath)
-            yield item.audio_filepath, ""
-            continue
+            return ""
         found, lengths = run(item.features[None], np.array([item.frames], np.int64))
-        yield item.audio_filepath, decode(found, lengths)[0]
+        return decode(found, lengths)[0]
+
+    return transcribed
 
 
 def feeds(items: Iterable[Prepared]) -> list[tuple[FloatArray, IntArray]]:

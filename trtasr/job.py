@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from trtasr.audio.manifest import read_manifest
+from trtasr.audio.read import MIXED, Reading
 from trtasr.bench.wer import Prepared
 from trtasr.calibrate import calibration_settings, committed_table
 from trtasr.checkpoint.checkpoint import Checkpoint
@@ -20,7 +21,9 @@ from trtasr.engine.profile import Profile
 from trtasr.errors import AudioError, CheckpointError, RecipeError, UsageError
 from trtasr.evaluate import prepare
 from trtasr.lower import resolve_targets
+from trtasr.lower_pair import longest_frames
 from trtasr.models.load import build_model
+from trtasr.pair_run import refuse_above
 from trtasr.recipe import Recipe
 from trtasr.targets import Target
 from trtasr.values import ScaleTable
@@ -64,7 +67,7 @@ class Job:
     host: Host | None
     checkpoint: Checkpoint
     model: nn.Module
-    utterances: list[Prepared]
+    utterances: Sequence[Prepared]
     started: float
 
 
@@ -116,18 +119,25 @@ def fitting(job: Job, accepted: Profile) -> None:
                           "utterances", "change evaluation.batch or engine.max_batch")  # fmt: skip
 
 
-def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options) -> list[Prepared]:
+def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options) -> Sequence[Prepared]:
     """Features of the evaluation manifest; empty without one.
 
     Raises:
         AudioError: a broken manifest or recording. UsageError: controls without a manifest.
     """
     if recipe.evaluation.manifest:
-        return prepare(read_manifest(Path(recipe.evaluation.manifest)), checkpoint.frontend)
+        return prepare(read_manifest(Path(recipe.evaluation.manifest)), checkpoint.frontend, reading_for(checkpoint))
     if options.controls:
         raise UsageError("--controls compares WER and needs speech", "add --manifest FILE")
     logger.warning("no manifest: WER is not measured; add --manifest FILE")
     return []
+
+
+def reading_for(checkpoint: Checkpoint) -> Reading:
+    """How speech is read for a checkpoint: an encoder-decoder's is refused where it is longer than the model hears."""
+    if checkpoint.generation is None:
+        return MIXED
+    return Reading(refuse=refuse_above(checkpoint.frontend, longest_frames(checkpoint)))
 
 
 def scale_tables(job: Job, make: Callable[[str, Mapping[str, Any]], ScaleTable]) -> dict[str, ScaleTable]:

@@ -124,7 +124,7 @@ def rows_of(subject: Subject, graphs: Mapping[str, str], engines: Sequence[Engin
     return found
 
 
-def measure_rows(subject: Subject, rows: Sequence[Row], utterances: list[Prepared]) -> Measured:
+def measure_rows(subject: Subject, rows: Sequence[Row], utterances: Sequence[Prepared]) -> Measured:
     """WER of every row and latency of those this machine can run as themselves, from one run."""
     folder, evaluation = subject.folder, subject.evaluation
     itself = [row for row in rows if not row.note]
@@ -167,7 +167,7 @@ def usual_profile(shapes: Shapes) -> Profile:
     return shapes
 
 
-def row_wer(subject: Subject, row: Row, utterances: list[Prepared]) -> tuple[WerResult | None, str]:
+def row_wer(subject: Subject, row: Row, utterances: Sequence[Prepared]) -> tuple[WerResult | None, str]:
     """WER of one row and its note; a baseline whose output is unusable has none, and the note says why.
 
     Raises:
@@ -186,7 +186,7 @@ def row_wer(subject: Subject, row: Row, utterances: list[Prepared]) -> tuple[Wer
 
 
 def measure(plant: Plant, checkpoint: Checkpoint, lowered: Sequence[Lowered], engines: Sequence[Engine],
-            utterances: list[Prepared]) -> Measured:  # fmt: skip
+            utterances: Sequence[Prepared]) -> Measured:  # fmt: skip
     """Measure what a compile built; on a T4 host layer by layer too."""
     gpu = plant.host.gpu if plant.host else ""
     subject = Subject(plant.folder, checkpoint.frontend, texts_of(checkpoint), plant.recipe.evaluation, plant.profile,

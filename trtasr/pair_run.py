@@ -9,6 +9,8 @@ from time import perf_counter
 import numpy as np
 
 from trtasr.audio.frontend import Frontend
+from trtasr.audio.read import Refuse
+from trtasr.audio.source import shown
 from trtasr.audio.waveform import SHORTEST, WaveformConfig
 from trtasr.bench.latency import Plan, interleave
 from trtasr.bench.wer import Prepared
@@ -197,15 +199,25 @@ def refuse_longer(config: Frontend, most: int, utterances: Sequence[Prepared],
     Raises:
         AudioError: a longer utterance. RecipeError: a longer benchmark, or one too short for a single position.
     """
-    rate = config.frames_per_second
+    rate, refuse = config.frames_per_second, refuse_above(config, most)
     longest, shortest = most / rate, shortest_frames(config) / rate
     for item in utterances:
-        if int(item.duration * rate + 1e-6) > most:
-            raise AudioError(f"{item.audio_filepath}: {item.duration:.3f} s, but the model hears at most {longest:g} s",
-                             "leave it out of the manifest, or cut it")  # fmt: skip
+        refuse(Path(item.audio_filepath), item.duration)
     if any(not shortest <= seconds <= longest for seconds in benchmarks):
         raise RecipeError(f"evaluation.bench_seconds = {list(benchmarks)}: the model hears {shortest:g} to {longest:g} "
                           "s", "leave out what is longer or shorter")  # fmt: skip
+
+
+def refuse_above(config: Frontend, most: int) -> Refuse:
+    """What refuses audio of more than so many feature frames: a file and its seconds -> AudioError."""
+    rate = config.frames_per_second
+
+    def refuse(path: Path, seconds: float) -> None:
+        if int(seconds * rate + 1e-6) > most:
+            raise AudioError(f"{shown(path)}: {seconds:.3f} s, but the model hears at most {most / rate:g} s",
+                             f"cut it at pauses into files of at most {most / rate:g} s, or leave it out")  # fmt: skip
+
+    return refuse
 
 
 def shortest_frames(config: Frontend) -> int:

@@ -1,13 +1,18 @@
 """What one does with a finished bundle: bench, compare, inspect, transcribe."""
 
 import logging
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from tqdm import tqdm
 
 from trtasr.audio.features import FrontendConfig
 from trtasr.audio.frontend import Frontend, frontend_from_json
 from trtasr.audio.manifest import ManifestEntry, read_manifest
+from trtasr.audio.read import Reading, Refuse
+from trtasr.audio.source import audio_files
 from trtasr.audio.stored import FILE, read_stored
 from trtasr.bench.roofline import roofline
 from trtasr.bench.wer import Prepared
@@ -18,10 +23,11 @@ from trtasr.engine.compare import compare
 from trtasr.engine.compare_pair import Dictated, compare_pair
 from trtasr.engine.external import external_files
 from trtasr.engine.faults import model_errors
+from trtasr.engine.memory import MemoryLimit
 from trtasr.engine.profile import Profile
 from trtasr.engine.run import load_model
-from trtasr.errors import BundleError, MissingError, UsageError
-from trtasr.evaluate import feeds, prepare, running, transcribe
+from trtasr.errors import AudioError, BundleError, MissingError, UsageError
+from trtasr.evaluate import Listener, feeds, prepare, running, transcriber
 from trtasr.files.read import Source
 from trtasr.gpu import INT8
 from trtasr.graph.qdq import decide
@@ -29,7 +35,7 @@ from trtasr.graph.traffic import layer_traffic
 from trtasr.lower import profile
 from trtasr.lower_pair import encoder_profile
 from trtasr.measure import TIMED_HERE, Subject, measure_rows, rows_of
-from trtasr.pair_run import Texts, files_of, is_pair, refuse_longer, texts_from
+from trtasr.pair_run import Texts, files_of, is_pair, refuse_above, refuse_longer, texts_from
 from trtasr.pair_speech import spoken_tokens
 from trtasr.recipe import Evaluation, Recipe, build
 from trtasr.roofline import Roofline
@@ -72,16 +78,30 @@ class Opened:
             raise UsageError(f"{self.bundle.path}: has no {target} engine", f"use one of {', '.join(graphs)}")
         return self.files(graphs[target])
 
-    def heard(self, entries: Sequence[ManifestEntry], benchmarks: Sequence[float] = ()) -> list[Prepared]:
+    def heard(self, entries: Sequence[ManifestEntry], benchmarks: Sequence[float] = ()) -> Sequence[Prepared]:
         """Features of each entry.
 
         Raises:
             AudioError: a broken recording, or one longer than the model hears. RecipeError: such a benchmark.
         """
-        items = prepare(entries, self.frontend)
+        items = prepare(entries, self.frontend, Reading(refuse=self.limits(self.graph("fp32"))))
         if most := self.bundle.sidecar.most_frames:
-            refuse_longer(self.frontend, most, items, benchmarks)
+            refuse_longer(self.frontend, most, (), benchmarks)
         return items
+
+    def limits(self, engine: Path) -> Refuse:
+        """What refuses audio that is too long for the model, or for this machine's memory."""
+        checks: list[Refuse] = []
+        if most := self.bundle.sidecar.most_frames:
+            checks.append(refuse_above(self.frontend, most))
+        if engine.suffix != ".plan":  # a plan has its longest shape, and its memory is the GPU's
+            checks.append(MemoryLimit(engine, self.rows, self.frontend.frames_per_second))
+
+        def refuse(path: Path, seconds: float) -> None:
+            for check in checks:
+                check(path, seconds)
+
+        return refuse
 
     def files(self, name: str) -> Path:
         """The first file of a graph or engine; each of its files is checked, those that ONNX files name among them.
@@ -209,7 +229,7 @@ def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, li
         return compare(reference, candidate, feeds(items), writable(out), labels, "audio")
 
 
-def compared_utterances(opened: Opened, target: str, manifest: Path | None, limit: int) -> list[Prepared]:
+def compared_utterances(opened: Opened, target: str, manifest: Path | None, limit: int) -> Sequence[Prepared]:
     """Speech to compare FP32 and an engine on.
 
     Raises:
@@ -284,13 +304,44 @@ def layered_target(path: Path) -> str:
     return next((target for target in engines if target != "cpu"), engines[0])
 
 
-def transcribe_files(path: Path, target: str, files: Sequence[Path]) -> Iterable[tuple[str, str]]:
-    """(file, transcript) of each audio file.
+@dataclass(frozen=True)
+class Transcript:
+    """What became of one audio file.
+
+    Attributes:
+        audio_filepath: as named, or found in a folder.
+        pred_text: the transcript.
+        fault: why there is none; None: there is one.
+    """
+
+    audio_filepath: str
+    pred_text: str = ""
+    fault: AudioError | None = None
+
+
+def transcribe_files(path: Path, target: str, given: Sequence[Path], channel: int | None = None
+                     ) -> Iterator[Transcript]:  # fmt: skip
+    """The transcript of each audio file, one after another; a file that cannot be used stops none of the others.
+
+    Args:
+        path: of the bundle.
+        target: what is run.
+        given: files, folders of files, ``-`` for standard input.
+        channel: the one that is heard, from 0; None: the mean of all.
 
     Raises:
-        AudioError: naming the file.
+        AudioError: a folder without audio.
     """
-    opened = open_engine(path)
-    items = opened.heard([ManifestEntry(file, 0.0, "") for file in files])
-    with running(opened.runnable(target), opened.texts) as run:
-        yield from transcribe(run, items, opened.texts)
+    opened, files = open_engine(path), audio_files(given)
+    engine = opened.runnable(target)
+    listen = Listener(opened.frontend, Reading(channel, opened.limits(engine)))
+    with running(engine, opened.texts) as run:
+        transcribed = transcriber(run, opened.texts)
+        lines = len(files) == 1 or sys.stdout.isatty()  # that are printed show the progress
+        for file in tqdm(files, desc="transcribe", unit="file", leave=False, disable=True if lines else None):
+            try:
+                item = listen(ManifestEntry(file, 0.0, ""))
+            except AudioError as fault:
+                yield Transcript(str(file), fault=fault)
+                continue
+            yield Transcript(str(file), transcribed(item))

@@ -1,7 +1,7 @@
 """Audio files -> mono float32 samples at the model's rate, block by block."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,28 +19,7 @@ logger = logging.getLogger(__name__)
 BLOCK = 2**18  # samples of all channels that are read at once
 
 
-@dataclass(frozen=True)
-class Longest:
-    """The longest audio that can be used.
-
-    Attributes:
-        seconds: more is refused.
-        reason: completes "12.5 s, but".
-        repair: what the user can do.
-    """
-
-    seconds: float
-    reason: str
-    repair: str
-
-    def check(self, path: Path, seconds: float) -> None:
-        """Refuse what is longer.
-
-        Raises:
-            AudioError: naming the file, its length and the limit.
-        """
-        if seconds > self.seconds:
-            raise AudioError(f"{shown(path)}: {seconds:.3f} s, but {self.reason}", self.repair)
+Refuse = Callable[[Path, float], None]  # raises AudioError where so many seconds of a file are too long
 
 
 @dataclass(frozen=True)
@@ -49,12 +28,12 @@ class Reading:
 
     Attributes:
         channel: the one that is used, from 0; None: the mean of all.
-        longest: None: no limit.
+        refuse: called with the length in the header, then with what has been read; None: any length is read.
         warn: of files that can be read but look broken.
     """
 
     channel: int | None = None
-    longest: Longest | None = None
+    refuse: Refuse | None = None
     warn: bool = True
 
 
@@ -72,7 +51,7 @@ def read_audio(path: Path, sample_rate: int, offset: float = 0.0, duration: floa
         sample_rate: of the result, Hz.
         offset: seconds to skip at the start.
         duration: seconds to read; None: to the end.
-        reading: channel (default: the mean of all) and limits.
+        reading: channel (default: the mean of all) and limit.
 
     Returns:
         float32 [samples], -1..1.
@@ -85,7 +64,7 @@ def read_audio(path: Path, sample_rate: int, offset: float = 0.0, duration: floa
     with opened(path) as stream:
         rate = stream.samplerate
         check_channel(path, stream, reading.channel)
-        check_header(path, stream, (offset, duration), reading.longest)
+        check_header(path, stream, (offset, duration), reading.refuse)
         stream.skip(round(offset * rate))
         wanted = None if duration is None else round(duration * rate)
         mono = Mono(path, reading, level)
@@ -120,8 +99,8 @@ class Mono:
         """
         while (block := self._block(stream, wanted)).size:
             self.frames += len(block)
-            if self._reading.longest:
-                self._reading.longest.check(self._path, self.frames / stream.samplerate)
+            if self._reading.refuse:
+                self._reading.refuse(self._path, self.frames / stream.samplerate)
             channel = self._reading.channel
             mono = block.mean(axis=1, dtype=np.float32) if channel is None else np.ascontiguousarray(block[:, channel])
             if not np.isfinite(mono).all():
@@ -167,7 +146,7 @@ def check_channel(path: Path, stream: Stream, channel: int | None) -> None:
         raise AudioError(f"{shown(path)}: no channel {channel}", f"it has {there}")
 
 
-def check_header(path: Path, stream: Stream, segment: tuple[float, float | None], longest: Longest | None) -> None:
+def check_header(path: Path, stream: Stream, segment: tuple[float, float | None], refuse: Refuse | None) -> None:
     """Refuse what its header already says is too long.
 
     Raises:
@@ -177,8 +156,8 @@ def check_header(path: Path, stream: Stream, segment: tuple[float, float | None]
     known = stream.known_seconds
     seconds = None if known is None else max(0.0, known - offset)
     spans = [span for span in (seconds, duration) if span is not None]
-    if longest and spans:
-        longest.check(path, min(spans))
+    if refuse and spans:
+        refuse(path, min(spans))
 
 
 def warn(path: Path, doubts: Iterable[str]) -> None:

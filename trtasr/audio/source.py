@@ -11,7 +11,8 @@ from typing import IO
 
 import soundfile
 
-from trtasr.errors import AudioError, MissingError
+from trtasr.errors import AudioError
+from trtasr.files.disk import writing
 from trtasr.files.read import unwaiting
 
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0")
@@ -21,6 +22,8 @@ READ = ("aif", "aifc", "aiff", "au", "caf", "flac", "mp3", "oga", "ogg", "opus",
 REFUSED = ("3gp", "aac", "amr", "m4a", "mka", "mp4", "webm", "wma")  # audio too: refused by name, not passed over
 SUFFIXES = tuple(f".{suffix}" for suffix in (*READ, *REFUSED))
 LOWEST_RATE, HIGHEST_RATE = 4_000, 384_000
+MOST_TAGS = 8  # ID3 tags at the start of an MP3 file
+FIRST_FRAME = 64  # bytes of an MP3 file's first frame that hold the mark of its count
 ENDLESS = 2**40  # frames: what libsndfile says of a stream whose length its header does not know
 
 
@@ -45,13 +48,26 @@ class Stream(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no typ
 
     @property
     def known_frames(self) -> int | None:
-        """Frames that the header promises; None where it does not know."""
-        return None if self.frames >= ENDLESS else int(self.frames)
+        """Frames that the header promises; None where it does not know: of MP3 without a count libsndfile guesses."""
+        guessed = self.format == "MP3" and not counted(self.name)
+        return None if guessed or self.frames >= ENDLESS else int(self.frames)
 
     @property
     def known_seconds(self) -> float | None:
         """Seconds that the header promises; None where it does not know."""
         return None if self.known_frames is None else self.known_frames / float(self.samplerate)
+
+
+def counted(mp3: int) -> bool:
+    """Whether an open MP3 file begins with a count of its frames (Xing, Info or VBRI), behind ID3 tags."""
+    start = 0
+    for _ in range(MOST_TAGS):
+        tag = os.pread(mp3, 10, start)
+        if tag[:3] != b"ID3" or len(tag) < 10:
+            break
+        start += 10 + sum((byte & 127) << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True))
+    first = os.pread(mp3, FIRST_FRAME, start)
+    return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
 
 
 def shown(path: Path) -> str:
@@ -145,7 +161,7 @@ def spooled_input() -> Iterator[IO[bytes]]:
     """Standard input as a file, which libsndfile needs: it seeks.
 
     Raises:
-        AudioError: a terminal, nothing, or more than `MOST_INPUT` bytes. MissingError: no room for it.
+        AudioError: a terminal, nothing, or more than `MOST_INPUT` bytes. DiskError: no room for it.
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise AudioError("standard input: is a terminal", "pipe audio into it, or name a file")
@@ -153,25 +169,13 @@ def spooled_input() -> Iterator[IO[bytes]]:
         while piece := sys.stdin.buffer.read(PIECE):
             if file.tell() + len(piece) > MOST_INPUT:
                 raise AudioError(f"standard input: more than {MOST_INPUT // 2**20} MiB", "save it as a file")
-            kept(file, piece)
+            with writing(Path(tempfile.gettempdir()), "set TMPDIR to a folder with space"):
+                file.write(piece)
+                file.flush()
         if not file.tell():
             raise AudioError("standard input: empty", "pipe audio into it, once")
         file.seek(0)
         yield file
-
-
-def kept(file: IO[bytes], piece: bytes) -> None:
-    """Write a piece of standard input.
-
-    Raises:
-        MissingError: the disk is full.
-    """
-    try:
-        file.write(piece)
-        file.flush()
-    except OSError as error:
-        raise MissingError(f"{tempfile.gettempdir()}: cannot hold standard input ({error.strerror})",
-                           "free space there, or set TMPDIR") from error  # fmt: skip
 
 
 def check_rate(path: Path, rate: int) -> None:

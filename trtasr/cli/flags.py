@@ -203,6 +203,8 @@ def add_inspect(sub: argparse.ArgumentParser) -> None:
 def add_transcribe(sub: argparse.ArgumentParser) -> None:
     """Flags of ``transcribe``."""
     sub.add_argument("bundle", type=path, help="folder made by compile")
-    sub.add_argument("audio", type=path, nargs="+", help="wav, flac or ogg files")
+    sub.add_argument("audio", type=path, nargs="+", help="audio files, folders of them, or - for standard input")
+    sub.add_argument("--channel", type=int, metavar="N",
+                     help="the channel to hear, from 0 (default: the mean of all)")  # fmt: skip
     sub.add_argument("--target", help="engine to run (default: cpu)")
 

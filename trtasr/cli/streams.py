@@ -62,16 +62,21 @@ def standard_streams() -> Iterator[None]:
             settle(stream)
 
 
-def put(text: str) -> None:
+def put(text: str) -> bool:
     """Print a result on stdout; a reader that has gone away (``| head``) ends it in silence.
+
+    Returns:
+        whether it could be written; if not, nobody reads on.
 
     Raises:
         DiskError: it cannot be written, as on a full disk.
     """
     try:
         print(text, flush=True)
+        return True
     except BrokenPipeError:
         silence(sys.stdout)
+        return False
     except OSError as error:
         silence(sys.stdout)
         raise DiskError(f"the result cannot be written to standard output ({error.strerror})",
