@@ -1,13 +1,21 @@
 """Lists of utterances: NeMo manifests (JSON lines) and LibriSpeech-style folders."""
 
-import json
-import math
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from trtasr.audio.read import audio_seconds
+from trtasr.audio.source import shown
 from trtasr.errors import AudioError
+from trtasr.files.read import Source, decoded, lines_of
+
+LONGEST_LINE = 2**20  # bytes: an hour of speech has 60,000 characters
+MOST_LINES = 2_000_000
+MOST_SECONDS = 10**7
+LINE = 'write {"audio_filepath": ..., "duration": ..., "text": ...}, one JSON object per line'
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,21 @@ class ManifestEntry:
         return (0.0, None) if self.offset is None else (self.offset, self.duration)
 
 
+class Row(msgspec.Struct):
+    """One line of a NeMo manifest; other keys are ignored.
+
+    Attributes:
+        audio_filepath: absolute, or relative to the manifest.
+        text: reference transcript.
+        duration: seconds; offset: of the start, in seconds.
+    """
+
+    audio_filepath: str
+    text: str | None = None
+    duration: float | None = None
+    offset: float | None = None
+
+
 def read_manifest(path: Path, require_text: bool = True) -> tuple[ManifestEntry, ...]:
     """Read a NeMo manifest, or a folder with LibriSpeech's ``*.trans.txt`` files.
 
@@ -43,28 +66,31 @@ def read_manifest(path: Path, require_text: bool = True) -> tuple[ManifestEntry,
     Raises:
         AudioError: naming the file and the line.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on long names
         entries = read_librispeech(path, require_text)
-    elif path.is_file():
-        entries = [json_entry(path, number, line, require_text) for number, line in numbered_lines(path)]
     else:
-        raise AudioError(f"{path}: no such manifest", "give a NeMo manifest or a LibriSpeech folder")
+        entries = [json_entry(path, number, line, require_text) for number, line in numbered_lines(path)]
     if not entries:
-        raise AudioError(f"{path}: no utterances", "give a manifest with at least one utterance")
+        raise AudioError(f"{shown(path)}: no utterances", "give a manifest with at least one utterance")
     return tuple(entries)
 
 
-def numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """Non-empty lines with their numbers from 1.
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Non-empty lines of a text file with their numbers from 1.
 
     Raises:
-        AudioError: not a UTF-8 text file.
+        AudioError: missing, no regular file, too many lines or too long ones, or not UTF-8; names file and line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise AudioError(f"{path}: not UTF-8 text", "save the manifest as UTF-8") from error
-    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    source = Source(path, AudioError, "give a NeMo manifest or a LibriSpeech folder")
+    for number, line in enumerate(lines_of(source, LONGEST_LINE), start=1):
+        if number > MOST_LINES:
+            raise AudioError(f"{shown(path)}: more than {MOST_LINES} lines", "split the manifest")
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise AudioError(f"{shown(path)}, line {number}: not UTF-8 text", "save the manifest as UTF-8") from error
+        if text:
+            yield number, text
 
 
 def json_entry(path: Path, number: int, line: str, require_text: bool) -> ManifestEntry:
@@ -73,18 +99,15 @@ def json_entry(path: Path, number: int, line: str, require_text: bool) -> Manife
     Raises:
         AudioError: naming the line.
     """
-    where = f"{path}, line {number}"
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise AudioError(f"{where}: not JSON ({error})", "write one JSON object per line") from error
-    if not isinstance(row, dict) or not isinstance(row.get("audio_filepath"), str) or not row["audio_filepath"]:
-        raise AudioError(f"{where}: no audio_filepath", 'write {"audio_filepath": ..., "duration": ..., "text": ...}')
-    text = checked_text(where, row.get("text"), require_text)
-    audio = existing(where, path.parent / row["audio_filepath"])
-    offset, duration = seconds(where, row, "offset"), seconds(where, row, "duration")
+    where = f"{shown(path)}, line {number}"
+    row = decoded(line.encode(), Row, Source(Path(where), AudioError, LINE))
+    if not row.audio_filepath:
+        raise AudioError(f"{where}: no audio_filepath", LINE)
+    text = checked_text(where, row.text, require_text)
+    offset, duration = (checked_seconds(where, row, key) for key in ("offset", "duration"))
+    audio = existing(where, path.parent, row.audio_filepath)
     if duration is None:
-        duration = max(audio_seconds(audio) - (offset or 0.0), 0.0)
+        duration = max(seconds_of(where, audio) - (offset or 0.0), 0.0)
     return ManifestEntry(audio, duration, text, offset)
 
 
@@ -97,47 +120,61 @@ def read_librispeech(folder: Path, require_text: bool) -> list[ManifestEntry]:
     entries = []
     for transcript in sorted(folder.rglob("*.trans.txt")):
         for number, line in numbered_lines(transcript):
-            where = f"{transcript}, line {number}"
+            where = f"{shown(transcript)}, line {number}"
             name, _, text = line.partition(" ")
             text = checked_text(where, text, require_text)
-            audio = existing(where, transcript.parent / f"{name}.flac")
-            entries.append(ManifestEntry(audio, audio_seconds(audio), text))
+            audio = existing(where, transcript.parent, f"{name}.flac")
+            entries.append(ManifestEntry(audio, seconds_of(where, audio), text))
     return entries
 
 
-def checked_text(where: str, text: Any, required: bool) -> str:
+def checked_text(where: str, text: str | None, required: bool) -> str:
     """The transcript, stripped; empty where there is none.
 
     Raises:
-        AudioError: it is required and missing, or not a string.
+        AudioError: it is required and missing.
     """
-    if text is not None and not isinstance(text, str):
-        raise AudioError(f"{where}: text is no string", "write the transcript as a string")
-    if required and not (text or "").strip():
+    found = (text or "").strip()
+    if required and not found:
         raise AudioError(f"{where}: no text", "add the transcript, or leave out this utterance")
-    return (text or "").strip()
+    return found
 
 
-def seconds(where: str, row: dict[str, Any], key: str) -> float | None:
+def checked_seconds(where: str, row: Row, key: str) -> float | None:
     """A non-negative number of seconds, or None.
 
     Raises:
         AudioError: anything else.
     """
-    value = row.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    value: float | None = getattr(row, key)
+    if value is not None and not 0 <= value <= MOST_SECONDS:
         raise AudioError(f"{where}: {key} is {value!r}", "write seconds as a number >= 0, or leave it out")
-    return float(value)
+    return value
 
 
-def existing(where: str, audio: Path) -> Path:
+def existing(where: str, folder: Path, name: str) -> Path:
     """Absolute path of an audio file.
 
     Raises:
-        AudioError: it is not there.
+        AudioError: it is not there, or no regular file.
     """
-    if not audio.is_file():
-        raise AudioError(f"{where}: no such audio file {audio}", "correct the path (relative to the manifest)")
+    audio = folder / name
+    try:
+        found = os.path.isfile(audio)  # noqa: PTH113 - Path.is_file raises on long names
+    except UnicodeEncodeError:  # a lone surrogate
+        found = False
+    if not found:
+        raise AudioError(f"{where}: no such audio file {name!r:.200}", "correct the path (relative to the manifest)")
     return audio.resolve()
+
+
+def seconds_of(where: str, audio: Path) -> float:
+    """Duration from the file's header.
+
+    Raises:
+        AudioError: it is no audio; names the line.
+    """
+    try:
+        return audio_seconds(audio)
+    except AudioError as error:
+        raise AudioError(f"{where}: {error.problem}", error.repair) from error
