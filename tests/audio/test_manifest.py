@@ -1,6 +1,7 @@
 """NeMo manifests and LibriSpeech folders."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -56,25 +57,68 @@ GOOD = {"audio_filepath": "clips/a.flac", "text": "x"}
 
 
 @pytest.mark.parametrize(("line", "words"), [
-    ("{not json", "not JSON"),
-    ("[1, 2]", "no audio_filepath"),
-    ({"text": "x"}, "no audio_filepath"),
-    ({**GOOD, "audio_filepath": 3}, "no audio_filepath"),
+    ("{not json", "JSON is malformed"),
+    ("[1, 2]", "got `array`"),
+    ("null", "got `null`"),
+    ({"text": "x"}, "missing required field `audio_filepath`"),
+    ({**GOOD, "audio_filepath": 3}, "audio_filepath"),
+    ({**GOOD, "audio_filepath": ""}, "no audio_filepath"),
     ({"audio_filepath": "clips/a.flac"}, "no text"),
     ({**GOOD, "text": "  "}, "no text"),
     ({**GOOD, "text": None}, "no text"),
-    ({**GOOD, "text": 5}, "text is no string"),
+    ({**GOOD, "text": 5}, "text"),
     ({**GOOD, "audio_filepath": "clips/none.flac"}, "no such audio file"),
     ({**GOOD, "audio_filepath": "clips/\0.flac"}, "no such audio file"),
-    ({**GOOD, "duration": "long"}, "duration is 'long'"),
+    ({**GOOD, "audio_filepath": "clips"}, "no such audio file"),
+    ({**GOOD, "audio_filepath": "clips/" + "n" * 300}, "no such audio file"),
+    ({**GOOD, "audio_filepath": "n/" * 4000}, "no such audio file"),
+    ({**GOOD, "audio_filepath": "clips/pipe.wav"}, "no such audio file"),
+    ({**GOOD, "audio_filepath": "/dev/zero"}, "no such audio file"),
+    ({**GOOD, "audio_filepath": "clips/text.wav"}, "not readable audio"),
+    ({**GOOD, "duration": "long"}, "duration"),
     ({**GOOD, "offset": -1}, "offset is -1"),
-    ({**GOOD, "offset": True}, "offset is True"),
+    ({**GOOD, "offset": True}, "offset"),
+    ({**GOOD, "offset": 1e300}, "offset is 1e"),
+    (json.dumps(GOOD)[:-1] + ', "duration": NaN}', "JSON is malformed"),
+    (json.dumps(GOOD)[:-1] + ', "duration": -Infinity}', "JSON is malformed"),
+    (json.dumps(GOOD)[:-1] + ', "duration": ' + "9" * 5000 + "}", "Number out of range"),
+    (json.dumps(GOOD)[:-1] + ', "duration": 1e999}', "Number out of range"),
+    (json.dumps(GOOD)[:-1] + ', "words": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
+    ('{"audio_filepath": "clips/\\ud800.flac", "text": "x"}', "not as expected"),
+    ('{"audio_filepath": "clips/a.flac", "text": "\\udfff"}', "not as expected"),
 ])  # fmt: skip
 def test_bad_line_is_named(folder, line, words):
+    os.mkfifo(folder / "clips" / "pipe.wav")
+    (folder / "clips" / "text.wav").write_text("no audio")
     path = manifest(folder, GOOD, "", line)
     with pytest.raises(AudioError, match=words) as error:
         read_manifest(path)
     assert f"{path}, line 3" in error.value.problem
+    assert len(str(error.value)) < 1000
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_a_line(folder):
+    path = folder / "windows.json"
+    lines = [json.dumps({"audio_filepath": "clips/a.flac", "text": text}, ensure_ascii=False) for text in ("é", "b")]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n\r\n")
+    assert [entry.text for entry in read_manifest(path)] == ["é", "b"]
+
+
+def test_a_line_without_end_and_lines_without_end_are_bounded(folder, monkeypatch):
+    path = folder / "long.json"
+    path.write_bytes(b'{"audio_filepath": "clips/a.flac", "text": "' + b"x" * 2_000_000)
+    with pytest.raises(AudioError, match=r"long.json, line 1: longer than 1 MiB"):
+        read_manifest(path)
+    monkeypatch.setattr("trtasr.audio.manifest.MOST_LINES", 2)
+    with pytest.raises(AudioError, match="more than 2 lines"):
+        read_manifest(manifest(folder, GOOD, GOOD, GOOD))
+
+
+@pytest.mark.parametrize("name", ["pipe.json", "n" * 300 + ".json"])
+def test_a_manifest_that_is_no_file_ends_in_a_sentence(folder, name):
+    os.mkfifo(folder / "pipe.json")
+    with pytest.raises(AudioError, match=r"no regular file|no such manifest"):
+        read_manifest(folder / name)
 
 
 def test_text_is_optional_where_none_is_needed(folder):
@@ -87,8 +131,8 @@ def test_empty_or_missing_manifest(folder, tmp_path_factory):
             read_manifest(path)
     with pytest.raises(AudioError, match="no such manifest"):
         read_manifest(folder / "none.json")
-    (folder / "latin.json").write_bytes(b'{"text": "caf\xe9"}')
-    with pytest.raises(AudioError, match="not UTF-8"):
+    (folder / "latin.json").write_bytes(b'\n{"text": "caf\xe9"}')
+    with pytest.raises(AudioError, match=r"latin.json, line 2: not UTF-8"):
         read_manifest(folder / "latin.json")
 
 

@@ -10,7 +10,7 @@ import msgspec
 from trtasr.audio.read import audio_seconds
 from trtasr.audio.source import shown
 from trtasr.errors import AudioError
-from trtasr.files.read import Source, decoded, lines_of
+from trtasr.files.read import Source, decoded
 
 LONGEST_LINE = 2**20  # bytes: an hour of speech has 60,000 characters
 MOST_LINES = 2_000_000
@@ -68,6 +68,8 @@ def read_manifest(path: Path, require_text: bool = True) -> tuple[ManifestEntry,
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on long names
         entries = read_librispeech(path, require_text)
+    elif not os.path.lexists(path):
+        raise AudioError(f"{shown(path):.300}: no such manifest", "give a NeMo manifest or a LibriSpeech folder")
     else:
         entries = [json_entry(path, number, line, require_text) for number, line in numbered_lines(path)]
     if not entries:
@@ -82,7 +84,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         AudioError: missing, no regular file, too many lines or too long ones, or not UTF-8; names file and line.
     """
     source = Source(path, AudioError, "give a NeMo manifest or a LibriSpeech folder")
-    for number, line in enumerate(lines_of(source, LONGEST_LINE), start=1):
+    for number, line in enumerate(source.lines(LONGEST_LINE), start=1):
         if number > MOST_LINES:
             raise AudioError(f"{shown(path)}: more than {MOST_LINES} lines", "split the manifest")
         try:
@@ -159,11 +161,7 @@ def existing(where: str, folder: Path, name: str) -> Path:
         AudioError: it is not there, or no regular file.
     """
     audio = folder / name
-    try:
-        found = os.path.isfile(audio)  # noqa: PTH113 - Path.is_file raises on long names
-    except UnicodeEncodeError:  # a lone surrogate
-        found = False
-    if not found:
+    if not os.path.isfile(audio):  # noqa: PTH113 - Path.is_file raises on long names
         raise AudioError(f"{where}: no such audio file {name!r:.200}", "correct the path (relative to the manifest)")
     return audio.resolve()
 

@@ -6,11 +6,11 @@ import os
 import stat
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -85,6 +85,23 @@ class Source:
         except UnicodeDecodeError as error:
             raise self.error(f"{self.path}: not UTF-8 at byte {error.start}", self.repair) from error
 
+    def lines(self, longest: int) -> Iterator[bytes]:
+        """The lines of a file of any size, one by one, with their ends.
+
+        Args:
+            longest: bytes of a line.
+
+        Raises:
+            TrtasrError: of class `error`: as `content`, or a longer line, whose number is named.
+        """
+        with self.attempt(lambda: regular_stream(self.path)) as stream:
+            number = 1
+            while line := self.attempt(lambda: stream.readline(longest + 1)):
+                if len(line) > longest:
+                    raise self.error(f"{self.path}, line {number}: longer than {longest / MIB:g} MiB", self.repair)
+                yield line
+                number += 1
+
     def json(self, kind: type[T]) -> T:
         """The file as JSON of one type.
 
@@ -118,6 +135,19 @@ def regular_content(path: Path, limit: int) -> bytes | None:
     """
     with open(path, "rb", opener=unwaiting) as stream:
         return stream.read(limit) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
+
+
+def regular_stream(path: Path) -> IO[bytes] | None:
+    """A file, open for reading; None for a folder, a device or a FIFO.
+
+    Raises:
+        OSError: it cannot be read. ValueError: no file name.
+    """
+    stream = open(path, "rb", opener=unwaiting)  # noqa: SIM115 - the caller's
+    if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        return stream
+    stream.close()
+    return None
 
 
 def regular_sha256(path: Path, limit: int) -> str | None:
