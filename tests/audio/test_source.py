@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from golden import cases
 
-from trtasr.audio import source
+from trtasr import audio
 from trtasr.audio.read import read_audio
 from trtasr.errors import AudioError
 
@@ -67,7 +67,7 @@ def test_standard_input(tmp_path, monkeypatch, name):
 
 
 def test_standard_input_is_bounded_and_no_terminal(monkeypatch):
-    monkeypatch.setattr(source, "MOST_INPUT", 10)
+    monkeypatch.setattr("trtasr.audio.source.MOST_INPUT", 10)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(bytes(11))))
     with pytest.raises(AudioError, match="standard input: more than"):
         read_audio(Path("-"), 16000)
@@ -83,8 +83,8 @@ def test_a_folder_stands_for_the_audio_files_below_it(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
-    files = source.audio_files([tmp_path, Path("single.xyz"), Path("-")])
+    files = audio.source.audio_files([tmp_path, Path("single.xyz"), Path("-")])
     assert files == [tmp_path / "a" / "1.m4a", tmp_path / "a" / "2.wav", tmp_path / "b.FLAC", Path("single.xyz"),
                      Path("-")]  # fmt: skip
     with pytest.raises(AudioError, match="no audio file in this folder"):
-        source.audio_files([tmp_path / "b.FLAC", tmp_path / "empty"])
+        audio.source.audio_files([tmp_path / "b.FLAC", tmp_path / "empty"])
