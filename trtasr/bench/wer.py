@@ -50,8 +50,8 @@ def evaluate(
 ) -> WerResult:
     """Transcribe every utterance and score the transcripts.
 
-    With batch 1 the utterances are consumed one by one, so a generator keeps memory flat; a larger batch reads them
-    all and groups them by duration. Features are padded with zeros to the longest of their batch.
+    With batch 1 the utterances are consumed one by one, so a generator keeps memory flat; a larger batch groups them by
+    duration, a sequence in two passes, anything else held whole. Features are padded with zeros to the longest of their batch.
 
     Args:
         run: features [B, mel, T] float32 and valid frames [B] int64 -> log-probabilities [B, T', V] and valid
@@ -154,10 +154,13 @@ def recognizes_nothing(result: WerResult) -> bool:
 
 
 def _batches(utterances: Iterable[Prepared], batch: int) -> Iterator[list[Indexed]]:
-    numbered: Iterable[Indexed] = enumerate(utterances)
+    """Utterances in groups, with their places; of a sequence no more than a group is held at once."""
+    stream: Iterator[Indexed] = iter(enumerate(utterances))
     if batch > 1:
-        numbered = sorted(numbered, key=lambda pair: pair[1].duration)
-    stream = iter(numbered)
+        items = utterances if isinstance(utterances, Sequence) else list(utterances)
+        lengths = [item.duration for item in items]
+        places = sorted(range(len(lengths)), key=lengths.__getitem__)
+        stream = ((place, items[place]) for place in places)
     while group := list(islice(stream, batch)):
         yield group
 
