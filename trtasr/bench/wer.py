@@ -51,7 +51,8 @@ def evaluate(
     """Transcribe every utterance and score the transcripts.
 
     With batch 1 the utterances are consumed one by one, so a generator keeps memory flat; a larger batch groups them by
-    duration, a sequence in two passes, anything else held whole. Features are padded with zeros to the longest of their batch.
+    duration, a sequence in two passes, anything else held whole. Features are padded with zeros to the longest of
+    their batch.
 
     Args:
         run: features [B, mel, T] float32 and valid frames [B] int64 -> log-probabilities [B, T', V] and valid
