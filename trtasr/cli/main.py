@@ -115,7 +115,7 @@ def put_failure(words: Sequence[str], failure: Failure) -> None:
 
 def as_json(data: object) -> str:
     """A result for machines, in characters that stdout can write."""
-    return json_text(data, sys.stdout.encoding.lower().replace("-", "") != "utf8")
+    return json_text(data, (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8")
 
 
 def in_colour(text: str) -> str:
