@@ -120,7 +120,7 @@ def compile_ctc(job: Job) -> Record:
         controls = run_controls(exported, tables, recipe, utterances, checkpoint) if options.controls else ()
         record = Record(recipe, checkpoint, tables, lowered, timed_engines((*engines, *baselines), measured),
                         measured, comparison, controls, parity, time.monotonic() - job.started, integer)  # fmt: skip
-        write_record(folder, record)
+        write_record(folder, record, options.out)
     return record
 
 

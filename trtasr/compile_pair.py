@@ -68,7 +68,7 @@ def compile_pair(job: Job) -> Record:
         controls = run_pair_controls(graphs, tables, job.utterances, recipe, checkpoint) if job.options.controls else ()
         record = Record(recipe, checkpoint, tables, lowered, timed_engines((*engines, *baselines), measured),
                         measured, comparison, controls, parity, time.monotonic() - job.started)  # fmt: skip
-        write_record(folder, record)
+        write_record(folder, record, job.options.out)
     return record
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 import shlex
 from collections.abc import Mapping
@@ -106,8 +107,14 @@ class Record:
         return "FAILED" if self.problems else "PASSED"
 
 
-def write_record(folder: Path, record: Record) -> None:
-    """Write scales, cache, layers, bench, WER, report, tokenizer and, last, the sidecar that seals them."""
+def write_record(folder: Path, record: Record, out: Path) -> None:
+    """Write scales, cache, layers, bench, WER, report, tokenizer and, last, the sidecar that seals them.
+
+    Args:
+        folder: of the bundle while it is made.
+        record: what was built and measured.
+        out: where the folder goes in the end.
+    """
     decisions = {item.target: [asdict(d) for d in item.decisions] for item in record.lowered}
     write_json(folder / "scales.json", table_to_json(record.table) | {"decisions": decisions})
     (folder / "calibration.cache").write_text(cache_text(record.table), encoding="utf-8")
@@ -120,7 +127,12 @@ def write_record(folder: Path, record: Record) -> None:
         write_stored(folder, stored)
     (folder / "report.html").write_text(render(report_data(record)), encoding="utf-8")
     store(record.checkpoint.tokenizer, folder)
-    seal(folder, sidecar(record))
+    seal(folder, sidecar(record) | {"manifest": seen_from(out, record.recipe.evaluation.manifest)})
+
+
+def seen_from(out: Path, manifest: str) -> str:
+    """A manifest's path relative to the bundle, so that both can move together; empty for none."""
+    return os.path.relpath(os.path.realpath(manifest), os.path.realpath(out)) if manifest else ""
 
 
 def sidecar(record: Record) -> dict[str, Any]:

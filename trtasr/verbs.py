@@ -1,6 +1,7 @@
 """What one does with a finished bundle: bench, compare, inspect, transcribe."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -64,6 +65,17 @@ class Opened:
     def rows(self) -> int:
         """Feature rows."""
         return self.frontend.rows
+
+    @property
+    def manifest(self) -> Path | None:
+        """The recipe's manifest: where it lay beside the bundle, else as the recipe spells it; None: it is not there.
+
+        That way a bundle can be used from any folder, and be moved together with its manifest.
+        """
+        beside, named = self.bundle.sidecar.manifest, self.recipe.evaluation.manifest
+        places = [self.bundle.path / beside] * bool(beside) + [Path(named)] * bool(named)
+        there = (place for place in places if os.path.exists(place))  # noqa: PTH110 - Path's raises on long names
+        return next(there, None)
 
     def graph(self, target: str) -> Path:
         """The ONNX file that stands for a target in ONNX Runtime.
@@ -199,7 +211,10 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
     rows = rows_of(subject, sidecar.graphs, engines)
     for row in rows:
         opened.files(row.path)  # what is measured is what was built
-    source = manifest or (Path(evaluation.manifest) if evaluation.manifest else None)
+    source = manifest or opened.manifest
+    if source is None and opened.recipe.evaluation.manifest:
+        logger.warning("%s: WER is not measured: the recipe's manifest %s is not here; name one with --manifest",
+                       path, opened.recipe.evaluation.manifest)  # fmt: skip
     items = opened.heard(read_manifest(source) if source else [], evaluation.bench_seconds)
     return measure_rows(subject, rows, items).results
 
@@ -251,11 +266,13 @@ def manifest_of(opened: Opened, manifest: Path | None) -> Path:
     """The given manifest, else the recipe's.
 
     Raises:
-        UsageError: neither.
+        UsageError: neither, or the recipe's is not there.
     """
-    if manifest is None and not opened.recipe.evaluation.manifest:
-        raise UsageError(f"{opened.bundle.path}: the recipe names no manifest", "add --manifest FILE")
-    return manifest or Path(opened.recipe.evaluation.manifest)
+    if found := manifest or opened.manifest:
+        return found
+    named = opened.recipe.evaluation.manifest
+    problem = f"the recipe's manifest {named} is not here" if named else "the recipe names no manifest"
+    raise UsageError(f"{opened.bundle.path}: {problem}", "add --manifest FILE")
 
 
 def engine_layers(path: Path) -> dict[str, tuple[LayerRow, ...]]:

@@ -30,10 +30,13 @@ def load_model(model: Path | bytes, weights: bool = True) -> Any:
     name = "model" if isinstance(model, bytes) else str(model)
     try:
         with model_errors(name):
-            return onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(
+            found = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(
                 model, load_external_data=weights)  # fmt: skip
     except OSError as error:
         raise BundleError(f"{name}: cannot be read as an ONNX model ({said(error)})", REPAIR) from error
+    if not found.graph.node:  # an empty file is one, to protobuf
+        raise BundleError(f"{name}: an ONNX model without a graph", REPAIR)
+    return found
 
 
 def has_half(model: Any) -> bool:

@@ -1,0 +1,205 @@
+"""Bundles in use: from any folder, moved, read-only by habit, and written by somebody else."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from tiny_archive import write_archive, write_manifest
+
+from trtasr.cli import main
+
+FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "evaluation.bench_seconds=[0.5]",
+        "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5"]  # fmt: skip
+QUICK = ["--seconds", "0.3"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``out``, compiled inside it with a relative manifest, and its speech."""
+    folder = tmp_path_factory.mktemp("verbs") / "project"
+    folder.mkdir()
+    write_archive(folder / "tiny.nemo")
+    write_manifest(folder)
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main(["compile", "tiny.nemo", "--manifest", "manifest.json", "-o", "out", "-q", *FAST]) == 0
+    finally:
+        os.chdir(here)
+    return folder
+
+
+@pytest.fixture
+def copied(project: Path, tmp_path: Path) -> Path:
+    """A bundle of one's own, without its manifest."""
+    return Path(shutil.copytree(project / "out", tmp_path / "bundle"))
+
+
+def changed(bundle: Path, name: str, content: bytes) -> None:
+    """Replace a file and seal the bundle anew, as whoever hands it on could."""
+    (bundle / name).write_bytes(content)
+    sidecar = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    sidecar["files"][name] = hashlib.sha256(content).hexdigest()
+    (bundle / "bundle.json").write_text(json.dumps(sidecar), encoding="utf-8")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *command: object) -> str:
+    """What a command says that ends with 2."""
+    assert main([str(part) for part in command]) == 2
+    return capsys.readouterr().err
+
+
+def results(capsys: pytest.CaptureFixture[str], *command: object) -> list[dict[str, object]]:
+    """The rows of a `bench`."""
+    assert main(["bench", *map(str, command), "--json", *QUICK]) == 0
+    return list(json.loads(capsys.readouterr().out))
+
+
+def test_a_bundle_finds_its_manifest_from_any_folder(project, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert all(row["wer"] is not None for row in results(capsys, project / "out"))
+    command = ["compare", str(project / "out"), "--utterances", "1", "-o", str(tmp_path / "comparison")]
+    assert main(command) == 0
+
+
+def test_a_bundle_moves_together_with_its_manifest(project, tmp_path, capsys) -> None:
+    shutil.copytree(project, tmp_path / "elsewhere")
+    assert all(row["wer"] is not None for row in results(capsys, tmp_path / "elsewhere" / "out"))
+
+
+def test_a_bundle_without_its_manifest_is_measured_without_wer(copied, tmp_path, monkeypatch, capsys, caplog) -> None:
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        rows = results(capsys, copied)
+    assert {row["engine"] for row in rows} == {"fp32 (reference)", "int8 t4-rtx", "int8 cpu"}
+    assert all(row["wer"] is None for row in rows)
+    assert rows[0]["latencies"]
+    assert "WER is not measured: the recipe's manifest manifest.json is not here" in caplog.text
+    assert "the recipe's manifest manifest.json is not here" in refused(capsys, "compare", copied)
+
+
+def test_a_manifest_that_is_named_must_be_there(project, tmp_path, capsys) -> None:
+    assert "nowhere.json" in refused(capsys, "bench", project / "out", "--manifest", tmp_path / "nowhere.json")
+
+
+def test_reading_a_bundle_writes_nothing_into_it(project, copied, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (copied, *copied.rglob("*"))}
+    wav, manifest = str(project / "0.wav"), ["--manifest", str(project / "manifest.json")]
+    for command in (["inspect"], ["inspect", "--roofline"], ["inspect", "--integer"], ["bench", *QUICK, *manifest],
+                    ["compare", *manifest], ["compare", "--layers", *manifest]):  # fmt: skip
+        assert main([command[0], str(copied), *command[1:]]) == 0, command
+    assert main(["transcribe", str(copied), wav]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (copied, *copied.rglob("*"))} == before
+
+
+def test_weights_outside_the_hashed_files_are_not_loaded(project, copied, capsys) -> None:
+    """ONNX Runtime reads any file that a model names; only those of the bundle are allowed."""
+    path = copied / "model.fp32.onnx"
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    changed(copied, "model.fp32.onnx", path.read_bytes())
+    error = refused(capsys, "transcribe", copied, project / "0.wav", "--target", "fp32")
+    assert "has no weights.bin" in error
+    changed(copied, "weights.bin", (copied / "weights.bin").read_bytes())
+    assert main(["transcribe", str(copied), str(project / "0.wav"), "--target", "fp32"]) == 0
+    (copied / "weights.bin").write_bytes(b"\0" * (copied / "weights.bin").stat().st_size)
+    error = refused(capsys, "transcribe", copied, project / "0.wav", "--target", "fp32")
+    assert "weights.bin: sha256" in error
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "*/_ORT_MEM_ADDR_/*", ""])
+def test_weights_elsewhere_are_refused(project, copied, capsys, location) -> None:
+    model = onnx.load(copied / "model.fp32.onnx")
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    changed(copied, "model.fp32.onnx", model.SerializeToString())
+    assert "has no" in refused(capsys, "transcribe", copied, project / "0.wav", "--target", "fp32")
+
+
+def misnamed(model: onnx.ModelProto) -> None:
+    model.graph.node[0].op_type = "Nope"
+
+
+def misshaped(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims[:] = [2**40, 3]
+
+
+def unwired(model: onnx.ModelProto) -> None:
+    del model.graph.node[3]
+
+
+def single(model: onnx.ModelProto) -> None:
+    del model.graph.output[1]
+
+
+def flat(model: onnx.ModelProto) -> None:
+    """Scores of another rank."""
+    name = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["scores" if output == name else output for output in node.output]
+    model.graph.node.append(onnx.helper.make_node("Flatten", ["scores"], [name], axis=0))
+    model.graph.output[0].ClearField("type")
+
+
+def wider(model: onnx.ModelProto) -> None:
+    """One token more than the vocabulary has."""
+    name = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["scores" if output == name else output for output in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 1]), "pads"))
+    model.graph.node.append(onnx.helper.make_node("Pad", ["scores", "pads"], [name]))
+    model.graph.output[0].ClearField("type")
+
+
+@pytest.mark.parametrize("change", [misnamed, misshaped, unwired, single, flat, wider])
+def test_graphs_that_no_compile_writes_are_named(project, copied, capsys, change) -> None:
+    model = onnx.load(copied / "model.fp32.onnx")
+    change(model)
+    changed(copied, "model.fp32.onnx", model.SerializeToString())
+    for command in (["transcribe", copied, project / "0.wav", "--target", "fp32"],
+                    ["bench", copied, "--manifest", project / "manifest.json", *QUICK]):  # fmt: skip
+        error = refused(capsys, *command)
+        assert "model" in error
+        assert "repair: compile the bundle again" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", b"no model", b"\xff" * 100])
+@pytest.mark.parametrize("flags", [["inspect", "--roofline"], ["inspect", "--integer"], ["compare"],
+                                   ["compare", "--layers"], ["compare", "--integer"]], ids=" ".join)  # fmt: skip
+def test_files_that_are_no_graph_are_named(project, copied, tmp_path, monkeypatch, capsys, content, flags) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.fp32.onnx", "model.integer.onnx"):
+        changed(copied, name, content)
+    manifest = ["--manifest", project / "manifest.json"] if flags[0] == "compare" else []
+    error = refused(capsys, flags[0], copied, *flags[1:], *manifest)
+    assert ".onnx" in error
+    assert "repair: compile the bundle again" in error
+
+
+ROW = {"name": "a", "kind": "gemm", "operands": ["Int8"], "outputs": [], "onnx_nodes": []}
+
+
+@pytest.mark.parametrize("table", [
+    [], 3, {"cpu": {}}, {"cpu": [3]}, {"cpu": [{"name": "a"}]}, {"cpu": [ROW | {"name": 3}]},
+    {"cpu": [ROW | {"operands": "Int8"}]}, {"cpu": [ROW | {"macs": "many"}]}, {"cpu": [ROW | {"macs": 1.5}]},
+    {"cpu": [ROW | {"time_share": None}]}, {"cpu": None}])  # fmt: skip
+def test_a_layer_table_that_no_compile_writes(copied, capsys, table) -> None:
+    changed(copied, "layers.json", json.dumps(table).encode())
+    error = refused(capsys, "inspect", copied)
+    assert "layers.json" in error
+    assert "repair: compile the bundle again" in error
+
+
+def test_a_layer_table_nested_without_end(copied, capsys) -> None:
+    changed(copied, "layers.json", b'{"cpu": ' + b"[" * 100_000)
+    assert "layers.json" in refused(capsys, "inspect", copied)
