@@ -18,7 +18,7 @@ LARGEST = 1e6  # magnitude of any value; triangles of unit height have 1
 AGAIN = "compile the bundle again"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StoredBuffers:
     """What a model was trained with, where that is not what its configuration gives.
 

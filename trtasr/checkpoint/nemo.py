@@ -7,26 +7,21 @@ extracted, every size is bounded, and weights are unpickled with ``weights_only=
 import gzip
 import hashlib
 import io
-import pickle
-import struct
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-import torch
-from torch import Tensor
-
 from trtasr.audio.features import FrontendConfig
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.frontend_buffers import restore
 from trtasr.checkpoint.nemo_tokenizer import MAX_BYTES, SAVE_AGAIN, is_tokenizer_file, read_tokenizer
+from trtasr.checkpoint.state_dict import WEIGHTS, read_weights
 from trtasr.checkpoint.yaml_config import load_config, resolve
 from trtasr.errors import CheckpointError
 
-CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
+CONFIG = "model_config.yaml"
 SECTIONS = ("target", "sample_rate", "labels", "tokenizer", "preprocessor", "encoder", "decoder")
 MAX_CONFIG_BYTES = 4 * 2**20
 MAX_ARCHIVE_BYTES = 8 * 2**30
@@ -273,57 +268,6 @@ def read_frontend(config: Mapping[str, Any]) -> FrontendConfig:
         raise CheckpointError(f"encoder.feat_in asks for {expected} features, {given}",
                               "correct the one that is wrong in model_config.yaml")  # fmt: skip
     return frontend
-
-
-def read_weights(content: io.BytesIO) -> dict[str, Tensor]:
-    """Unpickle a state dict without running anything in it.
-
-    Args:
-        content: the file, at its start.
-
-    Raises:
-        CheckpointError: damaged, or something other than a mapping of names to plain tensors.
-    """
-    check_zip(content)
-    try:
-        loaded = torch.load(content, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{WEIGHTS} contains code or objects, or is damaged; nothing in it was run",
-                              "use an archive you trust, whose weights are plain tensors") from error  # fmt: skip
-    except Exception as error:  # torch.load has no common error class: RuntimeError, EOFError, KeyError, IndexError ...
-        raise CheckpointError(f"{WEIGHTS} is truncated or damaged ({type(error).__name__})", SAVE_AGAIN) from error
-    if not isinstance(loaded, dict) or not loaded:
-        raise CheckpointError(f"{WEIGHTS} holds a {type(loaded).__name__}, not a state dict", SAVE_AGAIN)
-    for name, tensor in loaded.items():
-        if not isinstance(name, str) or not is_plain(tensor):
-            raise CheckpointError(f"{WEIGHTS}: {name!r:.80} is no plain CPU tensor", SAVE_AGAIN)
-    check_growth(content, sum(tensor.numel() * tensor.element_size() for tensor in loaded.values()))
-    return loaded
-
-
-def check_zip(content: io.BytesIO) -> None:
-    """Refuse a state dict whose zip records would inflate; leaves ``content`` at its start."""
-    if bytes(content.getbuffer()[:2]) != b"PK":
-        return
-    try:
-        size = sum(record.file_size for record in zipfile.ZipFile(content).infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError, struct.error) as error:
-        raise CheckpointError(f"{WEIGHTS} is truncated or damaged ({error})", SAVE_AGAIN) from error
-    content.seek(0)
-    check_growth(content, size)
-
-
-def check_growth(content: io.BytesIO, size: int) -> None:
-    """Refuse ``size`` bytes out of a state dict of half that: zip records that inflate, tensors that repeat memory."""
-    held = content.getbuffer().nbytes
-    if size > 2 * held + MAX_READ:
-        raise CheckpointError(f"{WEIGHTS} inflates from {held} to {size} bytes", "do not use this archive")
-
-
-def is_plain(value: object) -> bool:
-    """True for a dense, unquantized tensor with storage on the CPU."""
-    return (isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-            and not value.is_quantized)  # fmt: skip
 
 
 def file_sha256(path: Path) -> str:
