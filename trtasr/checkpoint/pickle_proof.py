@@ -195,10 +195,9 @@ def new_dict(*arguments: Any) -> dict[str, Any]:
     return {}
 
 
-def new_tensor(storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any,
-               metadata: Any = None) -> TensorView:  # fmt: skip
-    """A strided view of a storage, if it stays inside."""
-    if not isinstance(storage, Storage) or metadata is not None:
+def new_tensor(storage: Any, offset: Any, size: Any, stride: Any, *others: Any) -> TensorView:
+    """A strided view of a storage, if it stays inside; the others are ``requires_grad``, hooks, and no metadata."""
+    if not isinstance(storage, Storage) or len(others) < 2 or others[2:] not in ((), (None,)):
         raise PickleError("a tensor of another kind")
     if not sizes(size) or not sizes(stride) or not sizes((offset,)) or len(size) != len(stride):
         raise PickleError("a tensor of no size")
