@@ -3,7 +3,6 @@
 import logging
 import math
 import statistics
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from trtasr.controls import label, usable_rate
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import UsageError
 from trtasr.evaluate import prepare, word_error_rate
+from trtasr.files.scratch import scratch
 from trtasr.job import model_of, reading_for
 from trtasr.pair_run import texts_of
 from trtasr.recipe import Quantization, Recipe
@@ -139,8 +139,8 @@ def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits
 
 def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tuple[float | None, float, float]:
     """WER (or CER) in percent, None when the transcripts are useless; agreement in percent and SQNR in dB on speech."""
-    with tempfile.TemporaryDirectory() as folder:
-        graph = bench.subject.quantized(features, settings, Path(folder))
+    with scratch() as folder:
+        graph = bench.subject.quantized(features, settings, folder)
         wer = usable_rate(graph, bench.utterances, bench.checkpoint, bench.recipe.evaluation)
         found = bench.subject.outputs(graph)
     return wer, agreement(bench.outputs, found), output_sqnr(bench.outputs, found)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import onnx
@@ -17,6 +16,7 @@ from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.compile_pair import exported_pair
 from trtasr.controls import quantized_graph, quantized_pair
 from trtasr.evaluate import feeds, log_probs
+from trtasr.files.scratch import scratch
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.pair_features import pair_features
 from trtasr.pair_run import texts_of
@@ -97,12 +97,12 @@ class PairSubject:
 @contextmanager
 def subject_of(checkpoint: Checkpoint, model: nn.Module, utterances: Sequence[Prepared]) -> Iterator[Subject]:
     """The subject of a checkpoint; its graphs live as long as the block."""
-    with TemporaryDirectory() as folder:
+    with scratch() as folder:
         if checkpoint.generation:
-            graphs = exported_pair(model, checkpoint, Path(folder))
+            graphs = exported_pair(model, checkpoint, folder)
             spoken = spoken_tokens(graphs.encoder, feeds(utterances), texts_of(checkpoint))
             yield PairSubject(graphs, checkpoint, spoken)
         else:
-            exported = Path(folder) / "model.fp32.onnx"
+            exported = folder / "model.fp32.onnx"
             export_onnx(fold_batchnorm(model), exported, checkpoint.frontend.rows)
             yield CtcSubject(exported, checkpoint, model, utterances)

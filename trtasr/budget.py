@@ -2,7 +2,6 @@
 
 import glob
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from trtasr.controls import usable_rate
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import RecipeError, UsageError
 from trtasr.evaluate import log_probs, word_error_rate
+from trtasr.files.scratch import scratch
 from trtasr.pair_run import texts_of
 from trtasr.place import Placed, place
 from trtasr.recipe import Recipe
@@ -91,8 +91,8 @@ def within_budget(trial: Trial, utterances: Sequence[Prepared], checkpoint: Chec
         limit += word_error_rate(trial.path, utterances, texts_of(checkpoint), evaluation).rate
 
     def holds(left: Sequence[str]) -> bool:
-        with tempfile.TemporaryDirectory() as folder:
-            graph = written(trial, left, Path(folder))
+        with scratch() as folder:
+            graph = written(trial, left, folder)
             sqnr = output_sqnr(trial.reference, log_probs(graph, trial.feeds))
             wer = usable_rate(graph, utterances, checkpoint, evaluation) if evaluation.mixed else None
         shown = "-" if wer is None else f"{wer:.2f} %"
@@ -120,9 +120,9 @@ def ranked_layers(trial: Trial) -> list[str]:
     """Quantized layers by the SQNR of the log-probabilities when each alone is INT8, the worst first."""
     names = [item.node for item in trial.placed(()).decisions if item.quantized]
     damage = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         for name in tqdm(names, desc=f"sensitivity {trial.target.name}", unit="layer", disable=None):
-            graph = written(trial, [other for other in names if other != name], Path(folder))
+            graph = written(trial, [other for other in names if other != name], folder)
             found = log_probs(graph, trial.feeds[:RANKED_ON])
             damage[name] = output_sqnr(trial.reference[:RANKED_ON], found)
     return sorted(names, key=damage.__getitem__)

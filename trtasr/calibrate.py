@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,8 +24,11 @@ from trtasr.engine.cache import format_cache
 from trtasr.engine.run import observe, utterances
 from trtasr.errors import RecipeError, UsageError
 from trtasr.evaluate import frames_of, prepare
+from trtasr.files.disk import writing
 from trtasr.files.keep import sha256_file
-from trtasr.files.write import write_json
+from trtasr.files.read import Source
+from trtasr.files.workspace import sweep, workspace
+from trtasr.files.write import json_bytes, write_together
 from trtasr.graph.center import center, centerable
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.quant.centering import centering, collect_channels
@@ -85,6 +87,7 @@ def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> Sca
     Raises:
         UsageError: `read_table`. QualityError: a broken table.
     """
+    sweep(folder)  # a `calibrate` that was killed in its last step is finished first
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
@@ -93,7 +96,15 @@ def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> Sca
     if stale:
         logger.info("%s was made with other settings (%s): calibrating anew", path, ", ".join(stale))
         return None
+    check_cache(path, table)
     return with_weights(path, data, table)
+
+
+def check_cache(path: Path, table: ScaleTable) -> None:
+    """Warn when the TensorRT cache beside a table holds other scales: nothing here reads it, others may."""
+    cache = path.with_suffix(".cache")
+    if cache.is_file() and Source(cache, UsageError, REMAKE_BOTH).text() != cache_text(table):
+        logger.warning("%s: does not hold the scales of %s; %s", cache, path.name, REMAKE_BOTH)
 
 
 def read_table(path: Path) -> ScaleTable:
@@ -185,40 +196,34 @@ def weight_bytes(table: ScaleTable) -> bytes:
 
 
 def write_table(folder: Path, name: str, table: ScaleTable) -> tuple[Path, Path]:
-    """Write ``<name>.json`` and the same scales as a TensorRT calibration cache, ``<name>.cache``, never by halves.
+    """Write ``<name>.json`` and the same scales as a TensorRT calibration cache, ``<name>.cache``: both or neither.
 
-    Corrected weights go to ``<name>.safetensors``; the table holds its hash. The old table goes first and the new one
-    comes last, so that a stop in between leaves no table, which is calibrated anew, and never one with foreign weights.
+    Corrected weights go to ``<name>.safetensors``; the table holds their hash.
+
+    Raises:
+        UsageError: the folder cannot be written. DiskError: the disk takes no more.
     """
     table_path, cache_path, weights_path = (folder / f"{name}{suffix}" for suffix in (".json", ".cache", WEIGHTS))
     weights = weight_bytes(table) if table.corrected else b""
     data = table_to_json(table) | ({"corrected_sha256": hashlib.sha256(weights).hexdigest()} if weights else {})
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".calib-") as scratch:
-        made = Path(scratch)
-        write_json(made / table_path.name, data)
-        (made / cache_path.name).write_text(cache_text(table), encoding="utf-8")
-        (made / weights_path.name).write_bytes(weights)
-        for path in (table_path, weights_path):
-            path.unlink(missing_ok=True)
-        if weights:
-            (made / weights_path.name).replace(weights_path)
-        (made / cache_path.name).replace(cache_path)
-        (made / table_path.name).replace(table_path)
+    contents = {weights_path.name: weights} if weights else {}
+    contents |= {cache_path.name: cache_text(table).encode(), table_path.name: json_bytes(data)}
+    write_together(folder, contents)
+    if not weights:
+        weights_path.unlink(missing_ok=True)  # of the table before
     return table_path, cache_path
 
 
 def writable(folder: Path) -> Path:
-    """The folder, created if need be.
+    """The folder, created if need be, and cleared of what a killed run left.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: it cannot be written. DiskError: the disk takes no more.
     """
-    try:
+    with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder):
-            return folder
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror})", "choose another folder") from error
+    with workspace(folder, "choose another folder"):
+        return folder
 
 
 def cache_text(table: ScaleTable) -> str:

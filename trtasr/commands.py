@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +19,7 @@ from trtasr.compile import STAGES, calibrate_recipe, compile_recipe
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
 from trtasr.errors import AudioError, MissingError, RecipeError, UsageError
-from trtasr.files.write import write_json
+from trtasr.files.write import copy_file, write_json
 from trtasr.gpu import slower_than_fp16
 from trtasr.integer_graph import prove_bundle
 from trtasr.job import Options
@@ -191,16 +190,16 @@ def export_extras(record: Record, out: Path, arguments: argparse.Namespace) -> N
     if arguments.export_layers:
         write_json(arguments.export_layers, trtexec_layers(engine.layers))
     if arguments.export_profile:
-        shutil.copyfile(out / PROFILE, arguments.export_profile)
+        copy_file(out / PROFILE, arguments.export_profile)
 
 
 def save_engine(engine: Path, target: Path) -> None:
     """Copy an engine to a file; of an encoder-decoder both, ``encoder`` and ``decoder`` in front of the suffix."""
     if not is_pair(engine):
-        shutil.copyfile(engine, target)
+        copy_file(engine, target)
         return
     for part in files_of(engine):
-        shutil.copyfile(part, target.with_suffix(f".{part.name.partition('.')[0]}{target.suffix}"))
+        copy_file(part, target.with_suffix(f".{part.name.partition('.')[0]}{target.suffix}"))
 
 
 def calibrate_verb(arguments: argparse.Namespace) -> Summary:

@@ -1,7 +1,6 @@
 """FP32 against an engine, layer by layer: where the error comes from."""
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from trtasr.engine.faults import model_errors
 from trtasr.engine.run import load_model
 from trtasr.errors import UsageError
 from trtasr.evaluate import feeds
+from trtasr.files.scratch import scratch
 from trtasr.gpu import INT8
 from trtasr.graph.halve import halve
 from trtasr.graph.tensors import layer_outputs
@@ -99,7 +99,7 @@ def compare_pair_layers(reference: Path, candidate: Path, items: Sequence[Feed],
 
 def marked_plan(opened: Opened, qdq: Path, names: Sequence[str], stack: ExitStack) -> Observe:
     """The engine's graph built once more with inner tensors as outputs, ready to run until `stack` closes."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trtasr-")))
+    folder = stack.enter_context(scratch())
     model, graph = halve(load_model(qdq)), folder / "marked.onnx"
     inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
     model.graph.output.extend(inferred[name] for name in names)

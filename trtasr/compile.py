@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from trtasr.checkpoint.read import read_checkpoint
 from trtasr.compile_pair import compile_pair, exported_pair
 from trtasr.controls import run_controls
 from trtasr.engine.run import utterances as single_utterances
+from trtasr.files.scratch import scratch
 from trtasr.gpu import benchmarked
 from trtasr.graph.center import center
 from trtasr.graph.check import assert_parity, run_graph
@@ -99,8 +99,8 @@ def compile_ctc(job: Job) -> Record:
         accepted = profile(recipe.engine, checkpoint.frontend.frames_per_second, checkpoint.frontend.rows)
         benchmarked(recipe.evaluation, accepted)
         fitting(job, accepted)
-    with staged(options.out) as folder, tempfile.TemporaryDirectory() as scratch:
-        exported = Path(scratch) / FP32
+    with staged(options.out) as folder, scratch() as aside:
+        exported = aside / FP32
         export_onnx(fold_batchnorm(model), exported, checkpoint.frontend.rows)
         made = cache(lambda method: calibration_features(method, recipe, checkpoint, model))
         tables = scale_tables(job, lambda method, settings: table_from_features(
@@ -161,15 +161,15 @@ def calibrate_recipe(recipe: Recipe, options: Options) -> Calibrated:
     checkpoint = read_checkpoint(Path(recipe.checkpoint))
     model = model_of(checkpoint)
     settings = calibration_settings(recipe, checkpoint)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch() as aside:
         if checkpoint.generation:
-            graphs = exported_pair(model, checkpoint, Path(scratch))
+            graphs = exported_pair(model, checkpoint, aside)
             ready = time.monotonic()
             features = pair_features(recipe.calibration.method, recipe, checkpoint, graphs)
             made = time.monotonic()
             table = pair_table(graphs, features, recipe.quantization, settings)
         else:
-            exported = Path(scratch) / FP32
+            exported = aside / FP32
             export_onnx(fold_batchnorm(model), exported, checkpoint.frontend.rows)
             ready = time.monotonic()
             features = calibration_features(recipe.calibration.method, recipe, checkpoint, model)

@@ -19,6 +19,7 @@ from trtasr.engine.compare_pair import DECODER, ENCODER, decoder_inputs
 from trtasr.engine.run import utterances
 from trtasr.errors import RecipeError
 from trtasr.evaluate import feeds
+from trtasr.files.scratch import scratch
 from trtasr.gpu import benchmarked_pair
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export_pair import export_pair
@@ -55,7 +56,7 @@ def compile_pair(job: Job) -> Record:
     """
     refuse(job)
     recipe, checkpoint = job.recipe, job.checkpoint
-    with staged(job.options.out) as folder:
+    with staged(job.options.out) as folder, scratch():
         graphs = exported_pair(job.model, checkpoint, folder)
         parity = prove_parity(job, graphs)
         tables = scale_tables(job, lambda method, settings: pair_table(

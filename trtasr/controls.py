@@ -1,7 +1,6 @@
 """Calibration controls: the same pipeline calibrated by noise, by synthetic features and by real audio."""
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare import layer_sqnr, ort_observer, output_sqnr
 from trtasr.errors import QualityError
 from trtasr.evaluate import feeds, word_error_rate
+from trtasr.files.scratch import scratch
 from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.own_part import own_part
@@ -65,9 +65,9 @@ def run_controls(exported: Path, tables: Mapping[str, ScaleTable], recipe: Recip
     """
     fp32 = onnx.load(exported)
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch() as folder:
         for method in METHODS:
-            graph = Path(scratch) / f"{method}.onnx"
+            graph = folder / f"{method}.onnx"
             table = tables[method]
             onnx.save(quantized_graph(fp32, table, recipe.quantization.exclude), graph)
             wer = usable_rate(graph, utterances, checkpoint, recipe.evaluation)
@@ -91,9 +91,9 @@ def run_pair_controls(graphs: PairGraphs, tables: Mapping[str, ScaleTable], utte
     rows = []
     spoken = spoken_tokens(graphs.encoder, feeds(utterances[:SQNR_UTTERANCES]), texts_of(checkpoint))
     exact = pair_logits(graphs.encoder, spoken)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch() as folder:
         for method in METHODS:
-            quantized = quantized_pair(graphs, tables[method], recipe.quantization.exclude, Path(scratch) / method)
+            quantized = quantized_pair(graphs, tables[method], recipe.quantization.exclude, folder / method)
             wer = usable_rate(quantized.encoder, utterances, checkpoint, recipe.evaluation)
             rows.append(Control(label(method, recipe), wer, output_sqnr(exact, pair_logits(quantized.encoder, spoken))))
     return tuple(rows)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtasr.errors import BundleError, TrtasrError, UsageError
+from trtasr.files.write import replacing
 
 if TYPE_CHECKING:
     from trtasr.recipe import Recipe
@@ -110,15 +111,8 @@ def save_features(path: Path, features: "CalibrationSet", checkpoint_sha256: str
                               "checkpoint_sha256": checkpoint_sha256}  # fmt: skip
     for index, (values, lengths) in enumerate(utterances):
         arrays |= {f"features_{index}": values, f"lengths_{index}": lengths}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as stream:
-            np.savez(stream, **arrays)
-        partial.replace(path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})", "choose another file with -o") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("wb") as stream:
+        np.savez(stream, **arrays)
     return len(utterances)
 
 

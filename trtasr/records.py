@@ -24,7 +24,7 @@ from trtasr.controls import Control
 from trtasr.engine.compare_pair import ENCODER
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.run import cpu_name
-from trtasr.files.write import write_json
+from trtasr.files.write import write_json, write_text
 from trtasr.gpu import slower_than_fp16, state_json
 from trtasr.integer_graph import IntegerGraph
 from trtasr.lower import MODEL, PLAIN, Lowered
@@ -117,7 +117,7 @@ def write_record(folder: Path, record: Record, out: Path) -> None:
     """
     decisions = {item.target: [asdict(d) for d in item.decisions] for item in record.lowered}
     write_json(folder / "scales.json", table_to_json(record.table) | {"decisions": decisions})
-    (folder / "calibration.cache").write_text(cache_text(record.table), encoding="utf-8")
+    write_text(folder / "calibration.cache", cache_text(record.table))
     write_json(folder / "layers.json", {engine.target: layers_json(engine.layers) for engine in record.engines})
     write_json(folder / "bench.json", [bench_json(result) for result in record.results])
     if record.measured.gpu:
@@ -125,7 +125,7 @@ def write_record(folder: Path, record: Record, out: Path) -> None:
     write_json(folder / "wer.json", {r.target: wer_json(r.wer) for r in record.results if r.wer})
     if stored := getattr(record.checkpoint.frontend, "stored", None):
         write_stored(folder, stored)
-    (folder / "report.html").write_text(render(report_data(record)), encoding="utf-8")
+    write_text(folder / "report.html", render(report_data(record)))
     store(record.checkpoint.tokenizer, folder)
     seal(folder, sidecar(record) | {"manifest": seen_from(out, record.recipe.evaluation.manifest)})
 

@@ -4,7 +4,6 @@ import importlib
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from trtasr.engine.inspect import attribute_macs
 from trtasr.engine.inspector import inspector_layers
 from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError
+from trtasr.files.scratch import scratch
 from trtasr.values import Engine
 
 log = logging.getLogger(__name__)
@@ -146,10 +146,10 @@ def build_tensorrt(onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapp
                "workspace_mb": options.workspace_mb}  # fmt: skip
     product = Product(f"TensorRT {host.tensorrt}", "tensorrt", TRT_INSTALL)
     log.info("building %s for %s with TensorRT %s (timing cache %s)", plan_path.name, host.gpu, host.tensorrt, timing)
-    with tempfile.TemporaryDirectory(prefix="trtasr-") as folder:
+    with scratch() as folder:
         if options.source is not None:
-            save_source(Path(folder) / "calibration.npz", options.source)
-            request["calibration"] = str(Path(folder) / "calibration.npz")
+            save_source(folder / "calibration.npz", options.source)
+            request["calibration"] = str(folder / "calibration.npz")
         done = build_plan(request, onnx_path, plan_path, product)
     if done.report.get("unsaved"):
         log.warning("the timing cache cannot be kept (%s): the next build measures every kernel again",

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ from typing import Any
 from trtasr import errors
 from trtasr.engine.fallback import MEMORY, unsupported
 from trtasr.errors import BuildError, MissingError, NoKernelError, TrtasrError
+from trtasr.files.replace import OTHER_FOLDER
+from trtasr.files.workspace import workspace
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +68,9 @@ def build_plan(request: Mapping[str, Any], onnx_path: Path, plan_path: Path, pro
     """
     start = time.perf_counter()
     plan_path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=plan_path.parent) as folder:
-        partial = Path(folder) / plan_path.name
-        report = run_child({**request, "plan": str(partial), "report": str(Path(folder) / "report.json")})
+    with workspace(plan_path.parent, OTHER_FOLDER) as folder:
+        partial = folder / plan_path.name
+        report = run_child({**request, "plan": str(partial), "report": str(folder / "report.json")})
         if "missing" in report:
             raise MissingError(f"{product.name} cannot be loaded: {report['missing']}", product.repair)
         if "refused" in report:

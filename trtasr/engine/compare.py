@@ -16,6 +16,7 @@ import numpy.typing as npt
 from trtasr.engine.run import expose, folder_of, has_half, load_model, open_session
 from trtasr.engine.trt_run import open_plan
 from trtasr.errors import MissingError, QualityError, UsageError
+from trtasr.files.write import replacing
 from trtasr.values import Comparison, FloatArray, IntArray, TensorComparison
 
 log = logging.getLogger(__name__)
@@ -124,8 +125,10 @@ def run_both(paths: tuple[Path, Path], inputs: Sequence[Mapping[str, npt.NDArray
     runners = [_runner(path, label) for path, label in zip(paths, labels, strict=True)]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         results = Comparator.run(runners, data_loader=inputs)
-        save_json(inputs, str(files.folder / files.inputs))
-        results.save(str(files.folder / files.results))
+        with replacing(files.folder / files.inputs) as partial:
+            save_json(inputs, str(partial))
+        with replacing(files.folder / files.results) as partial:
+            results.save(str(partial))
         return [[dict(iteration.items()) for iteration in results[label]] for label in labels]
 
 

@@ -1,7 +1,6 @@
 """The layer table of a built engine: what really runs in INT8, and what was kept in floating point."""
 
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import onnx
 
 from trtasr.engine.run import load_model, open_session
+from trtasr.files.scratch import scratch
 from trtasr.values import LayerRow
 
 COMPUTE = {"gemm", "correlation", "convolution", "runtime_fusion"}
@@ -108,8 +108,8 @@ def ort_layers(path: Path, macs: Mapping[str, int]) -> tuple[LayerRow, ...]:
     Raises:
         BundleError: the file is missing or no ONNX model.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder) / "optimized.onnx"
+    with scratch() as folder:
+        optimized = folder / "optimized.onnx"
         open_session(path, threads=1, optimized=optimized)
         graph = load_model(optimized).graph
     types = {tensor.name: _ort_type(tensor.data_type) for tensor in graph.initializer}

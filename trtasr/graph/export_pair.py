@@ -1,6 +1,5 @@
 """torch encoder-decoder -> two FP32 ONNX graphs: encoder with every cross-attention key and value, and decoder step."""
 
-import tempfile
 import warnings
 from collections.abc import Sequence
 from itertools import chain
@@ -11,6 +10,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from trtasr.files.replace import OTHER_FOLDER
+from trtasr.files.workspace import workspace
 from trtasr.graph.export import OPSET
 from trtasr.graph.fold_scale import fold_scale
 from trtasr.graph.named_weights import named_weights
@@ -186,9 +187,9 @@ def export_pair(pair: Pair, encoder: Path, decoder: Path, rows: int) -> None:
 def write(stage: nn.Module, example: tuple[Tensor, ...], path: Path, names: tuple[list[str], list[str]],
           axes: dict[str, dict[int, str]]) -> None:  # fmt: skip
     """Export one stage and tidy its graph."""
-    with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+    with warnings.catch_warnings(), torch.no_grad(), workspace(path.parent, OTHER_FOLDER) as work:
         warnings.simplefilter("ignore")
-        raw = Path(scratch) / path.name  # the exporter writes one file per weight where they are large
+        raw = work / path.name  # the exporter writes one file per weight where they are large
         torch.onnx.export(stage, example, str(raw), dynamo=False, opset_version=OPSET, input_names=names[0],
                           output_names=names[1], dynamic_axes=axes)  # fmt: skip
         graph = onnx.load(raw)
