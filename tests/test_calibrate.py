@@ -1,9 +1,11 @@
 """The scale table as a lock file: which table is reused, and what its file of corrected weights may hold."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import pytest
 from safetensors.numpy import save
 from tiny_archive import write_archive
 
-from trtasr.calibrate import calibration_settings, committed_table, read_table, weight_bytes, write_table
+from trtasr.calibrate import cache_text, calibration_settings, committed_table, read_table, weight_bytes, write_table
 from trtasr.checkpoint.nemo import read_nemo
-from trtasr.errors import RecipeError, UsageError
+from trtasr.errors import DiskError, RecipeError, UsageError
 from trtasr.recipe import Quantization, Recipe, load_recipe
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
@@ -150,25 +152,72 @@ def test_bytes_of_weights_depend_on_their_values_alone(table, monkeypatch):
     assert weight_bytes(replace(table, corrected=turned)) == first
 
 
-@pytest.mark.parametrize("operation", ["replace", "unlink"])
-@pytest.mark.parametrize("stop", range(4))
-@pytest.mark.parametrize("after", [corrected(2.0), replace(corrected(2.0), corrected={})], ids=["corrected", "plain"])
-def test_a_stop_while_writing_never_leaves_a_table_with_foreign_weights(tmp_path, monkeypatch, operation, stop, after):
-    write_table(tmp_path, "m", corrected(1.0))
+def stop_at(monkeypatch, operation, stop, halt):
+    """Have the process halt when it does an operation on a path once more than ``stop`` times."""
     done, calls = getattr(Path, operation), []
 
     def stopping(path, *arguments, **options):
         calls.append(path)
         if len(calls) > stop:
-            raise KeyboardInterrupt
+            halt()
         return done(path, *arguments, **options)
 
-    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
-        patched.setattr(Path, operation, stopping)
+    monkeypatch.setattr(Path, operation, stopping)
+
+
+def killed_while_writing(folder, table, arrange):
+    """Write a table in a process of its own, which `arrange` may have killed; True when it was."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            arrange()
+            write_table(folder, "m", table)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+def whole_old_or_new(folder, after):
+    """The table that the next run reads, its weights and its cache are all old, or all new."""
+    found = committed_table(folder, "m", SETTINGS)
+    assert found is not None
+    expected = corrected(1.0) if found.activations["x"].amax == 1.0 else after
+    assert found.corrected.keys() == expected.corrected.keys()
+    assert not found.corrected or found.corrected["bias"][0] == expected.corrected["bias"][0]
+    assert (folder / "m.cache").read_text() == cache_text(found)
+    assert [entry.name for entry in folder.iterdir() if entry.name.startswith(".")] == []
+
+
+AFTER = [replace(corrected(2.0), activations={"x": TensorScale(2.0, "max")}, corrected=changed)
+         for changed in (corrected(2.0).corrected, {})]  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", ["replace", "unlink", "rename"])
+@pytest.mark.parametrize("stop", range(4))
+@pytest.mark.parametrize("after", AFTER, ids=["corrected", "plain"])
+def test_kill_9_while_writing_leaves_the_old_table_or_the_new_one(tmp_path, monkeypatch, operation, stop, after):
+    write_table(tmp_path, "m", corrected(1.0))
+    killed_while_writing(tmp_path, after,
+                         lambda: stop_at(monkeypatch, operation, stop, lambda: os.kill(os.getpid(), 9)))  # fmt: skip
+    whole_old_or_new(tmp_path, after)
+
+
+@pytest.mark.parametrize("operation", ["replace", "unlink", "rename"])
+@pytest.mark.parametrize("stop", range(4))
+@pytest.mark.parametrize("after", AFTER, ids=["corrected", "plain"])
+def test_a_failure_while_writing_leaves_the_old_table_or_the_new_one(tmp_path, monkeypatch, operation, stop, after):
+    def fail():
+        raise OSError(errno.EIO, "Input/output error")
+
+    write_table(tmp_path, "m", corrected(1.0))
+    with monkeypatch.context() as patched, contextlib.suppress(OSError, DiskError):
+        stop_at(patched, operation, stop, fail)
         write_table(tmp_path, "m", after)
-    found = committed_table(tmp_path, "m", SETTINGS)
-    if found is not None:
-        expected = corrected(1.0) if len(calls) > stop else after  # stopped: before anything had changed
-        assert found.corrected.keys() == expected.corrected.keys()
-        assert not found.corrected or found.corrected["bias"][0] == expected.corrected["bias"][0]
-    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
+    whole_old_or_new(tmp_path, after)
+
+
+def test_a_cache_that_holds_other_scales_than_its_table_is_named(tmp_path, caplog):
+    write_table(tmp_path, "m", corrected(1.0))
+    (tmp_path / "m.cache").write_text("TRT-101601-EntropyCalibration2\nx: 3c000000\n")
+    committed_table(tmp_path, "m", SETTINGS)
+    assert "m.cache: does not hold the scales of m.json" in caplog.text

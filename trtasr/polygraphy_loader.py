@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtasr.errors import BundleError, TrtasrError, UsageError
+from trtasr.files.scratch import scratch
 from trtasr.files.write import replacing
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
                           f"(sha256 {expected[:12]}, not {checkpoint.sha256[:12]})",
                           "compile the bundle again, or name its archive with --set checkpoint=FILE")  # fmt: skip
     network = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
-    features = calibration_features(recipe.calibration.method, recipe, checkpoint, network)
+    with scratch():  # torch's own temporary files
+        features = calibration_features(recipe.calibration.method, recipe, checkpoint, network)
     count = save_features(out, features, checkpoint.sha256)
     return f"{out}: {count} utterances, {features.method}, {frames_text(features)}, checkpoint {checkpoint.sha256[:12]}"
 

@@ -10,10 +10,12 @@ The request is that of `trtasr.engine.child.run_child`. The report holds ``ok``,
 be loaded it holds ``missing``, the reason, alone; where trtasr itself refuses, ``refused``: class, problem and repair.
 """
 
+import ctypes
 import importlib
 import json
 import os
 import re
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,14 +28,19 @@ from trtasr.engine.network import Built, NetworkRequest, build_network
 from trtasr.engine.progress import make_monitor
 from trtasr.engine.rtx import use_capabilities
 from trtasr.errors import TrtasrError
+from trtasr.files.disk import disk_faults, writing
+from trtasr.files.replace import OTHER_FOLDER
+from trtasr.files.write import write_bytes
 
 RTX = "tensorrt_rtx"
+PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 
 
 def main() -> None:
     """Builds the requested plan and writes the report: a refused graph or a missing library is no exit status."""
     request = json.load(sys.stdin)
+    end_with(request["parent"])
     if request["library"] == RTX:
         take_turns()
     report: dict[str, Any]
@@ -43,10 +50,23 @@ def main() -> None:
         report = {"missing": str(error) or type(error).__name__}
     else:
         try:
-            report = compile_plan(trt, request)
+            with disk_faults():
+                report = compile_plan(trt, request)
         except TrtasrError as error:
             report = {"refused": [type(error).__name__, error.problem, error.repair]}
-    Path(request["report"]).write_text(json.dumps(report), encoding="utf-8")
+    try:
+        Path(request["report"]).write_text(json.dumps(report), encoding="utf-8")
+    except OSError:
+        sys.exit(os.EX_IOERR)
+
+
+def end_with(parent: int) -> None:
+    """Has the system kill this process when its parent ends, however that ends: nobody would wait for the plan."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:  # it was faster
+        sys.exit(os.EX_TEMPFAIL)
 
 
 def take_turns() -> None:
@@ -82,8 +102,22 @@ def compile_plan(trt: Trt, request: dict[str, Any]) -> dict[str, Any]:
     logger = BuilderLog()
     built, extra = (build_rtx if request["library"] == RTX else build_tensorrt)(trt, logger, request)
     if built.plan is not None:
-        Path(request["plan"]).write_bytes(built.plan)
+        write_plan(Path(request["plan"]), built.plan)
     return {"ok": built.plan is not None, "version": trt.__version__, **digest(messages), **extra}
+
+
+def write_plan(path: Path, plan: bytes) -> None:
+    """Write the plan, or nothing: what a full disk took of it goes again, so that the report finds room.
+
+    Raises:
+        DiskError: the disk takes no more. UsageError: the file cannot be written.
+    """
+    try:
+        with writing(path, OTHER_FOLDER, len(plan)):
+            path.write_bytes(plan)
+    except TrtasrError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def build_rtx(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[Built, dict[str, Any]]:
@@ -150,13 +184,13 @@ def inspected(trt: Trt, logger: Logger, plan: bytes, shapes: dict[str, list[list
 
 def save_aside(path: Path, content: bytes) -> str:
     """Replaces a file in one step, so that a reader never sees half of it; the reason where it cannot be written."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_bytes(path, content)
     except OSError as error:
         return f"{path}: {error.strerror}"
+    except TrtasrError as error:
+        return error.problem
     return ""
 
 

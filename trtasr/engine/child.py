@@ -17,7 +17,8 @@ from typing import Any
 
 from trtasr import errors
 from trtasr.engine.fallback import MEMORY, unsupported
-from trtasr.errors import BuildError, MissingError, NoKernelError, TrtasrError
+from trtasr.errors import BuildError, DiskError, MissingError, NoKernelError, TrtasrError
+from trtasr.files.disk import OTHER_PLACE
 from trtasr.files.replace import OTHER_FOLDER
 from trtasr.files.workspace import workspace
 
@@ -57,7 +58,7 @@ def build_plan(request: Mapping[str, Any], onnx_path: Path, plan_path: Path, pro
     """Builds one plan in a child process; the file appears at `plan_path` only when it is complete and checked.
 
     Args:
-        request: for the child, without ``plan`` and ``report``.
+        request: for the child, without ``plan``, ``report`` and ``parent``.
         onnx_path: graph, named in errors.
         plan_path: engine file to write.
         product: the builder.
@@ -70,7 +71,9 @@ def build_plan(request: Mapping[str, Any], onnx_path: Path, plan_path: Path, pro
     plan_path.parent.mkdir(parents=True, exist_ok=True)
     with workspace(plan_path.parent, OTHER_FOLDER) as folder:
         partial = folder / plan_path.name
-        report = run_child({**request, "plan": str(partial), "report": str(folder / "report.json")})
+        report = run_child(
+            {**request, "plan": str(partial), "report": str(folder / "report.json"), "parent": os.getpid()}
+        )
         if "missing" in report:
             raise MissingError(f"{product.name} cannot be loaded: {report['missing']}", product.repair)
         if "refused" in report:
@@ -88,11 +91,14 @@ def build_plan(request: Mapping[str, Any], onnx_path: Path, plan_path: Path, pro
 def run_child(request: Mapping[str, Any]) -> dict[str, Any]:
     """Runs `trtasr.engine.build_child` on a request and returns its report.
 
-    The child's progress bars reach this process's terminal; Ctrl-C ends the child.
+    The child's progress bars reach this process's terminal; Ctrl-C ends the child, and so does the end of this process.
 
     Returns:
         the report, with ``reproducible``: whether address randomization was off in the child. After a crash it holds
         ``ok: false`` and the reason in ``errors``.
+
+    Raises:
+        DiskError: the child could not even write its report.
     """
     report = Path(request["report"])
     root = str(Path(__file__).resolve().parents[2])
@@ -108,6 +114,8 @@ def run_child(request: Mapping[str, Any]) -> dict[str, Any]:
             check=False,
             env={**os.environ, "PYTHONPATH": path},
         )
+    if child.returncode == os.EX_IOERR:
+        raise DiskError(f"{report.parent.parent}: the builder could not write here", OTHER_PLACE)
     if child.returncode != 0 or not report.is_file():
         reason = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no message"]
         return {"ok": False, "errors": [f"the builder process ended with status {child.returncode}: {reason[0]}"],

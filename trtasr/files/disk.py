@@ -30,12 +30,17 @@ def disk_faults() -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        raise disk_error(error, None) from error
+        raise disk_error(error) from error
 
 
 @contextmanager
-def writing(path: Path, repair: str) -> Iterator[None]:
+def writing(path: Path, repair: str, need: int = 0) -> Iterator[None]:
     """Names the file or folder that cannot be written.
+
+    Args:
+        path: of it.
+        repair: what the user can do when it is the wrong one.
+        need: bytes that are written; 0: not known.
 
     Raises:
         DiskError: the disk takes no more. UsageError: any other reason of the system.
@@ -43,25 +48,25 @@ def writing(path: Path, repair: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise write_error(path, error, repair) from error
+        raise write_error(path, error, repair, need) from error
 
 
-def write_error(path: Path, error: OSError, repair: str) -> TrtasrError:
+def write_error(path: Path, error: OSError, repair: str, need: int = 0) -> TrtasrError:
     """Why a path cannot be written, as the fault of the disk or of who chose the path."""
     if error.errno in DISK:
-        return disk_error(error, path)
+        return disk_error(error, path, need)
     return UsageError(f"{path}: cannot be written ({error.strerror or error})", repair)
 
 
-def disk_error(error: OSError, path: Path | None) -> DiskError:
-    """The sentence: where, why, how much is free there and how much was written; then what helps."""
+def disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskError:
+    """The sentence: where, why, how much is free there and how much is needed; then what helps."""
     if error.errno == errno.EFBIG:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         problem = f"{path or named(error) or 'a file'}: {error.strerror}; files may have at most {limit} bytes here"
         return DiskError(problem, "raise that limit: ulimit -f unlimited")
     place = path or named(error) or fullest([*living, Path.cwd()])
     if error.errno in FULL:
-        return DiskError(f"{place}: {error.strerror}: {room(place)}", f"free space, or {OTHER_PLACE}")
+        return DiskError(f"{place}: {error.strerror}: {room(place, need)}", f"free space, or {OTHER_PLACE}")
     return DiskError(f"{place}: {error.strerror}", OTHER_PLACE)
 
 
@@ -82,10 +87,13 @@ def free_bytes(place: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def room(place: Path) -> str:
-    """Bytes that are free at a place, and those that this run holds on the same file system."""
+def room(place: Path, need: int) -> str:
+    """Bytes that are free at a place, and those that a file needs, or that this run has written there until now."""
+    free = f"{free_bytes(place) / MB:.1f} MB are free"
+    if need:
+        return f"a file needs {need / MB:.1f} MB, {free}"
     held = sum(size(folder) for folder in living if same_disk(folder, place))
-    return f"this run needs more than the {held / MB:.1f} MB it has written, {free_bytes(place) / MB:.1f} MB are free"
+    return f"this run needs more than the {held / MB:.1f} MB it has written, {free}"
 
 
 def size(folder: Path) -> int:

@@ -68,7 +68,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         UsageError, DiskError: as `replacing`.
     """
-    with replacing(path) as partial, writing(path, OTHER_FILE):
+    with replacing(path) as partial, writing(path, OTHER_FILE, len(content)):
         partial.write_bytes(content)
 
 
@@ -101,7 +101,7 @@ def copy_file(source: Path, target: Path) -> None:
     Raises:
         UsageError, DiskError: as `replacing`.
     """
-    with replacing(target) as partial, writing(target, OTHER_FILE):
+    with replacing(target) as partial, writing(target, OTHER_FILE, source.stat().st_size):
         shutil.copyfile(source, partial)
 
 
@@ -118,7 +118,8 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     Raises:
         UsageError, DiskError: the folder cannot be written.
     """
-    with workspace(folder, "choose another folder") as work, writing(folder, "choose another folder"):
+    other, need = "choose another folder", sum(map(len, contents.values()))
+    with workspace(folder, other) as work, writing(folder, other, need):
         (work / NEW).mkdir()
         for name, content in contents.items():
             (work / NEW / name).write_bytes(content)
