@@ -1,7 +1,7 @@
 """One run of the command line: the exit code, and what is said when a verb fails.
 
 Exit codes: 0 ok, 1 unexpected (traceback), 2 wrong usage, recipe or input, 3 quality gate missed, 4 environment,
-5 engine build failed, 130 interrupted. Results go to stdout, logs, errors and progress bars to stderr.
+5 engine build failed, 130 interrupted (SIGINT, SIGTERM, SIGHUP). Results go to stdout; logs, errors and bars to stderr.
 """
 
 import logging

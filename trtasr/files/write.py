@@ -158,8 +158,3 @@ def note(path: Path) -> None:
     """Remember what is in place, unless it lies in a folder that vanishes."""
     if not any(path.resolve().is_relative_to(folder.resolve()) for folder in living):
         landed.append(path)
-
-
-def already_written() -> str:
-    """What an interrupted run leaves, in words."""
-    return f"already written: {', '.join(map(str, landed))}" if landed else "nothing was written"
