@@ -17,7 +17,6 @@ from whisper_folder import DECODER, FLAGS, write_folder
 
 from trtasr.evaluate import decoder
 from trtasr.pair_run import texts_of
-from trtasr.text.tokens import BYTES
 from trtasr.zoo.pieces import HERE
 
 BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
@@ -26,6 +25,7 @@ SENTENCES = ["one two three.", "the dogs' house, twenty-one ones", "what? no! ca
 MOONSHINE = {"type": "Sequence", "decoders": [
     {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
     {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}  # fmt: skip
+BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 TIMESTAMP = re.compile(r"<\|(\d+\.\d+)\|>")  # WhisperTokenizer.timestamp_pat of transformers
 
 
