@@ -1,6 +1,7 @@
 """The verbs on the bundle of an encoder-decoder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_transcribe_writes_what_the_evaluation_read(compiled, folder):
     scored = read(compiled, "wer.json")["cpu"]["utterances"]
     assert [row["pred_text"].split() for row in rows] == [row["pred_text"].split() for row in scored]
     assert all(row["pred_text"] for row in rows)
+
+
+def test_a_moved_bundle_writes_the_same_text_and_needs_nothing_else(compiled, folder, tmp_path, monkeypatch):
+    shutil.copytree(compiled, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    code, printed = run("transcribe", "moved", folder / "0.wav", "--target", "cpu", "-q")
+    assert code == 0
+    assert printed.split() == read(compiled, "wer.json")["cpu"]["utterances"][0]["pred_text"].split()
+    (tmp_path / "moved" / "tokenizer.json").unlink()
+    assert run("transcribe", "moved", folder / "0.wav", "--target", "cpu", "-q")[0] == 2
 
 
 def test_silence_ends_in_every_engine(compiled, folder, tmp_path):

@@ -67,11 +67,13 @@ def write(out, size):
     if config["model_type"] == "whisper":
         special, files["generation_config.json"] = special_tokens(config)
         vocabulary = {f"\u0120w{index}": index for index in range(config["eos_token_id"])} | special
+        spelling = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
         files["preprocessor_config.json"] = {"feature_size": config["num_mel_bins"], "chunk_length": 30}
     else:
         vocabulary = {f"\u2581w{index}": index for index in range(config["vocab_size"])}
-    files["tokenizer.json"] = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": vocabulary,
-                                                                               "merges": []}}  # fmt: skip
+        spelling = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": []}
+    files["tokenizer.json"] = {"version": "1.0", "added_tokens": [], "decoder": spelling, "model": model}
     for name, content in files.items():
         (out / name).write_text(json.dumps(content))
 
