@@ -9,23 +9,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from trtasr.checkpoint.folder import integer, section
-from trtasr.checkpoint.languages import language_token
+from trtasr.checkpoint.languages import CODES, language_token
 from trtasr.errors import CheckpointError
 from trtasr.text.generate import MAX_LENGTH, Generation
+from trtasr.text.numbers import digit_tokens, separator_tokens
 
 FILE = "generation_config.json"
 INHERITED = ("decoder_start_token_id", "eos_token_id", "forced_decoder_ids")  # from config.json, file or not
 DERIVED = (*INHERITED, "suppress_tokens", "begin_suppress_tokens", "max_length", "max_new_tokens")
 BEGIN_SUPPRESS = (220, 50256)  # of transformers' WhisperConfig, where config.json has none
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")
-MOONSHINE_RATE = 6.5  # tokens per second, from Moonshine's model card: more are a loop
+TASKS = ("transcribe", "translate")
+NO_TIMESTAMPS = "<|notimestamps|>"
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {"whisper": {}, "moonshine": {"max_position_embeddings": 512}}
 CORRECT = f"correct {FILE}"
 
 Settings = Mapping[str, Any]
+Table = dict[str, int]
 
 
-def read_generation(family: str, config: Settings, file: Settings | None, vocabulary: tuple[str, ...]) -> Generation:
+def read_generation(
+    family: str, config: Settings, file: Settings | None, vocabulary: tuple[str, ...], rate: float = 0.0
+) -> Generation:
     """How a model generates.
 
     Args:
@@ -33,6 +38,7 @@ def read_generation(family: str, config: Settings, file: Settings | None, vocabu
         config: ``config.json``.
         file: ``generation_config.json``; None: derived from ``config.json``, as transformers does.
         vocabulary: token strings in id order.
+        rate: tokens per second of audio at most; 0: no such limit.
 
     Raises:
         CheckpointError: naming the key.
@@ -44,7 +50,7 @@ def read_generation(family: str, config: Settings, file: Settings | None, vocabu
     if file is None and family == "whisper" and "begin_suppress_tokens" not in settings:
         settings["begin_suppress_tokens"] = [token for token in BEGIN_SUPPRESS if token < size]
     start = integer(settings, "decoder_start_token_id", FILE, (0, size - 1))
-    prompt, languages = whisper_prompt(start, settings, size) if family == "whisper" else ((start,), ())
+    prompt, languages = whisper_prompt(start, settings, vocabulary) if family == "whisper" else ((start,), ())
     end = token_ids(settings, "eos_token_id", size)
     if not end:
         raise CheckpointError(f"{FILE}: no eos_token_id", CORRECT)
@@ -53,7 +59,8 @@ def read_generation(family: str, config: Settings, file: Settings | None, vocabu
         begin_suppress=token_ids(settings, "begin_suppress_tokens", size),
         max_length=longest(config, settings, len(prompt) + bool(languages), family),
         no_speech=next((vocabulary.index(name) for name in NO_SPEECH if name in vocabulary), None),
-        languages=languages, tokens_per_second=MOONSHINE_RATE if family == "moonshine" else 0.0)  # fmt: skip
+        languages=languages, tokens_per_second=rate, digits=digit_tokens(vocabulary),
+        separators=separator_tokens(vocabulary))  # fmt: skip
 
 
 def token_ids(settings: Settings, key: str, size: int) -> tuple[int, ...]:
@@ -70,29 +77,90 @@ def token_ids(settings: Settings, key: str, size: int) -> tuple[int, ...]:
     return tuple(sorted({token for token in listed if token >= 0}))
 
 
-def whisper_prompt(start: int, settings: Settings, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def whisper_prompt(
+    start: int, settings: Settings, vocabulary: tuple[str, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The prompt, and the languages to detect among (then the prompt has no language).
 
     Raises:
         CheckpointError: an unknown language or task, or tokens that the vocabulary does not have.
     """
-    languages = token_table(settings, "lang_to_id", size)
-    tasks = token_table(settings, "task_to_id", size)
+    size = len(vocabulary)
+    wanted = settings.get("language") is not None or settings.get("task") is not None
     if settings.get("is_multilingual") is False:
-        languages, tasks = {}, {}
-    named = bool(languages or tasks) and (settings.get("language") is not None or settings.get("task") is not None)
-    forced = () if named else forced_tokens(settings, size)
+        check_english(settings)
+        languages, tasks, wanted = Table(), Table(), False
+    else:
+        languages, tasks = token_tables(settings, vocabulary, wanted)
+    forced = () if wanted else forced_tokens(settings, size)
     tokens: list[int | None] = [start, *forced] if forced else [start, chosen_language(settings, languages)]
     if not forced and tasks:
         tokens.append(chosen_task(settings, tasks))
-    if "no_timestamps_token_id" in settings:
-        last = integer(settings, "no_timestamps_token_id", FILE, (0, size - 1))
-        tokens += [last] if tokens[-1] != last else []
+    last = no_timestamps(settings, vocabulary, wanted)
+    tokens += [last] if last is not None and tokens[-1] != last else []
     detected = tuple(sorted(set(languages.values()))) if tokens[1:2] == [None] else ()
     return tuple(token for token in tokens if token is not None), detected
 
 
-def token_table(settings: Settings, key: str, size: int) -> dict[str, int]:
+def check_english(settings: Settings) -> None:
+    """Refuse another language or task of a model that has neither.
+
+    Raises:
+        CheckpointError: naming the key.
+    """
+    language, task = settings.get("language"), settings.get("task")
+    if language is not None and (not isinstance(language, str) or language_token(language) != "<|en|>"):
+        raise CheckpointError(f"{FILE}: language {language!r:.80} of a model with is_multilingual = false", CORRECT)
+    if task not in (None, "transcribe"):
+        raise CheckpointError(f"{FILE}: task {task!r:.80} of a model with is_multilingual = false", CORRECT)
+
+
+def token_tables(settings: Settings, vocabulary: tuple[str, ...], wanted: bool) -> tuple[Table, Table]:
+    """Tokens of languages (``<|hi|>``) and of tasks (``transcribe``).
+
+    Older files have neither table; a language or a task that is named is looked up in the vocabulary then.
+
+    Args:
+        settings: of generation.
+        vocabulary: token strings in id order.
+        wanted: whether a language or a task is named.
+
+    Raises:
+        CheckpointError: a table of another form, or a name that is found nowhere.
+    """
+    size = len(vocabulary)
+    languages, tasks = token_table(settings, "lang_to_id", size), token_table(settings, "task_to_id", size)
+    if not wanted:
+        return languages, tasks
+    places = {piece: token for token, piece in enumerate(vocabulary)}
+    known = {f"<|{code}|>" for code in CODES.values()} | {spoken(settings)}
+    languages = languages or {piece: places[piece] for piece in sorted(known & places.keys())}
+    tasks = tasks or {task: places[f"<|{task}|>"] for task in TASKS if f"<|{task}|>" in places}
+    if not languages or ("task" in settings and not tasks):
+        named = {key: settings[key] for key in ("language", "task") if key in settings}
+        raise CheckpointError(f"{FILE}: {named!r:.160}, but the vocabulary has no token for it",
+                              "leave it out, or use a multilingual model")  # fmt: skip
+    return languages, tasks
+
+
+def spoken(settings: Settings) -> str:
+    """Token of the language that is named; empty where none is."""
+    language = settings.get("language")
+    return language_token(language) if isinstance(language, str) else ""
+
+
+def no_timestamps(settings: Settings, vocabulary: tuple[str, ...], wanted: bool) -> int | None:
+    """The token that asks for text alone; where a language or a task is named, the vocabulary's if the file has none.
+
+    Raises:
+        CheckpointError: one that the vocabulary does not have.
+    """
+    if "no_timestamps_token_id" in settings:
+        return integer(settings, "no_timestamps_token_id", FILE, (0, len(vocabulary) - 1))
+    return vocabulary.index(NO_TIMESTAMPS) if wanted and NO_TIMESTAMPS in vocabulary else None
+
+
+def token_table(settings: Settings, key: str, size: int) -> Table:
     """A mapping of names to tokens.
 
     Raises:
@@ -128,11 +196,10 @@ def chosen_language(settings: Settings, languages: Mapping[str, int]) -> int | N
     language = settings.get("language") if languages else None
     if language is None:
         return None
-    token = language_token(language) if isinstance(language, str) else ""
-    if token not in languages:
-        raise CheckpointError(f"{FILE}: language {language!r:.80} is not in lang_to_id",
+    if spoken(settings) not in languages:
+        raise CheckpointError(f"{FILE}: language {language!r:.80} is not in lang_to_id and not in the vocabulary",
                               f"use one of {', '.join(languages):.200}")  # fmt: skip
-    return languages[token]
+    return languages[spoken(settings)]
 
 
 def chosen_task(settings: Settings, tasks: Mapping[str, int]) -> int:

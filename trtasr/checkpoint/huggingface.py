@@ -4,6 +4,7 @@ A folder may come from anywhere, so nothing in it is trusted: files are read by 
 weights are safetensors, which hold no code.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,15 @@ from trtasr.audio.waveform import WaveformConfig
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.folder import Folder, integer, section
 from trtasr.checkpoint.formats import ADAPTER, refuse_adapter, refuse_weights
+from trtasr.checkpoint.generation import FILE as GENERATION
 from trtasr.checkpoint.generation import read_generation
 from trtasr.checkpoint.huggingface_tokenizer import MAX_VOCABULARY, read_tokenizer
+from trtasr.checkpoint.ignored import ignored_decoding, ignored_frontend, ignored_in_config, told
+from trtasr.checkpoint.moonshine_rate import tokens_per_second
 from trtasr.checkpoint.safetensors_weights import read_weights
 from trtasr.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 TARGETS = {"whisper": "WhisperForConditionalGeneration", "moonshine": "MoonshineForConditionalGeneration"}
@@ -25,7 +31,8 @@ SUPPORTED = f"use a folder of {' or '.join(TARGETS.values())}, or a .nemo archiv
 FRONTEND_KEYS = {"sampling_rate": "sample_rate", "feature_size": "features", "n_fft": "n_fft",
                  "hop_length": "hop_length"}  # fmt: skip
 # preprocessor settings that would change the features: only these values are computed
-FIXED: Mapping[str, tuple[Any, ...]] = {"do_normalize": (False, None), "dither": (0, None), "padding_value": (0, None)}
+FIXED: Mapping[str, tuple[Any, ...]] = {"do_normalize": (False, None), "dither": (0, None), "padding_value": (0, None),
+                                          "padding_side": ("right", None)}  # fmt: skip
 
 
 def read_huggingface(path: Path) -> Checkpoint:
@@ -46,22 +53,32 @@ def read_huggingface(path: Path) -> Checkpoint:
     try:
         family = model_family(config)
         tokenizer = read_tokenizer(folder, integer(config, "vocab_size", CONFIG, (2, MAX_VOCABULARY)))
-        preprocessor = read_preprocessor(folder)
-        return Checkpoint(
+        preprocessor, file = read_preprocessor(folder), folder.optional(GENERATION)
+        rate = tokens_per_second(folder, file or {}, config) if family == "moonshine" else 0.0
+        checkpoint = Checkpoint(
             family=family,
             target=TARGETS[family],
             config=config,
             weights=read_weights(folder),
             tokenizer=tokenizer,
             frontend=read_waveform(preprocessor) if family == "moonshine" else read_log_mel(config, preprocessor),
-            generation=read_generation(family, config, folder.optional("generation_config.json"),
-                                       tokenizer.vocabulary),
+            generation=read_generation(family, config, file, tokenizer.vocabulary, rate),
             sha256=folder.sha256(),
             path=path,
         )
+        decoding = ignored_in_config(config) if file is None else ignored_decoding(file)
+        warn_of_ignored(path, {CONFIG if file is None else GENERATION: decoding,
+                               PREPROCESSOR: ignored_frontend(preprocessor)})  # fmt: skip
+        return checkpoint
     except CheckpointError as error:
         named = error.problem.startswith(str(path))
         raise CheckpointError(error.problem if named else f"{path}: {error.problem}", error.repair) from error
+
+
+def warn_of_ignored(path: Path, found: Mapping[str, list[str]]) -> None:
+    """Name the settings of a folder that are not used here, all in one warning; nothing where there are none."""
+    if listed := told(found):
+        logger.warning("%s: decoding is greedy, without timestamps; these settings are not used: %s", path, listed)
 
 
 def where_it_is(path: Path) -> str:
