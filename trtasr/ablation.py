@@ -15,13 +15,12 @@ from trtasr.audio.manifest import read_manifest
 from trtasr.bench.wer import Prepared, require_recognition
 from trtasr.calibrate import audio_manifest
 from trtasr.checkpoint.checkpoint import Checkpoint
-from trtasr.checkpoint.read import read_checkpoint
 from trtasr.controls import label, usable_rate
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import UsageError
 from trtasr.evaluate import prepare, word_error_rate
 from trtasr.files.scratch import scratch
-from trtasr.job import model_of, reading_for
+from trtasr.job import checkpoint_of, model_of, reading_for
 from trtasr.pair_run import texts_of
 from trtasr.recipe import Quantization, Recipe
 from trtasr.report.table import align
@@ -100,7 +99,7 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[WerResult, tuple[Cell, ...]]:
     """
     if not recipe.evaluation.manifest:
         raise UsageError("the ablation needs speech to score on", "add --manifest FILE")
-    checkpoint = read_checkpoint(Path(recipe.checkpoint))
+    checkpoint = checkpoint_of(recipe)
     model = model_of(checkpoint)
     entries = read_manifest(Path(recipe.evaluation.manifest))
     utterances = prepare(entries, checkpoint.frontend, reading_for(checkpoint))

@@ -64,7 +64,13 @@ def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, An
         "calibration": asdict(recipe.calibration) | {"manifest": ""},
         "quantization": {key: value for key, value in asdict(recipe.quantization).items() if key != "weight_only"}
         | {"exclude": exclude},
-    }
+    } | generated(checkpoint)
+
+
+def generated(checkpoint: Checkpoint) -> dict[str, float]:
+    """What limits the text that a decoder is calibrated on, beyond what the checkpoint's hash covers."""
+    rate = checkpoint.generation.tokens_per_second if checkpoint.generation else 0.0
+    return {"tokens_per_second": rate} if rate else {}
 
 
 def refuse_weight_only(quantization: Quantization) -> None:

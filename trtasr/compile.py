@@ -23,7 +23,6 @@ from trtasr.calibrate import (
     write_table,
 )
 from trtasr.calibrate_pair import pair_table
-from trtasr.checkpoint.read import read_checkpoint
 from trtasr.compile_pair import compile_pair, exported_pair
 from trtasr.controls import run_controls
 from trtasr.engine.run import utterances as single_utterances
@@ -33,7 +32,7 @@ from trtasr.graph.center import center
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.integer_graph import write_integer
-from trtasr.job import Job, Options, begin, fitting, model_of, scale_tables
+from trtasr.job import Job, Options, begin, checkpoint_of, fitting, model_of, scale_tables
 from trtasr.lower import FP32, Plant, build_baselines, lower_and_build, profile, save
 from trtasr.measure import compare_first, measure, timed_engines
 from trtasr.pair_features import pair_features
@@ -158,7 +157,7 @@ def calibrate_recipe(recipe: Recipe, options: Options) -> Calibrated:
     """Make the recipe's scale table anew and write it to the calibration folder, as JSON and as a TensorRT cache."""
     folder = writable(options.calib)
     started = time.monotonic()
-    checkpoint = read_checkpoint(Path(recipe.checkpoint))
+    checkpoint = checkpoint_of(recipe)
     model = model_of(checkpoint)
     settings = calibration_settings(recipe, checkpoint)
     with scratch() as aside:

@@ -22,7 +22,16 @@ from trtasr.engine.faults import REPAIR
 from trtasr.engine.run import OrtRunner, cpu_name
 from trtasr.engine.trt_run import open_plan
 from trtasr.errors import BundleError
-from trtasr.pair_run import PairRunner, Texts, benchmark_tokens, decoding, generation_of, is_pair, pair_latencies
+from trtasr.pair_run import (
+    PairRunner,
+    Texts,
+    benchmark_tokens,
+    decoding,
+    generation_of,
+    is_pair,
+    limit_of,
+    pair_latencies,
+)
 from trtasr.recipe import Evaluation
 from trtasr.text.ctc import greedy
 from trtasr.values import FloatArray, IntArray, Latency, WerResult
@@ -217,6 +226,9 @@ def transcriber(run: Runner, texts: Texts) -> Callable[[Prepared], str]:
             logger.warning("%s: shorter than one feature frame", item.audio_filepath)
             return ""
         found, lengths = run(item.features[None], np.array([item.frames], np.int64))
+        if texts.generation and any(getattr(run, "cut", ())):
+            words = "%s: the transcript lacks its end: it is stopped by %s"
+            logger.warning(words, item.audio_filepath, limit_of(texts.generation, item.duration))
         return decode(found, lengths)[0]
 
     return transcribed

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,24 @@ def begin(recipe: Recipe, options: Options) -> Job:
     """
     started = time.monotonic()
     targets, host = resolve_targets(recipe.engine)
-    checkpoint = read_checkpoint(Path(recipe.checkpoint))
+    checkpoint = checkpoint_of(recipe)
     model = model_of(checkpoint)
     utterances = read_utterances(recipe, checkpoint, options)
     return Job(recipe, options, targets, host, checkpoint, model, utterances, started)
+
+
+def checkpoint_of(recipe: Recipe) -> Checkpoint:
+    """The checkpoint of a recipe, with the recipe's rules of generation.
+
+    Raises:
+        CheckpointError: it cannot be read. RecipeError: rules of generation for a model that generates nothing.
+    """
+    checkpoint, rate = read_checkpoint(Path(recipe.checkpoint)), recipe.generation.tokens_per_second
+    if not rate:
+        return checkpoint
+    if checkpoint.generation is None:
+        raise RecipeError(f"generation.tokens_per_second = {rate:g}: a CTC model generates no tokens", "leave it out")
+    return replace(checkpoint, generation=replace(checkpoint.generation, tokens_per_second=rate))
 
 
 def model_of(checkpoint: Checkpoint) -> nn.Module:

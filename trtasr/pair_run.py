@@ -99,11 +99,15 @@ class PairRunner:
     Args:
         decoder: what runs the graphs.
         texts: rules of generation.
+
+    Attributes:
+        cut: of the last batch, which transcripts were stopped by their longest length.
     """
 
     def __init__(self, decoder: Decoding, texts: Texts) -> None:
         self._decoding, self._generation = decoder, generation_of(texts)
         self._rate = texts.frames_per_second
+        self.cut: tuple[bool, ...] = ()
 
     def __call__(self, features: FloatArray, lengths: IntArray) -> tuple[IntArray, IntArray]:
         """Features float32 [B, rows, T], lengths int64 [B] -> token ids [B, L] without the prompt, counts [B]."""
@@ -130,7 +134,16 @@ class PairRunner:
         if not np.isfinite(found.log_probs).all():
             raise QualityError("the decoder's log-probabilities hold NaN or infinity",
                                "calibrate again; if it stays, report the checkpoint and recipe")  # fmt: skip
+        self.cut = found.cut
         return found
+
+
+def limit_of(generation: Generation, seconds: float) -> str:
+    """What stops the transcript of so many seconds of audio, and what can be done about it."""
+    rate = generation.tokens_per_second
+    if 0 < seconds * rate < generation.max_length:
+        return f"{rate:g} tokens per second; generation.tokens_per_second of the recipe changes that"
+    return f"the {generation.max_length} tokens that the decoder writes at most; give shorter recordings"
 
 
 @dataclass

@@ -19,8 +19,8 @@ SMALLEST: Mapping[str, float] = {
     "batches": 1, "batch_size": 1, "steps": 1, "seconds": 0.1, "min_seconds": 0.05, "headroom": 0.1, "min_batch": 1,
     "max_wer_increase": 0.0, "batch": 1, "threads": 0, "workspace_mb": 0, "learning_rate": 1e-9, "seed": 0,
     "min_sqnr": 0.0, "alpha": 0.0, "damping": 1e-6, "weight_bits": 2,
-    "unfold_channels": 1}  # fmt: skip
-LARGEST: Mapping[str, float] = {"alpha": 1.0, "weight_bits": 8}
+    "unfold_channels": 1, "tokens_per_second": 0.0}  # fmt: skip
+LARGEST: Mapping[str, float] = {"alpha": 1.0, "weight_bits": 8, "tokens_per_second": 100.0}
 CORRECTIONS = ("none", "bias", "qep", "fade")
 ROUNDINGS = ("nearest", "gptq")
 RANGES = ("max", "percentile", "mse", "entropy")
@@ -157,12 +157,23 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Generating:
+    """How an encoder-decoder writes.
+
+    Attributes:
+        tokens_per_second: at most so many tokens per second of audio; 0: as many as the checkpoint says.
+    """
+
+    tokens_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One deployable engine.
 
     Attributes:
         name: bundle name; checkpoint: path of the archive, relative to the recipe file.
-        calibration, quantization, engine, evaluation: the sections above.
+        calibration, quantization, engine, evaluation, generation: the sections above.
     """
 
     name: str
@@ -171,6 +182,7 @@ class Recipe:
     quantization: Quantization = field(default_factory=Quantization)
     engine: EngineShapes = field(default_factory=EngineShapes)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    generation: Generating = field(default_factory=Generating)
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -74,7 +74,7 @@ def test_with_a_file_config_json_only_fills_in():
 
 def test_moonshine():
     config = moonshine_configs.config()
-    found = read_generation("moonshine", config, {"_from_model_config": True}, ("",) * 61)
+    found = read_generation("moonshine", config, {"_from_model_config": True}, ("",) * 61, 6.5)
     assert (found.start, found.prompt, found.end, found.max_length) == (1, (1,), (2,), 194)
     assert (found.tokens_per_second, found.languages, found.no_speech) == (6.5, (), None)
     assert read_generation("moonshine", config, {"max_length": 30}, ("",) * 61).max_length == 30
@@ -119,3 +119,56 @@ def test_settings_that_cannot_be_used(change, words):
 def test_positions_that_leave_no_room(places):
     with pytest.raises(CheckpointError, match=r"leaves no room|max_target_positions = "):
         whisper(GENERATION, max_target_positions=places)
+
+
+OUTDATED = {key: GENERATION[key] for key in GENERATION if key not in ("lang_to_id", "task_to_id", "is_multilingual")}
+
+
+@pytest.mark.parametrize(("change", "prompt"), [
+    ({"language": "german"}, (START, 91, TRANSCRIBE, NO_TIMESTAMPS)),
+    ({"language": "de", "task": "translate"}, (START, 91, 93, NO_TIMESTAMPS)),
+    ({"language": "<|haw|>", "forced_decoder_ids": [[1, 90], [2, 93]]}, (START, 92, TRANSCRIBE, NO_TIMESTAMPS)),
+    ({"language": "german", "lang_to_id": {}, "task_to_id": None}, (START, 91, TRANSCRIBE, NO_TIMESTAMPS)),
+])  # fmt: skip
+def test_a_language_without_a_table_is_looked_up_in_the_vocabulary(change, prompt):
+    assert whisper(OUTDATED | change).prompt == prompt
+    without = {key: value for key, value in OUTDATED.items() if key != "no_timestamps_token_id"}
+    assert whisper(without | change).prompt == prompt
+
+
+def test_a_task_without_tables_lets_the_language_be_detected():
+    found = whisper(OUTDATED | {"task": "translate"})
+    assert (found.prompt, found.languages) == ((START, 93, NO_TIMESTAMPS), whisper_configs.LANGUAGES)
+
+
+def test_a_language_of_its_own_is_found_too():
+    pieces = tuple("<|tlh|>" if piece == "<|haw|>" else piece for piece in VOCABULARY)
+    found = read_generation("whisper", CONFIG, OUTDATED | {"language": "tlh"}, pieces)
+    assert found.prompt == (START, 92, TRANSCRIBE, NO_TIMESTAMPS)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"language": "hindi"}, "language 'hindi' is not in lang_to_id and not in the vocabulary"),
+    ({"language": 3}, "language 3 is not in lang_to_id"),
+    ({"language": "de", "task": "summarize"}, "task 'summarize' is not in task_to_id"),
+])  # fmt: skip
+def test_what_the_vocabulary_lacks_is_no_language(change, words):
+    with pytest.raises(CheckpointError, match=words):
+        whisper(OUTDATED | change)
+
+
+def test_a_vocabulary_without_any_language():
+    pieces = tuple(piece if piece.startswith("\u0120") else f"x{index}" for index, piece in enumerate(VOCABULARY))
+    with pytest.raises(CheckpointError, match=r"'language': 'german'.*, but the vocabulary has no token for it"):
+        read_generation("whisper", CONFIG, OUTDATED | {"language": "german"}, pieces)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"language": "german"}, "language 'german' of a model with is_multilingual = false"),
+    ({"language": ["en"]}, "language"), ({"task": "translate"}, "task 'translate' of a model with"),
+])  # fmt: skip
+def test_an_english_model_has_no_other_language_and_task(change, words):
+    english = whisper_configs.GENERATIONS["english"]
+    assert whisper(english | {"language": "english", "task": "transcribe"}) == whisper(english)
+    with pytest.raises(CheckpointError, match=words):
+        whisper(english | change)

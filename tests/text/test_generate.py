@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from trtasr.text.generate import SUPPRESSED, Generated, Generation, biases, greedy, guarded, without_loops
@@ -207,3 +207,61 @@ def test_broken_numbers_are_no_silence():
     nan = np.array([np.nan], np.float32)
     found = Generated(((6,),), nan, nan, (False,), np.array([[START, 3]]))
     assert guarded(found, GENERATION).tokens == ((6,),)
+
+
+# tokens of a vocabulary with digits: 3 is a space, 4 a separator, 5 to 9 are digits, 10 and 11 words
+NUMBERS = replace(GENERATION, digits=(5, 6, 7, 8, 9), separators=(3, 4), max_length=200, suppress=())
+
+
+@pytest.mark.parametrize("said", [
+    (5,) * 10, (5,) * 10 + (6,), (5, 4) * 12, (3, 5, 4) * 40, (10, *(5,) * 30, 11), (5, 6, 7) * 11, (7, 4, 4, 3) * 10,
+])  # fmt: skip
+def test_numbers_are_no_loops(said):
+    """Ten zeros are a telephone number, an amount, a test of the microphone; each digit is a token of its own."""
+    assert run(Script([list(said)]), NUMBERS).tokens == (said,)
+
+
+@pytest.mark.parametrize(("said", "kept"), [
+    ((10,) * 10, (10,)), ((3,) * 10, (3,)), ((4, 3) * 10, (4, 3)), ((5, 10) * 10, (5, 10)), ((10, 4) * 11, (10, 4)),
+    ((*(5,) * 12, *(10,) * 12, *(6,) * 12), (*(5,) * 12, 10, *(6,) * 12)),
+])  # fmt: skip
+def test_words_with_or_without_numbers_are_loops(said, kept):
+    assert run(Script([list(said)]), NUMBERS).tokens == (kept,)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([3, 4, 5, 6]), min_size=1, max_size=8), st.integers(1, 40))
+def test_a_repeated_number_stays_whole_and_repeated_words_do_not(unit, times):
+    assume(5 in unit or 6 in unit)
+    said = tuple(unit) * times
+    assert without_loops(said, NUMBERS) == said
+    words = tuple(10 if token in NUMBERS.digits else token for token in said)
+    assert len(without_loops(words, NUMBERS)) < 10 * len(unit)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([3, 4, 5, 6, 7]), max_size=80), st.lists(st.integers(10, 11), max_size=3))
+def test_digits_in_front_of_words_are_all_kept(number, words):
+    kept = without_loops((*number, *words), NUMBERS)
+    assert [token for token in kept if token in NUMBERS.digits] == [token for token in number if token > 4]
+
+
+def test_numbers_without_end_stop_at_the_limit_and_say_so():
+    found = run(Script([None]), replace(NUMBERS, digits=(5,), max_length=30))
+    assert found.tokens == ((5,) * 28,)
+    assert found.cut == (True,)
+
+
+@pytest.mark.parametrize(("row", "cut"), [
+    ([6, 7], False), ([*range(5, 12)] * 2, True), (None, False), ([6, 7] * 3, False), ([6, 7, 8, 9] * 3, True),
+])  # fmt: skip
+def test_a_transcript_that_the_limit_cut_is_marked(row, cut):
+    """12 tokens fit behind the prompt; a loop that runs into the limit lacks nothing."""
+    assert run(Script([row])).cut == (cut,)
+
+
+def test_each_row_has_its_own_mark():
+    silence = [0.0, 0.99, 0.0]
+    assert run(Script([[6, 7, 8, 9] * 3, [6, 7, 8, 9] * 3, [6]], silence)).cut == (True, False, False)
+    limited = replace(GENERATION, tokens_per_second=6.5)
+    assert run(Script([[6, 7, 8, 9], [6]]), limited).cut == (True, False)

@@ -1,5 +1,6 @@
 """Word error rate of an engine on a manifest, with guards against results that only look like results."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +13,8 @@ from trtasr.bench.score import counts, score
 from trtasr.errors import QualityError, UsageError
 from trtasr.text.normalize import NORMALIZERS, resolve
 from trtasr.values import FloatArray, IntArray, Utterance, WerResult
+
+logger = logging.getLogger(__name__)
 
 Run = Callable[[FloatArray, IntArray], tuple[FloatArray, IntArray]]
 Decode = Callable[[FloatArray, IntArray], list[str]]
@@ -56,7 +59,7 @@ def evaluate(
 
     Args:
         run: features [B, mel, T] float32 and valid frames [B] int64 -> log-probabilities [B, T', V] and valid
-            output frames [B].
+            output frames [B]; an encoder-decoder's has an attribute `cut` [B] besides: transcripts that lack their end.
         decode: log-probabilities and valid output frames -> one transcript per item.
         utterances: manifest lines with features.
         normalizer: applied to references and transcripts alike; ``auto`` chooses by the references.
@@ -70,6 +73,7 @@ def evaluate(
         UsageError: there is no utterance or no reference word.
     """
     done: dict[int, tuple[str, float, str, str]] = {}
+    cut: list[str] = []
     work_ns = 0
     total = len(utterances) if isinstance(utterances, Sized) else None
     with tqdm(total=total, desc="WER", unit="utt", leave=False, disable=None) as bar:
@@ -79,9 +83,12 @@ def evaluate(
             log_probs, output_frames = run(features, frames)
             work_ns += perf_counter_ns() - start
             _refuse_nan(log_probs, group)
+            stopped = getattr(run, "cut", ()) or (False,) * len(group)
+            cut += [item.audio_filepath for (_, item), short in zip(group, stopped, strict=True) if short]
             for (index, item), transcript in zip(group, decode(log_probs, output_frames), strict=True):
                 done[index] = item.audio_filepath, item.duration, item.text, transcript
             bar.update(len(group))
+    _warn_of_cuts(cut, len(done))
     chosen = resolve(normalizer, (text for _, _, text, _ in done.values()))
     rows = tuple(_utterance(*done[index], NORMALIZERS[chosen]) for index in sorted(done))
     _refuse_degenerate(rows)
@@ -185,6 +192,12 @@ def _refuse_nan(log_probs: FloatArray, group: Sequence[Indexed]) -> None:
             f"the engine returned NaN for {bad[0]}",
             "compare the graph with FP32 (`trtasr compare`) to find the layer, and exclude it from INT8",
         )
+
+
+def _warn_of_cuts(files: Sequence[str], total: int) -> None:
+    if files:
+        words = "%d of %d transcripts lack their end: the decoder is stopped by its longest length; the first is of %s"
+        logger.warning(words, len(files), total, files[0])
 
 
 def _refuse_degenerate(rows: Sequence[Utterance]) -> None:
