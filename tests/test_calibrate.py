@@ -128,6 +128,50 @@ def test_what_is_no_table_is_named(tmp_path, text):
         committed_table(tmp_path, "m", SETTINGS)
 
 
+SCALE = {"amax": 127.0, "scale": 1.0, "method": "max", "non_negative": False, "sqnr_db": None}
+WEIGHT = {"axis": 0, "scales": [1.0], "sqnr_db": None, "floored": []}
+WRONG = {
+    "activations": {"activations": []},
+    "missing": {"weights": None},
+    "scale": {"activations": {"x": SCALE | {"scale": "1"}}},
+    "zero": {"activations": {"x": SCALE | {"amax": 0, "scale": 0}}},
+    "negative": {"activations": {"x": SCALE | {"amax": -127.0, "scale": -1.0}}},
+    "huge": {"activations": {"x": SCALE | {"amax": 1e300, "scale": 1e298}}},
+    "method": {"activations": {"x": SCALE | {"method": 3}}},
+    "sqnr": {"activations": {"x": SCALE | {"sqnr_db": []}}},
+    "disagreeing": {"activations": {"x": SCALE | {"scale": 2.0}}},
+    "axis": {"weights": {"w": WEIGHT | {"axis": "0"}}},
+    "negative axis": {"weights": {"w": WEIGHT | {"axis": -1}}},
+    "channels": {"weights": {"w": WEIGHT | {"scales": 1.0}}},
+    "zero channel": {"weights": {"w": WEIGHT | {"scales": [0.0]}}},
+    "underflow": {"weights": {"w": WEIGHT | {"scales": [1e-300]}}},
+    "floored": {"weights": {"w": WEIGHT | {"floored": [0.5]}}},
+    "offsets": {"offsets": {"x": "abc"}},
+    "offset": {"offsets": {"x": [1e308]}},
+    "alphas": {"alphas": {"x": "strong"}},
+    "corrected": {"corrected": [3]},
+    "hash": {"corrected_sha256": 3},
+}
+
+
+@pytest.mark.parametrize("changes", WRONG.values(), ids=WRONG)
+def test_values_that_no_table_has_are_named(tmp_path, changes):
+    whole = {"activations": {"x": SCALE}, "weights": {"w": WEIGHT}, "offsets": {}, "settings": SETTINGS}
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    assert committed_table(tmp_path, "m", SETTINGS) is not None
+    path.write_text(json.dumps(whole | changes), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"m\.json: not a scale table \(.*\n.*make calib"):
+        committed_table(tmp_path, "m", SETTINGS)
+
+
+@pytest.mark.parametrize("content", [b'{"activations": ' + b"[" * 100_000, b'{"weights": ' + b"1" * 6000, b"NaN", b""])
+def test_a_table_without_bounds_is_refused(tmp_path, content):
+    (tmp_path / "m.json").write_bytes(content)
+    with pytest.raises(UsageError, match=r"m\.json: not a scale table"):
+        committed_table(tmp_path, "m", SETTINGS)
+
+
 @pytest.mark.parametrize("arrays", BROKEN.values(), ids=BROKEN)
 def test_weights_that_do_not_fit_the_table_are_refused(table, tmp_path, arrays):
     write_table(tmp_path, "m", table)

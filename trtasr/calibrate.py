@@ -1,10 +1,9 @@
 """The calibration stage: features by the recipe's method, ranges over them, and the scale table as a lock file."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 
 from trtasr.audio.frontend import Frontend
 from trtasr.audio.manifest import read_manifest
+from trtasr.bundle import LARGEST_FILE
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.correct import Corrected, Given, correct, group_ranks, vulnerabilities
 from trtasr.engine.cache import format_cache
@@ -26,14 +26,14 @@ from trtasr.errors import RecipeError, UsageError
 from trtasr.evaluate import frames_of, prepare
 from trtasr.files.disk import writing
 from trtasr.files.keep import sha256_file
-from trtasr.files.read import Source
+from trtasr.files.read import MIB, Source, decoded
 from trtasr.files.workspace import sweep, workspace
 from trtasr.files.write import json_bytes, write_together
 from trtasr.graph.center import center, centerable
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.quant.centering import centering, collect_channels
 from trtasr.quant.ranges import collect
-from trtasr.quant.scales import along, quantize_weight, scale_table, table_from_json, table_to_json
+from trtasr.quant.scales import REMAKE, StoredTable, along, quantize_weight, scale_table, table_of, table_to_json
 from trtasr.quant.synthesize import SynthesisSettings, synthesize
 from trtasr.recipe import Calibration, Quantization, Recipe
 from trtasr.values import CalibrationSet, FloatArray, ScaleTable, WeightScale
@@ -42,8 +42,22 @@ logger = logging.getLogger(__name__)
 
 TABLE_FORMAT = 1
 WEIGHTS = ".safetensors"  # corrected weights, beside the table
+LARGEST_TABLE = 64 * MIB
 REMAKE_BOTH = "remake both with `make calib`"
 AUDIO_UTTERANCES = 64  # the real-audio control uses at most this many
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """Corrected weights that a scale table file names.
+
+    Attributes:
+        corrected: initializers, in order.
+        corrected_sha256: of the file of their values; empty: there is none, as in a bundle.
+    """
+
+    corrected: tuple[str, ...] = ()
+    corrected_sha256: str = ""
 
 
 def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -91,19 +105,19 @@ def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> Sca
     Settings come first: nothing about the weights of a table that is not used matters.
 
     Raises:
-        UsageError: `read_table`. QualityError: a broken table.
+        UsageError: `read_table`.
     """
     sweep(folder)  # a `calibrate` that was killed in its last step is finished first
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
-    data, table = read_scales(path)
+    named, table = read_scales(path)
     stale = [key for key, value in settings.items() if table.settings.get(key) != value]
     if stale:
         logger.info("%s was made with other settings (%s): calibrating anew", path, ", ".join(stale))
         return None
     check_cache(path, table)
-    return with_weights(path, data, table)
+    return with_weights(path, named, table)
 
 
 def check_cache(path: Path, table: ScaleTable) -> None:
@@ -117,44 +131,42 @@ def read_table(path: Path) -> ScaleTable:
     """Read a scale table file, and the corrected weights beside it if it names any.
 
     Raises:
-        UsageError: not JSON, or the file of weights is missing, broken or of another table. QualityError: a broken
-            table.
+        UsageError: no scale table, or the file of weights is missing, broken or of another table.
     """
     return with_weights(path, *read_scales(path))
 
 
-def read_scales(path: Path) -> tuple[dict[str, Any], ScaleTable]:
-    """A scale table file as JSON and as a table that still lacks its corrected weights.
+def read_scales(path: Path) -> tuple[StoredWeights, ScaleTable]:
+    """What a scale table file says about its corrected weights, and the table, which still lacks them.
 
     Raises:
-        UsageError: not JSON. QualityError: a broken table.
+        UsageError: no scale table.
     """
+    source = Source(path, UsageError, REMAKE, LARGEST_TABLE)
+    content = source.content()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        table = table_from_json(data)
-        if not isinstance(table.settings, dict):
-            raise ValueError("its settings are not a mapping")
-    except ValueError as error:
-        raise UsageError(f"{path}: not a scale table ({error})", "remake it with `make calib`") from error
-    return data, table
+        return decoded(content, StoredWeights, source), table_of(decoded(content, StoredTable, source))
+    except UsageError as error:
+        raise UsageError(f"{path}: not a scale table ({error.problem})", REMAKE) from error
 
 
-def with_weights(path: Path, data: Mapping[str, Any], table: ScaleTable) -> ScaleTable:
+def with_weights(path: Path, named: StoredWeights, table: ScaleTable) -> ScaleTable:
     """The table with the corrected weights that its file names.
 
     Raises:
         UsageError: the table has no file of weights, as in a bundle, or it is missing, broken or of another table.
     """
-    names, weights = data.get("corrected"), path.with_suffix(WEIGHTS)
-    if not names:
+    weights = path.with_suffix(WEIGHTS)
+    if not named.corrected:
         return table
-    if "corrected_sha256" not in data:
+    if not named.corrected_sha256:
         raise UsageError(f"{path}: names corrected weights, but no file that holds them (like scales.json of a "
                          "bundle, whose quantized models hold them)", REMAKE_BOTH)  # fmt: skip
-    if not weights.is_file() or sha256_file(weights) != data["corrected_sha256"]:
+    source = Source(weights, UsageError, REMAKE_BOTH, LARGEST_FILE)
+    if not weights.is_file() or source.sha256() != named.corrected_sha256:
         raise UsageError(f"{weights}: missing, or not the weights of {path.name}", REMAKE_BOTH)
     found = read_weights(weights, table)
-    if sorted(found) != names:
+    if tuple(sorted(found)) != named.corrected:
         raise UsageError(f"{weights}: does not hold the initializers that {path.name} names", REMAKE_BOTH)
     return replace(table, corrected=found)
 
@@ -168,7 +180,7 @@ def read_weights(path: Path, table: ScaleTable) -> dict[str, FloatArray]:
     try:
         stored = load_file(path)
         return {name: corrected_values(name, values, table.weights.get(name)) for name, values in stored.items()}
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UsageError(f"{path}: not a file of corrected weights ({error})", REMAKE_BOTH) from error
 
 

@@ -31,6 +31,7 @@ from trtasr.gpu import benchmarked
 from trtasr.graph.center import center
 from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.graph.fits import check_fits
 from trtasr.integer_graph import write_integer
 from trtasr.job import Job, Options, begin, checkpoint_of, fitting, model_of, scale_tables
 from trtasr.lower import FP32, Plant, build_baselines, lower_and_build, profile, save
@@ -104,8 +105,9 @@ def compile_ctc(job: Job) -> Record:
         made = cache(lambda method: calibration_features(method, recipe, checkpoint, model))
         tables = scale_tables(job, lambda method, settings: table_from_features(
             exported, made(method), recipe.quantization, settings))  # fmt: skip
-        table = tables[recipe.calibration.method]
-        save(center(onnx.load(exported), table.offsets), folder / FP32)
+        table, graph = tables[recipe.calibration.method], onnx.load(exported)
+        check_fits(table, [graph])
+        save(center(graph, table.offsets), folder / FP32)
         parity = prove_parity(model, folder / FP32, checkpoint.frontend.rows)
         integer = write_integer(folder, folder / FP32, table)
         left = {trial.target.name: within_budget(trial, utterances, checkpoint)

@@ -17,6 +17,7 @@ from trtasr.engine.build_tensorrt import Host
 from trtasr.engine.compare_pair import DECODER, ENCODER
 from trtasr.engine.pair_profile import DecoderProfile, EncoderProfile
 from trtasr.errors import RecipeError
+from trtasr.graph.fits import check_fits
 from trtasr.graph.own_part import own_part
 from trtasr.graph.tensors import WEIGHTED
 from trtasr.lower import Lowered, Plant, build_baselines, lower_and_build
@@ -41,7 +42,8 @@ def pair_plants(folder: Path, table: ScaleTable, recipe: Recipe, checkpoint: Che
     """Both plants of a bundle folder that holds both FP32 graphs.
 
     Raises:
-        RecipeError: an exclude pattern that matches a node of neither graph, or shapes that are out of order.
+        RecipeError: an exclude pattern that matches a node of neither graph, shapes that are out of order, or a scale
+            table of other graphs.
     """
     paths = [folder / f"{stem}.fp32.onnx" for stem in (ENCODER, DECODER)]
     encoder = encoder_profile(recipe.engine, checkpoint.frontend, longest_frames(checkpoint))
@@ -55,7 +57,9 @@ def pair_plants(folder: Path, table: ScaleTable, recipe: Recipe, checkpoint: Che
     excludes = split_excludes(recipe.quantization.exclude, paths)
     first, second = (replace(recipe, quantization=replace(recipe.quantization, exclude=patterns))
                      for patterns in excludes)  # fmt: skip
-    tables = [own_part(table, onnx.load(path)) for path in paths]
+    models = [onnx.load(path) for path in paths]
+    check_fits(table, models)
+    tables = [own_part(table, model) for model in models]
     return Plants(
         Plant(folder, tables[0], first, checkpoint.frontend.frames_per_second, host, stem=ENCODER, shapes=encoder),
         Plant(folder, tables[1], second, TOKENS_PER_SECOND, host, stem=DECODER, shapes=decoder))  # fmt: skip

@@ -3,18 +3,60 @@
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Annotated, Any, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
-from trtasr.errors import QualityError
+from trtasr.errors import QualityError, RecipeError
+from trtasr.files.read import said
 from trtasr.quant.ranges import CODES, Histogram, activation_scale, fixed_scale, representable
 from trtasr.values import FloatArray, ScaleTable, TensorScale, WeightScale
 
 logger = logging.getLogger(__name__)
 
+REMAKE = "remake it with `make calib`"
 DEAD_CHANNEL_FLOOR = 1e-8  # smallest weight amax; a zero scale breaks TensorRT's parser
+
+
+Size = Annotated[float, Meta(gt=0, le=1e37)]  # float32 holds it, and 127 times it
+Number = Annotated[float, Meta(ge=-1e37, le=1e37)]
+Place = Annotated[int, Meta(ge=0, le=2**31)]
+
+
+@dataclass(frozen=True)
+class StoredScale:
+    """A `TensorScale` in a file, with the scale that follows from it; an SQNR that is not finite is null."""
+
+    amax: Size
+    scale: Size
+    method: str
+    non_negative: bool
+    sqnr_db: Number | None
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A `WeightScale` in a file."""
+
+    axis: Place
+    scales: tuple[Size, ...]
+    sqnr_db: Number | None
+    floored: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """A `ScaleTable` in a file, without corrected weights; other keys are ignored."""
+
+    activations: dict[str, StoredScale]
+    weights: dict[str, StoredWeight]
+    offsets: dict[str, tuple[Number, ...]]
+    alphas: dict[str, Number] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def weight_scale(weight: FloatArray, axis: int, levels: int = CODES) -> WeightScale:
@@ -129,25 +171,33 @@ def table_from_json(data: Mapping[str, Any]) -> ScaleTable:
     """Read `table_to_json`'s form back, bit for bit.
 
     Raises:
-        QualityError: an entry whose stored scale does not follow from its amax, or a broken table.
+        RecipeError: an entry that is missing, of another type or out of bounds, named by its place; or as `table_of`.
     """
     try:
-        activations = {
-            name: TensorScale(e["amax"], e["method"], e["non_negative"], _number(e["sqnr_db"]))
-            for name, e in data["activations"].items()
-        }
-        weights = {
-            name: WeightScale(np.array(w["scales"], np.float32), w["axis"], _number(w["sqnr_db"]), tuple(w["floored"]))
-            for name, w in data["weights"].items()
-        }
-        offsets = {name: np.array(values, np.float32) for name, values in data["offsets"].items()}
-        stale = [n for n, e in data["activations"].items() if float(activations[n].scale) != e["scale"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise QualityError(f"scale table: broken entry ({error})", "remake it with `make calib`") from error
-    if stale:
-        raise QualityError(f"scale table: scale and amax of {stale[0]} disagree", "remake it with `make calib`")
-    table = ScaleTable(activations, weights, data.get("alphas", {}), offsets, settings=data.get("settings", {}))
-    check_table(table)
+        return table_of(msgspec.convert(data, StoredTable))
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise RecipeError(f"scale table: {said(error)}", REMAKE) from error
+
+
+def table_of(stored: StoredTable) -> ScaleTable:
+    """The table of a file, bit for bit.
+
+    Raises:
+        RecipeError: a scale that does not follow from its amax, or that float32 cannot hold.
+    """
+    activations = {name: TensorScale(entry.amax, entry.method, entry.non_negative, _number(entry.sqnr_db))
+                   for name, entry in stored.activations.items()}  # fmt: skip
+    weights = {name: WeightScale(np.array(entry.scales, np.float32), entry.axis, _number(entry.sqnr_db), entry.floored)
+               for name, entry in stored.weights.items()}  # fmt: skip
+    offsets = {name: np.array(values, np.float32) for name, values in stored.offsets.items()}
+    table = ScaleTable(activations, weights, stored.alphas, offsets, settings=stored.settings)
+    for name, entry in activations.items():
+        if float(entry.scale) != stored.activations[name].scale:
+            raise RecipeError(f"scale table: scale and amax of {name:.80} disagree", REMAKE)
+    try:
+        check_table(table)
+    except QualityError as error:
+        raise RecipeError(f"scale table: {error.problem}", REMAKE) from error
     return table
 
 

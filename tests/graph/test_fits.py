@@ -1,0 +1,69 @@
+"""A committed scale table that is not of the graph that is compiled."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_archive import write_archive
+
+from trtasr.cli import main
+
+FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=1", "--set", "calibration.seconds=0.5"]
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fits")
+    write_archive(folder / "tiny.nemo")
+    (folder / "calib").mkdir()
+    command = ["calibrate", str(folder / "tiny.nemo"), "--calib-dir", str(folder / "calib"), "-q", *FAST]
+    assert main(command) == 0
+    return folder
+
+
+def lose_activation(table: dict[str, Any]) -> str:
+    table["activations"].pop(name := sorted(table["activations"])[0])
+    return str(name)
+
+
+def lose_weight(table: dict[str, Any]) -> str:
+    table["weights"].pop(name := sorted(table["weights"])[0])
+    return str(name)
+
+
+def turn_weight(table: dict[str, Any]) -> str:
+    table["weights"][name := sorted(table["weights"])[0]]["axis"] = 7
+    return str(name)
+
+
+def shorten_weight(table: dict[str, Any]) -> str:
+    table["weights"][name := sorted(table["weights"])[0]]["scales"].pop()
+    return str(name)
+
+
+def shorten_offset(table: dict[str, Any]) -> str:
+    table["offsets"][name := sorted(table["offsets"])[0]].pop()
+    return str(name)
+
+
+def foreign_offset(table: dict[str, Any]) -> str:
+    table["offsets"]["nowhere"] = [1.0]
+    return "nowhere"
+
+
+@pytest.mark.parametrize(
+    "change", [lose_activation, lose_weight, turn_weight, shorten_weight, shorten_offset, foreign_offset]
+)
+def test_a_table_that_does_not_fit_is_refused(calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                              change: Callable[[dict[str, Any]], str]) -> None:  # fmt: skip
+    table = json.loads((calibrated / "calib" / "tiny.json").read_text(encoding="utf-8"))
+    name = change(table)
+    (tmp_path / "tiny.json").write_text(json.dumps(table), encoding="utf-8")
+    command = ["compile", calibrated / "tiny.nemo", "--calib-dir", tmp_path, "-o", tmp_path / "out", "-q", *FAST]
+    assert main([str(part) for part in command]) == 2
+    error = capsys.readouterr().err
+    assert name in error
+    assert "repair: " in error
+    assert not (tmp_path / "out").exists()
