@@ -21,7 +21,7 @@ Decode = Callable[[FloatArray, IntArray], list[str]]
 Indexed = tuple[int, "Prepared"]
 
 FEW, MANY = 10, 50  # words, or characters: below these a result says too little to condemn a model
-DEAF_WER, DEAF_CER, DEAF_UNSPACED_CER = 95.0, 70.0, 90.0  # percent; see `require_recognition`
+DEAF_WER, DEAF_CER, DEAF_UNSPACED_CER = 95.0, 75.0, 90.0  # percent; see `require_recognition`
 SHOWN = 60  # characters of an example
 
 
@@ -132,13 +132,14 @@ def require_recognition(result: WerResult) -> None:
     """Refuse a reference that recognizes nothing: INT8 would be held against noise, and could only pass.
 
     Poor models stay far from these limits: with 40 % of the characters wrong, 15 to 20 % of the words are right.
-    Transcripts of other sentences in the same language, or of letters at random, have a CER of 80 % and more.
+    A toy of 200 words that hears LibriSpeech has a WER of 98 % and a CER of 69 %. Transcripts of other sentences in the
+    same language, or of letters at random, have a CER of 79 to 106 %.
 
     Args:
         result: of the FP32 reference.
 
     Raises:
-        QualityError: no word right in at least 50; WER of 95 % or more with a CER of 70 % or more on at least 10 words;
+        QualityError: no word right in at least 50; WER of 95 % or more with a CER of 75 % or more on at least 10 words;
             without spaces between words a CER of 90 % or more on at least 10 characters.
     """
     if not recognizes_nothing(result):
