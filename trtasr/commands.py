@@ -7,15 +7,16 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trtasr.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_table
 from trtasr.acceptance import accept
+from trtasr.bundle import SIDECAR
 from trtasr.compare_integer import compare_integer
 from trtasr.compare_layers import compare_layers
-from trtasr.compile import STAGES, calibrate_recipe, compile_recipe
+from trtasr.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
 from trtasr.errors import AudioError, MissingError, RecipeError, UsageError
@@ -26,7 +27,8 @@ from trtasr.job import Options
 from trtasr.lower import resolve_targets
 from trtasr.measure import COMPARED_UTTERANCES, PROFILE
 from trtasr.pair_run import files_of, is_pair
-from trtasr.recipe import Evaluation, Recipe, build, load_recipe, override, to_dict
+from trtasr.recipe import Change, Evaluation, Recipe, build, change, engine_name, load_recipe, override, to_dict
+from trtasr.recipe.check import shown
 from trtasr.records import Record, bench_json, comparison_json
 from trtasr.report.error_view import corrections
 from trtasr.report.integer_view import integer_json, integer_text, proof_json, proof_text
@@ -46,6 +48,7 @@ from trtasr.summaries import (
     peak_gb,
     speed_lines,
 )
+from trtasr.text.printable import json_text
 from trtasr.verbs import (
     Transcript,
     bench_bundle,
@@ -60,8 +63,8 @@ from trtasr.verbs import (
 
 logger = logging.getLogger(__name__)
 ENGINES = Path("engines")
-SHAPE = re.compile(r"^features:(\d+)x(\d+)x(\d+)$")
-FRAMES_PER_SECOND, SAMPLE_RATE = 100, 16000  # of trtexec-style shapes: a stride of 10 ms; with one row, samples
+CALIB = Path("calib")
+SHAPE = re.compile(r"features:(\d{1,9})x(\d{1,9})x(\d{1,9})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -86,75 +89,111 @@ def resolve_recipe(arguments: argparse.Namespace) -> Recipe:
     Raises:
         RecipeError: no such model, or a value that does not fit.
     """
-    recipe = find_recipe(arguments.model)
-    if arguments.manifest:
-        recipe = replace(recipe, evaluation=replace(recipe.evaluation, manifest=arguments.manifest))
-    if arguments.correction:
-        recipe = override(recipe, [f"quantization.correction={arguments.correction}"])
+    flags = {"--manifest": ("evaluation.manifest", arguments.manifest),
+             "--correction": ("quantization.correction", arguments.correction)}  # fmt: skip
+    recipe = change(find_recipe(arguments.model), given(flags))
     recipe = override(recipe, arguments.assignments)
     return with_engine_flags(recipe, arguments) if arguments.verb == "compile" else recipe
+
+
+def given(flags: Mapping[str, tuple[str, Any]]) -> list[Change]:
+    """The flags that are given, as changes of a recipe."""
+    return [Change(flag, key, value) for flag, (key, value) in flags.items() if value not in (None, False)]
 
 
 def find_recipe(model: str) -> Recipe:
     """The recipe behind a model argument, before any flag.
 
     Raises:
-        RecipeError: nothing of that name.
+        RecipeError: nothing of that name, or a finished bundle.
     """
     path = Path(model)
     if path.suffix == ".toml":
         return load_recipe(path)
     bundled = ENGINES / f"{model}.toml"
-    other = path.is_dir() and not bundled.is_file()  # the reader says what it lacks
+    other = path.exists() and not bundled.is_file()  # the reader says what it lacks
     if path.suffix == ".nemo" or path.is_file() or (path / "config.json").is_file() or other:
-        whole = path.resolve()
-        return Recipe(re.sub(r"[^A-Za-z0-9._-]", "_", whole.name if whole.is_dir() else whole.stem), model)
+        if (path / SIDECAR).is_file() and not (path / "config.json").is_file():
+            raise RecipeError(f"{model}: a finished bundle", "give the checkpoint that it was compiled from")
+        return Recipe(model_name(path), model)
     if bundled.is_file():
         return load_recipe(bundled)
     names = ", ".join(sorted(p.stem for p in ENGINES.glob("*.toml"))) or "none in this folder"
-    raise RecipeError(f"model {model!r}: no such recipe, archive or folder with config.json",
+    raise RecipeError(f"model {shown(model)}: no such recipe, archive or folder with config.json",
                       f"give a .nemo file, a Hugging Face folder or a bundled name ({names})")  # fmt: skip
 
 
+def model_name(path: Path) -> str:
+    """What the engine of an archive or a folder is called.
+
+    The name that the user wrote, not that of a link's target; of a snapshot in the cache of the Hugging Face Hub
+    (``models--ORGANIZATION--NAME/snapshots/REVISION``) the model's name.
+    """
+    whole = (path if path.name not in ("", "..") else path.resolve()).absolute()
+    if not whole.is_dir():
+        return engine_name(whole.stem)
+    repository = whole.parents[1].name if whole.parent.name == "snapshots" else ""
+    return engine_name(repository.split("--", 2)[-1] if repository.startswith("models--") else whole.name)
+
+
+def find_bundle(path: Path) -> Path:
+    """The bundle at a path; where there is none, that of the model which the path names, in ``engines/``."""
+    if (path / SIDECAR).exists():
+        return path
+    try:
+        found = ENGINES / find_recipe(str(path)).name
+    except UsageError:
+        return path  # the verb says what is not there
+    return found if (found / SIDECAR).is_file() else path
+
+
 def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
-    """Apply the flags on the engine, trtexec's among them (shapes: 100 frames per second, mel bins unused).
+    """Apply the flags on the engine but shapes, which need the model.
 
     Raises:
-        RecipeError: a shape that is not ``features:BxMELxT``, or an unknown target.
+        RecipeError: an unknown target, or a value out of bounds.
     """
-    engine = recipe.engine
+    mixed = arguments.max_wer_drop is not None
+    flags = {"--target": ("engine.target", arguments.target),
+             "--compute-capability": ("engine.compute_capability", arguments.compute_capability),
+             "--quantization": ("engine.quantization", arguments.quantization),
+             "--timingCacheFile": ("engine.timing_cache", arguments.timing_cache),
+             "--quantize-depthwise": ("engine.quantize_depthwise", arguments.quantize_depthwise),
+             "--allow-slower": ("evaluation.allow_slower", arguments.allow_slower)}  # fmt: skip
+    numbers = {"--min-sqnr": ("evaluation.min_sqnr", arguments.min_sqnr),
+               "--max-wer-drop": ("evaluation.max_wer_increase", arguments.max_wer_drop)}  # fmt: skip
+    changes = [Change(flag, key, value) for flag, (key, value) in numbers.items() if value is not None]
+    return change(recipe, [*given(flags), *changes, *([Change("--max-wer-drop", "evaluation.mixed", True)] * mixed)])
+
+
+def asked_shapes(arguments: argparse.Namespace) -> dict[str, tuple[int, int, int]]:
+    """``min``, ``opt`` and ``max`` -> batch, feature rows and frames, of trtexec's flags that are given.
+
+    Raises:
+        RecipeError: a shape that is not ``features:BxMELxT``.
+    """
+    found = {}
     for which in ("min", "opt", "max"):
         text = getattr(arguments, f"{which}_shapes")
-        if text:
-            match = SHAPE.match(text)
-            if not match or not int(match[1]) or not int(match[3]):
-                raise RecipeError(f"--{which}Shapes={text}", "write it as features:BATCHxMELxFRAMES")
-            rate = FRAMES_PER_SECOND if int(match[2]) > 1 else SAMPLE_RATE
-            changed: dict[str, Any] = {f"{which}_batch": int(match[1]), f"{which}_seconds": int(match[3]) / rate}
-            engine = replace(engine, **changed)
-    flags = {"target": arguments.target, "compute_capability": arguments.compute_capability,
-             "quantization": arguments.quantization, "timing_cache": arguments.timing_cache}  # fmt: skip
-    changed = {key: str(value) for key, value in flags.items() if value}
-    engine = replace(engine, **changed, quantize_depthwise=engine.quantize_depthwise or arguments.quantize_depthwise)
-    evaluation = recipe.evaluation
-    evaluation = replace(evaluation, allow_slower=evaluation.allow_slower or arguments.allow_slower)
-    if arguments.min_sqnr is not None:
-        evaluation = replace(evaluation, min_sqnr=arguments.min_sqnr)
-    if arguments.max_wer_drop is not None:
-        evaluation = replace(evaluation, max_wer_increase=arguments.max_wer_drop, mixed=True)
-    return override(replace(recipe, engine=engine, evaluation=evaluation), [])
+        if text is not None:
+            match = SHAPE.fullmatch(text)
+            if not match or not all(map(int, match.groups())):
+                raise RecipeError(f"--{which}Shapes={text:.80}", "write it as features:BATCHxMELxFRAMES")
+            found[which] = (int(match[1]), int(match[2]), int(match[3]))
+    return found
 
 
 def compile_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr compile``."""
-    recipe = resolve_recipe(arguments)
-    out = arguments.out or ENGINES / recipe.name
-    if arguments.dry_run:
-        names = [target.name for target in resolve_targets(recipe.engine)[0]]
-        data = {"recipe": to_dict(recipe), "stages": list(STAGES), "targets": names, "out": str(out)}
-        return Summary(json.dumps(data, indent=2), data)
+    recipe, shapes = resolve_recipe(arguments), asked_shapes(arguments)
+    out, calib = arguments.out or ENGINES / recipe.name, arguments.calib_dir or CALIB
     check_outputs(recipe, arguments)
-    options = Options(out, arguments.calib_dir, arguments.controls, arguments.recalibrate)
+    options = Options(out, calib, arguments.controls, arguments.recalibrate, arguments.out is not None, shapes)
+    if arguments.dry_run:
+        job = rehearse(recipe, options)
+        data = {"recipe": to_dict(job.recipe), "stages": list(STAGES), "targets": [t.name for t in job.targets],
+                "out": str(out), "utterances": len(job.utterances)}  # fmt: skip
+        return Summary(json_text(data), data)
     record = compile_recipe(recipe, options)
     export_extras(record, out, arguments)
     return Summary(compile_text(record, out), compile_data(record, out), 3 if record.problems else 0)
@@ -205,7 +244,7 @@ def save_engine(engine: Path, target: Path) -> None:
 def calibrate_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr calibrate``."""
     recipe = resolve_recipe(arguments)
-    found = calibrate_recipe(recipe, Options(Path(), arguments.calib_dir))
+    found = calibrate_recipe(recipe, Options(Path(), arguments.calib_dir or CALIB, replace=bool(arguments.calib_dir)))
     files = {"table": str(found.path), "cache": str(found.cache)}
     peak = peak_gb()
     data = {**files, "activations": len(found.table.activations), "weights": len(found.table.weights),
@@ -363,7 +402,7 @@ def acceptance_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr acceptance``: what only a T4 host can prove."""
     recipe = resolve_recipe(arguments)
     started = time.monotonic()
-    file, table, passed = accept(recipe, arguments.out, arguments.calib_dir)
+    file, table, passed = accept(recipe, arguments.out, arguments.calib_dir or CALIB)
     outcome = "PASSED" if passed else "FAILED"
     text = f"{table}\n{last_line(outcome, time.monotonic() - started, {'result': str(file)})}"
     return Summary(text, json.loads(file.read_text(encoding="utf-8")), 0 if passed else 3)

@@ -23,7 +23,7 @@ from trtasr.calibrate import (
     write_table,
 )
 from trtasr.calibrate_pair import pair_table
-from trtasr.compile_pair import compile_pair, exported_pair
+from trtasr.compile_pair import compile_pair, exported_pair, refuse
 from trtasr.controls import run_controls
 from trtasr.engine.run import utterances as single_utterances
 from trtasr.files.scratch import scratch
@@ -33,7 +33,17 @@ from trtasr.graph.check import assert_parity, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.graph.fits import check_fits
 from trtasr.integer_graph import write_integer
-from trtasr.job import Job, Options, begin, checkpoint_of, fitting, model_of, scale_tables
+from trtasr.job import (
+    Job,
+    Options,
+    begin,
+    by_header,
+    checkpoint_of,
+    fitting,
+    keep_other_table,
+    model_of,
+    scale_tables,
+)
 from trtasr.lower import FP32, Plant, build_baselines, lower_and_build, profile, save
 from trtasr.measure import compare_first, measure, timed_engines
 from trtasr.pair_features import pair_features
@@ -91,14 +101,39 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
     return compile_pair(job) if job.checkpoint.generation else compile_ctc(job)
 
 
+def rehearse(recipe: Recipe, options: Options) -> Job:
+    """Read what `compile_recipe` would, of recordings the headers, and refuse what it would refuse before any work.
+
+    Raises:
+        TrtasrError: bad input (2) or a missing library (4).
+    """
+    check_replaceable(options.out)
+    budgeted(recipe)
+    job = begin(recipe, options, by_header)
+    calibration_settings(job.recipe, job.checkpoint)
+    refuse(job) if job.checkpoint.generation else refuse_ctc(job)
+    return job
+
+
+def refuse_ctc(job: Job) -> None:
+    """Refuse what a plan with the recipe's shapes could not run, before anything is built.
+
+    Raises:
+        AudioError: an utterance too short or too long. RecipeError: more utterances per run than the plan takes, or no
+            benchmarked shape fits.
+    """
+    if job.host:
+        config = job.checkpoint.frontend
+        accepted = profile(job.recipe.engine, config.frames_per_second, config.rows)
+        benchmarked(job.recipe.evaluation, accepted)
+        fitting(job, accepted)
+
+
 def compile_ctc(job: Job) -> Record:
     """Compile a network that is one graph; see `compile_recipe`."""
+    refuse_ctc(job)
     recipe, options, host, checkpoint = job.recipe, job.options, job.host, job.checkpoint
     model, utterances = job.model, job.utterances
-    if host:
-        accepted = profile(recipe.engine, checkpoint.frontend.frames_per_second, checkpoint.frontend.rows)
-        benchmarked(recipe.evaluation, accepted)
-        fitting(job, accepted)
     with staged(options.out) as folder, scratch() as aside:
         exported = aside / FP32
         export_onnx(fold_batchnorm(model), exported, checkpoint.frontend.rows)
@@ -160,6 +195,8 @@ def calibrate_recipe(recipe: Recipe, options: Options) -> Calibrated:
     folder = writable(options.calib)
     started = time.monotonic()
     checkpoint = checkpoint_of(recipe)
+    if not options.replace:
+        keep_other_table(folder, recipe.name, checkpoint)
     model = model_of(checkpoint)
     settings = calibration_settings(recipe, checkpoint)
     with scratch() as aside:

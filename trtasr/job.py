@@ -1,34 +1,40 @@
 """What every compile begins with: the checkpoint, its module, the targets, the speech to measure on."""
 
 import logging
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from trtasr.audio.manifest import read_manifest
-from trtasr.audio.read import MIXED, Reading
+from trtasr.audio.frontend import Frontend
+from trtasr.audio.manifest import ManifestEntry, read_manifest
+from trtasr.audio.read import MIXED, Reading, audio_seconds
 from trtasr.bench.wer import Prepared
-from trtasr.calibrate import calibration_settings, committed_table
+from trtasr.bundle import open_bundle
+from trtasr.calibrate import WEIGHTS, calibration_settings, committed_table, read_scales
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.controls import METHODS
 from trtasr.engine.build_tensorrt import Host
 from trtasr.engine.profile import Profile
-from trtasr.errors import AudioError, CheckpointError, RecipeError, UsageError
+from trtasr.errors import AudioError, BundleError, CheckpointError, QualityError, RecipeError, UsageError
 from trtasr.evaluate import prepare
 from trtasr.lower import resolve_targets
 from trtasr.lower_pair import longest_frames
 from trtasr.models.load import build_model
 from trtasr.pair_run import refuse_above
-from trtasr.recipe import Recipe
+from trtasr.recipe import Change, Recipe, change
 from trtasr.targets import Target
 from trtasr.values import ScaleTable
 
 logger = logging.getLogger(__name__)
+
+Listen = Callable[[Iterable[ManifestEntry], Frontend, Reading], Sequence[Prepared]]
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,16 @@ class Options:
         calib: folder of committed scale tables.
         controls: also calibrate by noise and by real audio, and show all three.
         recalibrate: ignore the committed table.
+        replace: what another checkpoint was compiled or calibrated into may be replaced: the user named the folder.
+        shapes: ``min``, ``opt`` and ``max`` -> batch, feature rows and frames, as trtexec's flags give them.
     """
 
     out: Path
     calib: Path = Path("calib")
     controls: bool = False
     recalibrate: bool = False
+    replace: bool = True
+    shapes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,13 @@ class Job:
     started: float
 
 
-def begin(recipe: Recipe, options: Options) -> Job:
+def begin(recipe: Recipe, options: Options, listen: Listen = prepare) -> Job:
     """Read everything a compile needs, before anything is made.
+
+    Args:
+        recipe: resolved.
+        options: of this run.
+        listen: utterances of a manifest -> their features.
 
     Raises:
         MissingError: a target without its builder. CheckpointError, AudioError, UsageError: bad input.
@@ -80,8 +95,11 @@ def begin(recipe: Recipe, options: Options) -> Job:
     started = time.monotonic()
     targets, host = resolve_targets(recipe.engine)
     checkpoint = checkpoint_of(recipe)
+    if not options.replace:
+        keep_other_bundle(options.out, checkpoint)
+    recipe = shaped(recipe, options.shapes, checkpoint.frontend)
     model = model_of(checkpoint)
-    utterances = read_utterances(recipe, checkpoint, options)
+    utterances = read_utterances(recipe, checkpoint, options, listen)
     return Job(recipe, options, targets, host, checkpoint, model, utterances, started)
 
 
@@ -97,6 +115,41 @@ def checkpoint_of(recipe: Recipe) -> Checkpoint:
     if checkpoint.generation is None:
         raise RecipeError(f"generation.tokens_per_second = {rate:g}: a CTC model generates no tokens", "leave it out")
     return replace(checkpoint, generation=replace(checkpoint.generation, tokens_per_second=rate))
+
+
+def keep_other_bundle(out: Path, checkpoint: Checkpoint) -> None:
+    """Refuse to replace the bundle of another model: neither this checkpoint nor one that lay in the same place.
+
+    Raises:
+        UsageError: ``out`` holds one.
+    """
+    try:
+        held = open_bundle(out).sidecar
+    except BundleError:
+        return  # whether what is there may be replaced is decided where it is written
+    source = str(held.recipe.get("checkpoint"))
+    here = os.path.realpath(checkpoint.path)
+    again = "\0" not in source and here in {os.path.realpath(base / source) for base in (Path(), out)}
+    if held.checkpoint.sha256 != checkpoint.sha256 and not again:
+        raise UsageError(f"{out}: holds an engine made from another checkpoint, {source:.200}",
+                         f"give this one another folder (-o FOLDER) or name (--set name=NAME); -o {out} replaces "
+                         "it")  # fmt: skip
+
+
+def keep_other_table(folder: Path, name: str, checkpoint: Checkpoint) -> None:
+    """Refuse to replace the committed scale table of another checkpoint, or files that are no such table.
+
+    Raises:
+        UsageError: they are in the folder.
+    """
+    path = folder / f"{name}.json"
+    try:
+        mine = path.is_file() and read_scales(path)[1].settings.get("checkpoint_sha256") == checkpoint.sha256
+    except (UsageError, QualityError):
+        mine = False
+    if not mine and any(path.with_suffix(suffix).exists() for suffix in (".json", ".cache", WEIGHTS)):
+        raise UsageError(f"{path}: is not a scale table of this checkpoint, {checkpoint.path}",
+                         f"choose another folder (--calib-dir FOLDER); --calib-dir {folder} replaces it")  # fmt: skip
 
 
 def model_of(checkpoint: Checkpoint) -> nn.Module:
@@ -133,14 +186,51 @@ def fitting(job: Job, accepted: Profile) -> None:
                           "utterances", "change evaluation.batch or engine.max_batch")  # fmt: skip
 
 
-def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options) -> Sequence[Prepared]:
+def shaped(recipe: Recipe, shapes: Mapping[str, tuple[int, int, int]], config: Frontend) -> Recipe:
+    """The recipe with the shapes of trtexec's flags, in the model's own rows and frames.
+
+    Raises:
+        RecipeError: other feature rows than the model's, a shape out of bounds, or not in order.
+    """
+    changes = []
+    for which, (batch, rows, frames) in shapes.items():
+        flag = f"--{which}Shapes"
+        if rows != config.rows:
+            raise RecipeError(f"{flag}: {rows} feature rows, but the model takes {config.rows}",
+                              f"write features:{batch}x{config.rows}x{frames}")  # fmt: skip
+        seconds = frames / config.frames_per_second
+        changes += [Change(flag, f"engine.{which}_batch", batch), Change(flag, f"engine.{which}_seconds", seconds)]
+    return change(recipe, changes)
+
+
+def by_header(entries: Iterable[ManifestEntry], config: Frontend, reading: Reading) -> list[Prepared]:
+    """Utterances as long as their headers say, with features that take no memory and hold nothing.
+
+    Raises:
+        AudioError: naming a file that is no audio, or too long.
+    """
+    found = []
+    for entry in entries:
+        offset, duration = entry.segment
+        rest = max(audio_seconds(entry.audio_filepath) - offset, 0.0)
+        seconds = rest if duration is None else min(duration, rest)
+        if reading.refuse:
+            reading.refuse(entry.audio_filepath, seconds)
+        frames = int(seconds * config.frames_per_second)
+        nothing = np.broadcast_to(np.float32(0), (config.rows, max(frames, 1)))
+        found.append(Prepared(str(entry.audio_filepath), seconds, entry.text, nothing, frames))
+    return found
+
+
+def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options, listen: Listen = prepare) -> Sequence[Prepared]:
     """Features of the evaluation manifest; empty without one.
 
     Raises:
         AudioError: a broken manifest or recording. UsageError: controls without a manifest.
     """
     if recipe.evaluation.manifest:
-        return prepare(read_manifest(Path(recipe.evaluation.manifest)), checkpoint.frontend, reading_for(checkpoint))
+        entries = read_manifest(Path(recipe.evaluation.manifest))
+        return listen(entries, checkpoint.frontend, reading_for(checkpoint))
     if options.controls:
         raise UsageError("--controls compares WER and needs speech", "add --manifest FILE")
     logger.warning("no manifest: WER is not measured; add --manifest FILE")

@@ -20,7 +20,7 @@ from trtasr import compile as pipeline
 from trtasr.cli import main
 from trtasr.commands import VERBS
 from trtasr.files.write import write_json
-from trtasr.report.printable import printable
+from trtasr.text.printable import printable
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[1.0]",
         "--target", "cpu"]  # fmt: skip
@@ -141,8 +141,8 @@ def test_bad_speech(tmp_path, capsys, make, words) -> None:
 
 @pytest.mark.parametrize(("extra", "words"), [
     (["--set", "calibration.stepz=3"], "did you mean 'steps'"),
-    (["--set", "calibration.steps=x"], "expected int"),
-    (["--target", "jetson"], "use one of auto"),
+    (["--set", "calibration.steps=x"], "--set 'calibration.steps=x': steps: expected an integer, got 'x'"),
+    (["--target", "jetson"], "--target: target = 'jetson'"),
     (["--controls"], "--manifest"),
     (["--minShapes", "audio:1x2"], "features:BATCHxMELxFRAMES"),
 ])  # fmt: skip

@@ -112,7 +112,7 @@ def add_model(sub: argparse.ArgumentParser) -> None:
                      help="override one recipe value; may be repeated")  # fmt: skip
     sub.add_argument("--manifest", type=name, help="speech to measure WER on: NeMo JSON lines or a LibriSpeech folder")
     sub.add_argument("--correction", help="of weights for earlier layers' errors: none (default), bias, qep or fade")
-    sub.add_argument("--calib-dir", type=path, default=Path("calib"), help="folder of committed scale tables")
+    sub.add_argument("--calib-dir", type=path, help="folder of committed scale tables (default: calib)")
     for flag in TRTEXEC:
         sub.add_argument(flag, action=OfTrtexec, nargs="?", help=argparse.SUPPRESS)
 
@@ -167,7 +167,7 @@ def add_acceptance(sub: argparse.ArgumentParser) -> None:
 
 def add_bench(sub: argparse.ArgumentParser) -> None:
     """Flags of ``bench``."""
-    sub.add_argument("bundle", type=path, help="folder made by compile")
+    sub.add_argument("bundle", type=path, help="folder made by compile, or the model it was made from")
     sub.add_argument("--manifest", type=path, help="speech to measure WER on (default: the recipe's)")
     sub.add_argument("--threads", type=int, help="CPU threads (default: the recipe's; 0: all usable CPUs)")
     sub.add_argument("--seconds", type=float, action="append", help="seconds of audio per utterance; may be repeated")
@@ -177,7 +177,7 @@ def add_bench(sub: argparse.ArgumentParser) -> None:
 
 def add_compare(sub: argparse.ArgumentParser) -> None:
     """Flags of ``compare``."""
-    sub.add_argument("bundle", type=path, help="folder made by compile")
+    sub.add_argument("bundle", type=path, help="folder made by compile, or the model it was made from")
     sub.add_argument("--target", help="engine to compare with FP32 (default: cpu)")
     sub.add_argument("--manifest", type=path, help="speech to compare on (default: the recipe's)")
     sub.add_argument("--layers", action="store_true", help="SQNR of every layer's output instead")
@@ -190,7 +190,7 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
 
 def add_inspect(sub: argparse.ArgumentParser) -> None:
     """Flags of ``inspect``."""
-    sub.add_argument("bundle", type=path, help="folder made by compile")
+    sub.add_argument("bundle", type=path, help="folder made by compile, or the model it was made from")
     sub.add_argument("--target", help="one engine only")
     sub.add_argument("--all", action="store_true", help="pointwise and shape layers too")
     sub.add_argument("--integer", action="store_true",
@@ -202,7 +202,7 @@ def add_inspect(sub: argparse.ArgumentParser) -> None:
 
 def add_transcribe(sub: argparse.ArgumentParser) -> None:
     """Flags of ``transcribe``."""
-    sub.add_argument("bundle", type=path, help="folder made by compile")
+    sub.add_argument("bundle", type=path, help="folder made by compile, or the model it was made from")
     sub.add_argument("audio", type=path, nargs="+", help="audio files, folders of them, or - for standard input")
     sub.add_argument("--channel", type=int, metavar="N",
                      help="the channel to hear, from 0 (default: the mean of all)")  # fmt: skip

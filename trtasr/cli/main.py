@@ -16,7 +16,7 @@ from trtasr.errors import DiskError, TrtasrError
 from trtasr.files.disk import disk_faults
 from trtasr.files.signals import interrupt_on_signals
 from trtasr.files.write import landed
-from trtasr.report.printable import json_text, printable
+from trtasr.text.printable import json_text, printable
 
 INTERRUPTED, UNEXPECTED = 130, 1
 ALARM, RED, PLAIN = "INT8 IS SLOWER", "\033[31m", "\033[0m"
@@ -59,8 +59,10 @@ def run(words: Sequence[str]) -> int:
     """
     arguments = parser().parse_args(words)
     prepare(arguments)
-    from trtasr.commands import VERBS  # noqa: PLC0415 - torch and onnxruntime load here, not for --help
+    from trtasr.commands import VERBS, find_bundle  # noqa: PLC0415 - torch and onnxruntime load here, not for --help
 
+    if "bundle" in arguments:
+        arguments.bundle = find_bundle(arguments.bundle)
     with disk_faults():
         summary = VERBS[arguments.verb](arguments)
         if arguments.json:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from trtasr.errors import DiskError
-from trtasr.report.printable import message
+from trtasr.text.printable import message
 
 DESCRIPTORS = (0, 1, 2)
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from trtasr.errors import UsageError
 
+ROUNDING = 1e-6  # frames: 0.29 s times 100 frames a second is 28.999999999999996
 FRAME_MULTIPLE = 16  # front-ends pad utterances to a multiple of 16 frames: the largest shape must leave room for it
 
 
@@ -43,7 +44,7 @@ class Profile:
 
         Frames are rounded down for the shortest utterance and up to a multiple of 16 for the others.
         """
-        shortest = max(1, math.floor(self.seconds[0] * self.frames_per_second))
+        shortest = max(1, math.floor(self.seconds[0] * self.frames_per_second + ROUNDING))
         frames = [shortest, *(_padded(seconds * self.frames_per_second) for seconds in self.seconds[1:])]
         features = [[batch, self.mel_bins, count] for batch, count in zip(self.batches, frames, strict=True)]
         return {"features": features, "lengths": [[batch] for batch in self.batches]}
@@ -51,4 +52,4 @@ class Profile:
 
 def _padded(frames: float) -> int:
     # A centred transform of S seconds has one frame more than S * frames_per_second.
-    return math.ceil((math.ceil(frames) + 1) / FRAME_MULTIPLE) * FRAME_MULTIPLE
+    return math.ceil((math.ceil(frames - ROUNDING) + 1) / FRAME_MULTIPLE) * FRAME_MULTIPLE

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from trtasr.report.printable import json_text, message, one_line, printable
+from trtasr.text.printable import json_text, message, one_line, printable
 
 
 @pytest.mark.parametrize(("text", "shown"), [

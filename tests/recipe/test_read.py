@@ -6,7 +6,7 @@ import pytest
 from trtasr.errors import RecipeError
 from trtasr.recipe import Recipe, build, load_recipe, override, to_dict
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def written(folder: Path, text: str) -> Path:
@@ -35,8 +35,8 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "words"), [
     ('checkpoint = "m"\nchekpoint = 1', "chekpoint"),
     ('checkpoint = "m"\n[quantization]\nrange = "max"', "did you mean 'ranges'"),
-    ('checkpoint = "m"\n[calibration]\nsteps = "many"', "expected int"),
-    ('checkpoint = "m"\n[calibration]\nsteps = true', "expected int"),
+    ('checkpoint = "m"\n[calibration]\nsteps = "many"', "expected an integer"),
+    ('checkpoint = "m"\n[calibration]\nsteps = true', "expected an integer"),
     ('checkpoint = "m"\n[calibration]\nmethod = "real"', "use one of synthetic"),
     ('checkpoint = "m"\n[calibration]\nbatches = 0', "at least 1"),
     ('checkpoint = "m"\n[quantization]\nexclude = "a"', "expected a list"),
@@ -45,17 +45,17 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     ('checkpoint = "m"\n[evaluation]\nbench_seconds = [-1.0]', "bench_seconds"),
     ('checkpoint = "m"\n[evaluation]\ngpu_seconds = []', "gpu_seconds"),
     ('checkpoint = "m"\n[evaluation]\ngpu_seconds = [0.0]', "gpu_seconds"),
-    ('checkpoint = "m"\n[evaluation]\ngpu_batches = []', "batches of at least 1"),
-    ('checkpoint = "m"\n[evaluation]\ngpu_batches = [0]', "batches of at least 1"),
+    ('checkpoint = "m"\n[evaluation]\ngpu_batches = []', "gpu_batches"),
+    ('checkpoint = "m"\n[evaluation]\ngpu_batches = [0]', "at least 1"),
     ('checkpoint = "m"\n[engine]\nworkspace_mb = -1', "at least 0"),
     ('checkpoint = "m"\n[engine]\nunfold_channels = 0', "at least 1"),
     ('checkpoint = "m"\n[engine]\ncompute_capability = 8.6', "put it in quotes"),
     ('checkpoint = "m"\n[engine]\ncompute_capability = "8.7"', "use one of 7.5"),
     ('checkpoint = "m"\n[engine]\nquantization = "none"', "use one of explicit"),
     ('checkpoint = "m"\n[engine]\nmax_seconds = 1.0', "min <= opt <= max"),
-    ('checkpoint = "m"\n[engine]\nopt_batch = -3', "min <= opt <= max"),
+    ('checkpoint = "m"\n[engine]\nopt_batch = -3', "at least 1"),
     ('name = "x"', "missing key 'checkpoint'"),
-    ('checkpoint = ', "not a TOML recipe"),
+    ('checkpoint = ', "not valid TOML"),
 ])  # fmt: skip
 def test_bad_recipes_name_the_key(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):

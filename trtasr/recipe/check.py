@@ -1,0 +1,169 @@
+"""Values of a recipe, checked: kind, words, bounds, names and paths; each error says where the value came from."""
+
+import difflib
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, cast, get_args, get_origin, get_type_hints
+
+from trtasr.errors import RecipeError
+from trtasr.recipe.sections import CHOICES, Calibration, EngineShapes, Recipe
+from trtasr.text.printable import printable
+
+BOUNDS: Mapping[str, tuple[float, float]] = {  # smallest and largest of every number, and of those in a list
+    "seed": (0, 2**63 - 1), "batches": (1, 1000), "batch_size": (1, 256), "steps": (1, 10_000), "seconds": (0.1, 600),
+    "learning_rate": (1e-9, 10), "headroom": (0.1, 10), "alpha": (0, 1), "damping": (1e-6, 1e6), "weight_bits": (2, 8),
+    "min_seconds": (0.05, 3600), "opt_seconds": (0.05, 3600), "max_seconds": (0.05, 3600), "min_batch": (1, 1024),
+    "opt_batch": (1, 1024), "max_batch": (1, 1024), "unfold_channels": (1, 2**31 - 1), "workspace_mb": (0, 2**20),
+    "max_wer_increase": (0, 10**6), "batch": (1, 1024), "threads": (0, 1024), "min_sqnr": (0, 200),
+    "bench_seconds": (0.01, 3600), "gpu_seconds": (0.01, 3600), "gpu_batches": (1, 1024),
+    "tokens_per_second": (0, 100)}  # fmt: skip
+MOST_ITEMS = 1000  # of a list
+MOST_SECONDS = 86_400  # of synthetic audio, over all batches
+LONGEST_NAME, LONGEST_TEXT, LONGEST_PART = 100, 4096, 255  # bytes of an engine's name, of a text, of a path's part
+PATHS = ("checkpoint", "manifest", "timing_cache")
+WORDS: Mapping[type, str] = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+SHOWN = 80  # characters of a value in a message
+
+
+def build(kind: type, data: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from a mapping, with every key and value checked.
+
+    Raises:
+        RecipeError: naming ``where`` and the key.
+    """
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]
+    for key in data:
+        if key not in names:
+            raise RecipeError(f"{where}: unknown key {shown(key)}", nearest(key, names, "known keys"))
+    missing = [n for n in ("name", "checkpoint") if n in names and n not in data]
+    if missing:
+        raise RecipeError(f"{where}: missing key {missing[0]!r}", "add it; see engines/quartznet.toml")
+    built = kind(**{k: allowed(kind, k, valued(hints[k], v, f"{where}: {k}"), where) for k, v in data.items()})
+    if isinstance(built, EngineShapes):
+        _check_order(built, where)
+    if isinstance(built, Calibration):
+        _check_amount(built, where)
+    return built
+
+
+def nearest(key: str, names: Sequence[str], known: str) -> str:
+    """The repair of an unknown key: the name that is meant, or all that there are."""
+    near = difflib.get_close_matches(key[:SHOWN], names, 1, 0.5)
+    return f"did you mean {near[0]!r}?" if near else f"{known}: {', '.join(names)}"
+
+
+def valued(hint: Any, value: Any, where: str) -> Any:
+    """A value of the kind that a key's type hint asks for: integers become floats, lists tuples, tables sections.
+
+    Raises:
+        RecipeError: of another kind, not finite, or text that is too long or cannot be shown.
+    """
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{where}: expected a section, got {shown(value)}", "write it as a TOML table")
+        return build(cast(type, hint), value, where)
+    if get_origin(hint) is tuple:
+        return _items(get_args(hint)[0], value, where)
+    if hint is float and type(value) is int and abs(value) < 2**1000:
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        repair = f"put it in quotes: '\"{value}\"'" if hint is str and _short(value) else f"give {WORDS[hint]}"
+        raise RecipeError(f"{where}: expected {WORDS[hint]}, got {shown(value)}", repair)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{where}: {value}", "give a finite number")
+    return _text(value, where) if isinstance(value, str) else value
+
+
+def _short(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**SHOWN)
+
+
+def _items(hint: type, value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RecipeError(f"{where}: expected a list, got {shown(value)}", f"write it as [{shown(value)}]")
+    if len(value) > MOST_ITEMS:
+        raise RecipeError(f"{where}: {len(value)} items", f"give at most {MOST_ITEMS}")
+    return tuple(valued(hint, item, where) for item in value)
+
+
+def _text(value: str, where: str) -> str:
+    if printable(value) != value or "\n" in value or "\t" in value:
+        raise RecipeError(f"{where} = {shown(value)}: has characters that cannot be shown", "rename it without them")
+    if len(value.encode()) >= LONGEST_TEXT:
+        raise RecipeError(f"{where} = {shown(value)}: {len(value)} characters", f"use less than {LONGEST_TEXT} bytes")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short whatever it is."""
+    if isinstance(value, Mapping):
+        return "a section"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"a list of {len(value)}"
+    if isinstance(value, int) and not _short(value):
+        return f"an integer of over {SHOWN} digits"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def allowed(kind: type, key: str, value: Any, where: str) -> Any:
+    """The value, of the right kind already, if its key may have it; a name in NFC.
+
+    Raises:
+        RecipeError: another word than the known ones, out of bounds, or no name or path.
+    """
+    words = CHOICES.get((kind, key))
+    if words and value not in words:
+        raise RecipeError(f"{where}: {key} = {shown(value)}", f"use one of {', '.join(words)}")
+    if kind is Recipe and key == "name":
+        return _name(value, where)
+    if key in PATHS:
+        _check_path(key, value, where)
+    if key in BOUNDS:
+        _check_bounds(key, value, where)
+    return value
+
+
+def _check_bounds(key: str, value: Any, where: str) -> None:
+    low, high = BOUNDS[key]
+    numbers = value if isinstance(value, tuple) else (value,)
+    if not numbers:
+        raise RecipeError(f"{where}: {key} = []", "give at least one")
+    for number in numbers:
+        if number < low:
+            raise RecipeError(f"{where}: {key} = {shown(number)}", f"use at least {low}")
+        if number > high:
+            raise RecipeError(f"{where}: {key} = {shown(number)}", f"use at most {high}")
+
+
+def _name(value: str, where: str) -> str:
+    name = unicodedata.normalize("NFC", value)
+    if not name.strip(". ") or name != name.strip() or "/" in name or "\\" in name:
+        raise RecipeError(f"{where}: name = {shown(value)}: is no name of a folder", "use letters and digits, no path")
+    if len(name.encode()) > LONGEST_NAME:
+        raise RecipeError(f"{where}: name = {shown(value)}: too long", f"use at most {LONGEST_NAME} bytes")
+    return name
+
+
+def _check_path(key: str, value: str, where: str) -> None:
+    if key == "checkpoint" and not value:
+        raise RecipeError(f"{where}: checkpoint = ''", "give the path of an archive or a folder")
+    if any(len(part.encode()) > LONGEST_PART for part in value.split("/")):
+        raise RecipeError(f"{where}: {key} = {shown(value)}: longer than a file's name can be", "correct the path")
+
+
+def _check_amount(calibration: Calibration, where: str) -> None:
+    seconds = calibration.batches * calibration.batch_size * calibration.seconds
+    if seconds > MOST_SECONDS:
+        raise RecipeError(f"{where}: batches x batch_size x seconds = {seconds:g} s of features",
+                          f"use at most {MOST_SECONDS} s")  # fmt: skip
+
+
+def _check_order(shapes: EngineShapes, where: str) -> None:
+    for unit in ("batch", "seconds"):
+        low, usual, high = (getattr(shapes, f"{which}_{unit}") for which in ("min", "opt", "max"))
+        if not low <= usual <= high:
+            raise RecipeError(f"{where}: {unit} {low}, {usual}, {high} is not min <= opt <= max", "put them in order")

@@ -1,0 +1,176 @@
+"""The sections of a recipe: frozen dataclasses, and the words that their keys may have."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+TARGETS = ("auto", "t4", "t4-rtx", "cpu")
+METHODS = ("synthetic", "noise", "audio")
+CORRECTIONS = ("none", "bias", "qep", "fade")
+ROUNDINGS = ("nearest", "gptq")
+RANGES = ("max", "percentile", "mse", "entropy")
+QUANTIZATIONS = ("explicit", "implicit")
+CALIBRATORS = ("table", "entropy", "minmax")
+NORMALIZERS = ("auto", "basic-en-v1", "unicode-v1", "none")
+CAPABILITIES = ("7.5", "8.6", "8.9", "12.0")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the calibration features come from.
+
+    Attributes:
+        method: ``synthetic`` (no data), or the controls ``noise`` and ``audio``.
+        seed: of the synthetic start and of the noise.
+        batches: synthetic batches; batch_size: utterances each; seconds: length of each utterance.
+        steps: most optimizer steps per batch.
+        learning_rate: of Adam on the features.
+        bfloat16: run the network in bfloat16 while optimizing.
+        manifest: audio for method ``audio`` and for the audio control; empty: the evaluation manifest's audio.
+    """
+
+    method: str = "synthetic"
+    seed: int = 0
+    batches: int = 6
+    batch_size: int = 4
+    seconds: float = 4.0
+    steps: int = 30
+    learning_rate: float = 0.05
+    bfloat16: bool = True
+    manifest: str = ""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How ranges become scales, and which nodes stay out.
+
+    Attributes:
+        ranges: observer of activation ranges: ``max``, ``percentile``, ``mse`` or ``entropy``.
+        headroom: factor on the observed ranges; above 1 leaves room for what the calibration data lack.
+        center: shift one-sided channels between depthwise and pointwise convolutions to halve their range.
+        correction: of weights for the quantization error of earlier layers: ``none``, ``bias`` (mean error only),
+            ``qep`` (one strength for all layers) or ``fade`` (a strength per layer).
+        alpha: strength of ``qep``, 0 to 1.
+        damping: of ``qep`` and ``fade``: lambda over the mean power of a layer's input channels, at least 1e-6.
+        rounding: of weights: ``nearest``, or ``gptq`` (rounding errors are compensated by later columns).
+        weight_bits: 8; fewer are simulated on INT8 codes, in the layers that are INT8 on the T4.
+        weight_only: simulates weights of `weight_bits` beside activations that stay in floating point, as the papers on
+            QEP and FADE have it; no engine is built so.
+        exclude: ONNX node name patterns that are never quantized, as in ``["/encoder/encoder.0/*"]``.
+    """
+
+    ranges: str = "max"
+    headroom: float = 1.0
+    center: bool = True
+    correction: str = "none"
+    alpha: float = 0.5
+    damping: float = 0.1
+    rounding: str = "nearest"
+    weight_bits: int = 8
+    weight_only: bool = False
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EngineShapes:
+    """What is built: target, accepted shapes in units of speech, and the builder's settings.
+
+    Attributes:
+        target: ``auto``, ``t4``, ``t4-rtx`` or ``cpu``.
+        min_seconds: shortest, opt_seconds: most common, max_seconds: longest utterance.
+        min_batch, opt_batch, max_batch: utterances per run.
+        compute_capability: of the GPU that a `t4-rtx` plan is for: 7.5 (T4), 8.6, 8.9 or 12.0.
+        quantize_depthwise: depthwise convolutions in INT8 too; sm_75 has no kernel for them.
+        unfold_channels: of `t4-rtx`: convolutions of kernel k > 1 over time with at least so many output channels O run
+            as INT8 products of k shifted copies of their input. For each input channel and output frame that saves
+            k O / 65e12 s of arithmetic (130 TOPS in INT8, 65 TFLOPS in FP16) and moves k bytes twice (320 GB/s): even
+            at O = 406 where all copies go through memory, at 203 where the product finds them in the cache.
+            Estimated from the T4's peaks, not measured; INT8 also halves the weights.
+        quantization: of `t4`: ``explicit`` (Q/DQ nodes) or ``implicit`` (calibrator, TensorRT 10 only).
+        calibrator: implicit: ``table`` serves the scale table as a cache, ``entropy`` and ``minmax`` let TensorRT take
+            its own ranges from the calibration features.
+        workspace_mb: of `t4`: limit of the builder's scratch memory in MiB; 0: all of the GPU's.
+        timing_cache: of `t4`: file; empty: one per GPU and TensorRT version in the user's cache folder.
+    """
+
+    target: str = "auto"
+    min_seconds: float = 0.2
+    opt_seconds: float = 5.0
+    max_seconds: float = 20.0
+    min_batch: int = 1
+    opt_batch: int = 1
+    max_batch: int = 8
+    compute_capability: str = "7.5"
+    quantize_depthwise: bool = False
+    unfold_channels: int = 256
+    quantization: str = "explicit"
+    calibrator: str = "table"
+    workspace_mb: int = 0
+    timing_cache: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured and what must hold.
+
+    Attributes:
+        manifest: NeMo JSON lines or a LibriSpeech-style folder; empty: no WER.
+        max_wer_increase: absolute percentage points INT8 may lose; more is a missed gate (exit 3).
+        normalizer: of references and transcripts before WER and CER: ``basic-en-v1``, ``unicode-v1``, ``none``, or
+            ``auto``: ``basic-en-v1`` where all letters of the references are a-z, else ``unicode-v1``.
+        batch: utterances per run when measuring WER.
+        bench_seconds: seconds of audio per run benchmarked on the CPU, batch 1.
+        threads: CPU threads of the latency benchmark; 0: all usable CPUs.
+        gpu_seconds: seconds of audio per utterance benchmarked on a GPU; gpu_batches: utterances per run.
+        min_sqnr: the worst layers stay in floating point until the log-probabilities on calibration features reach this
+            SQNR in dB; 0: no such budget.
+        mixed: the same until WER rises by at most `max_wer_increase`.
+        allow_slower: True accepts an INT8 plan that is no faster than FP16 on the GPU; else that is a missed gate.
+    """
+
+    manifest: str = ""
+    max_wer_increase: float = 0.3
+    normalizer: str = "auto"
+    batch: int = 1
+    bench_seconds: tuple[float, ...] = (2.0, 7.0, 15.0)
+    threads: int = 1
+    gpu_seconds: tuple[float, ...] = (2.0, 7.0, 16.7)
+    gpu_batches: tuple[int, ...] = (1, 8)
+    min_sqnr: float = 0.0
+    mixed: bool = False
+    allow_slower: bool = False
+
+
+@dataclass(frozen=True)
+class Generating:
+    """How an encoder-decoder writes.
+
+    Attributes:
+        tokens_per_second: at most so many tokens per second of audio; 0: as many as the checkpoint says.
+    """
+
+    tokens_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One deployable engine.
+
+    Attributes:
+        name: bundle name; checkpoint: path of the archive, relative to the recipe file.
+        calibration, quantization, engine, evaluation, generation: the sections above.
+    """
+
+    name: str
+    checkpoint: str
+    calibration: Calibration = field(default_factory=Calibration)
+    quantization: Quantization = field(default_factory=Quantization)
+    engine: EngineShapes = field(default_factory=EngineShapes)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    generation: Generating = field(default_factory=Generating)
+
+
+CHOICES: Mapping[tuple[type, str], Sequence[str]] = {
+    (Calibration, "method"): METHODS, (Quantization, "ranges"): RANGES, (EngineShapes, "target"): TARGETS,
+    (Quantization, "correction"): CORRECTIONS, (Quantization, "rounding"): ROUNDINGS,
+    (EngineShapes, "quantization"): QUANTIZATIONS, (EngineShapes, "calibrator"): CALIBRATORS,
+    (EngineShapes, "compute_capability"): CAPABILITIES, (Evaluation, "normalizer"): NORMALIZERS}  # fmt: skip
