@@ -32,7 +32,6 @@ from trtasr.recipe.check import shown
 from trtasr.records import Record, bench_json, comparison_json
 from trtasr.report.error_view import corrections
 from trtasr.report.integer_view import integer_json, integer_text, proof_json, proof_text
-from trtasr.report.printable import one_line
 from trtasr.report.roofline import roofline_text
 from trtasr.report.table import (
     last_line,
@@ -48,7 +47,7 @@ from trtasr.summaries import (
     peak_gb,
     speed_lines,
 )
-from trtasr.text.printable import json_text
+from trtasr.text.printable import json_text, one_line
 from trtasr.verbs import (
     Transcript,
     bench_bundle,

@@ -222,7 +222,8 @@ def by_header(entries: Iterable[ManifestEntry], config: Frontend, reading: Readi
     return found
 
 
-def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options, listen: Listen = prepare) -> Sequence[Prepared]:
+def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options,
+                    listen: Listen = prepare) -> Sequence[Prepared]:  # fmt: skip
     """Features of the evaluation manifest; empty without one.
 
     Raises:
