@@ -58,7 +58,7 @@ def allowed(here):
     if here == "zoo":
         return STAGES | GROUND | {"compile", "cli"}
     if here == "cli":
-        return {"text", "files"} | {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+        return {"text", "files", "recipe"} | {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     if here in STAGES or here in GROUND:
         return GROUND
     if here == "__init__":

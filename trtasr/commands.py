@@ -13,7 +13,6 @@ from typing import Any
 
 from trtasr.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_table
 from trtasr.acceptance import accept
-from trtasr.bundle import SIDECAR
 from trtasr.compare_integer import compare_integer
 from trtasr.compare_layers import compare_layers
 from trtasr.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
@@ -27,8 +26,8 @@ from trtasr.job import Options
 from trtasr.lower import resolve_targets
 from trtasr.measure import COMPARED_UTTERANCES, PROFILE
 from trtasr.pair_run import files_of, is_pair
-from trtasr.recipe import Change, Evaluation, Recipe, build, change, engine_name, load_recipe, override, to_dict
-from trtasr.recipe.check import shown
+from trtasr.recipe import Change, Evaluation, Recipe, build, change, override, to_dict
+from trtasr.recipe.find import ENGINES, find_recipe
 from trtasr.records import Record, bench_json, comparison_json
 from trtasr.report.error_view import corrections
 from trtasr.report.integer_view import integer_json, integer_text, proof_json, proof_text
@@ -61,7 +60,6 @@ from trtasr.verbs import (
 )
 
 logger = logging.getLogger(__name__)
-ENGINES = Path("engines")
 CALIB = Path("calib")
 SHAPE = re.compile(r"features:(\d{1,9})x(\d{1,9})x(\d{1,9})", re.ASCII)
 
@@ -98,52 +96,6 @@ def resolve_recipe(arguments: argparse.Namespace) -> Recipe:
 def given(flags: Mapping[str, tuple[str, Any]]) -> list[Change]:
     """The flags that are given, as changes of a recipe."""
     return [Change(flag, key, value) for flag, (key, value) in flags.items() if value not in (None, False)]
-
-
-def find_recipe(model: str) -> Recipe:
-    """The recipe behind a model argument, before any flag.
-
-    Raises:
-        RecipeError: nothing of that name, or a finished bundle.
-    """
-    path = Path(model)
-    if path.suffix == ".toml":
-        return load_recipe(path)
-    bundled = ENGINES / f"{model}.toml"
-    other = path.exists() and not bundled.is_file()  # the reader says what it lacks
-    if path.suffix == ".nemo" or path.is_file() or (path / "config.json").is_file() or other:
-        if (path / SIDECAR).is_file() and not (path / "config.json").is_file():
-            raise RecipeError(f"{model}: a finished bundle", "give the checkpoint that it was compiled from")
-        return Recipe(model_name(path), model)
-    if bundled.is_file():
-        return load_recipe(bundled)
-    names = ", ".join(sorted(p.stem for p in ENGINES.glob("*.toml"))) or "none in this folder"
-    raise RecipeError(f"model {shown(model)}: no such recipe, archive or folder with config.json",
-                      f"give a .nemo file, a Hugging Face folder or a bundled name ({names})")  # fmt: skip
-
-
-def model_name(path: Path) -> str:
-    """What the engine of an archive or a folder is called.
-
-    The name that the user wrote, not that of a link's target; of a snapshot in the cache of the Hugging Face Hub
-    (``models--ORGANIZATION--NAME/snapshots/REVISION``) the model's name.
-    """
-    whole = (path if path.name not in ("", "..") else path.resolve()).absolute()
-    if not whole.is_dir():
-        return engine_name(whole.stem)
-    repository = whole.parents[1].name if whole.parent.name == "snapshots" else ""
-    return engine_name(repository.split("--", 2)[-1] if repository.startswith("models--") else whole.name)
-
-
-def find_bundle(path: Path) -> Path:
-    """The bundle at a path; where there is none, that of the model which the path names, in ``engines/``."""
-    if (path / SIDECAR).exists():
-        return path
-    try:
-        found = ENGINES / find_recipe(str(path)).name
-    except UsageError:
-        return path  # the verb says what is not there
-    return found if (found / SIDECAR).is_file() else path
 
 
 def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:

@@ -170,8 +170,8 @@ def find_model(model: str, assignments: Sequence[str]) -> tuple["Recipe", str]:
         RecipeError: no such model, or a bad assignment. BundleError: a broken bundle.
     """
     from trtasr.bundle import SIDECAR  # noqa: PLC0415
-    from trtasr.commands import find_recipe  # noqa: PLC0415 - torch
     from trtasr.recipe import override  # noqa: PLC0415
+    from trtasr.recipe.find import find_recipe  # noqa: PLC0415
     from trtasr.verbs import open_engine  # noqa: PLC0415 - torch
 
     if (Path(model) / SIDECAR).is_file():

@@ -10,7 +10,7 @@ from tiny_archive import write_archive, write_manifest
 from whisper_folder import write_folder
 
 from trtasr.cli import main
-from trtasr.commands import find_recipe
+from trtasr.recipe.find import find_recipe
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[1.0]",
         "--target", "cpu"]  # fmt: skip

@@ -16,6 +16,7 @@ from trtasr.errors import DiskError, TrtasrError
 from trtasr.files.disk import disk_faults
 from trtasr.files.signals import interrupt_on_signals
 from trtasr.files.write import landed
+from trtasr.recipe.find import find_bundle
 from trtasr.text.printable import json_text, printable
 
 INTERRUPTED, UNEXPECTED = 130, 1
@@ -59,7 +60,7 @@ def run(words: Sequence[str]) -> int:
     """
     arguments = parser().parse_args(words)
     prepare(arguments)
-    from trtasr.commands import VERBS, find_bundle  # noqa: PLC0415 - torch and onnxruntime load here, not for --help
+    from trtasr.commands import VERBS  # noqa: PLC0415 - torch and onnxruntime load here, not for --help
 
     if "bundle" in arguments:
         arguments.bundle = find_bundle(arguments.bundle)
