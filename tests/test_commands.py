@@ -11,11 +11,7 @@ import soundfile
 from tiny_archive import write_archive, write_conformer, write_manifest
 
 from trtasr.cli import main
-<<<<<<< HEAD
 from trtasr.verbs import transcribe_files
-=======
-from trtasr.recipe.find import find_recipe
->>>>>>> 04b9055 (What a model argument means lies in the recipe room)
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "evaluation.bench_seconds=[1.0]",
         "--set", "calibration.seconds=1.5", "--target", "cpu", "-q"]  # fmt: skip
