@@ -60,8 +60,7 @@ def test_an_unset_variable_names_the_repair(monkeypatch) -> None:
 
 
 def wrong_files(folder: Path) -> dict[str, Path]:
-    names = ("missing", "text", "empty", "array", "foreign", "truncated", "incomplete")
-    paths = {name: folder / f"{name}.npz" for name in names}
+    paths = {name: folder / f"{name}.npz" for name in KINDS[:-1]}
     paths["text"].write_text("features", encoding="utf-8")
     paths["empty"].touch()
     with paths["array"].open("wb") as stream:
@@ -71,12 +70,27 @@ def wrong_files(folder: Path) -> dict[str, Path]:
     paths["truncated"].write_bytes(paths["truncated"].read_bytes()[:-200])
     save_features(paths["incomplete"], mixed(), "abc")
     with np.load(paths["incomplete"]) as data:
+        whole = dict(data)
         kept = {key: data[key] for key in data if key != "lengths_1"}
     np.savez(paths["incomplete"], **kept)
+    changes = {
+        "flat": {"features_0": np.zeros(10, np.float32)},
+        "doubles": {"features_0": np.zeros((1, 4, 10))},
+        "longer": {"lengths_0": np.array([99])},
+        "endless": {"count": 10**9},
+        "promising": {"count": "many"},
+        "none": {"count": 0},
+    }
+    for name, change in changes.items():
+        np.savez(paths[name], **(whole | change))
     return paths | {"folder": folder}
 
 
-@pytest.mark.parametrize("kind", ["missing", "text", "empty", "array", "foreign", "truncated", "incomplete", "folder"])
+KINDS = ("missing", "text", "empty", "array", "foreign", "truncated", "incomplete", "flat", "doubles", "longer",
+         "endless", "promising", "none", "folder")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_other_files_are_refused(tmp_path, monkeypatch, kind) -> None:
     path = wrong_files(tmp_path)[kind]
     monkeypatch.setenv(VARIABLE, str(path))

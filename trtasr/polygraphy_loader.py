@@ -11,7 +11,6 @@ import argparse
 import logging
 import os
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtasr.errors import BundleError, TrtasrError, UsageError
+from trtasr.files.arrays import read_arrays
+from trtasr.files.read import MIB, Source, said
 from trtasr.files.scratch import scratch
 from trtasr.files.write import replacing
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "TRTASR_FEATURES"
 FORMAT = "trtasr features 1"
+LARGEST = 1024 * MIB  # features file
 MAKE = "make it with `python -m trtasr.polygraphy_loader MODEL -o features.npz`"
 
 
@@ -81,19 +83,24 @@ def read_features(path: Path) -> Features:
     Raises:
         UsageError: missing, damaged, or not made by `save_features`.
     """
+    found = read_arrays(Source(path, UsageError, MAKE, LARGEST))
     try:
-        with np.load(path, allow_pickle=False) as data:
-            if "format" not in data or str(data["format"]) != FORMAT:
-                raise UsageError(f"{path}: not a features file of this version", MAKE)
-            count = int(data["count"])
-            utterances = tuple((data[f"features_{index}"], data[f"lengths_{index}"]) for index in range(count))
-            return Features(utterances, str(data["method"]), str(data["checkpoint_sha256"]))
-    except UsageError:
-        raise
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such features file", MAKE) from error
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path}: not a features file, or damaged ({error})", MAKE) from error
+        if str(found["format"]) != FORMAT:
+            raise ValueError(f"format {found['format']!s:.80}")
+        pairs = [(found[f"features_{index}"], found[f"lengths_{index}"]) for index in range(int(found["count"]))]
+        features = Features(tuple(pairs), str(found["method"]), str(found["checkpoint_sha256"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UsageError(f"{path}: not a features file of this version ({said(error)})", MAKE) from error
+    if not pairs or not all(is_utterance(*pair) for pair in pairs):
+        raise UsageError(f"{path}: holds no features float32 [1, mel, T] of length T", MAKE)
+    return features
+
+
+def is_utterance(features: "FloatArray", lengths: "IntArray") -> bool:
+    """True for finite features float32 [1, mel, T] and lengths int64 [1] that hold T."""
+    typed = features.dtype == np.float32 and lengths.dtype == np.int64
+    sized = features.ndim == 3 and len(features) == 1 and features.size and lengths.shape == (1,)
+    return bool(typed and sized and lengths[0] == features.shape[2] and np.isfinite(features).all())
 
 
 def save_features(path: Path, features: "CalibrationSet", checkpoint_sha256: str) -> int:

@@ -66,7 +66,8 @@ class Source:
         try:
             found = read()
         except OSError as error:
-            repair = self.repair if error.errno == errno.ENOENT else "check its name and its permissions"
+            absent = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+            repair = self.repair if absent else "check its name and its permissions"
             raise self.error(f"{self.path}: cannot be read ({error.strerror})", repair) from error
         except ValueError as error:  # NUL in the name
             raise self.error(f"{str(self.path)!r:.80}: no file name", "name a file") from error
