@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import tokenizers
+import torch
 from golden import whisper_configs
 from nemo_archive import MODULES, archive, config, member
-from whisper_folder import DECODER, FLAGS, write_folder
+from whisper_folder import DECODER, FLAGS, weights, write_folder
 
 from trtasr.evaluate import decoder
 from trtasr.pair_run import texts_of
@@ -123,7 +124,8 @@ def hugging_face(folder: Path, document: dict | None, outputs: int = 0, **files:
     size = outputs or tokenizers.Tokenizer.from_str(json.dumps(document)).get_vocab_size()
     settings = whisper_configs.config(vocab_size=size, decoder_start_token_id=0, eos_token_id=1, pad_token_id=1)
     rules = {"decoder_start_token_id": 0, "eos_token_id": 1}
-    return write_folder(folder, tokenizer=document, config=settings, generation_config=rules, **files)
+    state = {**weights(), "model.decoder.embed_tokens.weight": torch.zeros(size, settings["d_model"])}
+    return write_folder(folder, state, tokenizer=document, config=settings, generation_config=rules, **files)
 
 
 @cache

@@ -12,6 +12,7 @@ from whisper_folder import Bomb, refused, weights, write_folder
 
 from trtasr.checkpoint import safetensors_weights as module
 from trtasr.checkpoint.read import read_checkpoint
+from trtasr.errors import CheckpointError
 from trtasr.models.load import build_model
 
 EMBEDDING = "model.decoder.embed_tokens.weight"
@@ -142,3 +143,49 @@ def test_truncated_files(tmp_path, kept):
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: int(kept * len(content))])
     refused(folder, "truncated or damaged")
+
+
+@pytest.mark.parametrize("change", [
+    {"dtype": "F32", "shape": [[1]], "data_offsets": [0, 4]}, {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]},
+    {"dtype": "F32", "shape": [1], "data_offsets": [[0], 4]}, {"a": {"dtype": "F32"}}, [], None, 1, "F32", {},
+    {"dtype": "F32", "shape": [1] * 10_000, "data_offsets": [0, 4]},
+    {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 4]},
+    {"dtype": "F32", "shape": [10**30], "data_offsets": [0, 4]},
+    {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]},
+    {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}, {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]},
+    {"dtype": "C64", "shape": [1], "data_offsets": [0, 4]},
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["proj_out.weight", "x" * 100_000, "\x1b[2J", "__metadata__"],
+                         ids=["known", "long", "escape", "metadata"])  # fmt: skip
+def test_headers_of_wrong_types_and_strange_tensors(tmp_path, change, name):
+    folder = write_folder(tmp_path)
+    (folder / "model.safetensors").write_bytes(header({name: change}, b"1234"))
+    error = refused(folder, "model.safetensors|config.json")
+    assert len(error.problem) < 1000
+
+
+def test_headers_nested_without_end(tmp_path):
+    folder = write_folder(tmp_path)
+    (folder / "model.safetensors").write_bytes(header(b'{"a":' * 100_000 + b"1" + b"}" * 100_000))
+    refused(folder, "model.safetensors: truncated or damaged")
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8, torch.bool,
+                                  torch.complex64, torch.int64])  # fmt: skip
+@pytest.mark.parametrize("names", [(EMBEDDING,), (EMBEDDING, "proj_out.weight"), ("proj_out.weight",),
+                                   ("model.encoder.conv1.weight",)])  # fmt: skip
+def test_numbers_that_are_not_real(tmp_path, kind, names):
+    """Of eight bits, whole, complex: none may become a weight, and comparing two of them is no error."""
+    state = {**weights(), **{name: weights().get(name, weights()[EMBEDDING]).to(kind) for name in names}}
+    if names == ("proj_out.weight",):
+        del state[EMBEDDING]
+    checkpoint = read_checkpoint(write_folder(tmp_path, state))
+    with pytest.raises(CheckpointError, match=r"not of real numbers \(1\)"):
+        build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+
+
+def test_names_of_tensors_are_shortened(tmp_path):
+    checkpoint = read_checkpoint(write_folder(tmp_path, {**weights(), "n" * 100_000: torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match=r"extra \(1\): n+\.\.\.") as caught:
+        build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    assert len(caught.value.problem) < 400

@@ -21,6 +21,7 @@ from trtasr.checkpoint.huggingface_tokenizer import MAX_VOCABULARY, read_tokeniz
 from trtasr.checkpoint.ignored import ignored_decoding, ignored_frontend, ignored_in_config, told
 from trtasr.checkpoint.moonshine_rate import tokens_per_second
 from trtasr.checkpoint.safetensors_weights import read_weights
+from trtasr.checkpoint.sizes import check_sizes
 from trtasr.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -52,14 +53,17 @@ def read_huggingface(path: Path) -> Checkpoint:
         refuse_weights(path, folder.names())
     try:
         family = model_family(config)
-        tokenizer = read_tokenizer(folder, integer(config, "vocab_size", CONFIG, (2, MAX_VOCABULARY)))
+        size = integer(config, "vocab_size", CONFIG, (2, MAX_VOCABULARY))
+        weights = read_weights(folder)
+        check_sizes(config, weights)
+        tokenizer = read_tokenizer(folder, size)
         preprocessor, file = read_preprocessor(folder), folder.optional(GENERATION)
         rate = tokens_per_second(folder, file or {}, config) if family == "moonshine" else 0.0
         checkpoint = Checkpoint(
             family=family,
             target=TARGETS[family],
             config=config,
-            weights=read_weights(folder),
+            weights=weights,
             tokenizer=tokenizer,
             frontend=read_waveform(preprocessor) if family == "moonshine" else read_log_mel(config, preprocessor),
             generation=read_generation(family, config, file, tokenizer.vocabulary, rate),
@@ -101,6 +105,9 @@ def model_family(config: Mapping[str, Any]) -> str:
     known = (TARGETS[family], TARGETS[family].replace("ForConditionalGeneration", "Model"))
     if not isinstance(architectures, list) or not all(name in known for name in architectures):
         raise CheckpointError(f"{CONFIG}: architectures {architectures!r:.80} is not supported", SUPPORTED)
+    if config.get("quantization_config"):
+        raise CheckpointError(f"{CONFIG}: quantization_config: its weights are quantized already",
+                              "use the floating-point model that it was made from")  # fmt: skip
     return family
 
 

@@ -22,7 +22,7 @@ FAMILIES: Mapping[str, Callable[[Section], nn.Module]] = {
     "moonshine": Moonshine,
 }
 REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-LISTED = 8
+LISTED, LONGEST_NAME = 8, 160
 REPAIR = "use weights and configuration from the same checkpoint"
 
 
@@ -98,6 +98,6 @@ def listing(problems: Mapping[str, list[str]]) -> str:
 
 def shortened(names: Iterable[str]) -> str:
     """The first few names and how many there are besides."""
-    listed = list(names)
+    listed = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in names]
     rest = len(listed) - LISTED
     return ", ".join(listed[:LISTED]) + (f", and {rest} more" if rest > 0 else "")
