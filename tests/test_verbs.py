@@ -203,3 +203,10 @@ def test_a_layer_table_that_no_compile_writes(copied, capsys, table) -> None:
 def test_a_layer_table_nested_without_end(copied, capsys) -> None:
     changed(copied, "layers.json", b'{"cpu": ' + b"[" * 100_000)
     assert "layers.json" in refused(capsys, "inspect", copied)
+
+
+@pytest.mark.parametrize("verb", ["bench", "compare", "inspect", "transcribe"])
+def test_the_help_says_whose_bundles_to_open(capsys, verb) -> None:
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert "Only open bundles you trust" in " ".join(capsys.readouterr().out.split())

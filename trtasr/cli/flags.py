@@ -10,7 +10,8 @@ from trtasr import __version__
 from trtasr.errors import UsageError
 
 EPILOG = """exit codes: 0 ok, 1 unexpected, 2 wrong usage or input, 3 quality gate missed, 4 environment,
-5 engine build failed, 130 interrupted (Ctrl-C, SIGTERM, SIGHUP)"""
+5 engine build failed, 130 interrupted (Ctrl-C, SIGTERM, SIGHUP). Only open bundles you trust: a TensorRT plan
+is code; the hashes of a bundle prove that it is whole, not who made it."""
 LONGEST_PATH, LONGEST_PART = 4096, 255  # bytes, as Linux has it
 LEAVE_OUT = "leave it out"
 TRTEXEC: Mapping[str, tuple[str, str]] = {
