@@ -106,7 +106,7 @@ def test_large_files_are_not_read(tmp_path):
     folder = write_folder(tmp_path)
     with (folder / "tokenizer.json").open("r+b") as stream:
         stream.truncate(module.MAX_JSON_BYTES + 1)
-    refused(folder, "tokenizer.json: 33554433 bytes, more than 32 MiB")
+    refused(folder, "tokenizer.json: 33554433 bytes, more than 16 MiB")
 
 
 @pytest.mark.parametrize("content", [

@@ -61,12 +61,18 @@ def test_ids_of_older_folders_stay_where_there_are_gaps(tmp_path):
     assert spoken(checkpoint, [0, 91, 95, 90]) == "w0<|a|>x"
 
 
-def test_pieces_with_scores_and_more_tokens_than_outputs(tmp_path):
-    scored = {"type": "Unigram", "unk_id": 0, "vocab": [[f"\u2581w{index}", -1.0] for index in range(120)]}
+def test_more_tokens_than_outputs(tmp_path):
+    model = {"type": "BPE", "vocab": {f"\u2581w{index}": index for index in range(120)}, "merges": []}
     metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
-    checkpoint = read_checkpoint(write_folder(tmp_path, tokenizer={"model": scored, "decoder": metaspace}))
+    checkpoint = read_checkpoint(write_folder(tmp_path, tokenizer={"model": model, "decoder": metaspace}))
     assert checkpoint.vocabulary == tuple(f"\u2581w{index}" for index in range(97))
     assert spoken(checkpoint, [0, 96]) == "w0 w96"
+
+
+def test_pieces_with_scores_are_refused_and_files_bounded(tmp_path):
+    scored = {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", -1.0], ["b", -2.0]]}}
+    assert "BPE" in refused(write_folder(tmp_path / "a", tokenizer=scored), "Unigram model is not supported").repair
+    refused(write_folder(tmp_path / "b", tokenizer=b" " * (2**24 + 1)), r"tokenizer\.json: .* more than 16 MiB")
 
 
 @pytest.mark.parametrize("content", [

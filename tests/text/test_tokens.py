@@ -86,7 +86,9 @@ def test_types_of_pieces_decide_not_their_look():
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (b"", "without pieces"),
+    (b"", "an empty file"),
+    (model_of(("<unk>", "xyz")).replace(b"xyz", b"x\xffz"), "not a SentencePiece model .*utf-8"),
+    (trained(unk_surface="xyz").replace(b"xyz", b"x\xffz"), "not a SentencePiece model .*utf-8"),
     (b"\x0a\x00", "not a SentencePiece model"),
     (b"not a model", "not a SentencePiece model"),
     (sentencepieces()["bundled"][:-3], "not a SentencePiece model"),

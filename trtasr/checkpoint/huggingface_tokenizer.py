@@ -5,7 +5,7 @@ from typing import Any
 
 import tokenizers
 
-from trtasr.checkpoint.folder import AGAIN, MAX_JSON_BYTES, Folder
+from trtasr.checkpoint.folder import AGAIN, Folder
 from trtasr.errors import CheckpointError
 from trtasr.text.huggingface import HuggingFaceTokenizer
 from trtasr.text.tokens import Tokenizer
@@ -14,6 +14,7 @@ TOKENIZER, VOCABULARY, ADDED = "tokenizer.json", "vocab.json", "added_tokens.jso
 DECLARED = ("special_tokens_map.json", "tokenizer_config.json")  # where older folders say which tokens are special
 LISTS = ("additional_special_tokens", "extra_special_tokens")
 MAX_VOCABULARY = 2**20
+MAX_BYTES = 16 * 2**20  # of tokenizer.json, for which the library takes seconds; Whisper's has 2 to 4 MB
 
 
 def read_tokenizer(folder: Folder, outputs: int) -> Tokenizer:
@@ -27,7 +28,7 @@ def read_tokenizer(folder: Folder, outputs: int) -> Tokenizer:
         CheckpointError: no tokenizer, or one of another form.
     """
     if folder.has(TOKENIZER):
-        name, content = TOKENIZER, folder.file(TOKENIZER, MAX_JSON_BYTES).read_bytes()
+        name, content = TOKENIZER, folder.file(TOKENIZER, MAX_BYTES).read_bytes()
     elif folder.has(VOCABULARY):
         name, content = VOCABULARY, byte_level(folder)
     else:
@@ -35,7 +36,7 @@ def read_tokenizer(folder: Folder, outputs: int) -> Tokenizer:
     try:
         found = HuggingFaceTokenizer(content, outputs)
     except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error.problem}", AGAIN) from error
+        raise CheckpointError(f"{name}: {error.problem}", error.repair) from error
     if not found.strings:
         raise CheckpointError(f"{name}: no string for any of {outputs} tokens", AGAIN)
     return found

@@ -27,6 +27,12 @@ class Added(msgspec.Struct):
     special: bool = False
 
 
+class Model(msgspec.Struct):
+    """What is checked of a file's model."""
+
+    vocab: dict[str, int] | list[Any]
+
+
 class File(msgspec.Struct):
     """What of ``tokenizer.json`` has a part in decoding.
 
@@ -60,6 +66,7 @@ class HuggingFaceTokenizer:
     kind: ClassVar[Kind] = "huggingface"
 
     def __post_init__(self) -> None:
+        check_model(parsed(self._file.model, Model))
         library = self._library
         for added in self._added:
             found = library.token_to_id(added.content)
@@ -143,6 +150,16 @@ def unreadable(error: Exception) -> CheckpointError:
 def spelled(text: str) -> str:
     """An added token in the alphabet that a byte-level decoder reads as this text."""
     return "".join(part for part, _ in SPELLING.pre_tokenize_str(text))
+
+
+def check_model(model: Model) -> None:
+    """Refuse a list of scored pieces (Unigram): the library needs gigabytes for long ones.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if isinstance(model.vocab, list):
+        raise CheckpointError("a Unigram model is not supported", "use a BPE tokenizer, as Whisper and Moonshine have")
 
 
 def check_decoder(decoder: dict[str, Any]) -> None:

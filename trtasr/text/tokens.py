@@ -80,15 +80,18 @@ class SentencePieceTokenizer:
     kind: ClassVar[Kind] = "sentencepiece"
 
     def __post_init__(self) -> None:
-        if not self.content or not self.vocabulary:  # the library takes an empty file for no model yet
+        if not self.content:  # the library takes it for no model yet
+            raise CheckpointError("an empty file instead of a SentencePiece model", AGAIN)
+        try:
+            self.decode(range(len(self.vocabulary)))
+        except (RuntimeError, ValueError) as error:  # the library has no class of its own; pieces may be no UTF-8
+            raise CheckpointError(f"not a SentencePiece model ({' '.join(str(error).split()):.120})", AGAIN) from error
+        if not self.vocabulary:
             raise CheckpointError("a SentencePiece model without pieces", AGAIN)
 
     @cached_property
     def _library(self) -> Any:
-        try:
-            return sentencepiece.SentencePieceProcessor(model_proto=self.content)
-        except (RuntimeError, ValueError) as error:  # the library has no class of its own
-            raise CheckpointError(f"not a SentencePiece model ({' '.join(str(error).split()):.120})", AGAIN) from error
+        return sentencepiece.SentencePieceProcessor(model_proto=self.content)
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
