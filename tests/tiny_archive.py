@@ -115,6 +115,16 @@ def write_members(path: Path, settings: dict, weights: dict, members: dict[str, 
     return path
 
 
+def write_raw(path: Path, content: dict[str, bytes]) -> Path:
+    """An uncompressed archive of any members."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in content.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
 def write_manifest(folder: Path, count: int = 3, rate: int = 16000, text: str = "one two") -> Path:
     generator = np.random.default_rng(0)
     lines = []

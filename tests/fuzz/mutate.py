@@ -1,0 +1,125 @@
+"""Mutations: bytes that are flipped, cut and repeated; trees of JSON, TOML or YAML with values nobody expects."""
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+Mutation = Callable[[random.Random, bytes], bytes]
+
+BITES = (b"\0", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"9" * 5000, b"-1", b"1e999", b"NaN",
+         b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\n", b'"', b"{", b"[", b"[" * 3000, b"}", b"../", b"/", b"\x1b[2J", b"%s")  # fmt: skip
+YAML_BITES = (b"<<: *a", b"&a ", b"*a", b"!!bool x", b"!!int ''", b"!!float ''", b"!!timestamp x", b"!!binary x",
+              b"!!python/object/apply:os.system [id]", b"1:1:1:1:1:1.0", b"1:" * 400 + b"1.0", b"? ", b"- " * 500,
+              b"${encoder.feat_in}", b"${a.b}", b"${oc.env:HOME}", b"???", b"2020-99-99", b".inf", b"~", b": ", b"| \n")  # fmt: skip
+VALUES: tuple[Any, ...] = (None, True, False, 0, 1, 2, -1, 3.5, 10**6, 2**31, 2**63, 10**30, -(10**30), 1e308, float("nan"),
+          float("inf"), "", "x", "0", "../../evil", "/etc/passwd", "a\0b", "\ud800", "\x1b[31m", "x" * 5000, [], [[]],
+          [0] * 300, {}, {"": 0}, {"x": {"x": {"x": None}}}, [None], ["a", 1, None])  # fmt: skip
+
+
+def bitten(bites: tuple[bytes, ...]) -> Mutation:
+    """One to four small changes of bytes."""
+
+    def mutate(draw: random.Random, content: bytes) -> bytes:
+        changed = bytearray(content)
+        for _ in range(draw.choice((1, 1, 1, 2, 4))):
+            bite(draw, changed, bites)
+        return bytes(changed)
+
+    return mutate
+
+
+def bite(draw: random.Random, changed: bytearray, bites: tuple[bytes, ...]) -> None:
+    """Change a few bytes in place, near the front (headers) half of the time."""
+    reach = min(len(changed), 256) if draw.random() < 0.5 else len(changed)
+    at, size = draw.randrange(reach + 1), draw.choice((1, 1, 2, 4, 16, 300))
+    kind = draw.randrange(6)
+    if kind == 0 and changed:
+        at = min(at, len(changed) - 1)
+        changed[at] ^= 1 << draw.randrange(8)
+    elif kind == 1:
+        changed[at : at + size] = draw.randbytes(size)
+    elif kind == 2:
+        del changed[at : at + size]
+    elif kind == 3:
+        changed[at:at] = draw.choice(bites)
+    elif kind == 4:
+        changed[at:at] = changed[at : at + size] * draw.choice((1, 2, 50))
+    else:
+        del changed[at:]
+
+
+bytes_of_any_file = bitten(BITES)
+yaml_text = bitten(BITES + YAML_BITES)
+
+
+def tree(draw: random.Random, root: Any) -> Any:
+    """A copy of plain data with one to three places changed."""
+    changed = copy.deepcopy(root)
+    for _ in range(draw.choice((1, 1, 2, 3))):
+        changed = replaced(draw, changed)
+    return changed
+
+
+def replaced(draw: random.Random, root: Any) -> Any:
+    """Plain data with one place changed: another value, no value, another name, or nested deeply."""
+    places = [(None, None), *spots(root)]
+    holder, key = draw.choice(places)
+    old = root if holder is None else holder[key]
+    kind = draw.randrange(8)
+    if kind == 0 and holder is not None:
+        del holder[key]
+        return root
+    if kind == 1 and isinstance(holder, dict):
+        holder[draw.choice(("", "x", f"{key}x", "\x1b", "a" * 300))] = holder.pop(key)
+        return root
+    new = nested(draw, old) if kind == 2 else numbered(draw, old) if kind == 3 else draw.choice(VALUES)
+    if holder is None:
+        return new
+    holder[key] = new
+    return root
+
+
+def spots(root: Any) -> list[tuple[Any, Any]]:
+    """(holder, key) of every value below ``root``; long lists by their first places."""
+    found, waiting = [], [root]
+    while waiting:
+        holder = waiting.pop()
+        keys = list(holder)[:200] if isinstance(holder, dict) else range(min(len(holder), 20))
+        for key in keys:
+            found.append((holder, key))
+            if isinstance(holder[key], dict | list):
+                waiting.append(holder[key])
+    return found
+
+
+def nested(draw: random.Random, value: Any) -> Any:
+    """The value inside one or many lists."""
+    for _ in range(draw.choice((1, 5, 200, 900))):
+        value = [value]
+    return value
+
+
+def numbered(draw: random.Random, value: Any) -> Any:
+    """A number near or far; other values become text or lists of themselves."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return draw.choice((str(value), [value], {"value": value}))
+    return draw.choice((value + 1, value - 1, -value, value * 1000, value + 0.5, str(value)))
+
+
+def json_tree(draw: random.Random, content: bytes) -> bytes:
+    """JSON with changed places, or with changed bytes."""
+    if draw.random() < 0.2:
+        return bytes_of_any_file(draw, content)
+    return json.dumps(tree(draw, json.loads(content))).encode()
+
+
+def json_lines(draw: random.Random, content: bytes) -> bytes:
+    """Lines of JSON with changed places, or with changed bytes."""
+    if draw.random() < 0.3:
+        return bytes_of_any_file(draw, content)
+    lines = content.splitlines()
+    at = draw.randrange(len(lines))
+    lines[at] = json_tree(draw, lines[at])
+    return b"\n".join(lines)
