@@ -83,7 +83,8 @@ def replaced(draw: random.Random, root: Any) -> Any:
 
 def spots(root: Any) -> list[tuple[Any, Any]]:
     """(holder, key) of every value below ``root``; long lists by their first places."""
-    found, waiting = [], [root]
+    found: list[tuple[Any, Any]] = []
+    waiting = [root] if isinstance(root, dict | list) else []
     while waiting:
         holder = waiting.pop()
         keys = list(holder)[:200] if isinstance(holder, dict) else range(min(len(holder), 20))

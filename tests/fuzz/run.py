@@ -48,7 +48,10 @@ def input_of(target: Target, seeds: list[bytes], number: int) -> bytes:
     if number < len(seeds):
         return seeds[number]
     draw = random.Random(f"{target.name} {number}")
-    return target.mutate(draw, draw.choice(seeds))
+    try:
+        return target.mutate(draw, draw.choice(seeds))
+    except RecursionError:  # nested more deeply than it can be written
+        return b"[" * 5000
 
 
 def work(target: Target, first: int, count: int, folder: Path) -> None:
@@ -149,7 +152,8 @@ def watch(target: Target, first: int, count: int, folder: Path, tally: Tally) ->
         raise RuntimeError(f"{target.name}: {read(folder / 'stderr.txt')[-2000:]}")
     began = int(read(folder / BEAT) or first)
     if child.returncode and began > last and child.returncode != -signal.SIGKILL:
-        tally.findings.setdefault(f"the process ended with {child.returncode}", began)
+        reason = " ".join(read(folder / "stderr.txt").split())[-100:]
+        tally.findings.setdefault(f"the process ended with {child.returncode}: {reason}", began)
     return max(last, began) + 1
 
 
