@@ -21,7 +21,7 @@ trained_by = trtasr.zoo.train --network $(name) --out trtasr/zoo/$(name).nemo
 training = $(if $(filter whisper,$(name)),trtasr.zoo.train_whisper --out trtasr/zoo/whisper,$(trained_by))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt ablation t4-acceptance lint clean zoo
+.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt fuzz ablation t4-acceptance lint clean zoo
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +69,9 @@ test-gpu: $(STAMP) ## tests that need a CUDA GPU with TensorRT and pycuda
 check-tensorrt: $(STAMP) ## check engine/ against TensorRT's real Python bindings, without a GPU
 	$(BIN)/python tests/bindings/prepare.py .check-tensorrt
 	TRTASR_CHECK=$(CURDIR)/.check-tensorrt $(BIN)/python -m pytest tests/bindings
+
+fuzz: $(STAMP) ## 100,000 mutated inputs through every reader of files: FUZZ="--inputs 5000 --only manifest"
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
 
 ablation: $(STAMP) ## WER and SQNR of every correction, mean and deviation over seeds (long)
 	@$(BIN)/trtasr ablation $(MODEL) $(manifest)

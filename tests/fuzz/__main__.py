@@ -54,11 +54,14 @@ def run(targets: list[Target], given: argparse.Namespace) -> int:
         for name, future in waiting.items():
             tally: Tally = future.result()
             findings += len(tally.findings)
-            print(f"{name:18s} {tally.accepted:7d} {tally.refused:8d} {tally.peak_kb / 1000:8.0f}  {len(tally.findings)}",
-                  flush=True)  # fmt: skip
+            print(
+                f"{name:18s} {tally.accepted:7d} {tally.refused:8d} {tally.peak_kb / 1000:8.0f}  {len(tally.findings)}",
+                flush=True,
+            )
             for what, number in sorted(tally.findings.items()):
                 print(f"    input {number}: {what}")
-    print(f"{'FAILED' if findings else 'PASSED'} | {time.monotonic() - started:.0f} s | inputs={inputs} | found={findings}")
+    outcome = "FAILED" if findings else "PASSED"
+    print(f"{outcome} | {time.monotonic() - started:.0f} s | inputs={inputs} | found={findings}")
     return 1 if findings else 0
 
 

@@ -21,16 +21,27 @@ from fuzz.target import Target
 from trtasr.audio.manifest import read_manifest
 from trtasr.audio.read import read_audio
 from trtasr.calibrate import read_table
+from trtasr.checkpoint.read import read_checkpoint
 from trtasr.cli import parser
 from trtasr.commands import VERBS, resolve_recipe
 from trtasr.job import model_of
-from trtasr.checkpoint.read import read_checkpoint
 from trtasr.polygraphy_loader import read_features, save_features
 from trtasr.recipe import load_recipe
 from trtasr.values import CalibrationSet
 
-COMPILE = ("--target", "cpu", "-q", "--set", "calibration.batches=1", "--set", "calibration.steps=1", "--set",
-           "calibration.seconds=1.0", "--set", "evaluation.bench_seconds=[0.3]")  # fmt: skip
+COMPILE = (
+    "--target",
+    "cpu",
+    "-q",
+    "--set",
+    "calibration.batches=1",
+    "--set",
+    "calibration.steps=1",
+    "--set",
+    "calibration.seconds=1.0",
+    "--set",
+    "evaluation.bench_seconds=[0.3]",
+)
 
 
 def verb(*words: object) -> object:
@@ -136,9 +147,11 @@ def safetensors(draw: random.Random, content: bytes) -> bytes:
 def recipe_seeds(_: Path) -> list[bytes]:
     """A recipe with every section, and the bundled ones."""
     bundled = (Path(__file__).resolve().parents[2] / "engines").glob("*.toml")
-    made = b'name = "a"\ncheckpoint = "a.nemo"\n[calibration]\nsteps = 3\nseconds = 2.5\nmethod = "noise"\n' \
-           b"[engine]\nmax_batch = 8\n[evaluation]\nthreads = 1\nbench_seconds = [1.0, 2]\n" \
-           b'[quantization]\nexclude = ["/a/*"]\nheadroom = 1.5\n'  # fmt: skip
+    made = (
+        b'name = "a"\ncheckpoint = "a.nemo"\n[calibration]\nsteps = 3\nseconds = 2.5\nmethod = "noise"\n'
+        b"[engine]\nmax_batch = 8\n[evaluation]\nthreads = 1\nbench_seconds = [1.0, 2]\n"
+        b'[quantization]\nexclude = ["/a/*"]\nheadroom = 1.5\n'
+    )
     return [made, *(file.read_bytes() for file in sorted(bundled))]
 
 
@@ -148,8 +161,15 @@ def read_recipe(content: bytes, place: Path) -> object:
     return load_recipe(place / "recipe.toml")
 
 
-ASSIGNMENTS = (b"evaluation.threads=2", b"engine.max_seconds=20", b"calibration.seed=1", b'name="a"',
-               b'quantization.exclude=["/a/*"]', b"calibration={steps=3}", b"engine.target=cpu")  # fmt: skip
+ASSIGNMENTS = (
+    b"evaluation.threads=2",
+    b"engine.max_seconds=20",
+    b"calibration.seed=1",
+    b'name="a"',
+    b'quantization.exclude=["/a/*"]',
+    b"calibration={steps=3}",
+    b"engine.target=cpu",
+)
 
 
 def read_assignment(content: bytes, place: Path) -> object:
@@ -188,8 +208,18 @@ def read_sound(content: bytes, place: Path) -> object:
     return read_audio(place / "sound", 16000)
 
 
-KINDS = (("WAV", "PCM_16"), ("WAV", "GSM610"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"),
-         ("AIFF", "PCM_24"), ("W64", "FLOAT"), ("CAF", "PCM_16"), ("AU", "ULAW"), ("RF64", "PCM_16"))  # fmt: skip
+KINDS = (
+    ("WAV", "PCM_16"),
+    ("WAV", "GSM610"),
+    ("FLAC", "PCM_16"),
+    ("OGG", "VORBIS"),
+    ("MP3", "MPEG_LAYER_III"),
+    ("AIFF", "PCM_24"),
+    ("W64", "FLOAT"),
+    ("CAF", "PCM_16"),
+    ("AU", "ULAW"),
+    ("RF64", "PCM_16"),
+)
 
 
 # bundles
@@ -225,8 +255,18 @@ def bundle_file(name: str, mutate: Mutation, *verbs: tuple[str, ...], share: int
 def table_seeds(place: Path) -> list[bytes]:
     """A committed scale table."""
     tiny_archive.write_archive(place / "tiny.nemo")
-    verb("calibrate", place / "tiny.nemo", "--calib-dir", place, "--set", "calibration.batches=1", "--set",
-         "calibration.steps=1", "--set", "calibration.seconds=1.0")  # fmt: skip
+    verb(
+        "calibrate",
+        place / "tiny.nemo",
+        "--calib-dir",
+        place,
+        "--set",
+        "calibration.batches=1",
+        "--set",
+        "calibration.steps=1",
+        "--set",
+        "calibration.seconds=1.0",
+    )
     return [(place / "tiny.json").read_bytes()]
 
 
@@ -255,8 +295,16 @@ TARGETS: tuple[Target, ...] = (
     Target("yaml tree", config_seeds, read_config, config_tree, 10),
     Target("archive", archive_seeds, read_archive_bytes, share=10),
     Target("weights", lambda place: [weights()], read_weights, weights_pickle, 10),
-    *(folder_file(name) for name in ("config.json", "generation_config.json", "preprocessor_config.json",
-                                     "tokenizer.json", "model.safetensors")),
+    *(
+        folder_file(name)
+        for name in (
+            "config.json",
+            "generation_config.json",
+            "preprocessor_config.json",
+            "tokenizer.json",
+            "model.safetensors",
+        )
+    ),
     Target("recipe", recipe_seeds, read_recipe, share=8),
     Target("assignment", lambda place: list(ASSIGNMENTS), read_assignment, share=3),
     Target("manifest", manifest_seeds, read_lines, json_lines, 8),
@@ -268,4 +316,4 @@ TARGETS: tuple[Target, ...] = (
     bundle_file("model.integer.onnx", bytes_of_any_file, (*SPEAK, "--target", "integer"), share=1),
     Target("scale table", table_seeds, read_committed, json_tree, 4),
     Target("polygraphy features", feature_seeds, read_saved_features, json_tree, 4),
-)  # fmt: skip
+)
