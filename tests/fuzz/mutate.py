@@ -148,7 +148,7 @@ def replaced(draw: random.Random, root: Any) -> Any:
     if kind == 1 and isinstance(holder, dict):
         holder[draw.choice(("", "x", f"{key}x", "\x1b", "a" * 300))] = holder.pop(key)
         return root
-    new = nested(draw, old) if kind == 2 else numbered(draw, old) if kind == 3 else draw.choice(VALUES)
+    new = nested(draw, old) if kind == 2 else numbered(draw, old) if kind == 3 else copy.deepcopy(draw.choice(VALUES))
     if holder is None:
         return new
     holder[key] = new

@@ -26,7 +26,7 @@ def read_planted(content, place):
     if content == b"hang":
         time.sleep(60)
     if content == b"memory":
-        return len(bytearray(os.urandom(1024) * 2200_000))
+        return len(b"x" * 600_000_000)
     if content == b"outside":
         Path(os.environ["OUTSIDE"]).write_text("x", encoding="utf-8")
     if content == b"crash":
@@ -41,7 +41,7 @@ def test_every_planted_fault_is_found(tmp_path, monkeypatch):
     outside = TESTS.parent / ".pytest_cache" / "fuzz-outside"
     outside.parent.mkdir(exist_ok=True)
     monkeypatch.setenv("OUTSIDE", str(outside))
-    monkeypatch.setattr(run, "SECONDS", 3.0)
+    monkeypatch.setattr(run, "SECONDS", 8.0)
     monkeypatch.setattr(run, "start", start_planted)
     tally = run.fuzz(PLANTED, len(SPOILED), tmp_path / "planted")
     outside.unlink()
@@ -57,8 +57,8 @@ def test_every_planted_fault_is_found(tmp_path, monkeypatch):
 
 def start_planted(target, first, count, folder, stderr):
     code = (
-        f"from fuzz.test_run import PLANTED; from fuzz.run import work; from pathlib import Path; "
-        f"work(PLANTED, {first}, {count}, Path({str(folder)!r}))"
+        f"from fuzz.test_run import PLANTED; from fuzz import run; from pathlib import Path; "
+        f"run.MEMORY_KB = 500_000; run.work(PLANTED, {first}, {count}, Path({str(folder)!r}))"
     )
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     return subprocess.Popen([sys.executable, "-c", code], env=variables, stderr=stderr)
