@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from sidecar import description
 from torch_decoding import TorchDecoding
-from whisper_folder import tokenizer_json, write_folder
 from whisper_pair import END, ENGLISH, GENERATION, START, TASK, VOCABULARY, exported, hearing_whisper, tiny_features
 
 from trtasr import pair_run
@@ -19,10 +18,8 @@ from trtasr.audio.waveform import WaveformConfig
 from trtasr.bench.latency import Plan
 from trtasr.bench.wer import Prepared
 from trtasr.bundle import Bundle, Sidecar
-from trtasr.checkpoint.read import read_checkpoint
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.errors import AudioError, QualityError, RecipeError
-from trtasr.evaluate import decoder
 from trtasr.pair_run import (
     PairRunner,
     Texts,
@@ -37,7 +34,6 @@ from trtasr.pair_run import (
     pair_latencies,
     refuse_longer,
     texts_from,
-    texts_of,
 )
 from trtasr.text.generate import biases, greedy
 from trtasr.text.tokens import CharTokenizer
@@ -247,22 +243,6 @@ def test_numbers_that_are_none_fail_the_run():
 
     with pytest.raises(QualityError, match="NaN or infinity"):
         PairRunner(Broken(), TEXTS)(np.zeros((1, 2, 8), np.float32), np.array([8]))
-
-
-def test_a_folder_keeps_digit_strings(tmp_path):
-    """Each digit is a token of its own: ten zeros are no loop. What is none of digits still is one."""
-    pieces = tokenizer_json()
-    digits = {"0": 0, "1": 1, "\u0120ha": 2}
-    words = {piece: token for piece, token in pieces["model"]["vocab"].items() if token > 2}
-    pieces["model"]["vocab"] = {**digits, **words}
-    checkpoint = read_checkpoint(write_folder(tmp_path, tokenizer=pieces))
-    texts, end = texts_of(checkpoint), checkpoint.generation.end[0]
-    said = {"0000000000": [0] * 10, "00000000001": [*[0] * 10, 1], "ha": [2] * 12}
-    for text, tokens in said.items():
-        script = Script([*tokens, end])
-        script.start_probability = lambda token: np.zeros(1, np.float32)
-        found, counts = PairRunner(script, texts)(np.zeros((1, 16, 80), np.float32), np.array([80]))
-        assert decoder(texts)(found, counts) == [text]
 
 
 def test_a_runner_marks_what_its_limit_cut():

@@ -80,6 +80,14 @@ def test_a_moved_bundle_writes_the_same_text_and_needs_nothing_else(compiled, fo
     assert run("transcribe", "moved", folder / "0.wav", "--target", "cpu", "-q")[0] == 2
 
 
+def test_a_transcript_that_the_longest_length_cuts_is_named(compiled, folder, caplog):
+    """Random weights never end by themselves."""
+    assert run("transcribe", compiled, folder / "0.wav", "--target", "cpu", "-q")[0] == 0
+    [warning] = [record.getMessage() for record in caplog.records if "lacks its end" in record.getMessage()]
+    assert "0.wav" in warning
+    assert "tokens" in warning
+
+
 def test_silence_ends_in_every_engine(compiled, folder, tmp_path):
     """Random weights never tire; the longest text does."""
     generation = read_checkpoint(folder / "tiny").generation

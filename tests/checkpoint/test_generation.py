@@ -172,3 +172,9 @@ def test_an_english_model_has_no_other_language_and_task(change, words):
     assert whisper(english | {"language": "english", "task": "transcribe"}) == whisper(english)
     with pytest.raises(CheckpointError, match=words):
         whisper(english | change)
+
+
+def test_positions_of_a_moonshine_are_bounded_where_no_weight_bounds_them():
+    config = moonshine_configs.config(max_position_embeddings=2**13 + 1)
+    with pytest.raises(CheckpointError, match=r"max_position_embeddings = 8193\n.*from 1 to 8192"):
+        read_generation("moonshine", config, {}, ("",) * 61)

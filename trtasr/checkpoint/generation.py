@@ -22,6 +22,7 @@ NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")
 TASKS = ("transcribe", "translate")
 NO_TIMESTAMPS = "<|notimestamps|>"
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {"whisper": {}, "moonshine": {"max_position_embeddings": 512}}
+MAX_POSITIONS = 2**13  # of a decoder: published ones have at most 512, and rotary embeddings have no weight to count
 CORRECT = f"correct {FILE}"
 
 Settings = Mapping[str, Any]
@@ -224,7 +225,7 @@ def longest(config: Settings, settings: Settings, prompt: int, family: str) -> i
         CheckpointError: out of bounds, or no room behind the prompt.
     """
     key = "max_target_positions" if family == "whisper" else "max_position_embeddings"
-    total = places = integer({**DEFAULTS[family], **config}, key, "config.json", (1, MAX_LENGTH))
+    total = places = integer({**DEFAULTS[family], **config}, key, "config.json", (1, MAX_POSITIONS))
     if "max_new_tokens" in settings:
         total = prompt + integer(settings, "max_new_tokens", FILE, (1, MAX_LENGTH))
     elif "max_length" in settings:
