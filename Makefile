@@ -11,14 +11,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-name = $(patsubst %.nemo,%,$(patsubst %.toml,%,$(notdir $(patsubst %/,%,$(MODEL)))))
-bundle = $(or $(OUT),engines/$(name))
-manifest = $(if $(MANIFEST),--manifest $(MANIFEST))
-target = $(if $(TARGET),--target $(TARGET))
-engine_target = $(if $(filter-out auto,$(TARGET)),--target $(TARGET))
+# The shell reads these from its environment, so that names may have spaces and quotes; the command derives the engine's
+# name from MODEL itself.
+export MODEL TARGET MANIFEST OUT
+bundle = "$${OUT:-$$MODEL}"
+out = $${OUT:+-o "$$OUT"}
+manifest = $${MANIFEST:+--manifest "$$MANIFEST"}
+target = $${TARGET:+--target "$$TARGET"}
+engine_target = $(if $(filter-out auto,$(TARGET)),--target "$$TARGET")
 
-trained_by = trtasr.zoo.train --network $(name) --out trtasr/zoo/$(name).nemo
-training = $(if $(filter whisper,$(name)),trtasr.zoo.train_whisper --out trtasr/zoo/whisper,$(trained_by))
+trained_by = trtasr.zoo.train --network $(MODEL) --out trtasr/zoo/$(MODEL).nemo
+training = $(if $(filter whisper,$(MODEL)),trtasr.zoo.train_whisper --out trtasr/zoo/whisper,$(trained_by))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt fuzz ablation t4-acceptance lint clean zoo
@@ -37,10 +40,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 engine: $(STAMP) ## compile MODEL into a measured INT8 engine
-	@$(BIN)/trtasr compile $(MODEL) -o $(bundle) $(manifest) $(target)
+	@$(BIN)/trtasr compile "$$MODEL" $(out) $(manifest) $(target)
 
 calib: $(STAMP) ## make calib/MODEL.json and calib/MODEL.cache anew
-	@$(BIN)/trtasr calibrate $(MODEL)
+	@$(BIN)/trtasr calibrate "$$MODEL"
 
 bench: $(STAMP) ## latency and WER of engines/MODEL
 	@$(BIN)/trtasr bench $(bundle) $(manifest)
@@ -49,7 +52,7 @@ wer: $(STAMP) ## WER of engines/MODEL on MANIFEST
 	@$(BIN)/trtasr bench $(bundle) $(manifest) --seconds 2
 
 compare: $(STAMP) ## FP32 against INT8 through Polygraphy
-	@$(BIN)/trtasr compare $(bundle) $(manifest) $(engine_target) -o $(bundle)-comparison
+	@$(BIN)/trtasr compare $(bundle) $(manifest) $(engine_target)
 
 inspect: $(STAMP) ## layer table of engines/MODEL
 	@$(BIN)/trtasr inspect $(bundle) $(engine_target)
@@ -74,10 +77,10 @@ fuzz: $(STAMP) ## 100,000 mutated inputs through every reader of files: FUZZ="--
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
 
 ablation: $(STAMP) ## WER and SQNR of every correction, mean and deviation over seeds (long)
-	@$(BIN)/trtasr ablation $(MODEL) $(manifest)
+	@$(BIN)/trtasr ablation "$$MODEL" $(manifest)
 
 t4-acceptance: $(STAMP) ## on a T4 host: build, measure and compare every variant, write one JSON
-	@$(BIN)/trtasr acceptance $(MODEL) -o $(or $(OUT),t4-acceptance) $(manifest)
+	@$(BIN)/trtasr acceptance "$$MODEL" $(out) $(manifest)
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -86,8 +89,8 @@ lint: $(STAMP) ## ruff and mypy --strict
 zoo: $(STAMP) ## train the bundled MODEL again (one hour on 2 quiet cores; needs espeak-ng)
 	$(BIN)/python -m $(training)
 	$(BIN)/python -m trtasr.zoo.evalset --out trtasr/zoo/eval
-	$(BIN)/python -m trtasr.zoo.evaluate --network $(name)
-	$(BIN)/trtasr calibrate $(name)
+	$(BIN)/python -m trtasr.zoo.evaluate --network $(MODEL)
+	$(BIN)/trtasr calibrate $(MODEL) --calib-dir calib
 
 clean: ## remove built bundles and the virtual environment
 	rm -rf $(VENV) engines/*/ t4-acceptance *.egg-info .check-tensorrt .pytest_cache .mypy_cache .ruff_cache .hypothesis
