@@ -14,8 +14,9 @@ from trtasr.compare_layers import compare_layers
 from trtasr.compile import compile_recipe
 from trtasr.engine.build_tensorrt import Host, require_tensorrt
 from trtasr.engine.inspect import layers_json
-from trtasr.errors import TrtasrError
+from trtasr.errors import TrtasrError, UsageError
 from trtasr.files.write import write_json
+from trtasr.files.read import Source
 from trtasr.gpu import FP16, FP32, INT8, speedups, state_json
 from trtasr.job import Options
 from trtasr.recipe import EngineShapes, Recipe
@@ -54,6 +55,17 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Found:
+    """What findings on disk say first.
+
+    Attributes:
+        model: name of the recipe.
+    """
+
+    model: str
+
+
 def accept(recipe: Recipe, out: Path, calib: Path) -> tuple[Path, str, bool]:
     """Build and measure every variant, and write what they showed.
 
@@ -72,6 +84,18 @@ def accept(recipe: Recipe, out: Path, calib: Path) -> tuple[Path, str, bool]:
         write_json(out / RESULT, result_json(host, recipe, outcomes))  # a later crash of the GPU loses nothing
     first = outcomes[0].record
     return out / RESULT, outcome_table(outcomes), first is not None and not first.problems
+
+
+def keep_other_findings(recipe: Recipe, out: Path) -> None:
+    """Refuse to replace what another model showed.
+
+    Raises:
+        UsageError: the folder holds it, or a file of that name that holds something else.
+    """
+    file = out / RESULT
+    other = f"choose another folder (-o FOLDER); -o {out} replaces it"
+    if file.exists() and Source(file, UsageError, other).json(Found).model != recipe.name:
+        raise UsageError(f"{file}: holds the findings of another model", other)
 
 
 def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

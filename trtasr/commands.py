@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trtasr.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_table
-from trtasr.acceptance import accept
+from trtasr.acceptance import accept, keep_other_findings
 from trtasr.compare_integer import compare_integer
 from trtasr.compare_layers import compare_layers
 from trtasr.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
@@ -60,7 +60,7 @@ from trtasr.verbs import (
 )
 
 logger = logging.getLogger(__name__)
-CALIB = Path("calib")
+CALIB, ACCEPTANCE = Path("calib"), Path("t4-acceptance")
 SHAPE = re.compile(r"features:(\d{1,9})x(\d{1,9})x(\d{1,9})", re.ASCII)
 
 
@@ -353,7 +353,9 @@ def acceptance_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr acceptance``: what only a T4 host can prove."""
     recipe = resolve_recipe(arguments)
     started = time.monotonic()
-    file, table, passed = accept(recipe, arguments.out, arguments.calib_dir or CALIB)
+    if arguments.out is None:
+        keep_other_findings(recipe, ACCEPTANCE)
+    file, table, passed = accept(recipe, arguments.out or ACCEPTANCE, arguments.calib_dir or CALIB)
     outcome = "PASSED" if passed else "FAILED"
     text = f"{table}\n{last_line(outcome, time.monotonic() - started, {'result': str(file)})}"
     return Summary(text, json.loads(file.read_text(encoding="utf-8")), 0 if passed else 3)

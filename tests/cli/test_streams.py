@@ -75,3 +75,16 @@ def test_a_log_that_nobody_reads_does_not_stop_the_work(tmp_path) -> None:
                           capture_output=True, text=True, check=False, timeout=60)  # fmt: skip
     assert done.stdout == "done\ncode 3\n"
     assert done.stderr == "[I] line 0\n"
+
+
+@pytest.mark.parametrize(("flags", "told"), [([], False), (["-v"], True)])
+def test_warnings_of_libraries_are_for_those_who_ask(tmp_path, flags, told) -> None:
+    code = ("import sys, warnings\nfrom trtasr import commands\nfrom trtasr.cli import main\n"
+            "def doctor(_):\n    warnings.warn('soon removed', DeprecationWarning)\n"
+            "    warnings.warn('a library says so')\n    return commands.Summary('done')\n"
+            "commands.VERBS['doctor'] = doctor\nsys.exit(main())")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, "doctor", *flags], cwd=tmp_path, env=ENVIRONMENT,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout == "done\n"
+    assert ("a library says so" in done.stderr) == told
+    assert told or not done.stderr

@@ -163,7 +163,7 @@ def add_ablation(sub: argparse.ArgumentParser) -> None:
 def add_acceptance(sub: argparse.ArgumentParser) -> None:
     """Flags of ``acceptance``."""
     add_model(sub)
-    sub.add_argument("-o", "--out", type=path, default=Path("t4-acceptance"), help="folder of bundles and findings")
+    sub.add_argument("-o", "--out", type=path, help="folder of bundles and findings (default: t4-acceptance)")
 
 
 def add_bench(sub: argparse.ArgumentParser) -> None:

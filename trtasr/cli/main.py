@@ -84,6 +84,8 @@ def prepare(arguments: Namespace) -> None:
     """Logging, and signals."""
     level = logging.DEBUG if arguments.verbose else logging.WARNING if arguments.quiet else logging.INFO
     logging.basicConfig(level=level, handlers=[Log(level)])
+    logging.captureWarnings(True)  # what libraries warn their callers of is no news for users
+    logging.getLogger("py.warnings").setLevel(logging.DEBUG if arguments.verbose else logging.ERROR)
     interrupt_on_signals()
     landed.clear()
 
