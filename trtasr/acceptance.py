@@ -15,8 +15,8 @@ from trtasr.compile import compile_recipe
 from trtasr.engine.build_tensorrt import Host, require_tensorrt
 from trtasr.engine.inspect import layers_json
 from trtasr.errors import TrtasrError, UsageError
-from trtasr.files.write import write_json
 from trtasr.files.read import Source
+from trtasr.files.write import write_json
 from trtasr.gpu import FP16, FP32, INT8, speedups, state_json
 from trtasr.job import Options
 from trtasr.recipe import EngineShapes, Recipe

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -18,9 +19,7 @@ from tiny_archive import HYBRID, write_archive, write_conformer, write_manifest
 
 from trtasr import compile as pipeline
 from trtasr.cli import main
-from trtasr.commands import VERBS
-from trtasr.files.write import write_json
-from trtasr.text.printable import printable
+from trtasr.commands import VERBS, write_json
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[1.0]",
         "--target", "cpu"]  # fmt: skip
@@ -303,5 +302,5 @@ def test_names_that_no_file_has_are_refused_in_printable_words(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert main([*verb, name]) == 2
     printed = capsys.readouterr().err
-    assert printable(printed) == printed
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", printed)
     assert len(printed) < 5000
