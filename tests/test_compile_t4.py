@@ -219,7 +219,7 @@ def test_a_baseline_that_cannot_be_built_costs_no_engine(host, tmp_path, monkeyp
     ("engine.max_seconds=1.2", "but the engine takes 0.2 to 1.2 s", 2),
     ("evaluation.batch=9", "the engine takes 1 to 8 utterances", 2),
     ("evaluation.gpu_seconds=[60.0]", "no such shape fits the engine", 2),
-    ("evaluation.gpu_batches=[]", "batches of at least 1", 2),
+    ("evaluation.gpu_batches=[]", "give at least one", 2),
 ])  # fmt: skip
 def test_what_the_plan_could_not_run_is_refused_before_it_is_built(host, tmp_path, capsys, change, words, code):
     extra = ["--set", "engine.opt_seconds=1.0"] if "max_seconds" in change else []

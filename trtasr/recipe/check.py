@@ -16,7 +16,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # smallest and largest of every n
     "learning_rate": (1e-9, 10), "headroom": (0.1, 10), "alpha": (0, 1), "damping": (1e-6, 1e6), "weight_bits": (2, 8),
     "min_seconds": (0.05, 3600), "opt_seconds": (0.05, 3600), "max_seconds": (0.05, 3600), "min_batch": (1, 1024),
     "opt_batch": (1, 1024), "max_batch": (1, 1024), "unfold_channels": (1, 2**31 - 1), "workspace_mb": (0, 2**20),
-    "max_wer_increase": (0, 10**6), "batch": (1, 1024), "threads": (0, 1024), "min_sqnr": (0, 200),
+    "max_wer_increase": (0, 10**6), "batch": (1, 1024), "threads": (0, 1024), "min_sqnr": (0, 1000),
     "bench_seconds": (0.01, 3600), "gpu_seconds": (0.01, 3600), "gpu_batches": (1, 1024),
     "tokens_per_second": (0, 100)}  # fmt: skip
 MOST_ITEMS = 1000  # of a list
