@@ -37,7 +37,7 @@ from trtasr.text.ctc import greedy
 from trtasr.values import FloatArray, IntArray, Latency, WerResult
 
 logger = logging.getLogger(__name__)
-KEPT = 256 * 2**20  # bytes of features of a manifest that stay in memory
+KEPT = 64 * 2**20  # bytes of features of a manifest that stay in memory
 
 Runner = Callable[[FloatArray, IntArray], tuple[Any, IntArray]]
 Frontends = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
