@@ -139,3 +139,14 @@ def test_audio_that_memory_is_not_enough_for_is_refused_by_its_header(
     err = capsys.readouterr().err
     assert words in err
     assert ("enough for" in err) == (code == 2)
+
+
+def test_a_manifest_with_audio_that_memory_is_not_enough_for_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("trtasr.engine.memory.available_bytes", lambda: 100 * 2**20)
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).normal(0, 0.1, 130 * 16000), 16000)
+    (tmp_path / "speech.json").write_text(json.dumps({"audio_filepath": "long.wav", "text": "one"}))
+    model = write_conformer(tmp_path / "tiny.nemo")
+    command = ["compile", str(model), "-o", str(tmp_path / "out"), "--manifest", str(tmp_path / "speech.json"), *FAST]
+    assert main(command) == 2
+    assert "long.wav: 130.0 s would take about" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -19,6 +19,7 @@ from trtasr.bench.wer import Prepared, evaluate
 from trtasr.engine.compare import ort_observer
 from trtasr.engine.cpus import threads as usual_threads
 from trtasr.engine.faults import REPAIR
+from trtasr.engine.memory import MemoryLimit
 from trtasr.engine.run import OrtRunner, cpu_name
 from trtasr.engine.trt_run import open_plan
 from trtasr.errors import BundleError
@@ -52,15 +53,20 @@ class Utterances(Sequence[Prepared]):
     Args:
         entries: of a manifest.
         listen: reads one.
+
+    Attributes:
+        longest: file and seconds of the longest one.
     """
 
     def __init__(self, entries: Sequence[ManifestEntry], listen: "Listener") -> None:
         self._entries, self._listen = entries, listen
         self._kept: dict[int, Prepared] = {}
+        self.longest = ("", 0.0)
         size = 0
         for index, entry in enumerate(tqdm(entries, desc="features", unit="utt", disable=None)):
             item = listen(entry)
             size += item.features.nbytes
+            self.longest = max(self.longest, (item.audio_filepath, item.duration), key=lambda known: known[1])
             if size <= KEPT:
                 self._kept[index] = item
 
@@ -166,8 +172,11 @@ def word_error_rate(engine: Path, utterances: Sequence[Prepared], texts: Texts, 
     """WER and CER of one engine: a plan on the GPU, or a graph by ONNX Runtime on all usable CPUs.
 
     Raises:
-        QualityError: NaN, or empty or constant transcripts.
+        QualityError: NaN, or empty or constant transcripts. AudioError: an utterance that memory is not enough for.
     """
+    if isinstance(utterances, Utterances) and len(utterances) and engine.suffix != ".plan":
+        name, seconds = utterances.longest
+        MemoryLimit(engine, len(utterances[0].features), texts.frames_per_second)(Path(name), seconds)
     with running(engine, texts) as run:
         return evaluate(run, decoder(texts), utterances, settings.normalizer, settings.batch)
 
