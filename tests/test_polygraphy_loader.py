@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,21 @@ def test_other_files_are_refused(tmp_path, monkeypatch, kind) -> None:
     path = wrong_files(tmp_path)[kind]
     monkeypatch.setenv(VARIABLE, str(path))
     with pytest.raises(UsageError, match=path.name) as error:
+        load_data()
+    assert "make it with" in error.value.repair
+
+
+@pytest.mark.parametrize("header", ["{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4, 99999999999999), }", "{",
+                                    "(" * 110, "{'descr': [('a', '<f4', 1000000000)], 'shape': (6,)}"])  # fmt: skip
+def test_arrays_whose_header_lies_are_refused(tmp_path, monkeypatch, header) -> None:
+    save_features(tmp_path / "f.npz", mixed(), "abc")
+    text = header.encode().ljust(118) + b"\n"
+    with zipfile.ZipFile(tmp_path / "f.npz") as old, zipfile.ZipFile(tmp_path / "g.npz", "w") as new:
+        for name in old.namelist():
+            lying = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(160)
+            new.writestr(name, lying if name == "features_0.npy" else old.read(name))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "g.npz"))
+    with pytest.raises(UsageError, match=r"g\.npz") as error:
         load_data()
     assert "make it with" in error.value.repair
 

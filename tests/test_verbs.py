@@ -186,6 +186,15 @@ def test_files_that_are_no_graph_are_named(project, copied, tmp_path, monkeypatc
     assert "repair: compile the bundle again" in error
 
 
+def test_names_with_wildcards_are_names(project, copied, capsys) -> None:
+    sidecar = json.loads((copied / "bundle.json").read_text(encoding="utf-8"))
+    (copied / "model.fp32.onnx").rename(copied / "a**[b.onnx")
+    sidecar["files"]["a**[b.onnx"] = sidecar["files"].pop("model.fp32.onnx")
+    sidecar["graphs"]["fp32"] = "a**[b.onnx"
+    (copied / "bundle.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    assert results(capsys, copied)[0]["size_bytes"] == (copied / "a**[b.onnx").stat().st_size
+
+
 ROW = {"name": "a", "kind": "gemm", "operands": ["Int8"], "outputs": [], "onnx_nodes": []}
 
 

@@ -1,5 +1,6 @@
 """One run that measures everything a compile built: WER, latency, layer times, and the comparison with FP32."""
 
+import glob
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -112,7 +113,7 @@ def rows_of(subject: Subject, graphs: Mapping[str, str], engines: Sequence[Engin
         engines: with path and size.
     """
     size = sum(path.stat().st_size for graph in files_of(subject.folder / graphs["fp32"])
-               for path in graph.parent.glob(f"{graph.name}*"))  # fmt: skip - weights may have a file of their own
+               for path in graph.parent.glob(f"{glob.escape(graph.name)}*"))  # fmt: skip - weights have own files
     found = [Row("fp32 (reference)", "fp32", graphs["fp32"], size)]
     for engine in sorted(engines, key=lambda item: item.target not in BASELINES):
         label = LABELS.get(engine.target, f"int8 {engine.target}")

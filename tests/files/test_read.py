@@ -1,5 +1,6 @@
 """Files from anywhere: every fault is an error that names the file."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from trtasr.errors import CheckpointError, RecipeError
+from trtasr.files import read
 from trtasr.files.read import MIB, Source
 
 
@@ -82,3 +84,33 @@ def test_more_bytes_than_allowed(tmp_path):
     assert source(tmp_path / "a", b"12345678", 8).content() == b"12345678"
     with pytest.raises(CheckpointError, match="larger than"):
         source(tmp_path / "a", b"123456789", 8).content()
+
+
+def hash_of(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_sha256_of_a_file_that_changes(tmp_path):
+    found = source(tmp_path / "a", b"one")
+    assert found.sha256() == hash_of(b"one")
+    (tmp_path / "a").write_bytes(b"two")  # at once, of one size: times on disk may not tell
+    assert found.sha256() == hash_of(b"two")
+
+
+def test_a_file_that_lies_still_is_read_once(tmp_path, monkeypatch):
+    found = source(tmp_path / "a", b"one")
+    monkeypatch.setattr(read, "SETTLED", 0)
+    read.known_sha256.cache_clear()
+    assert found.sha256() == found.sha256() == hash_of(b"one")
+    assert read.known_sha256.cache_info()[:2] == (1, 1)
+    (tmp_path / "a").write_bytes(b"three")
+    assert found.sha256() == hash_of(b"three")
+
+
+@pytest.mark.parametrize("limit", [2, 1000])
+def test_sha256_of_what_is_no_file_or_too_large(tmp_path, limit):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="no regular file"):
+        source(tmp_path / "pipe").sha256()
+    with pytest.raises(CheckpointError, match=r"larger than|No such file"):
+        source(tmp_path / "a", b"one" if limit == 2 else None, limit).sha256()
