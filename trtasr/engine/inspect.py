@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from trtasr.engine.run import load_model, open_session
+from trtasr.files.disk import needing
 from trtasr.files.scratch import scratch
 from trtasr.values import LayerRow
 
@@ -110,7 +111,8 @@ def ort_layers(path: Path, macs: Mapping[str, int]) -> tuple[LayerRow, ...]:
     """
     with scratch() as folder:
         optimized = folder / "optimized.onnx"
-        open_session(path, threads=1, optimized=optimized)
+        with needing(folder, path.stat().st_size):
+            open_session(path, threads=1, optimized=optimized)
         graph = load_model(optimized).graph
     types = {tensor.name: _ort_type(tensor.data_type) for tensor in graph.initializer}
     rows = (_ort_row(node, types) for node in graph.node)

@@ -51,6 +51,27 @@ def writing(path: Path, repair: str, need: int = 0) -> Iterator[None]:
         raise write_error(path, error, repair, need) from error
 
 
+@contextmanager
+def needing(folder: Path, need: int) -> Iterator[None]:
+    """For libraries that write, and say in words of their own that they could not.
+
+    Args:
+        folder: that is written to.
+        need: bytes at least.
+
+    Raises:
+        DiskError: in place of any error, where the disk or the limit on file sizes has no room for that.
+    """
+    try:
+        yield
+    except Exception as error:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        number = errno.EFBIG if 0 <= limit < need else errno.ENOSPC if free_bytes(folder) < need else None
+        if number is None or isinstance(error, DiskError):
+            raise
+        raise disk_error(OSError(number, os.strerror(number)), folder, need) from error
+
+
 def write_error(path: Path, error: OSError, repair: str, need: int = 0) -> TrtasrError:
     """Why a path cannot be written, as the fault of the disk or of who chose the path."""
     if error.errno in DISK:
@@ -62,7 +83,8 @@ def disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskE
     """The sentence: where, why, how much is free there and how much is needed; then what helps."""
     if error.errno == errno.EFBIG:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        problem = f"{path or named(error) or 'a file'}: {error.strerror}; files may have at most {limit} bytes here"
+        place = path or named(error) or longest(limit) or Path.cwd()
+        problem = f"{place}: {error.strerror}; files may have at most {limit} bytes here"
         return DiskError(problem, "raise that limit: ulimit -f unlimited")
     place = path or named(error) or fullest([*living, Path.cwd()])
     if error.errno in FULL:
@@ -73,6 +95,12 @@ def disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskE
 def named(error: OSError) -> Path | None:
     """The file that the system named, if it named one."""
     return Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+
+
+def longest(limit: int) -> Path | None:
+    """A file of this run that has reached the limit."""
+    files = (path for folder in living for path in folder.rglob("*") if path.is_file())
+    return next((path for path in files if path.stat().st_size >= limit), None)
 
 
 def fullest(places: list[Path]) -> Path:
@@ -89,11 +117,11 @@ def free_bytes(place: Path) -> int:
 
 def room(place: Path, need: int) -> str:
     """Bytes that are free at a place, and those that a file needs, or that this run has written there until now."""
-    free = f"{free_bytes(place) / MB:.1f} MB are free"
+    free = f"{free_bytes(place) / MB:.3g} MB are free"
     if need:
-        return f"a file needs {need / MB:.1f} MB, {free}"
+        return f"a file needs {need / MB:.3g} MB, {free}"
     held = sum(size(folder) for folder in living if same_disk(folder, place))
-    return f"this run needs more than the {held / MB:.1f} MB it has written, {free}"
+    return f"this run needs more than the {held / MB:.3g} MB it has written, {free}"
 
 
 def size(folder: Path) -> int:
