@@ -1,9 +1,12 @@
 """Bad input: a clear message, the documented exit code, nothing half-written, nothing lost."""
 
+import errno
 import io
 import json
+import os
 import pickle
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -192,16 +195,21 @@ def test_interrupt_leaves_nothing(tmp_path, monkeypatch, capsys) -> None:
     assert names(tmp_path) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_middle_of_a_real_run_leaves_nothing(tmp_path, number) -> None:
     model = write_archive(tmp_path / "model.nemo")
-    before = names(tmp_path)
+    (tmp_path / "tmp").mkdir()
+    before = names(tmp_path)  # the folder for temporary files too
+    environment = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
+    environment["TMPDIR"] = str(tmp_path / "tmp")
     slow = ["--set", "calibration.batches=500", "--target", "cpu"]
     # A test run started in the background inherits an ignored SIGINT; the child takes it back.
     code = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
             "from trtasr.cli import main; sys.exit(main())")  # fmt: skip
     command = [sys.executable, "-c", code, "compile", str(model), "-o", str(tmp_path / "out"), *slow]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as run:
         assert run.stderr is not None
         for line in run.stderr:
             if "synthetic batch 1" in line:
@@ -215,6 +223,62 @@ def test_a_signal_in_the_middle_of_a_real_run_leaves_nothing(tmp_path, number) -
     assert run.returncode == 130
     assert "interrupted: nothing was written" in errors
     assert names(tmp_path) == before
+
+
+def limited_to(limit: int, arguments: list[str]) -> int:
+    """Run with a limit on the size of files, as after `ulimit -f`."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
+    try:
+        return main(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+@pytest.mark.parametrize("limit", [10_000, 60_000])
+def test_a_limit_on_file_sizes_is_the_environments_fault(tmp_path, capsys, limit) -> None:
+    model = write_archive(tmp_path / "model.nemo")
+    before = names(tmp_path)
+    assert limited_to(limit, ["compile", str(model), "-o", str(tmp_path / "out"), *FAST]) == 4
+    printed = capsys.readouterr().err
+    assert f"files may have at most {limit} bytes" in printed
+    assert "repair: raise that limit" in printed
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("where", ["export_onnx", "write_record"])
+def test_a_disk_that_takes_no_more_is_the_environments_fault(tmp_path, monkeypatch, capsys, number, where) -> None:
+    """Of temporary files (the export) and of the bundle (its records)."""
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    model = write_archive(tmp_path / "model.nemo")
+    out = tmp_path / "out"
+    assert main(["compile", str(model), "-o", str(out), *FAST]) == 0
+    before, sealed = names(tmp_path), (out / "bundle.json").read_bytes()
+    capsys.readouterr()
+    monkeypatch.setattr(pipeline, where, full)
+    assert main(["compile", str(model), "-o", str(out), *FAST]) == 4
+    printed = capsys.readouterr().err
+    assert os.strerror(number) in printed
+    assert "repair:" in printed
+    assert "MB are free" in printed or number not in (errno.ENOSPC, errno.EDQUOT)
+    assert names(tmp_path) == before
+    assert (out / "bundle.json").read_bytes() == sealed
+
+
+def test_an_interrupt_after_the_bundle_is_in_place_says_that_it_is(tmp_path, monkeypatch, capsys) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    model = write_archive(tmp_path / "model.nemo")
+    monkeypatch.setattr("trtasr.commands.export_extras", interrupted)
+    assert main(["compile", str(model), "-o", str(tmp_path / "out"), *FAST]) == 130
+    assert (tmp_path / "out" / "bundle.json").is_file()
+    printed = capsys.readouterr().err
+    assert "nothing was written" not in printed
+    assert f"interrupted: written before: {tmp_path / 'out'}" in printed
 
 
 def test_verbs_on_a_folder_that_is_no_bundle(tmp_path, capsys) -> None:

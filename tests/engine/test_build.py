@@ -11,7 +11,7 @@ import tiny_graphs
 from trtasr.engine import build, child
 from trtasr.engine.build import build_rtx, require_rtx
 from trtasr.engine.profile import Profile
-from trtasr.errors import BuildError, MissingError, UsageError
+from trtasr.errors import BuildError, DiskError, MissingError, UsageError
 
 PROFILE = Profile(batches=(1, 1, 2), seconds=(0.2, 2.0, 4.0), frames_per_second=100, mel_bins=tiny_graphs.MELS)
 PRODUCT = child.Product("TensorRT for RTX", "tensorrt_rtx", "install it again", "sm75")
@@ -168,3 +168,64 @@ def test_profile_shapes_leave_room_for_padding() -> None:
 def test_profile_order(batches: tuple[int, int, int], seconds: tuple[float, float, float], key: str) -> None:
     with pytest.raises(UsageError, match=key):
         Profile(batches, seconds, 100, 64)
+
+
+def wait_for(condition, seconds: float = 30.0) -> bool:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def gone(pid: int) -> bool:
+    """True for a process that has ended, whether or not somebody has asked for its status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_killed_parent_takes_the_builder_process_along(tmp_path: Path) -> None:
+    marker, fake = tmp_path / "pid", tmp_path / "fake"
+    fake.mkdir()
+    (fake / "tensorrt_rtx.py").write_text(
+        f"import os, time\nopen({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    script = f"""
+from pathlib import Path
+from trtasr.engine import build
+from trtasr.engine.profile import Profile
+build.rtx_version = lambda: "1.7.1"
+profile = Profile((1, 1, 1), (1.0, 1.0, 1.0), 100, 16)
+build.build_rtx(Path("none.onnx"), Path({str(tmp_path / "out" / "model.plan")!r}), profile, {{}})
+"""
+    path = os.pathsep.join([str(fake), str(Path(__file__).parents[2])])
+    parent = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path})
+    assert wait_for(lambda: marker.is_file() and marker.read_text())
+    builder = int(marker.read_text())
+    assert not gone(builder)
+    parent.kill()
+    parent.wait()
+    assert wait_for(lambda: gone(builder), 10)
+
+
+def test_a_builder_that_cannot_write_its_plan_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan comes from a stand-in of the library; the limit on file sizes is one that its log and report keep."""
+    fake = tmp_path / "fake"
+    fake.mkdir()
+    (fake / "tensorrt_rtx.py").write_text("")
+    plan = tmp_path / "out" / "model.plan"
+    run = subprocess.run
+    code = (
+        "import resource; from trtasr.engine import build_child as b\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000,) * 2)\n"
+        "b.compile_plan = lambda trt, request: b.write_plan(b.Path(request['plan']), bytes(50_000))\n"
+        "b.main()\n"
+    )
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: run([sys.executable, "-c", code], **options))
+    monkeypatch.setattr(build, "rtx_version", lambda: "1.7.1")
+    monkeypatch.setenv("PYTHONPATH", str(fake))
+    with pytest.raises(DiskError, match="at most 20000 bytes") as caught:
+        build_rtx(tmp_path / "model.onnx", plan, PROFILE, {})
+    assert caught.value.exit_code == 4
+    assert list(plan.parent.iterdir()) == []

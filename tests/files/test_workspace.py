@@ -1,0 +1,120 @@
+"""Folders of a process that lives are left alone; those of a dead one go, and nothing else does."""
+
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from trtasr.errors import DiskError
+from trtasr.files import workspace as module
+from trtasr.files.scratch import scratch
+from trtasr.files.workspace import MARK, claimed, sweep, workspace
+
+LOOKALIKE = ".trtasr-abcdefgh"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_workspace_of_a_living_process_stays(tmp_path: Path) -> None:
+    with workspace(tmp_path, "") as mine:
+        (mine / "file").touch()
+        sweep(tmp_path)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                sweep(tmp_path)
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        assert (mine / "file").is_file()
+    assert names(tmp_path) == []
+
+
+def left(folder: Path) -> Path:
+    """A workspace as a killed process leaves it."""
+    path, lock = claimed(folder)
+    (path / "half").write_text("x")
+    os.close(lock)
+    return path
+
+
+def test_a_workspace_of_a_dead_process_goes(tmp_path: Path) -> None:
+    left(tmp_path)
+    with workspace(tmp_path, "") as mine:
+        assert names(tmp_path) == [mine.name]
+
+
+def test_folders_that_only_look_like_workspaces_stay(tmp_path: Path) -> None:
+    (tmp_path / LOOKALIKE).mkdir(0o700)
+    (tmp_path / LOOKALIKE / "thesis.txt").write_text("precious")
+    (tmp_path / ".trtasr-notes").mkdir(0o700)
+    (tmp_path / ".trtasr-linked00").symlink_to(tmp_path / LOOKALIKE)
+    opened = left(tmp_path)
+    opened.chmod(0o755)  # as it comes out of an archive
+    before = names(tmp_path)
+    sweep(tmp_path)
+    assert names(tmp_path) == before
+    assert (tmp_path / LOOKALIKE / "thesis.txt").read_text() == "precious"
+
+
+def test_of_another_boot_only_what_is_long_past_goes(tmp_path: Path) -> None:
+    """On a disk that machines share, locks may not be seen by the other one."""
+    path = left(tmp_path)
+    (path / MARK).write_text("of another machine")
+    sweep(tmp_path)
+    assert path.is_dir()
+    os.utime(path / MARK, (0, 0))
+    sweep(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_without_locks_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "locked", lambda _: None)
+    path = left(tmp_path)
+    sweep(tmp_path)
+    assert path.is_dir()
+
+
+def test_a_signal_while_a_workspace_is_cleared_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clear = module.clear
+
+    def interrupted(folder: Path) -> None:
+        signal.raise_signal(signal.SIGINT)
+        clear(folder)
+
+    def work() -> None:
+        with workspace(tmp_path, ""):
+            monkeypatch.setattr(module, "clear", interrupted)
+
+    monkeypatch.setattr(signal, "getsignal", signal.getsignal)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert names(tmp_path) == []
+
+
+def test_no_folder_for_temporary_files_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with pytest.raises(DiskError, match="No usable temporary directory"), scratch():
+        pass
+
+
+def test_torch_makes_its_folder_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    with scratch() as folder:
+        assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent == folder
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    with scratch():
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
