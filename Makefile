@@ -24,7 +24,7 @@ trained_by = trtasr.zoo.train --network $(MODEL) --out trtasr/zoo/$(MODEL).nemo
 training = $(if $(filter whisper,$(MODEL)),trtasr.zoo.train_whisper --out trtasr/zoo/whisper,$(trained_by))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt fuzz ablation t4-acceptance lint clean zoo
+.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt fuzz chaos ablation t4-acceptance lint clean zoo
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -81,6 +81,9 @@ ablation: $(STAMP) ## WER and SQNR of every correction, mean and deviation over 
 
 t4-acceptance: $(STAMP) ## on a T4 host: build, measure and compare every variant, write one JSON
 	@$(BIN)/trtasr acceptance "$$MODEL" $(out) $(manifest)
+
+chaos: $(STAMP) ## signals, full disks and races at random moments of a compile (minutes)
+	$(BIN)/python tests/chaos/chaos.py
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
