@@ -6,28 +6,27 @@ two renames; what a stop between them leaves is brought back by the next run (`t
 
 import ctypes
 import errno
-import fcntl
 import logging
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trtasr.errors import UsageError
-from trtasr.files.disk import write_error, writing
+from trtasr.files.disk import writing
 from trtasr.files.keep import keep
 from trtasr.files.signals import uninterrupted
-from trtasr.files.workspace import NEW, OLD, workspace
+from trtasr.files.workspace import NEW, OLD, locked, workspace
 from trtasr.files.write import flush, flush_tree, note
 
 logger = logging.getLogger(__name__)
 
 OTHER_FOLDER = "choose another folder with -o"
+LONGEST_TURN = 20.0  # seconds
 HERE, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
-RACED = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}  # another process was at the same folder
-TRIES = 100
 
 Written = Callable[[Path], Mapping[str, str | None] | None]  # folder -> what we wrote there (`keep.foreign`), if we did
 
@@ -110,39 +109,43 @@ def inode(path: Path) -> int | None:
     return None
 
 
+@contextmanager
+def turn(parent: Path) -> Iterator[None]:
+    """Lets one process at a time replace what lies in a folder, where its file system has locks.
+
+    One that was stopped in that step is waited for, but not for ever.
+    """
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    until = time.monotonic() + LONGEST_TURN
+    try:
+        while locked(descriptor) is False and time.monotonic() < until:
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def put(folder: Path, out: Path, work: Path, written: Written) -> list[str]:
-    """Move ``folder`` to ``out``, again where another process was faster; returns what was kept of the old one.
+    """Move ``folder`` to ``out`` in place of what is there; returns what was kept of that.
 
     Raises:
         OSError: the system refuses; the old folder is whole, and where it was. UsageError: `check_replaceable`, `keep`.
     """
-    for _ in range(TRIES):
-        try:
-            if not os.path.lexists(out):
-                folder.rename(out)
-                return []
-            return put_in_place(folder, out, work, written)
-        except OSError as error:
-            if error.errno not in RACED:
-                raise
-    raise write_error(out, OSError(errno.EBUSY, "other processes keep replacing it"), OTHER_FOLDER)
-
-
-def put_in_place(folder: Path, out: Path, work: Path, written: Written) -> list[str]:
-    """Exchange ``folder`` with the folder that is at ``out``, and keep what is not ours; one process at a time."""
-    old = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        with suppress(OSError):  # no locks on this file system: the last one wins all the same
-            fcntl.flock(old, fcntl.LOCK_EX)
-        if not os.path.samestat(os.fstat(old), out.lstat()):
-            raise FileExistsError(errno.EEXIST, "replaced meanwhile")
+    with turn(out.parent):
+        if not os.path.lexists(out):
+            folder.rename(out)
+            return []
         check_replaceable(out, written)
         ours = written(out) or {}
         kept = keep(out, folder, ours)
-        exchange(folder, out, work)
+        try:
+            exchange(folder, out, work)
+        except OSError:
+            aside = work / OLD / out.name
+            if aside.exists() and out.exists():  # without locks another process was faster with its own folder
+                keep(aside, out, ours)
+            raise
         return kept + keep(folder, out, ours)  # what came in between
-    finally:
-        os.close(old)
 
 
 def exchange(folder: Path, out: Path, work: Path) -> None:
