@@ -171,3 +171,12 @@ print(len(loader.load_data()), [name for name in {HEAVY!r} if name in sys.module
     environment = os.environ | {VARIABLE: str(tmp_path / "f.npz")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "3 []"
+
+
+def test_errors_are_safe_for_a_terminal(tmp_path, capsys):
+    assert main(["\x1b[2J\udcff", "-o", str(tmp_path / "f.npz")]) == 2
+    printed = capsys.readouterr().err
+    assert "\\x1b[2J\\udcff" in printed
+    assert "\x1b" not in printed
+    assert main([str(tmp_path), "--set", "calibration.seed=\x9b", "-o", str(tmp_path / "f.npz")]) == 2
+    assert "\x9b" not in capsys.readouterr().err

@@ -23,6 +23,7 @@ from trtasr.files.arrays import read_arrays
 from trtasr.files.read import MIB, Source, said
 from trtasr.files.scratch import scratch
 from trtasr.files.write import replacing
+from trtasr.text.printable import message, printable
 
 if TYPE_CHECKING:
     from trtasr.recipe import Recipe
@@ -198,9 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="[%(levelname).1s] %(message)s")
     try:
-        sys.stdout.write(f"{make_features(arguments.model, arguments.assignments, arguments.out)}\n")
+        sys.stdout.write(printable(make_features(arguments.model, arguments.assignments, arguments.out)) + "\n")
     except TrtasrError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(message(f"error: {error}") + "\n")
         return error.exit_code
     return 0
 

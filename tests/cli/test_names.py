@@ -76,7 +76,7 @@ def test_an_archive_in_the_hubs_cache_is_not_called_as_its_blob(tmp_path, monkey
     assert name_of("stt_en.nemo") == "stt_en"
 
 
-@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", ".", "", "..", "x" * 300])
+@pytest.mark.parametrize("name", ["../../evil", "/nowhere/evil", ".", "", "..", "x" * 300])
 def test_a_recipe_cannot_write_outside_engines(tmp_path, monkeypatch, capsys, name) -> None:
     monkeypatch.chdir(tmp_path)
     write_archive(tmp_path / "m.nemo")
