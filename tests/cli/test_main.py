@@ -22,7 +22,7 @@ from tiny_archive import HYBRID, write_archive, write_conformer, write_manifest
 
 from trtasr import compile as pipeline
 from trtasr.cli import main
-from trtasr.commands import VERBS, write_json
+from trtasr.commands import VERBS, Summary, write_json
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[1.0]",
         "--target", "cpu"]  # fmt: skip
@@ -368,3 +368,26 @@ def test_names_that_no_file_has_are_refused_in_printable_words(tmp_path, monkeyp
     printed = capsys.readouterr().err
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", printed)
     assert len(printed) < 5000
+
+
+def test_results_reach_the_terminal_printable_and_json_keeps_them(monkeypatch, capsys) -> None:
+    said = "a\x1b]0;owned\x07\u202eb\n"
+    monkeypatch.setitem(VERBS, "doctor", lambda _: Summary(said, {"pred_text": said}))
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out == "a\\x1b]0;owned\\x07\\u202eb\n\n"
+    assert main(["doctor", "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"pred_text": said}
+    assert printed.isprintable() or set(printed) - set(map(chr, range(32, 127))) == {"\n"}
+
+
+def test_log_lines_are_printable_and_short(tmp_path) -> None:
+    code = ("import sys\nfrom trtasr import commands\nfrom trtasr.cli import main\n"
+            "import logging\ndef doctor(_):\n"
+            "    logging.getLogger('trtasr').warning('unknown keys: %s', '\\x1b[2J' * 10**6)\n"
+            "    return commands.Summary('done')\ncommands.VERBS['doctor'] = doctor\nsys.exit(main())")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], cwd=tmp_path, capture_output=True, text=True,
+                          check=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})  # fmt: skip
+    assert done.stderr.startswith("[W] unknown keys: \\x1b[2J")
+    assert "\x1b" not in done.stderr
+    assert len(done.stderr) < 20_000
