@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -13,19 +13,98 @@ BUDGET = 2**20  # values and characters one section may resolve to: bounds alias
 EDIT = "correct model_config.yaml: plain values and references such as ${encoder.feat_in}"
 
 
+SHOWN = 160  # characters of the parser's message
+MAX_DEPTH = 64  # of nested values; published configurations have 8
+MAX_EVENTS = 200_000  # of the parser: bounds its time; a vocabulary of 100,000 tokens takes half
+MAX_NUMBER = 64  # characters of a number
+MAX_KEY = 256  # characters of a key
+TAG = "tag:yaml.org,2002:"
+BOOLEAN, INTEGER, FLOAT, MERGE = TAG + "bool", TAG + "int", TAG + "float", TAG + "merge"
+
+
 class ConfigLoader(yaml.SafeLoader):
-    """YAML's safe loader, with ``1e-5`` read as a number as OmegaConf does (YAML 1.1 asks for a dot)."""
+    """YAML's safe loader, narrowed to what OmegaConf writes: plain values, lists and mappings.
+
+    As OmegaConf does, it reads ``1e-5`` as a number (YAML 1.1 asks for a dot), and dates as text.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.events = self.depth = 0
+        self.merged = 0
+
+    def get_event(self) -> Any:
+        """The next event of the parser, counted.
+
+        Raises:
+            yaml.YAMLError: too many, or nested too deep.
+        """
+        event = cast(Any, super()).get_event()
+        self.events += 1
+        self.depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if self.events > MAX_EVENTS or self.depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"more than {MAX_EVENTS} values, or nested more than {MAX_DEPTH} deep")
+        return event
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put in place what ``<<`` merges, up to a bound: each merge may double what the one before made.
+
+        Raises:
+            yaml.YAMLError: more than `BUDGET` pairs.
+        """
+        for key, value in node.value:
+            merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            for mapping in merged if key.tag == MERGE else ():
+                if isinstance(mapping, yaml.MappingNode):
+                    self.flatten_mapping(mapping)
+                    self.merged += len(mapping.value)
+                if self.merged > BUDGET:
+                    raise yaml.YAMLError(f"merge keys (<<) make more than {BUDGET} values")
+        super().flatten_mapping(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys are plain values.
+
+        Raises:
+            yaml.YAMLError: a key that is no plain value, or a long one.
+        """
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or len(key.value) > MAX_KEY:
+                raise yaml.YAMLError(f"a key that is no plain value of at most {MAX_KEY} characters")
+        return super().construct_mapping(node, deep)
+
+    def number(self, node: yaml.ScalarNode) -> Any:
+        """A boolean, integer or float, if its text is one: a tag may claim what the text is not.
+
+        Raises:
+            yaml.YAMLError: other text, a number too long or too large.
+        """
+        kind, text = node.tag, node.value
+        fitting = cast(Any, self).resolve(yaml.ScalarNode, text, (True, False))
+        if len(text) > MAX_NUMBER or (fitting != kind and (fitting, kind) != (INTEGER, FLOAT)):
+            raise yaml.YAMLError(f"{text[:40]!a} is no {kind.rpartition(':')[2]} of at most {MAX_NUMBER} characters")
+        try:
+            return NUMBERS[kind](self, node)
+        except (ValueError, OverflowError) as error:
+            raise yaml.YAMLError(f"{text[:40]!a} is no number ({error})") from error
 
 
-ConfigLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"),
-                                   list("-+0123456789"))  # fmt: skip
+NUMBERS = {kind: yaml.SafeLoader.yaml_constructors[kind] for kind in (BOOLEAN, INTEGER, FLOAT)}
+KEPT = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (TAG + "null", TAG + "str", TAG + "seq", TAG + "map")}
+UNKNOWN: dict[Any, Any] = {None: yaml.SafeLoader.yaml_constructors[None]}  # refuses every other tag
+ConfigLoader.yaml_constructors = KEPT | dict.fromkeys(NUMBERS, ConfigLoader.number) | UNKNOWN
+ConfigLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != TAG + "timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+ConfigLoader.add_implicit_resolver(FLOAT, re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 def load_config(content: bytes, name: str) -> dict[str, Any]:
     """Parse a YAML mapping.
 
     Raises:
-        CheckpointError: no YAML, or not a mapping.
+        CheckpointError: no YAML, not a mapping, or more than any configuration holds.
     """
     try:
         root = yaml.load(content, Loader=ConfigLoader)  # noqa: S506 (a subclass of SafeLoader)
@@ -78,10 +157,12 @@ class Resolver:
     def text(self, text: str, where: str, trail: tuple[str, ...]) -> Any:
         """Resolve the references in a string; a lone reference keeps the type of what it names."""
         self.spend(len(text), where)
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise CheckpointError(f"{where}: {text!a:.80} holds half a character (a lone surrogate)", EDIT)
         if whole := REFERENCE.fullmatch(text):
             return self.follow(whole[1], where, trail)
         if "${" in REFERENCE.sub("", text):
-            raise CheckpointError(f"{where}: {text!r} is more than a reference to another key", EDIT)
+            raise CheckpointError(f"{where}: {text!r:.80} is more than a reference to another key", EDIT)
         return REFERENCE.sub(lambda match: self.scalar(match[1], where, trail), text)
 
     def scalar(self, key: str, where: str, trail: tuple[str, ...]) -> str:
@@ -113,5 +194,5 @@ class Resolver:
 
 
 def first_line(error: Exception) -> str:
-    """First line of an error message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """First line of an error message, which may quote megabytes."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:SHOWN]
