@@ -119,6 +119,8 @@ def test_mel_filters_have_unit_area_in_hertz():
         ("window_size", float("inf")),
         ("window_size", "0.02"),
         ("window_stride", 1e-6),
+        ("window_stride", 0.0001),
+        ("n_fft", 2**14),
         ("n_window_size", 400.5),
         ("n_window_stride", "160"),
         ("sample_rate", True),

@@ -1,5 +1,7 @@
 """State dicts that do not fit."""
 
+import time
+
 import pytest
 import torch
 from golden import cases, moonshine_configs, whisper_configs
@@ -38,7 +40,8 @@ def test_missing_and_extra_names_are_listed(weights):
 
 
 def test_long_lists_are_cut_with_a_count(weights):
-    with pytest.raises(CheckpointError, match=rf"missing \({len(weights)}\): .*, and {len(weights) - 8} more") as error:
+    counted = sum(not name.endswith("num_batches_tracked") for name in weights)
+    with pytest.raises(CheckpointError, match=rf"missing \({counted}\): .*, and {counted - 8} more") as error:
         build_model("jasper", CONFIG, {})
     assert len(error.value.problem) < 600
 
@@ -47,6 +50,49 @@ def test_a_large_configuration_claims_no_memory_before_the_weights_fit(weights):
     encoder = cases.encoder([cases.block(8192, 4095, repeat=64, separable=False)] * 4)  # 280 TB in float32
     with pytest.raises(CheckpointError, match="do not fit"):
         build_model("jasper", {**CONFIG, "encoder": encoder}, weights)
+
+
+def test_weights_without_the_counters_of_batch_norms(weights):
+    """As converters leave them; torch and NeMo load them too."""
+    kept = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+    assert len(kept) < len(weights)
+    one = next(name for name in weights if name.endswith("num_batches_tracked"))
+    for given in (kept, {**kept, one: weights[one]}):
+        model = build_model("jasper", CONFIG, given)
+        features, lengths = torch.ones(1, 64, 20), torch.tensor([20])
+        expected = build_model("jasper", CONFIG, weights)(features, lengths)[0]
+        assert torch.equal(model(features, lengths)[0], expected)
+        assert not any(tensor.is_meta for tensor in model.state_dict().values())
+
+
+@pytest.mark.parametrize("change", [
+    {"residual": True, "stride": [2]},
+    {"residual": True, "stride": [2], "residual_mode": "stride_add", "repeat": 2},
+    {"residual": True, "dilation": [2], "future_context": 2},
+])  # fmt: skip
+def test_residual_branches_of_other_lengths(change):
+    """Each would stop torch in the middle of a compile."""
+    encoder = cases.encoder([cases.block(8, 3), cases.block(8, 3, **change)])
+    weights = JasperCtc(encoder, CONFIG["decoder"]).state_dict()
+    with pytest.raises(CheckpointError, match="layers do not fit each other") as error:
+        build_model("jasper", {**CONFIG, "encoder": encoder}, weights)
+    assert "strides" in error.value.repair
+
+
+def test_a_residual_branch_with_the_stride_of_its_block():
+    strided = cases.block(8, 3, residual=True, stride=[2], residual_mode="stride_add")
+    encoder = cases.encoder([cases.block(8, 3), strided])
+    weights = JasperCtc(encoder, CONFIG["decoder"]).state_dict()
+    assert build_model("jasper", {**CONFIG, "encoder": encoder}, weights)
+
+
+def test_more_convolutions_than_any_model_has():
+    dense = cases.block(8, 3, residual=True, residual_dense=True)
+    for blocks in ([cases.block(8, 3, repeat=64)] * 20, [dense] * 60):
+        start = time.process_time()
+        with pytest.raises(CheckpointError, match=r"encoder\.jasper: \d+ convolutions"):
+            build_model("jasper", {**CONFIG, "encoder": cases.encoder(blocks)}, {})
+        assert time.process_time() - start < 0.5
 
 
 def test_other_shapes_are_listed(weights):

@@ -23,6 +23,9 @@ TRAINING_ONLY = {"_target_", "dither", "rng", "nb_augmentation_prob", "nb_max_fr
 WINDOWS = {"hann": torch.hann_window, "hamming": torch.hamming_window, "blackman": torch.blackman_window,
            "bartlett": torch.bartlett_window}  # fmt: skip
 MAX_FFT = 2**15
+# Far above any published model, and what half a minute of audio can take:
+MAX_FRAMES = 1000  # a second
+MAX_OVERLAP = 64  # strides in a transform
 # Bounds, both included, far above any published model: an archive may come from anywhere and must not claim memory.
 INTEGERS = {"sample_rate": (1, 10**6), "features": (1, 512), "frame_splicing": (1, 64), "pad_to": (0, 4096),
             "n_window_size": (0, MAX_FFT), "n_window_stride": (0, MAX_FFT), "n_fft": (0, MAX_FFT)}  # fmt: skip
@@ -148,6 +151,12 @@ class FrontendConfig:
             if not 1 <= samples <= MAX_FFT:
                 raise CheckpointError(f"preprocessor.{key}: gives {samples} samples",
                                       f"set {key} (seconds) or n_{key} (1 to {MAX_FFT} samples)")  # fmt: skip
+        if self.frames_per_second > MAX_FRAMES:
+            raise CheckpointError(f"preprocessor.window_stride: gives {self.frames_per_second:g} frames a second",
+                                  f"use at most {MAX_FRAMES}")  # fmt: skip
+        if self.fft_length > MAX_OVERLAP * self.hop_length:
+            raise CheckpointError(f"preprocessor.n_fft: {self.fft_length} samples, a stride of {self.hop_length}",
+                                  f"use at most {MAX_OVERLAP} strides")  # fmt: skip
         if self.fft_length < self.win_length:
             raise CheckpointError(f"preprocessor.n_fft: {self.n_fft!r}", f"use at least the window, {self.win_length}")
         if self.exact_pad and self.hop_length > self.fft_length:

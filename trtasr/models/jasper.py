@@ -24,6 +24,7 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "hardtanh": nn.Ha
 RESIDUAL_MODES = ("add", "stride_add", "max")
 BATCHNORM_EPS = 1e-3
 MAX_BLOCKS = 256
+MAX_CONVOLUTIONS = 1024  # of all blocks together; Jasper 10x5 with dense residuals has 108
 # Bounds far above any published model: a configuration may come from anywhere and must not claim memory.
 BLOCK_INTEGERS = {"filters": (1, 8192), "repeat": (1, 64), "groups": (1, 8192), "heads": (-1, 64),
                   "future_context": (-1, 4096)}  # fmt: skip
@@ -239,6 +240,18 @@ def check_encoder(config: Mapping[str, Any]) -> None:
                               "use the configuration of a QuartzNet or Jasper encoder")  # fmt: skip
     for index, block in enumerate(blocks):
         check_block(f"encoder.jasper[{index}]", block)
+    if (count := convolutions(blocks)) > MAX_CONVOLUTIONS:
+        raise CheckpointError(f"encoder.jasper: {count} convolutions", f"use at most {MAX_CONVOLUTIONS}")
+
+
+def convolutions(blocks: Sequence[Mapping[str, Any]]) -> int:
+    """Convolutions of all blocks: repeated ones (a separable one is two) and residual branches."""
+    found = panes = 0
+    for block in blocks:
+        panes += bool(block.get("residual_dense", False))
+        found += block["repeat"] * (2 if block.get("separable", False) else 1)
+        found += max(1, panes) if block["residual"] else 0
+    return found
 
 
 def check_block(where: str, block: Mapping[str, Any]) -> None:

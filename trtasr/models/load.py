@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from trtasr.errors import CheckpointError
 from trtasr.models.conformer import ConformerCtc
+from trtasr.models.decoder import CtcNetwork
 from trtasr.models.jasper import JasperCtc
 from trtasr.models.moonshine import Moonshine
 from trtasr.models.whisper import Whisper
@@ -22,7 +23,9 @@ FAMILIES: Mapping[str, Callable[[Section], nn.Module]] = {
     "moonshine": Moonshine,
 }
 REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+COUNTER = "num_batches_tracked"  # of a batch norm: without effect outside of training, and missing after conversions
 LISTED, LONGEST_NAME = 8, 160
+PROBE_FRAMES = 203  # that a network is tried on: even and odd in turn when it is halved
 REPAIR = "use weights and configuration from the same checkpoint"
 
 
@@ -39,7 +42,8 @@ def build_model(family: str, config: Mapping[str, Any], weights: Mapping[str, Te
         the module in evaluation mode, float32, without gradients; it shares the tensors that are float32 already.
 
     Raises:
-        CheckpointError: unknown family, missing or extra keys, other shapes, or values that are not finite.
+        CheckpointError: unknown family, layers that do not fit each other, missing or extra keys, other shapes, or
+            values that are not finite. A missing ``num_batches_tracked`` is 0, as for torch.
     """
     if family not in FAMILIES:
         raise CheckpointError(f"model family {family!r} is not known", f"use one of {', '.join(FAMILIES)}")
@@ -47,10 +51,38 @@ def build_model(family: str, config: Mapping[str, Any], weights: Mapping[str, Te
         model = FAMILIES[family](config)
     expected = model.state_dict()
     given = {canonical(name, expected): tensor for name, tensor in weights.items() if not name.startswith(UNUSED)}
+    given |= {name: torch.zeros((), dtype=torch.int64) for name in expected if counts(name) and name not in given}
     check_weights(expected, given)
+    if isinstance(model, CtcNetwork):
+        check_layers(model, config["encoder"])
     fitting = {name: tensor.to(expected[name].dtype).contiguous() for name, tensor in given.items()}
     model.load_state_dict(fitting, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def counts(name: str) -> bool:
+    """Whether a weight is the counter of a batch norm."""
+    return name.endswith(f".{COUNTER}")
+
+
+def check_layers(model: CtcNetwork, encoder: Section) -> None:
+    """Run the network without numbers, so that layers which do not fit each other are found before anything is made.
+
+    Args:
+        model: on the meta device.
+        encoder: NeMo's ``encoder`` section.
+
+    Raises:
+        CheckpointError: an encoder whose layers give shapes that the next ones, or residual branches, cannot take.
+    """
+    rows = encoder["feat_in"] * encoder.get("frame_splicing", 1)
+    shapes = torch.empty(1, rows, PROBE_FRAMES, device="meta"), torch.empty(1, dtype=torch.int64, device="meta")
+    try:
+        model.eval()(*shapes)
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(f"encoder: its layers do not fit each other ({reason:.160})",
+                              "correct strides, dilations and residual branches in model_config.yaml") from error
 
 
 def canonical(name: str, expected: Mapping[str, Tensor]) -> str:
