@@ -25,6 +25,7 @@ from trtasr.audio.read import read_audio
 from trtasr.cli import main
 from trtasr.engine.cache import parse_cache
 from trtasr.lower import lower
+from trtasr.models.jasper import JasperCtc
 from trtasr.quant.scales import table_from_json
 from trtasr.targets import TARGETS
 from trtasr.verbs import open_engine
@@ -307,3 +308,14 @@ def test_controls_show_all_three_calibrations(compiled, tmp_path, capsys) -> Non
     assert code == 0
     for label in ("random noise", "synthetic (data-free)", "real audio"):
         assert label in printed
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_layer_of_one_channel(tmp_path, index) -> None:
+    """Its scale per channel is one per tensor: every graph is made all the same."""
+    settings = config()
+    settings["encoder"]["jasper"][index]["filters"] = 1
+    weights = JasperCtc(settings["encoder"], settings["decoder"]).state_dict()
+    model = write_members(tmp_path / "tiny.nemo", settings, weights)
+    assert main(["compile", str(model), "-o", str(tmp_path / "out"), "-q", "--set", "engine.target=\"cpu\"", *FAST]) == 0
+    assert (tmp_path / "out" / "model.integer.onnx").is_file()

@@ -44,6 +44,10 @@ class Value:
     bound: int
     elem_type: int = TensorProto.INT32
 
+    def __post_init__(self) -> None:
+        if self.scale.size == 1:  # one channel is per tensor too
+            object.__setattr__(self, "scale", self.scale.reshape(()))
+
     @property
     def per_tensor(self) -> bool:
         """One scale for all channels."""
