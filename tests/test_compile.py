@@ -317,5 +317,6 @@ def test_a_layer_of_one_channel(tmp_path, index) -> None:
     settings["encoder"]["jasper"][index]["filters"] = 1
     weights = JasperCtc(settings["encoder"], settings["decoder"]).state_dict()
     model = write_members(tmp_path / "tiny.nemo", settings, weights)
-    assert main(["compile", str(model), "-o", str(tmp_path / "out"), "-q", "--set", "engine.target=\"cpu\"", *FAST]) == 0
+    target = ["--set", "engine.target=\"cpu\""]
+    assert main(["compile", str(model), "-o", str(tmp_path / "out"), "-q", *target, *FAST]) == 0
     assert (tmp_path / "out" / "model.integer.onnx").is_file()
