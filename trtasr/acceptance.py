@@ -21,7 +21,7 @@ from trtasr.gpu import FP16, FP32, INT8, speedups, state_json
 from trtasr.job import Options
 from trtasr.recipe import EngineShapes, Recipe
 from trtasr.records import Record, bench_json, comparison_json, versions
-from trtasr.report.table import align
+from trtasr.report.table import align, measure_of
 from trtasr.values import LayerRow
 
 logger = logging.getLogger(__name__)
@@ -155,8 +155,9 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_table(outcomes: list[Outcome]) -> str:
-    """One line per variant: WER, INT8 layers, speed over FP16 and FP32, or what went wrong."""
-    rows = [["variant", "WER %", "delta", "INT8 layers", "x FP16", "x FP32", "lowest layer dB", ""]]
+    """One line per variant: WER (or CER), INT8 layers, speed over FP16 and FP32, or what went wrong."""
+    measure = next((measure_of(outcome.record.results) for outcome in outcomes if outcome.record), "WER")
+    rows = [["variant", f"{measure} %", "delta", "INT8 layers", "x FP16", "x FP32", "lowest layer dB", ""]]
     for outcome in outcomes:
         if outcome.record is None:
             rows.append([outcome.name, "-", "-", "-", "-", "-", "-", f"failed: {outcome.error.splitlines()[0]}"])
