@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtasr import recipe
+from trtasr.errors import RecipeError
+from trtasr.recipe import Recipe, override
 from trtasr.text.normalize import AUTO, NORMALIZERS, basic_en_v1, resolve, spaced, unicode_v1
 
 
@@ -67,7 +68,10 @@ def test_auto_goes_by_the_letters_of_the_references(references, name):
 
 
 def test_the_recipe_knows_every_normalizer():
-    assert (AUTO, *NORMALIZERS) == recipe.NORMALIZERS
+    for name in (AUTO, *NORMALIZERS):
+        assert override(Recipe("a", "b"), [f"evaluation.normalizer={name}"]).evaluation.normalizer == name
+    with pytest.raises(RecipeError, match="use one of " + ", ".join((AUTO, *NORMALIZERS))):
+        override(Recipe("a", "b"), ["evaluation.normalizer=basic-en-v2"])
 
 
 @pytest.mark.parametrize(("texts", "expected"), [
