@@ -110,7 +110,9 @@ def test_no_verb_cuts_speech_that_the_model_cannot_hear(compiled, tmp_path, caps
     (tmp_path / "manifest.json").write_text(json.dumps(line), encoding="utf-8")
     given = [tmp_path / "long.wav"] if verb == "transcribe" else ["--manifest", tmp_path / "manifest.json"]
     assert run(verb, compiled, *given, "-q")[0] == 2
-    assert "2.100 s, but the model hears at most 2 s" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "long.wav: 2.100 s, but the model hears at most 2 s" in err
+    assert "cut it at pauses into files of at most 2 s" in err
 
 
 def test_no_benchmark_pretends_to_hear_more_than_the_model_does(compiled, capsys):
