@@ -24,7 +24,7 @@ trained_by = trtasr.zoo.train --network $(MODEL) --out trtasr/zoo/$(MODEL).nemo
 training = $(if $(filter whisper,$(MODEL)),trtasr.zoo.train_whisper --out trtasr/zoo/whisper,$(trained_by))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt fuzz chaos ablation t4-acceptance lint clean zoo
+.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt fuzz load chaos ablation t4-acceptance lint clean zoo
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +75,9 @@ check-tensorrt: $(STAMP) ## check engine/ against TensorRT's real Python binding
 
 fuzz: $(STAMP) ## 100,000 mutated inputs through every reader of files: FUZZ="--inputs 5000 --only manifest"
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
+
+load: $(STAMP) ## seconds of one compile of MODEL=archive alone and of three at once, BEFORE=other checkout in turn
+	PYTHONPATH=tests $(BIN)/python -m load $(MODEL) $(if $(BEFORE),--before $(BEFORE)) $(LOAD)
 
 ablation: $(STAMP) ## WER and SQNR of every correction, mean and deviation over seeds (long)
 	@$(BIN)/trtasr ablation "$$MODEL" $(manifest)

@@ -10,6 +10,8 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+from tqdm import tqdm
+
 from trtasr.cli.flags import parser
 from trtasr.cli.streams import Log, put, standard_streams, tell
 from trtasr.errors import DiskError, TrtasrError
@@ -86,6 +88,7 @@ def prepare(arguments: Namespace) -> None:
     logging.basicConfig(level=level, handlers=[Log(level)])
     logging.captureWarnings(True)  # what libraries warn their callers of is no news for users
     logging.getLogger("py.warnings").setLevel(logging.DEBUG if arguments.verbose else logging.ERROR)
+    tqdm.monitor_interval = 0  # no thread that watches bars which are updated all the time
     interrupt_on_signals()
     landed.clear()
 
