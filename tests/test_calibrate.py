@@ -16,7 +16,7 @@ from tiny_archive import write_archive
 
 from trtasr.calibrate import cache_text, calibration_settings, committed_table, read_table, weight_bytes, write_table
 from trtasr.checkpoint.nemo import read_nemo
-from trtasr.errors import DiskError, RecipeError, UsageError
+from trtasr.errors import RecipeError, TrtasrError, UsageError
 from trtasr.recipe import Quantization, Recipe, load_recipe
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
@@ -254,7 +254,7 @@ def test_a_failure_while_writing_leaves_the_old_table_or_the_new_one(tmp_path, m
         raise OSError(errno.EIO, "Input/output error")
 
     write_table(tmp_path, "m", corrected(1.0))
-    with monkeypatch.context() as patched, contextlib.suppress(OSError, DiskError):
+    with monkeypatch.context() as patched, contextlib.suppress(OSError, TrtasrError):
         stop_at(patched, operation, stop, fail)
         write_table(tmp_path, "m", after)
     whole_old_or_new(tmp_path, after)

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -73,12 +74,16 @@ class Run:
             tempfile.tempdir = str(temporary)
             interrupt_on_signals()
             prepare()
+            fresh_streams()
             os.write(tell, b"x")
             code = main(words)
         except KeyboardInterrupt:
             code = 130
+        except BaseException:
+            traceback.print_exc(file=self.said)
         finally:
             with suppress(BaseException):
+                self.said.flush()
                 sys.stdout.flush()
             os._exit(code)
 
@@ -97,6 +102,17 @@ class Run:
         text = self.said.read()
         self.said.close()
         return os.waitstatus_to_exitcode(status), text
+
+
+def fresh_streams() -> None:
+    """Standard streams as a process has them that starts with the descriptors of this one."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # closed
+            setattr(sys, name, None)
+        else:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: PTH123, SIM115
 
 
 def compiling(place: Place, seed: int, out: Path | None = None) -> list[str]:

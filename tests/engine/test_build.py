@@ -11,7 +11,7 @@ import tiny_graphs
 from trtasr.engine import build, child
 from trtasr.engine.build import build_rtx, require_rtx
 from trtasr.engine.profile import Profile
-from trtasr.errors import BuildError, DiskError, MissingError, UsageError
+from trtasr.errors import BuildError, MissingError, TrtasrError, UsageError
 
 PROFILE = Profile(batches=(1, 1, 2), seconds=(0.2, 2.0, 4.0), frames_per_second=100, mel_bins=tiny_graphs.MELS)
 PRODUCT = child.Product("TensorRT for RTX", "tensorrt_rtx", "install it again", "sm75")
@@ -225,7 +225,7 @@ def test_a_builder_that_cannot_write_its_plan_is_a_full_disk(tmp_path: Path, mon
     monkeypatch.setattr(subprocess, "run", lambda command, **options: run([sys.executable, "-c", code], **options))
     monkeypatch.setattr(build, "rtx_version", lambda: "1.7.1")
     monkeypatch.setenv("PYTHONPATH", str(fake))
-    with pytest.raises(DiskError, match="at most 20000 bytes") as caught:
+    with pytest.raises(TrtasrError, match="at most 20000 bytes") as caught:
         build_rtx(tmp_path / "model.onnx", plan, PROFILE, {})
     assert caught.value.exit_code == 4
     assert list(plan.parent.iterdir()) == []

@@ -9,8 +9,7 @@ import pytest
 from sidecar import description
 
 from trtasr.bundle import open_bundle, seal, staged
-from trtasr.errors import DiskError, TrtasrError, UsageError
-from trtasr.files import replace
+from trtasr.errors import TrtasrError, UsageError
 
 
 def make(out: Path, text: str = "one") -> None:
@@ -94,12 +93,13 @@ def test_files_are_kept_where_the_disk_knows_no_second_names(
     assert content(tmp_path / "out") == {"notes.txt": "mine", "sub/file.txt": "two"}
 
 
-@pytest.mark.parametrize("kind", ["fifo", "link to nowhere", "link to a file", "file", "socket"])
+@pytest.mark.parametrize("kind", ["fifo", "link to nowhere", "link to itself", "link to a file", "file", "socket"])
 def test_what_is_no_folder_is_refused_and_left_alone(tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"
     {"fifo": lambda: os.mkfifo(out),
      "link to nowhere": lambda: out.symlink_to(tmp_path / "nothing"),
      "link to a file": lambda: (tmp_path / "file").touch() or out.symlink_to(tmp_path / "file"),
+     "link to itself": lambda: out.symlink_to(out),
      "file": out.touch,
      "socket": lambda: os.mknod(out, 0o140600)}[kind]()  # fmt: skip
     found, listed = out.lstat(), names(tmp_path)
@@ -131,7 +131,7 @@ def refuse(number: int, monkeypatch: pytest.MonkeyPatch, name: str = "renameat2"
     def failing(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(replace, name, failing)
+    monkeypatch.setattr(f"trtasr.files.replace.{name}", failing)
 
 
 @pytest.mark.parametrize(("number", "code"), [(errno.EIO, 4), (errno.EXDEV, 2), (errno.EACCES, 2), (errno.ENOSPC, 4)])
@@ -143,7 +143,6 @@ def test_a_refused_exchange_leaves_the_old_bundle_and_says_why(
     with pytest.raises(TrtasrError, match=os.strerror(number)) as caught:
         make(tmp_path / "out", "two")
     assert caught.value.exit_code == code
-    assert isinstance(caught.value, DiskError) == (code == 4)
     assert names(tmp_path) == ["out"]
     whole(tmp_path / "out", "one")
 

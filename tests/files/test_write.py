@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from trtasr.commands import save_engine
 from trtasr.errors import DiskError, TrtasrError, UsageError
 from trtasr.files.write import copy_file, replacing, write_bytes, write_json, write_together
 
@@ -24,23 +23,6 @@ def killed(task: object) -> None:
         finally:
             os._exit(1)  # the task kills its process before
     assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-
-
-def test_an_engine_that_cannot_be_saved_whole_leaves_the_old_one(tmp_path: Path, monkeypatch) -> None:
-    """`--saveEngine` on a full disk: the copy is written through a stream that takes half of it."""
-    engine, target = tmp_path / "model.plan", tmp_path / "kept.plan"
-    engine.write_bytes(b"new" * 1000)
-    target.write_bytes(b"old")
-
-    def half(source: Path, to: Path, **_: object) -> None:
-        Path(to).write_bytes(Path(source).read_bytes()[:1500])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("shutil.copyfile", half)
-    with pytest.raises(DiskError, match="No space left"):
-        save_engine(engine, target)
-    assert target.read_bytes() == b"old"
-    assert names(tmp_path) == ["kept.plan", "model.plan"]
 
 
 def test_kill_9_while_writing_leaves_the_old_file_and_the_next_write_clears_up(tmp_path: Path) -> None:

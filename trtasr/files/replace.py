@@ -82,7 +82,13 @@ def folders_above(out: Path) -> Iterator[None]:
 
 
 def check_replaceable(path: Path, written: Written) -> None:
-    """Refuse to replace anything but a folder of ours.
+    """Refuse to replace anything but a folder of ours; see `examine`."""
+    with turn(Path(os.path.realpath(path)).parent):
+        examine(path, written)
+
+
+def examine(path: Path, written: Written) -> None:
+    """The check of `check_replaceable`, for those whose turn it is.
 
     Raises:
         UsageError: ``path`` is a file, a device or a link to nowhere, the current folder, a mount point, or holds
@@ -115,7 +121,11 @@ def turn(parent: Path) -> Iterator[None]:
 
     One that was stopped in that step is waited for, but not for ever.
     """
-    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # not there yet, or no right to list it: as without locks
+        yield
+        return
     until = time.monotonic() + LONGEST_TURN
     try:
         while locked(descriptor) is False and time.monotonic() < until:
@@ -129,13 +139,13 @@ def put(folder: Path, out: Path, work: Path, written: Written) -> list[str]:
     """Move ``folder`` to ``out`` in place of what is there; returns what was kept of that.
 
     Raises:
-        OSError: the system refuses; the old folder is whole, and where it was. UsageError: `check_replaceable`, `keep`.
+        OSError: the system refuses; the old folder is whole, and where it was. UsageError: `examine`, `keep`.
     """
     with turn(out.parent):
         if not os.path.lexists(out):
             folder.rename(out)
             return []
-        check_replaceable(out, written)
+        examine(out, written)
         ours = written(out) or {}
         kept = keep(out, folder, ours)
         try:
