@@ -112,7 +112,7 @@ def fresh_streams() -> None:
         except OSError:  # closed
             setattr(sys, name, None)
         else:
-            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: PTH123, SIM115
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def compiling(place: Place, seed: int, out: Path | None = None) -> list[str]:
