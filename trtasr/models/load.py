@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trtasr.errors import CheckpointError
+from trtasr.files.scratch import scratch
 from trtasr.models.conformer import ConformerCtc
 from trtasr.models.decoder import CtcNetwork
 from trtasr.models.jasper import JasperCtc
@@ -78,7 +79,8 @@ def check_layers(model: CtcNetwork, encoder: Section) -> None:
     rows = encoder["feat_in"] * encoder.get("frame_splicing", 1)
     shapes = torch.empty(1, rows, PROBE_FRAMES, device="meta"), torch.empty(1, dtype=torch.int64, device="meta")
     try:
-        model.eval()(*shapes)
+        with scratch():  # without numbers, torch loads its compiler, which makes a folder
+            model.eval()(*shapes)
     except RuntimeError as error:
         reason = (str(error).splitlines() or [""])[0]
         raise CheckpointError(f"encoder: its layers do not fit each other ({reason:.160})",
