@@ -9,13 +9,15 @@ NeMo restores the whole archive; each utterance goes alone through its preproces
 our front-end and network, on the CPU: in float32, and in float64 from the same float32 features, where rounding hides
 nothing. Writes the largest differences per model, and beside them what NeMo's own float32 differs from its float64 by:
 attention can magnify rounding so that no order of float32 operations comes closer. Exits with 1 where float32 differs
-by more than `TOLERANCE` and by more than that, or float64 by more than `EXACT`.
+by more than `TOLERANCE` and by more than that, or float64 by more than `EXACT`. NeMo's float32 log-probabilities of
+some frames go to `speech.npz`.
 """
 
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from nemo.collections.asr.models import ASRModel
 
@@ -26,6 +28,7 @@ from trtasr.checkpoint.nemo import read_nemo
 from trtasr.models.load import build_model
 
 UTTERANCES = 20
+KEPT, STEP = 2, 50  # utterances in the file, and frames from one kept to the next
 TOLERANCE, EXACT = 1e-3, 1e-9
 
 
@@ -56,8 +59,8 @@ def largest(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max())
 
 
-def differences(archive: Path, waves: list[torch.Tensor]) -> list[Difference]:
-    """All differences of each utterance."""
+def differences(archive: Path, waves: list[torch.Tensor], kept: dict[str, np.ndarray]) -> list[Difference]:
+    """All differences of each utterance; what is to be kept of NeMo's goes to ``kept``."""
     theirs = ASRModel.restore_from(str(archive), map_location="cpu").eval()
     theirs.preprocessor.featurizer.dither = 0.0
     checkpoint = read_nemo(archive)
@@ -70,6 +73,7 @@ def differences(archive: Path, waves: list[torch.Tensor]) -> list[Difference]:
         assert torch.equal(frames, valid)
         inputs.append((features, own, frames))
         found.append((by_nemo(theirs, features, frames), by_us(ours, own, frames)))
+    kept.update({f"{archive.stem}/{index}": nemo[::STEP].numpy() for index, (nemo, _) in enumerate(found[:KEPT])})
     theirs.double(), ours.double()
     rows = []
     for (features, own, frames), (nemo, us) in zip(inputs, found, strict=True):
@@ -83,10 +87,10 @@ def main(manifest: Path, archives: list[Path]) -> int:
     """Compare on the first utterances of a manifest."""
     entries = read_manifest(manifest, require_text=False)[:UTTERANCES]
     waves = [torch.from_numpy(read_audio(entry.audio_filepath, 16000, *entry.segment)) for entry in entries]
-    failed = False
+    failed, kept = False, {}
     with torch.no_grad():
         for archive in archives:
-            rows = differences(archive, waves)
+            rows = differences(archive, waves, kept)
             worst = Difference(*map(max, zip(*rows, strict=True)))
             within = sum(row.single <= TOLERANCE for row in rows)
             sys.stdout.write(
@@ -95,6 +99,7 @@ def main(manifest: Path, archives: list[Path]) -> int:
                 f"NeMo's float32 differs from its float64 by {worst.rounding:.1e}\n"
             )
             failed |= worst.single > max(TOLERANCE, worst.rounding) or worst.double > EXACT
+    np.savez_compressed(Path(__file__).parent / "speech.npz", **kept)
     return int(failed)
 
 

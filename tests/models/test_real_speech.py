@@ -1,5 +1,8 @@
 """The whole FP32 path on real speech."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +37,20 @@ def test_real_checkpoint_transcribes_librispeech(shared, name):
     for wave, text in zip(waves, texts, strict=True):
         alone, count = model(*frontend(wave[None], torch.tensor([len(wave)])))
         assert tokens.decode(greedy(alone.numpy(), count.numpy(), blank)[0]) == text
+
+
+@pytest.mark.parametrize("name", ["quartznet15x5", "conformer_ctc_small"])
+def test_log_probabilities_of_speech_equal_nemos(shared, name):
+    """Archive, front-end and network together; `golden/compare_nemo.py` compares twenty utterances."""
+    checkpoint = read_nemo(shared / "data" / "models" / f"{name}.nemo")
+    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    frontend = MelFrontend(checkpoint.frontend)
+    golden = np.load(Path(__file__).parents[1] / "golden" / "speech.npz")
+    for index, entry in enumerate(read_manifest(shared / "data" / "librispeech" / "dev.json")[:2]):
+        wave = torch.from_numpy(read_audio(entry.audio_filepath, 16000, *entry.segment))
+        log_probs, lengths = model(*frontend(wave[None], torch.tensor([len(wave)])))
+        found = log_probs[0, : int(lengths)].numpy()[::50]
+        np.testing.assert_allclose(found, golden[f"{name}/{index}"], atol=1e-3)
 
 
 @pytest.mark.slow
