@@ -11,7 +11,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -98,7 +97,7 @@ def peak_kb() -> int:
 def watched_writes(folder: Path) -> list[str]:
     """A list that grows by every file opened for writing, made or moved outside of a folder."""
     seen: list[str] = []
-    fine = (str(folder), tempfile.gettempdir(), "/dev/", "/proc/")
+    fine = (str(folder), "/dev/", "/proc/")
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if event == "open" and isinstance(arguments[0], str) and isinstance(arguments[2], int):
