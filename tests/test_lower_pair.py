@@ -27,7 +27,7 @@ from trtasr.lower_pair import (
 from trtasr.recipe import EngineShapes, Quantization, Recipe
 from trtasr.targets import TARGETS
 from trtasr.text.tokens import CharTokenizer
-from trtasr.values import Engine, LayerRow, ScaleTable
+from trtasr.values import Engine, LayerRow
 
 FRONTEND = LogMelConfig(features=ROWS)  # 100 frames a second: 40 positions are 0.8 s
 TOKENS = CharTokenizer(tuple(map(str, range(VOCABULARY))))
@@ -46,8 +46,8 @@ def table(folder):
     return pair_table(graphs, tiny_features(), RECIPE.quantization, {})
 
 
-def plants(folder, table=None, recipe=RECIPE, checkpoint=CHECKPOINT):
-    return pair_plants(folder, table or ScaleTable({}, {}), recipe, checkpoint, tiny_whisper(), None)
+def plants(folder, table, recipe=RECIPE, checkpoint=CHECKPOINT):
+    return pair_plants(folder, table, recipe, checkpoint, tiny_whisper(), None)
 
 
 def features_of(engine, config, most):
@@ -76,12 +76,12 @@ def test_whisper_hears_two_frames_per_position_and_moonshine_all():
     assert longest_frames(replace(CHECKPOINT, family="moonshine", frontend=WaveformConfig())) == UNLIMITED
 
 
-def test_the_cache_of_a_decoder_is_read_from_its_graph(folder):
+def test_the_cache_of_a_decoder_is_read_from_its_graph(folder, table):
     assert cache_shape(folder / "decoder.fp32.onnx") == (2, 2, 16)
 
 
-def test_both_plants_have_the_shapes_of_their_graphs(folder):
-    found = plants(folder)
+def test_both_plants_have_the_shapes_of_their_graphs(folder, table):
+    found = plants(folder, table)
     assert (found.encoder.fp32, found.decoder.fp32) == (folder / "encoder.fp32.onnx", folder / "decoder.fp32.onnx")
     for plant in (found.encoder, found.decoder):
         inputs = [value.name for value in onnx.load(plant.fp32).graph.input]
@@ -93,13 +93,13 @@ def test_both_plants_have_the_shapes_of_their_graphs(folder):
     assert shapes["tokens"] == [[1, 1], [1, 1], [8, len(GENERATION.prompt)]]
     assert shapes["token_bias"] == [[VOCABULARY]] * 3
     detecting = replace(CHECKPOINT, generation=replace(GENERATION, languages=(41, 42)))
-    assert plants(folder, checkpoint=detecting).decoder.profile.shapes()["tokens"][2] == [8, 4]  # the language, too
+    assert plants(folder, table, checkpoint=detecting).decoder.profile.shapes()["tokens"][2] == [8, 4]  # the language, too
     assert found.encoder.frames_per_second == 100
     assert found.encoder.macs["/encoder/layers.0/fc1/MatMul"] == 32 * 64 * 50
     assert found.decoder.macs["/decoder/layers.0/fc1/MatMul"] == 32 * 64 * 4  # per token, four a second
 
 
-def test_each_graph_gets_the_patterns_that_match_it(folder):
+def test_each_graph_gets_the_patterns_that_match_it(folder, table):
     paths = [folder / "encoder.fp32.onnx", folder / "decoder.fp32.onnx"]
     patterns = ["/encoder/*", "*/encoder_attn/*", "/decoder/MatMul"]
     assert split_excludes(patterns, paths) == [("/encoder/*", "*/encoder_attn/*"),
@@ -109,7 +109,7 @@ def test_each_graph_gets_the_patterns_that_match_it(folder):
         with pytest.raises(RecipeError, match="matches no Conv, MatMul or Gemm node of encoder or decoder"):
             split_excludes([*patterns, wrong], paths)
     recipe = replace(RECIPE, quantization=Quantization(exclude=tuple(patterns), ranges="mse"))
-    found = plants(folder, recipe=recipe)
+    found = plants(folder, table, recipe=recipe)
     assert found.encoder.recipe.quantization == Quantization(exclude=tuple(patterns[:2]), ranges="mse")
     assert found.decoder.recipe.quantization == Quantization(exclude=tuple(patterns[1:]), ranges="mse")
 
@@ -159,8 +159,8 @@ def test_lint_of_both_graphs_is_kept(folder, table, monkeypatch):
     assert both.reference == "encoder.qdq.onnx"
 
 
-def test_baselines_are_those_that_both_graphs_have(folder, monkeypatch):
+def test_baselines_are_those_that_both_graphs_have(folder, table, monkeypatch):
     built = {"encoder": engines("t4-fp16", "t4-fp32", size=10), "decoder": engines("t4-fp32", size=1)}
     monkeypatch.setattr(lower_pair, "build_baselines", lambda plant: built[plant.stem])
-    (found,) = pair_baselines(plants(folder))
+    (found,) = pair_baselines(plants(folder, table))
     assert (found.target, found.size_bytes) == ("t4-fp32", 11)

@@ -101,7 +101,7 @@ def test_an_impossible_threshold_fails(shell, outputs) -> None:
 def test_a_missing_file_stops_polygraphy_with_the_repair(shell) -> None:
     done = shell.run("rm -f gone.npz; export TRTASR_FEATURES=gone.npz\n" + cpu("outputs"))
     assert done.returncode == 1
-    assert "gone.npz: no such features file" in done.stderr
+    assert "gone.npz: cannot be read (No such file or directory)" in done.stderr
     assert "repair: make it with" in done.stderr
 
 
