@@ -93,7 +93,7 @@ def test_both_plants_have_the_shapes_of_their_graphs(folder, table):
     assert shapes["tokens"] == [[1, 1], [1, 1], [8, len(GENERATION.prompt)]]
     assert shapes["token_bias"] == [[VOCABULARY]] * 3
     detecting = replace(CHECKPOINT, generation=replace(GENERATION, languages=(41, 42)))
-    assert plants(folder, table, checkpoint=detecting).decoder.profile.shapes()["tokens"][2] == [8, 4]  # the language, too
+    assert plants(folder, table, checkpoint=detecting).decoder.profile.shapes()["tokens"][2] == [8, 4]  # + language
     assert found.encoder.frames_per_second == 100
     assert found.encoder.macs["/encoder/layers.0/fc1/MatMul"] == 32 * 64 * 50
     assert found.decoder.macs["/decoder/layers.0/fc1/MatMul"] == 32 * 64 * 4  # per token, four a second
