@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from nemo_archive import archive, member, refused, saved, weights
+from nemo_archive import archive, config, member, refused, saved, weights
 
 from trtasr.checkpoint import nemo
 from trtasr.checkpoint.nemo import read_members
@@ -202,3 +202,10 @@ def test_weights_that_are_no_state_dict(tmp_path, state):
 ])  # fmt: skip
 def test_bad_yaml(tmp_path, text, words):
     refused(archive(tmp_path, text), words)
+
+
+@pytest.mark.parametrize("section", [None, "encoder", "decoder", "preprocessor"])
+def test_class_names_that_no_terminal_should_see(tmp_path, section):
+    cfg = config()
+    (cfg[section] if section else cfg)["_target_" if section else "target"] = "a.\x1b[31m" + "x" * 10_000
+    assert len(refused(archive(tmp_path, cfg), r"\\x1b\[31mx+").problem) < 400

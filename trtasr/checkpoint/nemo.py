@@ -218,7 +218,7 @@ def model_family(config: Mapping[str, Any]) -> str:
         CheckpointError: saying what the model is and what is supported.
     """
     encoder, decoder, preprocessor = (
-        str(config[key].get("_target_")).rpartition(".")[2] for key in ("encoder", "decoder", "preprocessor")
+        class_name(config[key].get("_target_")) for key in ("encoder", "decoder", "preprocessor")
     )
     for key, name, known in (("encoder", encoder, tuple(FAMILIES)), ("decoder", decoder, ("ConvASRDecoder",)),
                              ("preprocessor", preprocessor, ("AudioToMelSpectrogramPreprocessor",))):  # fmt: skip
@@ -228,13 +228,19 @@ def model_family(config: Mapping[str, Any]) -> str:
     return FAMILIES[encoder]
 
 
+def class_name(target: object) -> str:
+    """Last part of a dotted name, short and without anything that a terminal would obey."""
+    name = str(target).rpartition(".")[2][:80]
+    return name if name.isprintable() else ascii(name)
+
+
 def check_class(target: str) -> None:
     """Refuse model classes that are no CTC model.
 
     Raises:
         CheckpointError: saying what the model is and what is supported.
     """
-    model = target.rpartition(".")[2]
+    model = class_name(target)
     if model not in CLASSES:
         repair = HYBRID if "Hybrid" in model else SUPPORTED
         raise CheckpointError(f"target: {model} is {describe(model)}, which is not supported", repair)
