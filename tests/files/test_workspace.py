@@ -1,5 +1,6 @@
 """Folders of a process that lives are left alone; those of a dead one go, and nothing else does."""
 
+import errno
 import os
 import signal
 import tempfile
@@ -70,6 +71,27 @@ def test_of_another_boot_only_what_is_long_past_goes(tmp_path: Path) -> None:
     os.utime(path / MARK, (0, 0))
     sweep(tmp_path)
     assert names(tmp_path) == []
+
+
+def test_a_disk_without_room_for_the_mark_is_left_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: object, **__: object) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DiskError, match="No space left"), workspace(tmp_path, ""):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_a_workspace_that_was_never_marked_goes_when_it_is_empty(tmp_path: Path) -> None:
+    for name, files in ((".trtasr-empty000", []), (".trtasr-halfmade", [MARK]), (".trtasr-another0", [MARK, "thesis"])):
+        (tmp_path / name).mkdir(0o700)
+        for file in files:
+            (tmp_path / name / file).touch()
+    sweep(tmp_path)
+    assert names(tmp_path) == [".trtasr-another0"]
+    assert (tmp_path / ".trtasr-another0" / "thesis").is_file()
 
 
 def test_without_locks_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

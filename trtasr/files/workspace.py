@@ -27,6 +27,7 @@ NAME = re.compile(re.escape(PREFIX) + r"[a-z0-9_]{8}")  # as tempfile.mkdtemp co
 MARK = ".workspace"  # holds the number of the boot; removed last
 NEW, OLD, READY = "new", "old", "ready"  # a folder in the making, one that stepped aside, files to be put into place
 BOOT = Path("/proc/sys/kernel/random/boot_id")  # the same in every container of a machine
+UNKNOWN = "unknown"
 STALE = 24 * 3600.0  # seconds after which another boot, or another machine on a shared disk, has surely ended
 
 
@@ -72,10 +73,36 @@ def claimed(parent: Path) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         with suppress(FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            if locked(lock) is not False:
-                (folder / MARK).write_text(boot(), encoding="ascii")
-                return folder, lock
+            try:
+                if locked(lock) is not False:
+                    mark(folder)
+                    return folder, lock
+            except OSError:
+                os.close(lock)
+                raise
             os.close(lock)
+
+
+def mark(folder: Path) -> None:
+    """Make a new folder a workspace, or remove it.
+
+    Raises:
+        OSError: there is no room for the mark; FileNotFoundError: a sweep was faster.
+    """
+    try:
+        (folder / MARK).write_text(boot(), encoding="ascii")
+    except OSError:
+        unmade(folder)
+        raise
+
+
+def unmade(folder: Path) -> None:
+    """Remove a folder that was made, but not yet marked to the end; one that holds anything else stays."""
+    with suppress(OSError):
+        if (folder / MARK).lstat().st_size == 0:
+            (folder / MARK).unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def locked(descriptor: int) -> bool | None:
@@ -90,11 +117,11 @@ def locked(descriptor: int) -> bool | None:
 
 
 def boot() -> str:
-    """What tells this run of this machine from others; empty where the system does not say."""
+    """What tells this run of this machine from others, where the system says so."""
     try:
         return BOOT.read_text(encoding="ascii").strip()
     except OSError:
-        return ""
+        return UNKNOWN
 
 
 def sweep(parent: Path) -> None:
@@ -130,14 +157,19 @@ def sweep_one(folder: Path) -> None:
     try:
         if not locked(lock):
             return
-        if not (folder / MARK).is_file():
-            folder.rmdir()  # made, not yet marked; with anything else inside it is no workspace, and stays
+        if not is_marked(folder):
+            unmade(folder)
         elif abandoned(folder / MARK):
             settle(folder)
             clear(folder)
             logger.info("%s: removed, its process had been killed", folder)
     finally:
         os.close(lock)
+
+
+def is_marked(folder: Path) -> bool:
+    """True for a folder whose mark was written to the end."""
+    return (folder / MARK).is_file() and (folder / MARK).stat().st_size > 0
 
 
 def abandoned(mark: Path) -> bool:
