@@ -102,10 +102,10 @@ def test_what_is_no_folder_is_refused_and_left_alone(tmp_path: Path, kind: str) 
      "link to itself": lambda: out.symlink_to(out),
      "file": out.touch,
      "socket": lambda: os.mknod(out, 0o140600)}[kind]()  # fmt: skip
-    found, listed = out.lstat(), names(tmp_path)
+    found, listed = out.lstat().st_ino, names(tmp_path)
     with pytest.raises(UsageError, match="out: is a"):
         make(out)
-    assert out.lstat() == found
+    assert out.lstat().st_ino == found
     assert names(tmp_path) == listed
 
 
