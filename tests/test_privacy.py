@@ -29,7 +29,7 @@ MADE = re.compile(r"O_CREAT|(?:creat|mkdir|rename|link|mknod)\w*\(")
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 NETWORK = re.compile(rf"\b({CALLS.replace(',', '|')})\(")
 LOCAL = re.compile(r"socket\(AF_UNIX|/nscd/socket")  # getpwuid asks the name-service cache for the user's name
-UNSET = ("ORT_DISABLE_TELEMETRY", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+UNSET = ("ORT_DISABLE_TELEMETRY", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "TORCHINDUCTOR_CACHE_DIR")
 
 HOOKS = """
 import os, sys
