@@ -265,3 +265,7 @@ def test_a_cache_that_holds_other_scales_than_its_table_is_named(tmp_path, caplo
     (tmp_path / "m.cache").write_text("TRT-101601-EntropyCalibration2\nx: 3c000000\n")
     committed_table(tmp_path, "m", SETTINGS)
     assert "m.cache: does not hold the scales of m.json" in caplog.text
+    caplog.clear()
+    (tmp_path / "m.cache").write_bytes(b"\xff")
+    assert committed_table(tmp_path, "m", SETTINGS) is not None
+    assert "m.cache: does not hold the scales of m.json" in caplog.text

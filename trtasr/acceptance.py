@@ -15,6 +15,7 @@ from trtasr.compile import compile_recipe
 from trtasr.engine.build_tensorrt import Host, require_tensorrt
 from trtasr.engine.inspect import layers_json
 from trtasr.errors import TrtasrError, UsageError
+from trtasr.files.look import is_there
 from trtasr.files.read import Source
 from trtasr.files.write import write_json
 from trtasr.gpu import FP16, FP32, INT8, speedups, state_json
@@ -94,7 +95,7 @@ def keep_other_findings(recipe: Recipe, out: Path) -> None:
     """
     file = out / RESULT
     other = f"choose another folder (-o FOLDER); -o {out} replaces it"
-    if file.exists() and Source(file, UsageError, other).json(Found).model != recipe.name:
+    if is_there(file) and Source(file, UsageError, other).json(Found).model != recipe.name:
         raise UsageError(f"{file}: holds the findings of another model", other)
 
 

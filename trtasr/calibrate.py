@@ -26,6 +26,7 @@ from trtasr.errors import RecipeError, UsageError
 from trtasr.evaluate import frames_of, prepare
 from trtasr.files.disk import writing
 from trtasr.files.keep import sha256_file
+from trtasr.files.look import is_file
 from trtasr.files.read import MIB, Source, decoded
 from trtasr.files.workspace import sweep, workspace
 from trtasr.files.write import json_bytes, write_together
@@ -72,7 +73,7 @@ def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, An
     source = audio_manifest(recipe) if recipe.calibration.method == "audio" else None
     exclude = list(recipe.quantization.exclude) if walked(recipe.quantization) else []  # as JSON has it
     return {
-        "audio_manifest_sha256": sha256_file(source) if source and source.is_file() else "",
+        "audio_manifest_sha256": sha256_file(source) if source and is_file(source) else "",
         "format": TABLE_FORMAT,
         "checkpoint_sha256": checkpoint.sha256,
         "calibration": asdict(recipe.calibration) | {"manifest": ""},
@@ -109,7 +110,7 @@ def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> Sca
     """
     sweep(folder)  # a `calibrate` that was killed in its last step is finished first
     path = folder / f"{name}.json"
-    if not path.is_file():
+    if not is_file(path):
         return None
     named, table = read_scales(path)
     stale = [key for key, value in settings.items() if table.settings.get(key) != value]
@@ -123,7 +124,7 @@ def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> Sca
 def check_cache(path: Path, table: ScaleTable) -> None:
     """Warn when the TensorRT cache beside a table holds other scales: nothing here reads it, others may."""
     cache = path.with_suffix(".cache")
-    if cache.is_file() and Source(cache, UsageError, REMAKE_BOTH).text() != cache_text(table):
+    if is_file(cache) and Source(cache, UsageError, REMAKE_BOTH).content() != cache_text(table).encode():
         logger.warning("%s: does not hold the scales of %s; %s", cache, path.name, REMAKE_BOTH)
 
 

@@ -19,6 +19,7 @@ from trtasr.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
 from trtasr.errors import AudioError, MissingError, RecipeError, UsageError
+from trtasr.files.look import is_folder
 from trtasr.files.write import copy_file, write_json
 from trtasr.gpu import slower_than_fp16
 from trtasr.integer_graph import prove_bundle
@@ -159,9 +160,9 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
     """
     timings = Path(recipe.engine.timing_cache) if recipe.engine.timing_cache else None
     for file in (arguments.save_engine, arguments.export_layers, arguments.export_profile, timings):
-        if file and file.is_dir():
+        if file and is_folder(file):
             raise UsageError(f"{file}: is a folder", "name a file")
-        if file and file != timings and not file.parent.is_dir():
+        if file and file != timings and not is_folder(file.parent):
             raise UsageError(f"{file}: its folder does not exist", "create it first")
     if arguments.export_profile:
         if recipe.engine.target not in ("auto", "t4"):
@@ -281,7 +282,7 @@ def transcribe_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr transcribe``: a transcript is printed as soon as it is there; with ``--json`` all at the end."""
     target = arguments.target or default_target(arguments.bundle)
     found = transcribe_files(arguments.bundle, target, arguments.audio, arguments.channel)
-    if len(arguments.audio) == 1 and not arguments.audio[0].is_dir():
+    if len(arguments.audio) == 1 and not is_folder(arguments.audio[0]):
         (only,) = found
         if only.fault:
             raise only.fault

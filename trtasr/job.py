@@ -24,6 +24,7 @@ from trtasr.engine.build_tensorrt import Host
 from trtasr.engine.profile import Profile
 from trtasr.errors import AudioError, BundleError, CheckpointError, QualityError, RecipeError, UsageError
 from trtasr.evaluate import prepare
+from trtasr.files.look import is_file, is_there
 from trtasr.files.scratch import scratch
 from trtasr.lower import resolve_targets
 from trtasr.lower_pair import longest_frames
@@ -145,10 +146,10 @@ def keep_other_table(folder: Path, name: str, checkpoint: Checkpoint) -> None:
     """
     path = folder / f"{name}.json"
     try:
-        mine = path.is_file() and read_scales(path)[1].settings.get("checkpoint_sha256") == checkpoint.sha256
+        mine = is_file(path) and read_scales(path)[1].settings.get("checkpoint_sha256") == checkpoint.sha256
     except (UsageError, QualityError):
         mine = False
-    if not mine and any(path.with_suffix(suffix).exists() for suffix in (".json", ".cache", WEIGHTS)):
+    if not mine and any(is_there(path.with_suffix(suffix)) for suffix in (".json", ".cache", WEIGHTS)):
         raise UsageError(f"{path}: is not a scale table of this checkpoint, {checkpoint.path}",
                          f"choose another folder (--calib-dir FOLDER); --calib-dir {folder} replaces it")  # fmt: skip
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from trtasr.errors import BundleError, TrtasrError, UsageError
 from trtasr.files.arrays import read_arrays
+from trtasr.files.look import is_file
 from trtasr.files.read import MIB, Source, said
 from trtasr.files.scratch import scratch
 from trtasr.files.write import replacing
@@ -182,7 +183,7 @@ def find_model(model: str, assignments: Sequence[str]) -> tuple["Recipe", str]:
     from trtasr.recipe.find import find_recipe  # noqa: PLC0415
     from trtasr.verbs import open_engine  # noqa: PLC0415 - torch
 
-    if (Path(model) / SIDECAR).is_file():
+    if is_file(Path(model) / SIDECAR):
         opened = open_engine(Path(model))
         return override(opened.recipe, assignments), opened.bundle.sidecar.checkpoint.sha256
     return override(find_recipe(model), assignments), ""

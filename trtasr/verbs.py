@@ -1,7 +1,6 @@
 """What one does with a finished bundle: bench, compare, inspect, transcribe."""
 
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from trtasr.engine.profile import Profile
 from trtasr.engine.run import load_model
 from trtasr.errors import AudioError, BundleError, MissingError, UsageError
 from trtasr.evaluate import Listener, feeds, prepare, running, transcriber
+from trtasr.files.look import is_there
 from trtasr.files.read import Source
 from trtasr.gpu import INT8
 from trtasr.graph.qdq import decide
@@ -74,8 +74,7 @@ class Opened:
         """
         beside, named = self.bundle.sidecar.manifest, self.recipe.evaluation.manifest
         places = [self.bundle.path / beside] * bool(beside) + [Path(named)] * bool(named)
-        there = (place for place in places if os.path.exists(place))  # noqa: PTH110 - Path's raises on long names
-        return next(there, None)
+        return next(filter(is_there, places), None)
 
     def graph(self, target: str) -> Path:
         """The ONNX file that stands for a target in ONNX Runtime.

@@ -1,6 +1,7 @@
 """Names of engines, what a run may replace, shapes as trtexec writes them, and rehearsals."""
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 
@@ -211,6 +212,23 @@ def test_a_rehearsal_knows_what_an_encoder_decoder_hears(tmp_path, capsys) -> No
     command = ["compile", str(model), "-o", str(tmp_path / "out"), "--manifest", str(tmp_path / "m.json"), *FAST]
     assert main([*command, "--dry-run"]) == 2
     assert "but the model hears at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["compile"], ["calibrate"], ["bench"], ["inspect"], ["transcribe", "closed"]])
+@pytest.mark.parametrize("model", ["closed", "closed/model.nemo", "closed/recipe.toml", "x" * 255])
+def test_models_in_folders_that_are_closed_to_us_are_refused(tmp_path, monkeypatch, capsys, verb, model) -> None:
+    """The system is asked by a stand-in: to an administrator no folder is closed."""
+    ask = os.stat
+
+    def closed(path, *arguments, **options):
+        if "closed" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return ask(path, *arguments, **options)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "stat", closed)
+    assert main([*verb, model]) == 2
+    assert "repair:" in capsys.readouterr().err
 
 
 def test_a_bundle_is_found_by_the_model_it_was_made_from(tmp_path, monkeypatch, capsys) -> None:

@@ -265,6 +265,12 @@ def test_many_runs_at_once_leave_one_whole_bundle(
     assert open_bundle(tmp_path / "out").file("sub/file.txt").read_text(encoding="utf-8").endswith(".4")
 
 
+def test_an_output_below_a_name_that_no_folder_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        make(tmp_path / ("x" * 300) / "out")
+    assert names(tmp_path) == []
+
+
 def test_folders_made_for_an_output_that_failed_are_removed_again(tmp_path: Path) -> None:
     def failing() -> None:
         with staged(tmp_path / "a" / "b" / "out"):

@@ -10,6 +10,7 @@ import msgspec
 from trtasr.audio.read import audio_seconds
 from trtasr.audio.source import shown
 from trtasr.errors import AudioError
+from trtasr.files.look import is_file, is_folder
 from trtasr.files.read import Source, decoded
 
 LONGEST_LINE = 2**20  # bytes: an hour of speech has 60,000 characters
@@ -66,7 +67,7 @@ def read_manifest(path: Path, require_text: bool = True) -> tuple[ManifestEntry,
     Raises:
         AudioError: naming the file and the line.
     """
-    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on long names
+    if is_folder(path):
         entries = read_librispeech(path, require_text)
     elif not os.path.lexists(path):
         raise AudioError(f"{shown(path):.300}: no such manifest", "give a NeMo manifest or a LibriSpeech folder")
@@ -161,7 +162,7 @@ def existing(where: str, folder: Path, name: str) -> Path:
         AudioError: it is not there, or no regular file.
     """
     audio = folder / name
-    if not os.path.isfile(audio):  # noqa: PTH113 - Path.is_file raises on long names
+    if not is_file(audio):
         raise AudioError(f"{where}: no such audio file {name!r:.200}", "correct the path (relative to the manifest)")
     return audio.resolve()
 

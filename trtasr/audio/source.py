@@ -13,6 +13,7 @@ import soundfile
 
 from trtasr.errors import AudioError
 from trtasr.files.disk import writing
+from trtasr.files.look import is_folder
 from trtasr.files.read import unwaiting
 
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0")
@@ -86,7 +87,7 @@ def audio_files(given: Iterable[Path]) -> list[Path]:
     Raises:
         AudioError: a folder without an audio file.
     """
-    return [file for path in given for file in (files_below(path) if os.path.isdir(path) else [path])]  # noqa: PTH112 - Path.is_dir raises on long names
+    return [file for path in given for file in (files_below(path) if is_folder(path) else [path])]
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trtasr.errors import CheckpointError
+from trtasr.files.look import is_file
 from trtasr.files.read import Source
 
 PLAIN = re.compile(r"\w[\w.+-]{0,199}", re.ASCII)
@@ -31,11 +32,18 @@ class Folder:
 
     def has(self, name: str) -> bool:
         """Whether a file of this name is there."""
-        return (self.path / name).is_file()
+        return is_file(self.path / name)
 
     def names(self) -> list[str]:
-        """Names of all its files, sorted."""
-        return sorted(path.name for path in self.path.iterdir() if path.is_file())
+        """Names of all its files, sorted.
+
+        Raises:
+            CheckpointError: the folder cannot be read.
+        """
+        try:
+            return sorted(path.name for path in self.path.iterdir() if is_file(path))
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read ({error.strerror})", "check its permissions") from error
 
     def file(self, name: str, limit: int) -> Path:
         """Path of a regular file inside the folder, of at most ``limit`` bytes.
@@ -49,7 +57,7 @@ class Folder:
         path = self.path / name
         if not PLAIN.fullmatch(name):
             raise CheckpointError(f"{self.path}: {name!r:.80} is no plain file name", "do not use this folder")
-        if not path.is_file():
+        if not is_file(path):
             raise CheckpointError(f"{self.path}: no file {name}", AGAIN)
         found = path.resolve()
         if not any(found.is_relative_to(place) for place in holders(self.path.resolve())):

@@ -5,7 +5,6 @@ extracted, every size is bounded, and weights are unpickled with ``weights_only=
 """
 
 import gzip
-import hashlib
 import io
 import tarfile
 import zlib
@@ -20,6 +19,8 @@ from trtasr.checkpoint.nemo_tokenizer import MAX_BYTES, SAVE_AGAIN, is_tokenizer
 from trtasr.checkpoint.state_dict import WEIGHTS, read_weights
 from trtasr.checkpoint.yaml_config import load_config, resolve
 from trtasr.errors import CheckpointError
+from trtasr.files.keep import sha256_file
+from trtasr.files.look import is_file
 
 CONFIG = "model_config.yaml"
 SECTIONS = ("target", "sample_rate", "labels", "tokenizer", "preprocessor", "encoder", "decoder")
@@ -47,7 +48,7 @@ def read_nemo(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: missing, damaged, untrustworthy or unsupported; names the file, member or key.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise CheckpointError(f"{path}: no such file", "give the path of a .nemo archive")
     members = read_members(path)
     try:
@@ -63,7 +64,7 @@ def read_nemo(path: Path) -> Checkpoint:
             weights=weights,
             tokenizer=tokenizer,
             frontend=restore(frontend, weights),
-            sha256=file_sha256(path),
+            sha256=sha256_file(path),
             path=path,
         )
     except CheckpointError as error:
@@ -274,9 +275,3 @@ def read_frontend(config: Mapping[str, Any]) -> FrontendConfig:
         raise CheckpointError(f"encoder.feat_in asks for {expected} features, {given}",
                               "correct the one that is wrong in model_config.yaml")  # fmt: skip
     return frontend
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

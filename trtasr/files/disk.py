@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trtasr.errors import DiskError, TrtasrError, UsageError
+from trtasr.files.look import is_there
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 DISK = FULL | {errno.EFBIG, errno.EROFS, errno.EIO}
@@ -110,7 +111,7 @@ def fullest(places: list[Path]) -> Path:
 
 def free_bytes(place: Path) -> int:
     """Free bytes of the file system below a path that may not exist."""
-    while not place.exists() and place != place.parent:
+    while not is_there(place) and place != place.parent:
         place = place.parent
     return shutil.disk_usage(place).free
 
@@ -135,6 +136,6 @@ def size(folder: Path) -> int:
 
 def same_disk(folder: Path, place: Path) -> bool:
     """True when both are on one file system."""
-    while not place.exists() and place != place.parent:
+    while not is_there(place) and place != place.parent:
         place = place.parent
     return folder.exists() and folder.stat().st_dev == place.stat().st_dev

@@ -17,6 +17,7 @@ from pathlib import Path
 from trtasr.errors import UsageError
 from trtasr.files.disk import writing
 from trtasr.files.keep import keep
+from trtasr.files.look import is_there
 from trtasr.files.signals import uninterrupted
 from trtasr.files.workspace import NEW, OLD, locked, workspace
 from trtasr.files.write import flush, flush_tree, note
@@ -70,7 +71,7 @@ def folders_above(out: Path) -> Iterator[None]:
     Raises:
         UsageError: they cannot be made. DiskError: the disk takes no more.
     """
-    missing = [folder for folder in out.parents if not folder.exists()]
+    missing = [folder for folder in out.parents if not is_there(folder)]
     try:
         with writing(out, OTHER_FOLDER):
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from trtasr.bundle import SIDECAR
 from trtasr.errors import RecipeError, UsageError
+from trtasr.files.look import is_file, is_folder, is_there
 from trtasr.recipe.check import shown
 from trtasr.recipe.read import engine_name, load_recipe
 from trtasr.recipe.sections import Recipe
@@ -21,12 +22,12 @@ def find_recipe(model: str) -> Recipe:
     if path.suffix == ".toml":
         return load_recipe(path)
     bundled = ENGINES / f"{model}.toml"
-    other = path.exists() and not bundled.is_file()  # the reader says what it lacks
-    if path.suffix == ".nemo" or path.is_file() or (path / "config.json").is_file() or other:
-        if (path / SIDECAR).is_file() and not (path / "config.json").is_file():
+    other = is_there(path) and not is_file(bundled)  # the reader says what it lacks
+    if path.suffix == ".nemo" or is_file(path / "config.json") or other:
+        if is_file(path / SIDECAR) and not is_file(path / "config.json"):
             raise RecipeError(f"{model}: a finished bundle", "give the checkpoint that it was compiled from")
         return Recipe(model_name(path), model)
-    if bundled.is_file():
+    if is_file(bundled):
         return load_recipe(bundled)
     names = ", ".join(sorted(p.stem for p in ENGINES.glob("*.toml"))) or "none in this folder"
     raise RecipeError(f"model {shown(model)}: no such recipe, archive or folder with config.json",
@@ -40,7 +41,7 @@ def model_name(path: Path) -> str:
     (``models--ORGANIZATION--NAME/snapshots/REVISION``) the model's name.
     """
     whole = (path if path.name not in ("", "..") else path.resolve()).absolute()
-    if not whole.is_dir():
+    if not is_folder(whole):
         return engine_name(whole.stem)
     repository = whole.parents[1].name if whole.parent.name == "snapshots" else ""
     return engine_name(repository.split("--", 2)[-1] if repository.startswith("models--") else whole.name)
@@ -48,10 +49,10 @@ def model_name(path: Path) -> str:
 
 def find_bundle(path: Path) -> Path:
     """The bundle at a path; where there is none, that of the model which the path names, in ``engines/``."""
-    if (path / SIDECAR).exists():
+    if is_there(path / SIDECAR):
         return path
     try:
         found = ENGINES / find_recipe(str(path)).name
     except UsageError:
         return path  # the verb says what is not there
-    return found if (found / SIDECAR).is_file() else path
+    return found if is_file(found / SIDECAR) else path
