@@ -1,6 +1,7 @@
 """How much memory a graph takes at a length of audio, told from three short runs."""
 
 import logging
+import resource
 from pathlib import Path
 
 import onnx
@@ -64,17 +65,35 @@ def test_much_is_named_and_too_much_is_refused(attention, monkeypatch, caplog):
 
 
 def test_available_memory_is_the_least_of_machine_group_and_process(tmp_path, monkeypatch):
-    limit, usage, machine = tmp_path / "limit", tmp_path / "usage", tmp_path / "meminfo"
+    """The group above the own one has the limit; half of the own limit is taken."""
+    machine, own, pages, group = (tmp_path / name for name in ("meminfo", "own", "pages", "groups"))
+    (group / "a" / "b").mkdir(parents=True)
+    limit, usage = group / "a" / "memory.max", group / "a" / "memory.current"
+    own.write_text("0::/a/b\n")
+    pages.write_text(f"{2**20 // resource.getpagesize()} 0 0 0 0 0 0\n")
     machine.write_text("MemTotal: 900 kB\nMemAvailable:     600 kB\n")
     usage.write_text("100000\n")
     monkeypatch.setattr(memory, "MEMINFO", machine)
-    monkeypatch.setattr(memory, "CGROUPS", ((tmp_path / "none", usage), (limit, usage)))
+    monkeypatch.setattr(memory, "OWN_CGROUPS", own)
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "OWN_PAGES", pages)
     for text, expected in (("300000", 200_000), ("max", 614_400), ("9223372036854771712", 614_400), ("50", 0)):
         limit.write_text(text + "\n")
         assert memory.available_bytes() == expected
-    monkeypatch.setattr("resource.getrlimit", lambda _: (1000, 1000))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2**20 + 1000, 2**21))
     limit.write_text("max\n")
     assert memory.available_bytes() == 1000
+    own.write_text("4:memory:/a\n")
+    (group / "memory" / "a").mkdir(parents=True)
+    (group / "memory" / "a" / "memory.limit_in_bytes").write_text("900")
+    (group / "memory" / "a" / "memory.usage_in_bytes").write_text("200")
+    assert memory.available_bytes() == 700
+
+
+def test_a_system_that_tells_nothing_limits_nothing(tmp_path, monkeypatch):
+    for name in ("MEMINFO", "OWN_CGROUPS", "CGROUPS", "OWN_PAGES"):
+        monkeypatch.setattr(memory, name, tmp_path / "none")
+    assert memory.available_bytes() > 2**40
 
 
 def test_sizes_are_those_of_the_tensors(attention):

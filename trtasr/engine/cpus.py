@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, and how its threads wait for each other."""
+"""How many CPUs this process may use, its control groups, and how its threads wait for each other."""
 
 import math
 import os
@@ -10,6 +10,7 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 # Turns of libgomp's waiting loop before a thread sleeps. By default they are 300,000, about 10 ms, in which the thread
 # that is waited for cannot run where CPUs are shared. A thousand take about as long as waking up does.
 SPINS = "1000"
+SPINNING = "session.intra_op.allow_spinning"  # setting of an ONNX Runtime session
 
 
 def settle(environment: MutableMapping[str, str]) -> None:
@@ -50,14 +51,24 @@ def quotas(own: Path, root: Path) -> Iterator[float]:
         own: file that lists the groups, as ``/proc/self/cgroup``.
         root: where control groups are mounted.
     """
+    for group in control_groups("cpu", own, root):
+        yield from quota(group)
+
+
+def control_groups(controller: str, own: Path, root: Path) -> Iterator[Path]:
+    """Folders of the control groups of a process, and of the groups above them, that a controller may belong to.
+
+    Args:
+        controller: ``cpu`` or ``memory``.
+        own: file that lists the groups, as ``/proc/self/cgroup``.
+        root: where control groups are mounted.
+    """
     for line in words(own).splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        base = root if not controllers else root / "cpu"
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        group = Path(path.lstrip("/"))
-        for folder in (group, *group.parents):
-            yield from quota(base / folder)
+        base, group = root / controller if controllers else root, Path(path.lstrip("/"))
+        yield from (base / folder for folder in (group, *group.parents))
 
 
 def quota(group: Path) -> Iterator[float]:

@@ -3,7 +3,7 @@
 import logging
 import re
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from trtasr.audio.source import shown
 from trtasr.engine.compare import Observe, ort_observer
+from trtasr.engine.cpus import CGROUPS, OWN_CGROUPS, control_groups, words
 from trtasr.engine.run import load_model
 from trtasr.errors import AudioError
 
@@ -22,11 +23,9 @@ HARMLESS = 60.0  # seconds that no model takes much memory for: Conformer small 
 MARGIN = 0.9
 GB = 1e9
 HEAVY = 2 * GB
-MEMINFO = Path("/proc/meminfo")
-CGROUPS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
+ENOUGH = 2**63 - 1  # where nothing limits it
+MEMINFO, OWN_PAGES = Path("/proc/meminfo"), Path("/proc/self/statm")
+LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # of groups, by version
 
 
 class MemoryLimit:
@@ -125,21 +124,27 @@ def most_alive(nodes: Sequence[tuple[Sequence[str], Sequence[str]]], sizes: dict
 
 def available_bytes() -> int:
     """Memory that this process may still take: of the machine, its control group and its own limit."""
-    limits = [room for files in CGROUPS if (room := room_in(*files)) is not None]
-    own, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return max(0, min([free_memory(), *limits, *([] if own == resource.RLIM_INFINITY else [own])]))
+    groups = control_groups("memory", OWN_CGROUPS, CGROUPS)
+    return max(0, min([free_memory(), own_room(), *(room for group in groups for room in group_room(group))]))
 
 
-def room_in(limit: Path, usage: Path) -> int | None:
-    """What a control group's limit leaves; None where there is no limit."""
-    try:
-        most, used = limit.read_text(encoding="ascii").strip(), usage.read_text(encoding="ascii").strip()
-    except OSError:  # another version of control groups, or none
-        return None
-    return int(most) - int(used) if most.isdigit() else None
+def group_room(group: Path) -> Iterator[int]:
+    """What a control group's limit leaves, where it has one."""
+    for limit, usage in LIMITS:
+        most, used = words(group / limit), words(group / usage)
+        if most.isdecimal() and used.isdecimal():
+            yield int(most) - int(used)
+
+
+def own_room() -> int:
+    """What the limit on this process's address space (``ulimit -v``) leaves."""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    pages = words(OWN_PAGES).partition(" ")[0]
+    used = int(pages) * resource.getpagesize() if pages.isdecimal() else 0
+    return ENOUGH if most == resource.RLIM_INFINITY else most - used
 
 
 def free_memory() -> int:
     """The machine's memory that can be had without swapping."""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
-    return int(found[1]) * 1024 if found else 2**63 - 1
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", words(MEMINFO), re.MULTILINE)
+    return int(found[1]) * 1024 if found else ENOUGH

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
+from trtasr.engine.cpus import SPINNING
 from trtasr.engine.cpus import threads as usual_threads
 from trtasr.engine.faults import REPAIR, Session, model_errors
 from trtasr.errors import BundleError, UsageError
@@ -17,7 +18,6 @@ from trtasr.files.read import said
 from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
-SPINNING = "session.intra_op.allow_spinning"
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 

@@ -15,8 +15,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 from tqdm import tqdm
 
-from trtasr.engine.cpus import threads
-from trtasr.engine.run import SPINNING
+from trtasr.engine.cpus import SPINNING, threads
 from trtasr.values import Array, FloatArray
 
 

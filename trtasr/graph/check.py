@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from trtasr.engine.cpus import threads
+from trtasr.engine.cpus import SPINNING, threads
 from trtasr.errors import QualityError
 from trtasr.graph.edit import outline
 
@@ -35,7 +35,7 @@ def run_graph(model: onnx.ModelProto | Path, feeds: Mapping[str, npt.NDArray[Any
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(SPINNING, "0")
     session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"],
                                    disabled_optimizers=DISABLED_OPTIMIZERS)  # fmt: skip
     names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
