@@ -12,7 +12,7 @@ from golden import cases
 
 from trtasr import audio
 from trtasr.audio.read import read_audio
-from trtasr.errors import AudioError
+from trtasr.errors import AudioError, DiskError
 
 WAVE = cases.signal(1.0)
 
@@ -64,6 +64,16 @@ def test_standard_input(tmp_path, monkeypatch, name):
     np.testing.assert_array_equal(read_audio(Path(name), 16000), WAVE)
     with pytest.raises(AudioError, match="standard input: empty"):
         read_audio(Path(name), 16000)
+
+
+def test_standard_input_without_a_folder_for_temporary_files_ends_in_a_sentence(monkeypatch):
+    def nowhere():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(bytes(10))))
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    with pytest.raises(DiskError, match="No usable temporary directory"):
+        read_audio(Path("-"), 16000)
 
 
 def test_standard_input_is_bounded_and_no_terminal(monkeypatch):

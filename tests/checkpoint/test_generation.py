@@ -136,6 +136,13 @@ def test_a_language_without_a_table_is_looked_up_in_the_vocabulary(change, promp
     assert whisper(without | change).prompt == prompt
 
 
+def test_a_task_of_null_is_none():
+    pieces = tuple(piece if piece not in ("<|transcribe|>", "<|translate|>") else f"x{index}"
+                   for index, piece in enumerate(VOCABULARY))  # fmt: skip
+    found = read_generation("whisper", CONFIG, OUTDATED | {"language": "german", "task": None}, pieces)
+    assert found.prompt == (START, 91, NO_TIMESTAMPS)
+
+
 def test_a_task_without_tables_lets_the_language_be_detected():
     found = whisper(OUTDATED | {"task": "translate"})
     assert (found.prompt, found.languages) == ((START, 93, NO_TIMESTAMPS), whisper_configs.LANGUAGES)

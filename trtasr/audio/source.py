@@ -15,6 +15,7 @@ from trtasr.errors import AudioError
 from trtasr.files.disk import writing
 from trtasr.files.look import is_folder
 from trtasr.files.read import unwaiting
+from trtasr.files.scratch import temporary_folder
 
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0")
 MOST_INPUT = 2**30  # bytes of standard input
@@ -162,15 +163,16 @@ def spooled_input() -> Iterator[IO[bytes]]:
     """Standard input as a file, which libsndfile needs: it seeks.
 
     Raises:
-        AudioError: a terminal, nothing, or more than `MOST_INPUT` bytes. DiskError: no room for it.
+        AudioError: a terminal, nothing, or more than `MOST_INPUT` bytes. DiskError: no place for it.
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise AudioError("standard input: is a terminal", "pipe audio into it, or name a file")
-    with tempfile.TemporaryFile() as file:
+    folder = temporary_folder()
+    with tempfile.TemporaryFile(dir=folder) as file:
         while piece := sys.stdin.buffer.read(PIECE):
             if file.tell() + len(piece) > MOST_INPUT:
                 raise AudioError(f"standard input: more than {MOST_INPUT // 2**20} MiB", "save it as a file")
-            with writing(Path(tempfile.gettempdir()), "set TMPDIR to a folder with space"):
+            with writing(folder, "set TMPDIR to a folder with space"):
                 file.write(piece)
                 file.flush()
         if not file.tell():

@@ -137,7 +137,7 @@ def token_tables(settings: Settings, vocabulary: tuple[str, ...], wanted: bool) 
     known = {f"<|{code}|>" for code in CODES.values()} | {spoken(settings)}
     languages = languages or {piece: places[piece] for piece in sorted(known & places.keys())}
     tasks = tasks or {task: places[f"<|{task}|>"] for task in TASKS if f"<|{task}|>" in places}
-    if not languages or ("task" in settings and not tasks):
+    if not languages or (settings.get("task") is not None and not tasks):
         named = {key: settings[key] for key in ("language", "task") if key in settings}
         raise CheckpointError(f"{FILE}: {named!r:.160}, but the vocabulary has no token for it",
                               "leave it out, or use a multilingual model")  # fmt: skip

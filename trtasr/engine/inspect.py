@@ -10,6 +10,7 @@ import onnx
 
 from trtasr.engine.run import load_model, open_session
 from trtasr.files.disk import needing
+from trtasr.files.look import is_file
 from trtasr.files.scratch import scratch
 from trtasr.values import LayerRow
 
@@ -111,7 +112,7 @@ def ort_layers(path: Path, macs: Mapping[str, int]) -> tuple[LayerRow, ...]:
     """
     with scratch() as folder:
         optimized = folder / "optimized.onnx"
-        with needing(folder, path.stat().st_size):
+        with needing(folder, path.stat().st_size if is_file(path) else 0):
             open_session(path, threads=1, optimized=optimized)
         graph = load_model(optimized).graph
     types = {tensor.name: _ort_type(tensor.data_type) for tensor in graph.initializer}

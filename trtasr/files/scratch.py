@@ -20,12 +20,20 @@ def scratch() -> Iterator[Path]:
     Raises:
         DiskError: there is no such folder, or the disk takes no more. UsageError: it cannot be written.
     """
+    with workspace(temporary_folder(), REPAIR) as folder, torch_caches(folder):
+        yield folder
+
+
+def temporary_folder() -> Path:
+    """The system's folder for temporary files (TMPDIR).
+
+    Raises:
+        DiskError: there is none that can be written.
+    """
     try:
-        parent = Path(tempfile.gettempdir())
+        return Path(tempfile.gettempdir())
     except FileNotFoundError as error:
         raise DiskError(f"no folder for temporary files ({error.strerror})", REPAIR) from error
-    with workspace(parent, REPAIR) as folder, torch_caches(folder):
-        yield folder
 
 
 @contextmanager
