@@ -29,7 +29,7 @@ def test_whispers_that_claim_too_much(tmp_path, change, words):
     folder = write_folder(tmp_path, config={**WHISPER, **change})
     start = time.process_time()
     refused(folder, words)
-    assert time.process_time() - start < 0.5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("key", ["encoder_num_hidden_layers", "decoder_num_hidden_layers"])

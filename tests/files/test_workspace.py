@@ -112,7 +112,6 @@ def test_a_signal_while_a_workspace_is_cleared_waits(tmp_path: Path, monkeypatch
         with workspace(tmp_path, ""):
             monkeypatch.setattr(module, "clear", interrupted)
 
-    monkeypatch.setattr(signal, "getsignal", signal.getsignal)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -92,7 +92,7 @@ def test_more_convolutions_than_any_model_has():
         start = time.process_time()
         with pytest.raises(CheckpointError, match=r"encoder\.jasper: \d+ convolutions"):
             build_model("jasper", {**CONFIG, "encoder": cases.encoder(blocks)}, {})
-        assert time.process_time() - start < 0.5
+        assert time.process_time() - start < 5
 
 
 def test_other_shapes_are_listed(weights):

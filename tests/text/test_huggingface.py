@@ -135,7 +135,7 @@ def test_what_encodes_is_not_run():
     twice = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
     document = with_added(byte_level(["b"]), ("a", False))
     document["added_tokens"][0]["normalized"] = True
-    started = time.monotonic()
+    started = time.process_time()
     tokens = made(document | {"normalizer": {"type": "Sequence", "normalizers": [twice] * 60}}, 2)
     assert tokens.decode([0, 1]) == "ba"
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
