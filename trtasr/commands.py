@@ -87,16 +87,18 @@ def resolve_recipe(arguments: argparse.Namespace) -> Recipe:
     Raises:
         RecipeError: no such model, or a value that does not fit.
     """
-    flags = {"--manifest": ("evaluation.manifest", arguments.manifest),
-             "--correction": ("quantization.correction", arguments.correction)}  # fmt: skip
+    flags = [
+        Change("--manifest", "evaluation.manifest", arguments.manifest),
+        Change("--correction", "quantization.correction", arguments.correction),
+    ]
     recipe = change(find_recipe(arguments.model), given(flags))
     recipe = override(recipe, arguments.assignments)
     return with_engine_flags(recipe, arguments) if arguments.verb == "compile" else recipe
 
 
-def given(flags: Mapping[str, tuple[str, Any]]) -> list[Change]:
-    """The flags that are given, as changes of a recipe."""
-    return [Change(flag, key, value) for flag, (key, value) in flags.items() if value not in (None, False)]
+def given(flags: Iterable[Change]) -> list[Change]:
+    """The changes of a recipe whose flags are given: others are None, or False."""
+    return [flag for flag in flags if flag.value is not None and flag.value is not False]
 
 
 def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
@@ -105,17 +107,18 @@ def with_engine_flags(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
     Raises:
         RecipeError: an unknown target, or a value out of bounds.
     """
-    mixed = arguments.max_wer_drop is not None
-    flags = {"--target": ("engine.target", arguments.target),
-             "--compute-capability": ("engine.compute_capability", arguments.compute_capability),
-             "--quantization": ("engine.quantization", arguments.quantization),
-             "--timingCacheFile": ("engine.timing_cache", arguments.timing_cache),
-             "--quantize-depthwise": ("engine.quantize_depthwise", arguments.quantize_depthwise),
-             "--allow-slower": ("evaluation.allow_slower", arguments.allow_slower)}  # fmt: skip
-    numbers = {"--min-sqnr": ("evaluation.min_sqnr", arguments.min_sqnr),
-               "--max-wer-drop": ("evaluation.max_wer_increase", arguments.max_wer_drop)}  # fmt: skip
-    changes = [Change(flag, key, value) for flag, (key, value) in numbers.items() if value is not None]
-    return change(recipe, [*given(flags), *changes, *([Change("--max-wer-drop", "evaluation.mixed", True)] * mixed)])
+    flags = [
+        Change("--target", "engine.target", arguments.target),
+        Change("--compute-capability", "engine.compute_capability", arguments.compute_capability),
+        Change("--quantization", "engine.quantization", arguments.quantization),
+        Change("--timingCacheFile", "engine.timing_cache", arguments.timing_cache),
+        Change("--quantize-depthwise", "engine.quantize_depthwise", arguments.quantize_depthwise),
+        Change("--allow-slower", "evaluation.allow_slower", arguments.allow_slower),
+        Change("--min-sqnr", "evaluation.min_sqnr", arguments.min_sqnr),
+        Change("--max-wer-drop", "evaluation.max_wer_increase", arguments.max_wer_drop),
+        Change("--max-wer-drop", "evaluation.mixed", arguments.max_wer_drop is not None),
+    ]
+    return change(recipe, given(flags))
 
 
 def asked_shapes(arguments: argparse.Namespace) -> dict[str, tuple[int, int, int]]:

@@ -10,6 +10,7 @@ from safetensors.numpy import load, save
 
 from trtasr.errors import BundleError, CheckpointError
 from trtasr.files.read import Source
+from trtasr.files.write import write_bytes
 from trtasr.values import FloatArray
 
 FILE = "frontend.safetensors"  # in a bundle
@@ -58,7 +59,7 @@ def write_stored(folder: Path, stored: StoredBuffers) -> None:
     """Write the buffers that there are to `FILE`."""
     arrays = {BANK: stored.bank, WINDOW: stored.window}
     content = save({name: np.ascontiguousarray(values) for name, values in arrays.items() if values is not None})
-    (folder / FILE).write_bytes(content)
+    write_bytes(folder / FILE, content)
 
 
 def read_stored(path: Path) -> StoredBuffers:

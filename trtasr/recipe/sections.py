@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from trtasr.text.normalize import AUTO, NORMALIZERS
+
 TARGETS = ("auto", "t4", "t4-rtx", "cpu")
 METHODS = ("synthetic", "noise", "audio")
 CORRECTIONS = ("none", "bias", "qep", "fade")
@@ -10,7 +12,6 @@ ROUNDINGS = ("nearest", "gptq")
 RANGES = ("max", "percentile", "mse", "entropy")
 QUANTIZATIONS = ("explicit", "implicit")
 CALIBRATORS = ("table", "entropy", "minmax")
-NORMALIZERS = ("auto", "basic-en-v1", "unicode-v1", "none")
 CAPABILITIES = ("7.5", "8.6", "8.9", "12.0")
 
 
@@ -173,4 +174,4 @@ CHOICES: Mapping[tuple[type, str], Sequence[str]] = {
     (Calibration, "method"): METHODS, (Quantization, "ranges"): RANGES, (EngineShapes, "target"): TARGETS,
     (Quantization, "correction"): CORRECTIONS, (Quantization, "rounding"): ROUNDINGS,
     (EngineShapes, "quantization"): QUANTIZATIONS, (EngineShapes, "calibrator"): CALIBRATORS,
-    (EngineShapes, "compute_capability"): CAPABILITIES, (Evaluation, "normalizer"): NORMALIZERS}  # fmt: skip
+    (EngineShapes, "compute_capability"): CAPABILITIES, (Evaluation, "normalizer"): (AUTO, *NORMALIZERS)}  # fmt: skip

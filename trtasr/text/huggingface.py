@@ -10,6 +10,7 @@ import msgspec
 import tokenizers
 
 from trtasr.errors import CheckpointError
+from trtasr.files.read import said
 from trtasr.text.tokens import AGAIN, Kind
 
 TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")  # Whisper's, in seconds; transformers leaves them out of texts
@@ -144,7 +145,7 @@ def parsed(content: bytes | msgspec.Raw, kind: Any) -> Any:
 
 def unreadable(error: Exception) -> CheckpointError:
     """The error of a file that is no tokenizer."""
-    return CheckpointError(f"not a tokenizer ({' '.join(str(error).split()):.120})", AGAIN)
+    return CheckpointError(f"not a tokenizer ({said(error)})", AGAIN)
 
 
 def spelled(text: str) -> str:

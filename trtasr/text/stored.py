@@ -6,6 +6,7 @@ from pathlib import Path
 from trtasr.bundle import REPAIR, SIDECAR, Bundle, TokenizerFile
 from trtasr.errors import BundleError, CheckpointError
 from trtasr.files.read import Source
+from trtasr.files.write import write_bytes
 from trtasr.text.huggingface import HuggingFaceTokenizer
 from trtasr.text.tokens import CharTokenizer, Kind, SentencePieceTokenizer, Tokenizer
 
@@ -20,7 +21,7 @@ def file_of(tokenizer: Tokenizer) -> TokenizerFile:
 def store(tokenizer: Tokenizer, folder: Path) -> None:
     """Write a tokenizer's file, if it has one, into a bundle that is being made."""
     if name := file_of(tokenizer).file:
-        (folder / name).write_bytes(tokenizer.content)
+        write_bytes(folder / name, tokenizer.content)
 
 
 def restore(bundle: Bundle) -> Tokenizer:

@@ -12,6 +12,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from trtasr.errors import CheckpointError
+from trtasr.files.read import said
 from trtasr.text.punctuation import Punctuation
 
 Kind = Literal["characters", "sentencepiece", "huggingface"]
@@ -85,7 +86,7 @@ class SentencePieceTokenizer:
         try:
             self.decode(range(len(self.vocabulary)))
         except (RuntimeError, ValueError) as error:  # the library has no class of its own; pieces may be no UTF-8
-            raise CheckpointError(f"not a SentencePiece model ({' '.join(str(error).split()):.120})", AGAIN) from error
+            raise CheckpointError(f"not a SentencePiece model ({said(error)})", AGAIN) from error
         if not self.vocabulary:
             raise CheckpointError("a SentencePiece model without pieces", AGAIN)
 
