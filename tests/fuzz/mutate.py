@@ -1,8 +1,10 @@
 """Mutations: bytes that are flipped, cut and repeated; trees of JSON, TOML or YAML with values nobody expects."""
 
 import copy
+import io
 import json
 import random
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -198,3 +200,17 @@ def json_lines(draw: random.Random, content: bytes) -> bytes:
     at = draw.randrange(len(lines))
     lines[at] = json_tree(draw, lines[at])
     return b"\n".join(lines)
+
+
+def one_member(draw: random.Random, content: bytes, suffix: str) -> bytes:
+    """A zip file whose members of one suffix are spoiled, one of them, inside a whole file; or the file itself."""
+    if draw.random() < 0.3:
+        return bytes_of_any_file(draw, content)
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, "w") as new:
+        names = old.namelist()
+        spoiled = draw.choice([name for name in names if name.endswith(suffix)])
+        for name in names:
+            data = old.read(name)
+            new.writestr(name, bytes_of_any_file(draw, data) if name == spoiled else data)
+    return changed.getvalue()

@@ -16,8 +16,12 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fuzz.target import Target
+
+if TYPE_CHECKING:
+    from trtasr.errors import TrtasrError
 
 SECONDS, PREPARATION, MEMORY_KB, ADDRESS_SPACE = 20.0, 300.0, 2_000_000, 24 * 2**30
 WATCH = 0.25
@@ -78,7 +82,7 @@ def work(target: Target, first: int, count: int, folder: Path) -> None:
                 target.read(content, place)
                 note(number, "accepted")
             except TrtasrError as error:
-                note(number, "refused" if error.repair and error.exit_code != 1 else f"no repair: {error!s:.200}")
+                note(number, refusal(error, unspoiled=number < len(seeds)))
             except (Exception, SystemExit) as error:
                 note(number, place_of(error))
             while outside:
@@ -87,6 +91,13 @@ def work(target: Target, first: int, count: int, folder: Path) -> None:
                 note(number, f"more than {MEMORY_KB / 1e6:g} GB")
                 break  # the peak never falls: go on in another process
         note(-1, f"peak {peak_kb()}")
+
+
+def refusal(error: "TrtasrError", *, unspoiled: bool) -> str:
+    """What an error of the product is: a valid input that is refused shows that its reader tests nothing."""
+    if unspoiled:
+        return f"a valid input is refused: {' '.join(str(error).split())[:200]}"
+    return "refused" if error.repair and error.exit_code != 1 else f"no repair: {error!s:.200}"
 
 
 def peak_kb() -> int:

@@ -172,9 +172,9 @@ def check_decoder(decoder: dict[str, Any]) -> None:
     Raises:
         CheckpointError: naming the part.
     """
-    kind = decoder.get("type")
-    if kind == "Sequence":
-        for part in decoder.get("decoders") or []:
+    kind, parts = decoder.get("type"), decoder.get("decoders")
+    if kind == "Sequence" and isinstance(parts, list) and all(isinstance(part, dict) for part in parts):
+        for part in parts:
             check_decoder(part)
     elif not (not decoder or kind in PLAIN_DECODERS or (kind == "Strip" and decoder.get("stop") == 0)
               or (kind == "Replace" and shortens(decoder))):  # fmt: skip
