@@ -8,14 +8,16 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import tiny_archive
 import tokenizer_zoo
 import torch
 import whisper_folder
 from compiling_pair import CHANGES
 from fuzz.checkpoints import safetensors
-from fuzz.mutate import Mutation, bytes_of_any_file, json_tree, one_member
+from fuzz.mutate import Mutation, bytes_of_any_file, json_tree, message, one_member
 from fuzz.target import Target
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from trtasr.audio.features import FrontendConfig, mel_bank, window
 from trtasr.calibrate import committed_table
@@ -157,28 +159,21 @@ def zip_member(draw: random.Random, content: bytes) -> bytes:
     return one_member(draw, content, ".npy")
 
 
+graph, sentencepieces = message(onnx.ModelProto), message(ModelProto)
 SPEAK = ("transcribe", "0.wav", "-q")
 SPEAK_FP32, SPEAK_INTEGER = (*SPEAK, "--target", "fp32"), (*SPEAK, "--target", "integer")
 BUNDLES = (
     bundle_file("bundle", compiled_ctc, "bundle.json", json_tree, SPEAK, ("inspect",), ("inspect", "--roofline")),
     bundle_file("bundle", compiled_ctc, "layers.json", json_tree, ("inspect",), ("inspect", "--all")),
-    bundle_file("bundle", compiled_ctc, "cpu/model.int8.onnx", bytes_of_any_file, SPEAK),
-    bundle_file("bundle", compiled_ctc, "model.fp32.onnx", bytes_of_any_file, SPEAK_FP32, ("inspect", "--roofline")),
-    bundle_file(
-        "bundle", compiled_ctc, "model.integer.onnx", bytes_of_any_file, SPEAK_INTEGER, ("inspect", "--integer")
-    ),
-    bundle_file("bundle", compiled_ctc, "tokenizer.model", bytes_of_any_file, SPEAK),
+    bundle_file("bundle", compiled_ctc, "cpu/model.int8.onnx", graph, SPEAK),
+    bundle_file("bundle", compiled_ctc, "model.fp32.onnx", graph, SPEAK_FP32, ("inspect", "--roofline")),
+    bundle_file("bundle", compiled_ctc, "model.integer.onnx", graph, SPEAK_INTEGER, ("inspect", "--integer")),
+    bundle_file("bundle", compiled_ctc, "tokenizer.model", sentencepieces, SPEAK),
     bundle_file("bundle", compiled_ctc, "frontend.safetensors", safetensors, SPEAK),
     bundle_file("pair", compiled_pair, "bundle.json", json_tree, SPEAK, ("inspect",)),
     bundle_file("pair", compiled_pair, "tokenizer.json", json_tree, SPEAK),
-    *(
-        bundle_file("pair", compiled_pair, f"{half}.fp32.onnx", bytes_of_any_file, SPEAK_FP32)
-        for half in ("encoder", "decoder")
-    ),
-    *(
-        bundle_file("pair", compiled_pair, f"cpu/{half}.int8.onnx", bytes_of_any_file, SPEAK)
-        for half in ("encoder", "decoder")
-    ),
+    *(bundle_file("pair", compiled_pair, f"{half}.fp32.onnx", graph, SPEAK_FP32) for half in ("encoder", "decoder")),
+    *(bundle_file("pair", compiled_pair, f"cpu/{half}.int8.onnx", graph, SPEAK) for half in ("encoder", "decoder")),
     Target("scale table", calibrated("tiny.json"), read_committed, json_tree, 30),
     Target("corrected weights", calibrated("tiny.safetensors"), read_corrected, safetensors, 20),
     Target("calibration cache", calibrated("tiny.cache"), read_cache, bytes_of_any_file, 20),

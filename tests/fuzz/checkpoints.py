@@ -13,9 +13,10 @@ import tokenizer_zoo
 import torch
 import whisper_folder
 import yaml
-from fuzz.mutate import Mutation, bytes_of_any_file, json_tree, one_member, tree, yaml_text
+from fuzz.mutate import Mutation, bytes_of_any_file, json_tree, message, one_member, tree, yaml_text
 from fuzz.target import Target
 from golden import moonshine_configs, whisper_configs
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.read import read_checkpoint
@@ -196,7 +197,7 @@ CHECKPOINTS = (
     Target("archive", archive_seeds, read_archive_bytes, share=80),
     Target("weights zip", lambda place: [weights()], read_weights, weights_pickle, 80),
     Target("weights legacy", lambda place: [weights(legacy=True)], read_weights, weights_pickle, 60),
-    Target("tokenizer.model", lambda place: piece_models(), read_pieces, share=30),
+    Target("tokenizer.model", lambda place: piece_models(), read_pieces, message(ModelProto), 30),
     folder_file("whisper", write_whisper, "config.json", 15),
     folder_file("whisper", write_whisper, "generation_config.json", 15),
     folder_file("whisper", write_whisper, "preprocessor_config.json", 15),

@@ -1,5 +1,6 @@
 """Mutations: bytes that are flipped, cut and repeated; trees of JSON, TOML or YAML with values nobody expects."""
 
+import contextlib
 import copy
 import io
 import json
@@ -7,6 +8,8 @@ import random
 import zipfile
 from collections.abc import Callable
 from typing import Any
+
+from google.protobuf.message import Message
 
 Mutation = Callable[[random.Random, bytes], bytes]
 
@@ -214,3 +217,67 @@ def one_member(draw: random.Random, content: bytes, suffix: str) -> bytes:
             data = old.read(name)
             new.writestr(name, bytes_of_any_file(draw, data) if name == spoiled else data)
     return changed.getvalue()
+
+
+def message(kind: type[Message]) -> Mutation:
+    """One to three values changed inside a whole protocol buffer, or changed bytes."""
+
+    def mutate(draw: random.Random, content: bytes) -> bytes:
+        if draw.random() < 0.3:
+            return bytes_of_any_file(draw, content)
+        root = kind.FromString(content)
+        for _ in range(draw.choice((1, 1, 2, 3))):
+            with contextlib.suppress(ValueError):  # a number that the field's type does not have
+                change_field(draw, root)
+        return root.SerializePartialToString()
+
+    return mutate
+
+
+def change_field(draw: random.Random, root: Message) -> None:
+    """Change one field of a message or, most often, of a message inside it."""
+    holder = root
+    while parts := [value for field, value in holder.ListFields() if field.message_type]:
+        if draw.random() < 0.2:
+            break
+        part = draw.choice(parts)
+        holder = part if isinstance(part, Message) else draw.choice(part)
+    filled = holder.ListFields()
+    if not filled:
+        return
+    field, value = draw.choice(filled)
+    kind = draw.randrange(6)
+    if kind == 0:
+        holder.ClearField(field.name)
+    elif field.is_repeated:
+        repeated(draw, value, of_messages=field.message_type is not None)
+    elif field.message_type:
+        value.Clear() if kind == 1 else change_field(draw, value)
+    else:
+        setattr(holder, field.name, other_scalar(draw, value))
+
+
+def repeated(draw: random.Random, values: Any, *, of_messages: bool) -> None:
+    """Drop, repeat or change one of several values."""
+    at, kind = draw.randrange(len(values)), draw.randrange(3)
+    if kind == 0:
+        del values[at]
+    elif kind == 1:
+        values.extend([values[at]] * draw.choice((1, 2, 50)))
+    elif of_messages:
+        change_field(draw, values[at])
+    else:
+        values[at] = other_scalar(draw, values[at])
+
+
+def other_scalar(draw: random.Random, value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bytes):
+        return bytes_of_any_file(draw, value)
+    if isinstance(value, str):
+        return draw.choice(("", "x", f"{value}x", "../../evil", "/etc/passwd", "a" * 5000, "\x1b[31m", "Loop"))
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, float):
+        return draw.choice((0.0, -value, value * 1000, 1e30, float("nan"), float("inf")))
+    return draw.choice((0, 1, 2, 3, 7, 127, 2**31 - 1, *((value + 1, value - 1, -1) if value else ())))

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 SECONDS, PREPARATION, MEMORY_KB, ADDRESS_SPACE = 20.0, 300.0, 2_000_000, 24 * 2**30
 WATCH = 0.25
 INPUT, BEAT, FOUND = "input.bin", "beat", "found.jsonl"  # in a worker's folder
+PLACE, HOME, TEMPORARY = "place", "home", "tmpdir"  # folders in it
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 HERE = Path(__file__).resolve().parent
 
@@ -63,9 +66,12 @@ def work(target: Target, first: int, count: int, folder: Path) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    place = folder / "place"
-    place.mkdir(exist_ok=True)
+    place = folder / PLACE
+    shutil.rmtree(place, ignore_errors=True)  # of the child before
+    for name in (PLACE, HOME, TEMPORARY):
+        (folder / name).mkdir(exist_ok=True)
     seeds = target.seeds(place)
+    left(folder)
     outside = watched_writes(folder)
     with (folder / FOUND).open("a", encoding="utf-8") as found:
 
@@ -85,8 +91,9 @@ def work(target: Target, first: int, count: int, folder: Path) -> None:
                 note(number, refusal(error, unspoiled=number < len(seeds)))
             except (Exception, SystemExit) as error:
                 note(number, place_of(error))
-            while outside:
-                note(number, f"wrote {outside.pop()}")
+            for name in (*outside, *left(folder)):
+                note(number, f"wrote {name}")
+            outside.clear()
             if peak_kb() > MEMORY_KB:
                 note(number, f"more than {MEMORY_KB / 1e6:g} GB")
                 break  # the peak never falls: go on in another process
@@ -106,23 +113,38 @@ def peak_kb() -> int:
 
 
 def watched_writes(folder: Path) -> list[str]:
-    """A list that grows by every file opened for writing, made or moved outside of a folder."""
+    """A list that grows by every file opened for writing, made, moved or removed where no reader has anything to do.
+
+    Fine are the folder of the inputs and that for temporary files; the home is not.
+    """
     seen: list[str] = []
-    fine = (str(folder), "/dev/", "/proc/")
+    fine = tuple(f"{name}{os.sep}" for name in (folder / PLACE, folder / TEMPORARY, "/dev", "/proc"))
+    own = [str(folder / name) for name in (INPUT, BEAT, FOUND)]
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str) and isinstance(arguments[2], int):
-            written = [arguments[0]] if arguments[2] & WRITES else []
-        elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link"):
-            written = [name for name in arguments[:2] if isinstance(name, str)]
+        if event == "open":
+            writes = isinstance(arguments[2], int) and arguments[2] & WRITES
+            written = arguments[:1] if writes else ()
+        elif event in CHANGES:
+            written = arguments[:2]
         else:
             return
-        for name in map(os.path.abspath, written):
-            if not name.startswith(fine) and "__pycache__" not in name:
-                seen.append(name)
+        for argument in written:
+            if isinstance(argument, str | bytes | os.PathLike):
+                name = os.path.abspath(os.fsdecode(argument))  # noqa: PTH100 - a link counts where it lies
+                if not f"{name}{os.sep}".startswith(fine) and name not in own and "__pycache__" not in name:
+                    seen.append(name)
 
     sys.addaudithook(hook)
     return seen
+
+
+def left(folder: Path) -> list[str]:
+    """Removes what a reader left among the temporary files or in the home, and names it: libraries can leave it too."""
+    found = [*(folder / HOME).iterdir(), *(folder / TEMPORARY).iterdir()]
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return [str(path.relative_to(folder)) for path in found]
 
 
 def place_of(error: BaseException) -> str:
@@ -170,9 +192,9 @@ def watch(target: Target, first: int, count: int, folder: Path, tally: Tally) ->
 def start(target: Target, first: int, count: int, folder: Path, stderr: int) -> "subprocess.Popen[bytes]":
     """A child that works on some inputs, with an empty home and a temporary folder of its own."""
     variables = dict(os.environ)
-    for name in ("HOME", "TMPDIR"):
-        (folder / name.lower()).mkdir(exist_ok=True)
-        variables[name] = str(folder / name.lower())
+    for variable, name in (("HOME", HOME), ("TMPDIR", TEMPORARY)):
+        (folder / name).mkdir(exist_ok=True)
+        variables[variable] = str(folder / name)
     variables["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE.parents[1]), variables.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "fuzz", "--worker", target.name, str(first), str(count), str(folder)]
     return subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.DEVNULL, stderr=stderr)

@@ -123,6 +123,10 @@ def test_added_tokens_with_another_id_than_the_library_gives_them_are_refused():
     {"type": "Strip", "content": " ", "start": 0, "stop": 1},
     {"type": "BPEDecoder", "suffix": ""},
     {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Sequence", "decoders": [WORD_PIECE]}]},
+    {"type": "Sequence", "decoders": [[{"type": "Fuse"}]]},
+    {"type": "Sequence", "decoders": {"type": "Fuse"}},
+    {"type": "Sequence", "decoders": 1},
+    {"type": ["Sequence"]},
 ])  # fmt: skip
 def test_decoders_that_could_run_away_are_refused(decoder):
     with pytest.raises(CheckpointError, match=r"decoder .* is not supported") as caught:
