@@ -11,6 +11,8 @@ import soundfile
 from tiny_archive import write_archive, write_conformer, write_manifest
 
 from trtasr.cli import main
+from trtasr.engine.run import OrtRunner
+from trtasr.errors import AudioError
 from trtasr.verbs import transcribe_files
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "evaluation.bench_seconds=[1.0]",
@@ -68,6 +70,24 @@ def test_one_bad_file_among_many_stops_no_other(speech, heard):
     assert "not readable audio" in rows[1]["error"]
     assert "error" not in rows[0]
     assert [rows[0]["pred_text"], rows[2]["pred_text"]] == [text for _, text in lines]
+
+
+def test_one_file_too_long_for_a_graph_stops_no_other(speech, heard, monkeypatch):
+    """As the integer-only graph's table of positions; the network says so when it is run."""
+    run = OrtRunner.__call__
+
+    def limited(self, features, lengths):
+        if features.shape[2] > 400:
+            raise AudioError(f"{features.shape[2]} feature frames: too many", "cut the audio")
+        return run(self, features, lengths)
+
+    monkeypatch.setattr(OrtRunner, "__call__", limited)
+    soundfile.write(speech / "1.wav", np.random.default_rng(0).normal(0, 0.1, 5 * 16000), 16000)
+    files = [speech / "0.wav", speech / "1.wav", speech / "2.wav"]
+    code, out, err = heard(*files)
+    assert code == 2
+    assert [line.split("\t")[0] for line in out.splitlines() if "\t" in line] == [str(files[0]), str(files[2])]
+    assert f"{files[1]}: 500 feature frames: too many" in err
 
 
 def test_a_single_bad_file_fails_as_before(speech, heard):

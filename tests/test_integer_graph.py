@@ -16,7 +16,7 @@ from trtasr.checkpoint.read import read_checkpoint
 from trtasr.cli import main
 from trtasr.compare_integer import executor
 from trtasr.engine.run import OrtRunner
-from trtasr.errors import QualityError, UsageError
+from trtasr.errors import AudioError, QualityError
 from trtasr.evaluate import feeds, prepare
 from trtasr.graph.center import center
 from trtasr.graph.export import export_onnx, fold_batchnorm
@@ -153,7 +153,7 @@ def test_it_transcribes(compiled, capsys) -> None:
 def test_audio_beyond_the_table_of_positions_is_refused(compiled) -> None:
     run = OrtRunner(compiled / GRAPH)
     frames = 4 * 5000 + 8
-    with pytest.raises(UsageError, match="20008 feature frames: the integer-only graph cannot run them"):
+    with pytest.raises(AudioError, match="20008 feature frames: the integer-only graph cannot run them"):
         run(np.zeros((1, 64, frames), np.float32), np.array([frames], np.int64))
 
 

@@ -22,7 +22,7 @@ from trtasr.engine.faults import REPAIR
 from trtasr.engine.memory import MemoryLimit
 from trtasr.engine.run import OrtRunner, cpu_name
 from trtasr.engine.trt_run import open_plan
-from trtasr.errors import BundleError
+from trtasr.errors import AudioError, BundleError
 from trtasr.pair_run import (
     PairRunner,
     Texts,
@@ -176,7 +176,8 @@ def word_error_rate(engine: Path, utterances: Sequence[Prepared], texts: Texts, 
     """
     if isinstance(utterances, Utterances) and len(utterances) and engine.suffix != ".plan":
         name, seconds = utterances.longest
-        MemoryLimit(engine, len(utterances[0].features), texts.frames_per_second)(Path(name), seconds)
+        rows, rate = len(utterances[0].features), texts.frames_per_second
+        MemoryLimit(engine, rows, rate, settings.batch)(Path(name), seconds)
     with running(engine, texts) as run:
         return evaluate(run, decoder(texts), utterances, settings.normalizer, settings.batch)
 
@@ -227,14 +228,17 @@ def _whole_run(run: Runner, features: FloatArray, lengths: IntArray) -> Callable
 
 
 def transcriber(run: Runner, texts: Texts) -> Callable[[Prepared], str]:
-    """An utterance -> its transcript; one without a full frame is empty."""
+    """An utterance -> its transcript; one without a full frame is empty, one too long for the graph an AudioError."""
     decode = decoder(texts)
 
     def transcribed(item: Prepared) -> str:
         if item.frames == 0:
             logger.warning("%s: shorter than one feature frame", item.audio_filepath)
             return ""
-        found, lengths = run(item.features[None], np.array([item.frames], np.int64))
+        try:
+            found, lengths = run(item.features[None], np.array([item.frames], np.int64))
+        except AudioError as error:
+            raise AudioError(f"{item.audio_filepath}: {error.problem}", error.repair) from error
         if texts.generation and any(getattr(run, "cut", ())):
             words = "%s: the transcript lacks its end: it is stopped by %s"
             logger.warning(words, item.audio_filepath, limit_of(texts.generation, item.duration))

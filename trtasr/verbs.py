@@ -356,8 +356,8 @@ def transcribe_files(path: Path, target: str, given: Sequence[Path], channel: in
         lines = len(files) == 1 or sys.stdout.isatty()  # that are printed show the progress
         for file in tqdm(files, desc="transcribe", unit="file", leave=False, disable=True if lines else None):
             try:
-                item = listen(ManifestEntry(file, 0.0, ""))
+                text = transcribed(listen(ManifestEntry(file, 0.0, "")))
             except AudioError as fault:
                 yield Transcript(str(file), fault=fault)
-                continue
-            yield Transcript(str(file), transcribed(item))
+            else:
+                yield Transcript(str(file), text)

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from refusals import FAST
 from tiny_archive import write_archive, write_manifest
 from whisper_folder import write_folder
 
 from trtasr.cli import main
 from trtasr.polygraphy_loader import find_model
-
-FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[1.0]",
-        "--target", "cpu"]  # fmt: skip
 
 
 def other(path: Path) -> Path:

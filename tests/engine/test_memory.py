@@ -64,6 +64,14 @@ def test_much_is_named_and_too_much_is_refused(attention, monkeypatch, caplog):
         limit(Path("hour.wav"), 3600.0)
 
 
+def test_a_batch_takes_as_much_for_each_utterance(attention, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 4 * 10**9)
+    limit = memory.MemoryLimit(attention, ROWS, 100.0, 8)
+    limit(Path("short.wav"), 50.0)
+    with pytest.raises(AudioError, match=r"150.0 s in a batch of 8 would .* enough for 6\d s\n.*fewer at once"):
+        limit(Path("minutes.wav"), 150.0)
+
+
 def test_available_memory_is_the_least_of_machine_group_and_process(tmp_path, monkeypatch):
     """The group above the own one has the limit; half of the own limit is taken."""
     machine, own, pages, group = (tmp_path / name for name in ("meminfo", "own", "pages", "groups"))

@@ -79,8 +79,8 @@ def length_doubts(stream: Stream, frames: int) -> list[str]:
 def promised_seconds(stream: Stream, frames: int) -> float | None:
     """Seconds that the header promises; None where it does not know.
 
-    libsndfile trusts the file's length more than the sizes in the header, and notes both in its log; from those
-    MP3 and FLAC declare it counts no less than they promise.
+    libsndfile trusts the file's length more than the sizes in the header, and notes both in its log; where it notes
+    none, as of MP3 and FLAC, the frames that it counts are those of the header.
     """
     for promised, there in (CUT.findall(stream.extra_info) or WHOLE_CUT.findall(stream.extra_info))[:1]:
         if int(there) < int(promised) < UNKNOWN_SIZE and int(there) > 0:

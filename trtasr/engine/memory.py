@@ -35,11 +35,12 @@ class MemoryLimit:
         graph: ONNX file that ONNX Runtime runs.
         rows: of the features.
         rate: feature frames per second.
+        batch: utterances that are run at once.
     """
 
-    def __init__(self, graph: Path, rows: int, rate: float) -> None:
-        self._graph = graph, rows, rate
-        self._accepted = HARMLESS
+    def __init__(self, graph: Path, rows: int, rate: float, batch: int = 1) -> None:
+        self._graph, self._batch = (graph, rows, rate), batch
+        self._accepted = HARMLESS / batch
 
     def __call__(self, path: Path, seconds: float) -> None:
         """Look at a file's length.
@@ -49,14 +50,15 @@ class MemoryLimit:
         """
         if seconds <= self._accepted:
             return
-        needed, free = self.demand.bytes(seconds), available_bytes()
+        needed, free = self._batch * self.demand.bytes(seconds), available_bytes()
+        several, fewer = (f" in a batch of {self._batch}", ", or run fewer at once") if self._batch > 1 else ("", "")
         if needed > MARGIN * free:
-            possible = self.demand.seconds(int(MARGIN * free))
-            raise AudioError(f"{shown(path)}: {seconds:.1f} s would take about {needed / GB:.1f} GB of memory, and "
-                             f"{free / GB:.1f} GB are free, enough for {possible:.0f} s",
-                             "cut it at pauses into shorter files")  # fmt: skip
+            possible = self.demand.seconds(int(MARGIN * free / self._batch))
+            raise AudioError(f"{shown(path)}: {seconds:.1f} s{several} would take about {needed / GB:.1f} GB of memory"
+                             f", and {free / GB:.1f} GB are free, enough for {possible:.0f} s",
+                             f"cut it at pauses into shorter files{fewer}")  # fmt: skip
         if needed > HEAVY:
-            logger.warning("%s: %.1f s take about %.1f GB of memory", shown(path), seconds, needed / GB)
+            logger.warning("%s: %.1f s%s take about %.1f GB of memory", shown(path), seconds, several, needed / GB)
         self._accepted = seconds
 
     @cached_property

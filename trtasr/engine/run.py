@@ -13,7 +13,7 @@ from tqdm import tqdm
 from trtasr.engine.cpus import SPINNING
 from trtasr.engine.cpus import threads as usual_threads
 from trtasr.engine.faults import REPAIR, Session, model_errors
-from trtasr.errors import BundleError, UsageError
+from trtasr.errors import AudioError, BundleError
 from trtasr.files.read import said
 from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
 
@@ -115,14 +115,14 @@ class OrtRunner:
         Integer-only graphs give logits int32 instead.
 
         Raises:
-            UsageError: longer than an integer-only graph's table of positions. BundleError: the model cannot be run.
+            AudioError: longer than an integer-only graph's table of positions. BundleError: the model cannot be run.
         """
         try:
             found = self._session.run(self._names[:2], {"features": features, "lengths": lengths})
         except BundleError as error:
             if not self._longest:
                 raise
-            raise UsageError(
+            raise AudioError(
                 f"{features.shape[2]} feature frames: the integer-only graph cannot run them ({error.problem:.160})",
                 f"its self-attention takes at most {self._longest} frames behind subsampling; cut the audio") from error
         if not acoustic(found, len(lengths)):
