@@ -15,8 +15,19 @@ from trtasr.engine.run import OrtRunner
 from trtasr.errors import AudioError
 from trtasr.verbs import transcribe_files
 
-FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "evaluation.bench_seconds=[1.0]",
-        "--set", "calibration.seconds=1.5", "--target", "cpu", "-q"]  # fmt: skip
+FAST = [
+    "--set",
+    "calibration.batches=1",
+    "--set",
+    "calibration.steps=3",
+    "--set",
+    "evaluation.bench_seconds=[1.0]",
+    "--set",
+    "calibration.seconds=1.5",
+    "--target",
+    "cpu",
+    "-q",
+]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +127,8 @@ def test_a_folder_is_transcribed_file_by_file_in_order(speech, heard):
     code, out, _ = heard(speech)
     assert code == 0
     assert [line.split("\t")[0] for line in out.splitlines()] == [
-        f"{speech}/{name}" for name in ("0.wav", "1.wav", "below/2.wav")]  # fmt: skip
+        f"{speech}/{name}" for name in ("0.wav", "1.wav", "below/2.wav")
+    ]
 
 
 def test_standard_input_is_transcribed_as_the_file_is(speech, heard, monkeypatch):
@@ -145,9 +157,13 @@ def test_a_file_is_read_when_the_transcript_before_it_is_there(speech, bundle):
     assert next(found).pred_text
 
 
-@pytest.mark.parametrize(("megabytes", "code", "words"), [
-    (100, 2, "130.0 s would take about"), (100_000, 0, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("megabytes", "code", "words"),
+    [
+        (100, 2, "130.0 s would take about"),
+        (100_000, 0, ""),
+    ],
+)
 def test_audio_that_memory_is_not_enough_for_is_refused_by_its_header(
     conformer, tmp_path, capsys, monkeypatch, megabytes, code, words
 ):

@@ -37,7 +37,10 @@ def test_features_that_do_not_fit_are_computed_again_and_are_the_same(entries, m
         read.clear()
         for found, expected in zip(items, whole, strict=True):
             assert (found.audio_filepath, found.text, found.frames) == (
-                expected.audio_filepath, expected.text, expected.frames)  # fmt: skip
+                expected.audio_filepath,
+                expected.text,
+                expected.frames,
+            )
             np.testing.assert_array_equal(found.features, expected.features)
         assert read == ["2.wav", "3.wav"]
     assert [item.text for item in items[1:3]] == ["text 1", "text 2"]
@@ -57,13 +60,17 @@ def warned(caplog):
 
 
 def test_a_duration_that_is_not_the_files_is_named_once(entries, tmp_path, monkeypatch, caplog):
-    lines = [{"audio_filepath": "2.wav", "duration": 4.0, "text": "twice"},
-             {"audio_filepath": "3.wav", "duration": 1.52, "text": "rounded"},
-             {"audio_filepath": "2.wav", "duration": 1.0, "offset": 0.5, "text": "a part"},
-             {"audio_filepath": "2.wav", "duration": 2.0, "offset": 1.5, "text": "a part beyond"}]  # fmt: skip
+    lines = [
+        {"audio_filepath": "2.wav", "duration": 4.0, "text": "twice"},
+        {"audio_filepath": "3.wav", "duration": 1.52, "text": "rounded"},
+        {"audio_filepath": "2.wav", "duration": 1.0, "offset": 0.5, "text": "a part"},
+        {"audio_filepath": "2.wav", "duration": 2.0, "offset": 1.5, "text": "a part beyond"},
+    ]
     (tmp_path / "wrong.json").write_text("\n".join(map(json.dumps, lines)))
     monkeypatch.setattr(evaluate, "KEPT", 0, raising=False)
     items = prepare(read_manifest(tmp_path / "wrong.json"), FrontendConfig())
     assert len(list(items)) == 4
-    assert warned(caplog) == [f"{tmp_path}/2.wav: 2.00 s found, but the manifest says 4.00 s",
-                              f"{tmp_path}/2.wav: 0.50 s found, but the manifest says 2.00 s"]  # fmt: skip
+    assert warned(caplog) == [
+        f"{tmp_path}/2.wav: 2.00 s found, but the manifest says 4.00 s",
+        f"{tmp_path}/2.wav: 0.50 s found, but the manifest says 2.00 s",
+    ]

@@ -40,10 +40,17 @@ def said(checkpoint, script, samples=80):
     return decoder(texts)(found, counts)[0]
 
 
-@pytest.mark.parametrize(("text", "tokens"), [
-    ("0000000000", [0] * 10), ("00000000001", [*[0] * 10, 1]), ("1" * 40, [1] * 40), ("01" * 12, [0, 1] * 12),
-    ("ha", [2] * 12), ("0 ha", [0, *[2] * 12]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("0000000000", [0] * 10),
+        ("00000000001", [*[0] * 10, 1]),
+        ("1" * 40, [1] * 40),
+        ("01" * 12, [0, 1] * 12),
+        ("ha", [2] * 12),
+        ("0 ha", [0, *[2] * 12]),
+    ],
+)
 def test_digit_strings_are_kept_and_loops_of_words_are_not(tmp_path, text, tokens):
     """Each digit is a token of its own: ten zeros are no loop."""
     content = tokenizer_json()

@@ -10,8 +10,15 @@ import pytest
 from tiny_archive import write_archive, write_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ["quartznet", "my model.nemo", "it's \"mine\".nemo", "модель.nemo", "folder with blanks/", "a;b&c.nemo",
-         "*.nemo"]  # fmt: skip
+NAMES = [
+    "quartznet",
+    "my model.nemo",
+    'it\'s "mine".nemo',
+    "модель.nemo",
+    "folder with blanks/",
+    "a;b&c.nemo",
+    "*.nemo",
+]
 
 
 def make(folder: Path, command: str, *words: str) -> subprocess.CompletedProcess[str]:

@@ -15,8 +15,18 @@ from tiny_archive import write_archive, write_manifest
 
 from trtasr.cli import main
 
-FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "evaluation.bench_seconds=[0.5]",
-        "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5"]  # fmt: skip
+FAST = [
+    "--set",
+    "calibration.batches=1",
+    "--set",
+    "calibration.steps=3",
+    "--set",
+    "evaluation.bench_seconds=[0.5]",
+    "--set",
+    "evaluation.max_wer_increase=100",
+    "--set",
+    "calibration.seconds=1.5",
+]
 QUICK = ["--seconds", "0.3"]
 
 
@@ -93,8 +103,14 @@ def test_reading_a_bundle_writes_nothing_into_it(project, copied, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (copied, *copied.rglob("*"))}
     wav, manifest = str(project / "0.wav"), ["--manifest", str(project / "manifest.json")]
-    for command in (["inspect"], ["inspect", "--roofline"], ["inspect", "--integer"], ["bench", *QUICK, *manifest],
-                    ["compare", *manifest], ["compare", "--layers", *manifest]):  # fmt: skip
+    for command in (
+        ["inspect"],
+        ["inspect", "--roofline"],
+        ["inspect", "--integer"],
+        ["bench", *QUICK, *manifest],
+        ["compare", *manifest],
+        ["compare", "--layers", *manifest],
+    ):
         assert main([command[0], str(copied), *command[1:]]) == 0, command
     assert main(["transcribe", str(copied), wav]) == 0
     assert {path: path.stat().st_mtime_ns for path in (copied, *copied.rglob("*"))} == before
@@ -166,16 +182,27 @@ def test_graphs_that_no_compile_writes_are_named(project, copied, capsys, change
     model = onnx.load(copied / "model.fp32.onnx")
     change(model)
     changed(copied, "model.fp32.onnx", model.SerializeToString())
-    for command in (["transcribe", copied, project / "0.wav", "--target", "fp32"],
-                    ["bench", copied, "--manifest", project / "manifest.json", *QUICK]):  # fmt: skip
+    for command in (
+        ["transcribe", copied, project / "0.wav", "--target", "fp32"],
+        ["bench", copied, "--manifest", project / "manifest.json", *QUICK],
+    ):
         error = refused(capsys, *command)
         assert "model" in error
         assert "repair: compile the bundle again" in error
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08", b"no model", b"\xff" * 100])
-@pytest.mark.parametrize("flags", [["inspect", "--roofline"], ["inspect", "--integer"], ["compare"],
-                                   ["compare", "--layers"], ["compare", "--integer"]], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["inspect", "--roofline"],
+        ["inspect", "--integer"],
+        ["compare"],
+        ["compare", "--layers"],
+        ["compare", "--integer"],
+    ],
+    ids=" ".join,
+)
 def test_files_that_are_no_graph_are_named(project, copied, tmp_path, monkeypatch, capsys, content, flags) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("model.fp32.onnx", "model.integer.onnx"):
@@ -198,10 +225,22 @@ def test_names_with_wildcards_are_names(project, copied, capsys) -> None:
 ROW = {"name": "a", "kind": "gemm", "operands": ["Int8"], "outputs": [], "onnx_nodes": []}
 
 
-@pytest.mark.parametrize("table", [
-    [], 3, {"cpu": {}}, {"cpu": [3]}, {"cpu": [{"name": "a"}]}, {"cpu": [ROW | {"name": 3}]},
-    {"cpu": [ROW | {"operands": "Int8"}]}, {"cpu": [ROW | {"macs": "many"}]}, {"cpu": [ROW | {"macs": 1.5}]},
-    {"cpu": [ROW | {"time_share": None}]}, {"cpu": None}])  # fmt: skip
+@pytest.mark.parametrize(
+    "table",
+    [
+        [],
+        3,
+        {"cpu": {}},
+        {"cpu": [3]},
+        {"cpu": [{"name": "a"}]},
+        {"cpu": [ROW | {"name": 3}]},
+        {"cpu": [ROW | {"operands": "Int8"}]},
+        {"cpu": [ROW | {"macs": "many"}]},
+        {"cpu": [ROW | {"macs": 1.5}]},
+        {"cpu": [ROW | {"time_share": None}]},
+        {"cpu": None},
+    ],
+)
 def test_a_layer_table_that_no_compile_writes(copied, capsys, table) -> None:
     changed(copied, "layers.json", json.dumps(table).encode())
     error = refused(capsys, "inspect", copied)

@@ -23,9 +23,15 @@ from trtasr.zoo.pieces import HERE
 BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
 MODEL = "0123456789abcdef_tokenizer.model"
 SENTENCES = ["one two three.", "the dogs' house, twenty-one ones", "what? no! caf\u00e9 na\u00efve", "a b c d e f"] * 20
-MOONSHINE = {"type": "Sequence", "decoders": [
-    {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
-    {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}  # fmt: skip
+MOONSHINE = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ],
+}
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 TIMESTAMP = re.compile(r"<\|(\d+\.\d+)\|>")  # WhisperTokenizer.timestamp_pat of transformers
 
@@ -34,8 +40,15 @@ TIMESTAMP = re.compile(r"<\|(\d+\.\d+)\|>")  # WhisperTokenizer.timestamp_pat of
 def trained(**options: object) -> bytes:
     """A SentencePiece model, trained in a moment."""
     model = io.BytesIO()
-    usual = {"model_type": "bpe", "vocab_size": 60, "hard_vocab_limit": False, "num_threads": 1, "minloglevel": 2,
-             "bos_id": -1, "eos_id": -1}  # fmt: skip
+    usual = {
+        "model_type": "bpe",
+        "vocab_size": 60,
+        "hard_vocab_limit": False,
+        "num_threads": 1,
+        "minloglevel": 2,
+        "bos_id": -1,
+        "eos_id": -1,
+    }
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(SENTENCES), model_writer=model, **usual | options)
     return model.getvalue()
 
@@ -93,8 +106,10 @@ def nemo_characters(folder: Path, vocabulary: list[str]) -> Path:
 def with_added(document: dict, *tokens: tuple[str, bool]) -> dict:
     """``tokenizer.json`` with more added tokens: (text, special)."""
     first = 1 + max([*document["model"]["vocab"].values(), *(token["id"] for token in document["added_tokens"])])
-    added = [FLAGS | {"id": first + place, "content": text, "special": special}
-             for place, (text, special) in enumerate(tokens)]  # fmt: skip
+    added = [
+        FLAGS | {"id": first + place, "content": text, "special": special}
+        for place, (text, special) in enumerate(tokens)
+    ]
     return document | {"added_tokens": [*document["added_tokens"], *added]}
 
 
@@ -106,11 +121,21 @@ def bundled_whisper() -> dict:
 def like_moonshine() -> dict:
     """A ``tokenizer.json`` as Moonshine has it: SentencePiece's spelling, bytes for what is in no piece."""
     pieces = ["<unk>", "<s>", "</s>", *BYTES, "\u2581", "\u2581the", "\u2581\u2581", "er", "caf\u00e9", "<<ST_7>>"]
-    model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "merges": [],
-             "vocab": {piece: index for index, piece in enumerate(pieces)}}  # fmt: skip
+    model = {
+        "type": "BPE",
+        "unk_token": "<unk>",
+        "fuse_unk": True,
+        "byte_fallback": True,
+        "merges": [],
+        "vocab": {piece: index for index, piece in enumerate(pieces)},
+    }
     added = [FLAGS | {"id": index, "content": pieces[index], "special": True} for index in range(3)]
-    return with_added({"version": "1.0", "added_tokens": added, "decoder": MOONSHINE, "model": model},
-                      ("<<ST_0>>", True), ("<<ST_1>>", True), ("\u2581new word", False))  # fmt: skip
+    return with_added(
+        {"version": "1.0", "added_tokens": added, "decoder": MOONSHINE, "model": model},
+        ("<<ST_0>>", True),
+        ("<<ST_1>>", True),
+        ("\u2581new word", False),
+    )
 
 
 def byte_level(pieces: list[str]) -> dict:
@@ -141,8 +166,13 @@ def nemo_says(model: bytes, ids: list[int]) -> str:
 
 def closed_up(text: str, vocabulary: list[str]) -> str:
     """The rule of ``AbstractCTCDecoding`` for punctuation, told character by character."""
-    plain = [token for token in vocabulary if token.strip() and not token.startswith(("##", "\u2581"))
-             and not (token[0] + token[-1] in ("<>", "[]") and len(token) > 1)]  # fmt: skip
+    plain = [
+        token
+        for token in vocabulary
+        if token.strip()
+        and not token.startswith(("##", "\u2581"))
+        and not (token[0] + token[-1] in ("<>", "[]") and len(token) > 1)
+    ]
     marks = {mark for token in plain for mark in token if unicodedata.category(mark)[0] == "P"}
     behind = [*text[1:], ""][: len(text)]
     return "".join(now for now, then in zip(text, behind, strict=True) if not (now.isspace() and then in marks))

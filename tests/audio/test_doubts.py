@@ -13,10 +13,20 @@ from trtasr.errors import AudioError
 
 SECONDS = 4.0
 WAVE = 0.3 * cases.signal(SECONDS)
-FORMATS = {"wav": ("WAV", "PCM_16"), "ulaw.wav": ("WAV", "ULAW"), "adpcm.wav": ("WAV", "IMA_ADPCM"),
-           "w64": ("W64", "PCM_16"), "rf64": ("RF64", "PCM_16"), "aiff": ("AIFF", "PCM_16"), "au": ("AU", "PCM_16"),
-           "mp3": ("MP3", "MPEG_LAYER_III"), "ogg": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"),
-           "flac": ("FLAC", "PCM_16"), "caf": ("CAF", "PCM_16")}  # fmt: skip
+FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "ulaw.wav": ("WAV", "ULAW"),
+    "adpcm.wav": ("WAV", "IMA_ADPCM"),
+    "w64": ("W64", "PCM_16"),
+    "rf64": ("RF64", "PCM_16"),
+    "aiff": ("AIFF", "PCM_16"),
+    "au": ("AU", "PCM_16"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "ogg": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "flac": ("FLAC", "PCM_16"),
+    "caf": ("CAF", "PCM_16"),
+}
 COUNTED = ("wav", "ulaw.wav", "adpcm.wav", "w64", "rf64", "aiff", "au", "mp3")  # whose header says how long they are
 
 

@@ -39,12 +39,15 @@ def test_an_error_names_a_file_that_is_not_utf_8(tmp_path):
     str(error.value).encode()
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (os.mkfifo, "is no regular file"),
-    (lambda path: path.mkdir(), "is a folder"),
-    (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
-    (lambda path: path.symlink_to("nowhere"), "no such file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "is no regular file"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
+        (lambda path: path.symlink_to("nowhere"), "no such file"),
+    ],
+)
 def test_what_is_no_file_ends_in_a_sentence(tmp_path, make, words):
     make(tmp_path / "x.wav")
     with pytest.raises(AudioError, match=words):
@@ -94,7 +97,12 @@ def test_a_folder_stands_for_the_audio_files_below_it(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     files = audio.source.audio_files([tmp_path, Path("single.xyz"), Path("-")])
-    assert files == [tmp_path / "a" / "1.m4a", tmp_path / "a" / "2.wav", tmp_path / "b.FLAC", Path("single.xyz"),
-                     Path("-")]  # fmt: skip
+    assert files == [
+        tmp_path / "a" / "1.m4a",
+        tmp_path / "a" / "2.wav",
+        tmp_path / "b.FLAC",
+        Path("single.xyz"),
+        Path("-"),
+    ]
     with pytest.raises(AudioError, match="no audio file in this folder"):
         audio.source.audio_files([tmp_path / "b.FLAC", tmp_path / "empty"])

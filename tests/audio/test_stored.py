@@ -36,14 +36,17 @@ def test_buffers_equal_to_the_computed_ones_change_nothing():
     assert torch.equal(features(with_stored(bank=mel_bank(PLAIN), window=window(PLAIN))), features(PLAIN))
 
 
-@pytest.mark.parametrize(("buffers", "words"), [
-    ({"bank": np.ones((80, 257), np.float32)}, r"fb: shape \[80, 257\], the configuration gives \[64, 257\]"),
-    ({"window": np.ones(400, np.float32)}, r"window: shape \[400\], the configuration gives \[320\]"),
-    ({"bank": np.full((64, 257), np.nan, np.float32)}, "fb: .*not finite"),
-    ({"bank": np.full((64, 257), 1e30, np.float32)}, "fb: .*above 1e"),
-    ({"window": np.full(320, np.inf, np.float32)}, "window: .*not finite"),
-    ({"bank": np.full((64, 257), -1, np.float32)}, "fb: holds negative values"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("buffers", "words"),
+    [
+        ({"bank": np.ones((80, 257), np.float32)}, r"fb: shape \[80, 257\], the configuration gives \[64, 257\]"),
+        ({"window": np.ones(400, np.float32)}, r"window: shape \[400\], the configuration gives \[320\]"),
+        ({"bank": np.full((64, 257), np.nan, np.float32)}, "fb: .*not finite"),
+        ({"bank": np.full((64, 257), 1e30, np.float32)}, "fb: .*above 1e"),
+        ({"window": np.full(320, np.inf, np.float32)}, "window: .*not finite"),
+        ({"bank": np.full((64, 257), -1, np.float32)}, "fb: holds negative values"),
+    ],
+)
 def test_what_no_front_end_can_use(buffers, words):
     with pytest.raises(CheckpointError, match=words):
         MelFrontend(with_stored(**buffers))

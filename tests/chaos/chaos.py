@@ -145,6 +145,7 @@ def limited(row: Row, place: Place, sizes: list[int]) -> None:
 
 def closed_outputs(row: Row, place: Place) -> None:
     """A standard output that is closed, full, or read by nobody: the work is done all the same."""
+
     def full() -> None:
         os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 
@@ -191,13 +192,16 @@ def fresh_process(row: Row, place: Place) -> None:
     environment = {**os.environ, "TMPDIR": str(place.temporary)}
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
     for folder in (place.temporary, place.around):  # as a killed run leaves it
-        task = f"import os, sys; from pathlib import Path; from trtasr.files.workspace import claimed; " \
-               f"claimed(Path({str(folder)!r})); os.kill(os.getpid(), 9)"
+        task = (
+            f"import os, sys; from pathlib import Path; from trtasr.files.workspace import claimed; "
+            f"claimed(Path({str(folder)!r})); os.kill(os.getpid(), 9)"
+        )
         subprocess.run([sys.executable, "-c", task], check=False)
     left = len(strays(place))
     command = [sys.executable, "-c", "import sys; from trtasr.cli import main; sys.exit(main())"]
-    done = subprocess.run([*command, *compiling(place, 8000)], env=environment, check=False, capture_output=True,
-                          text=True)  # fmt: skip
+    done = subprocess.run(
+        [*command, *compiling(place, 8000)], env=environment, check=False, capture_output=True, text=True
+    )
     judge(row, place, before, 8000, (done.returncode, done.stderr), {0})
     if left != 2:
         row.wrong.append(f"{left} folders were to be cleared, not 2")

@@ -24,8 +24,6 @@ NOTE = "written by a person"
 LONGEST = 120.0  # seconds that a run may take on a busy machine
 
 
-
-
 @dataclass
 class Row:
     """One kind of fault: how often it came, what it left, how the runs ended, what was wrong."""
@@ -117,8 +115,20 @@ def fresh_streams() -> None:
 
 def compiling(place: Place, seed: int, out: Path | None = None) -> list[str]:
     """The words of a compile whose bundle differs from that of any other seed."""
-    return ["compile", str(place.model), "-o", str(out or place.out), "--target", "cpu", "-q", *FAST,
-            "--calib-dir", str(place.around / "calib"), "--set", f"calibration.seed={seed}"]  # fmt: skip
+    return [
+        "compile",
+        str(place.model),
+        "-o",
+        str(out or place.out),
+        "--target",
+        "cpu",
+        "-q",
+        *FAST,
+        "--calib-dir",
+        str(place.around / "calib"),
+        "--set",
+        f"calibration.seed={seed}",
+    ]
 
 
 def seal_of(out: Path) -> str:
@@ -144,8 +154,11 @@ def check_bundle(row: Row, out: Path, before: str, seeds: list[int]) -> str:
 
 def strays(place: Place) -> list[str]:
     """What lies where nothing may be left."""
-    return [str(path) for path in [*place.temporary.iterdir(), *place.around.iterdir()]
-            if path not in (place.out, place.around / "calib")]  # fmt: skip
+    return [
+        str(path)
+        for path in [*place.temporary.iterdir(), *place.around.iterdir()]
+        if path not in (place.out, place.around / "calib")
+    ]
 
 
 def check_strays(row: Row, place: Place, killed: bool) -> None:

@@ -54,16 +54,19 @@ def test_rounding_is_no_news(tmp_path, caplog):
     assert "differ" not in caplog.text
 
 
-@pytest.mark.parametrize(("name", "values", "words"), [
-    (BANK, torch.ones(1, 80, 257), r"fb: shape \[80, 257\], the configuration gives \[64, 257\]"),
-    (BANK, torch.ones(64, 257), r"fb: torch.float32, shape \[64, 257\]"),
-    (BANK, torch.tensor(1.0), r"fb: torch.float32, shape \[\]"),
-    (BANK, torch.ones(1, 64, 257, dtype=torch.int64), "fb: torch.int64"),
-    (BANK, torch.full((1, 64, 257), torch.inf), "fb: holds values that are not finite"),
-    (BANK, -torch.ones(1, 64, 257), "fb: holds negative values"),
-    (WINDOW, torch.ones(400), r"window: shape \[400\], the configuration gives \[320\]"),
-    (WINDOW, torch.full((320,), torch.nan), "window: holds values that are not finite"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        (BANK, torch.ones(1, 80, 257), r"fb: shape \[80, 257\], the configuration gives \[64, 257\]"),
+        (BANK, torch.ones(64, 257), r"fb: torch.float32, shape \[64, 257\]"),
+        (BANK, torch.tensor(1.0), r"fb: torch.float32, shape \[\]"),
+        (BANK, torch.ones(1, 64, 257, dtype=torch.int64), "fb: torch.int64"),
+        (BANK, torch.full((1, 64, 257), torch.inf), "fb: holds values that are not finite"),
+        (BANK, -torch.ones(1, 64, 257), "fb: holds negative values"),
+        (WINDOW, torch.ones(400), r"window: shape \[400\], the configuration gives \[320\]"),
+        (WINDOW, torch.full((320,), torch.nan), "window: holds values that are not finite"),
+    ],
+)
 def test_unusable_buffers(tmp_path, name, values, words):
     refused(archive(tmp_path, state=weights() | {name: values}), words)
 

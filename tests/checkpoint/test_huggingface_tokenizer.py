@@ -42,13 +42,27 @@ def test_vocabulary_of_older_folders(tmp_path):
     assert spoken(checkpoint, [0, 90, 95, 1]) == "w0 w1"
 
 
-@pytest.mark.parametrize("files", [
-    {"special_tokens_map": {"eos_token": PIECES[89], "additional_special_tokens": [PIECES[90]]}},
-    {"special_tokens_map": {"eos_token": {"content": PIECES[89]},
-                            "additional_special_tokens": [{"content": PIECES[90]}]}},
-    {"tokenizer_config": {"eos_token": PIECES[89], "added_tokens_decoder": {
-        "90": {"content": PIECES[90], "special": True}, "91": {"content": PIECES[91], "special": False}}}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"special_tokens_map": {"eos_token": PIECES[89], "additional_special_tokens": [PIECES[90]]}},
+        {
+            "special_tokens_map": {
+                "eos_token": {"content": PIECES[89]},
+                "additional_special_tokens": [{"content": PIECES[90]}],
+            }
+        },
+        {
+            "tokenizer_config": {
+                "eos_token": PIECES[89],
+                "added_tokens_decoder": {
+                    "90": {"content": PIECES[90], "special": True},
+                    "91": {"content": PIECES[91], "special": False},
+                },
+            }
+        },
+    ],
+)
 def test_older_folders_say_elsewhere_which_tokens_are_special(tmp_path, files):
     checkpoint = read_checkpoint(old_folder(tmp_path, **files))
     assert spoken(checkpoint, [0, 89, 90, 91, 1]) == f"w0{PIECES[91]} w1"
@@ -75,26 +89,47 @@ def test_pieces_with_scores_are_refused_and_files_bounded(tmp_path):
     refused(write_folder(tmp_path / "b", tokenizer=b" " * (2**24 + 1)), r"tokenizer\.json: .* more than 16 MiB")
 
 
-@pytest.mark.parametrize("content", [
-    {"model": {"vocab": {"a": "0"}}}, {"model": {"vocab": {"a": -1}}}, {"model": {"vocab": {"a": 2**60}}},
-    {"model": {"vocab": {"a": True}}}, {"model": {"vocab": "abc"}}, {"model": {}}, {"model": []}, {},
-    {"model": {"vocab": [1, 2]}}, {"model": {"vocab": [["a"], []]}}, {"model": {"vocab": [[1, 0.0]]}},
-    tokenizer_json() | {"added_tokens": [{"id": 3}]}, tokenizer_json() | {"added_tokens": "x"},
-    tokenizer_json() | {"added_tokens": [FLAGS | {"id": 3, "content": "x", "special": True}]},
-    tokenizer_json() | {"decoder": {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}},
-    tokenizer_json() | {"decoder": "ByteLevel"}, b"", b"{", b"\xff\xfe",
-    {"model": {"type": "BPE", "vocab": {"a": 500}, "merges": []}, "decoder": DECODER},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": {"vocab": {"a": "0"}}},
+        {"model": {"vocab": {"a": -1}}},
+        {"model": {"vocab": {"a": 2**60}}},
+        {"model": {"vocab": {"a": True}}},
+        {"model": {"vocab": "abc"}},
+        {"model": {}},
+        {"model": []},
+        {},
+        {"model": {"vocab": [1, 2]}},
+        {"model": {"vocab": [["a"], []]}},
+        {"model": {"vocab": [[1, 0.0]]}},
+        tokenizer_json() | {"added_tokens": [{"id": 3}]},
+        tokenizer_json() | {"added_tokens": "x"},
+        tokenizer_json() | {"added_tokens": [FLAGS | {"id": 3, "content": "x", "special": True}]},
+        tokenizer_json() | {"decoder": {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}},
+        tokenizer_json() | {"decoder": "ByteLevel"},
+        b"",
+        b"{",
+        b"\xff\xfe",
+        {"model": {"type": "BPE", "vocab": {"a": 500}, "merges": []}, "decoder": DECODER},
+    ],
+)
 def test_tokenizers_of_another_form(tmp_path, content):
     refused(write_folder(tmp_path, tokenizer=content), "tokenizer.json")
 
 
-@pytest.mark.parametrize(("files", "words"), [
-    ({"vocab": {"a": "0"}}, r"vocab\.json: 'a' has the id '0'"), ({"vocab": {"a": -1}}, r"vocab\.json"),
-    ({"vocab": {"a": 2**40}}, r"vocab\.json"), ({"vocab": {"a": True}}, r"vocab\.json"),
-    ({"vocab": b"[]"}, r"vocab\.json"), ({"added_tokens": {"x": 1.5}}, r"added_tokens\.json"),
-    ({"vocab": {}, "added_tokens": {}}, r"vocab\.json: no string"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"vocab": {"a": "0"}}, r"vocab\.json: 'a' has the id '0'"),
+        ({"vocab": {"a": -1}}, r"vocab\.json"),
+        ({"vocab": {"a": 2**40}}, r"vocab\.json"),
+        ({"vocab": {"a": True}}, r"vocab\.json"),
+        ({"vocab": b"[]"}, r"vocab\.json"),
+        ({"added_tokens": {"x": 1.5}}, r"added_tokens\.json"),
+        ({"vocab": {}, "added_tokens": {}}, r"vocab\.json: no string"),
+    ],
+)
 def test_older_files_of_another_form(tmp_path, files, words):
     refused(old_folder(tmp_path, **files), words)
 

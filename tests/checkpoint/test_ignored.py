@@ -21,14 +21,34 @@ def warnings(caplog, path, **files):
     return [record.getMessage() for record in caplog.records]
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("num_beams", 5), ("num_beam_groups", 2), ("do_sample", True), ("temperature", 0.7), ("top_k", 10), ("top_p", 0.9),
-    ("no_repeat_ngram_size", 3), ("repetition_penalty", 1.2), ("length_penalty", 0.5), ("return_timestamps", True),
-    ("condition_on_prev_tokens", True), ("compression_ratio_threshold", 1.35), ("logprob_threshold", -1.0),
-    ("no_speech_threshold", 0.3), ("bad_words_ids", [[1]]), ("min_length", 4), ("min_new_tokens", 1),
-    ("forced_bos_token_id", 3), ("sequence_bias", [[[1], 2.0]]), ("max_time", 3.0), ("prompt_ids", [1, 2]),
-    ("invented_next_year", 3), ("invented", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_beams", 5),
+        ("num_beam_groups", 2),
+        ("do_sample", True),
+        ("temperature", 0.7),
+        ("top_k", 10),
+        ("top_p", 0.9),
+        ("no_repeat_ngram_size", 3),
+        ("repetition_penalty", 1.2),
+        ("length_penalty", 0.5),
+        ("return_timestamps", True),
+        ("condition_on_prev_tokens", True),
+        ("compression_ratio_threshold", 1.35),
+        ("logprob_threshold", -1.0),
+        ("no_speech_threshold", 0.3),
+        ("bad_words_ids", [[1]]),
+        ("min_length", 4),
+        ("min_new_tokens", 1),
+        ("forced_bos_token_id", 3),
+        ("sequence_bias", [[[1], 2.0]]),
+        ("max_time", 3.0),
+        ("prompt_ids", [1, 2]),
+        ("invented_next_year", 3),
+        ("invented", True),
+    ],
+)
 def test_a_setting_that_is_not_used_is_named(tmp_path, caplog, key, value):
     [warning] = warnings(caplog, tmp_path, generation_config={**SETTINGS, key: value})
     assert str(tmp_path) in warning
@@ -38,18 +58,46 @@ def test_a_setting_that_is_not_used_is_named(tmp_path, caplog, key, value):
 
 def test_all_of_them_stand_in_one_warning(tmp_path, caplog):
     generation, frontend = {"num_beams": 5, "temperature": 0.2}, {"pre_emphasis": 0.97}
-    [warning] = warnings(caplog, tmp_path, generation_config={**SETTINGS, **generation},
-                         preprocessor_config={**PREPROCESSOR, **frontend})  # fmt: skip
+    [warning] = warnings(
+        caplog, tmp_path, generation_config={**SETTINGS, **generation}, preprocessor_config={**PREPROCESSOR, **frontend}
+    )
     assert "generation_config.json: num_beams = 5, temperature = 0.2; preprocessor_config.json: pre_emph" in warning
 
 
-@pytest.mark.parametrize("neutral", [
-    {"num_beams": 1, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0,
-     "length_penalty": 1.0, "no_repeat_ngram_size": 0, "return_timestamps": False, "diversity_penalty": 0.0},
-    {"temperature": 0.0, "early_stopping": False, "bad_words_ids": None, "forced_eos_token_id": None, "min_length": 0},
-    {"alignment_heads": [[1, 0]], "max_initial_timestamp_index": 50, "prev_sot_token_id": 5, "use_cache": True,
-     "transformers_version": "4.48.0", "_from_model_config": True, "median_filter_width": 7, "invented": False},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        {
+            "num_beams": 1,
+            "do_sample": False,
+            "temperature": 1.0,
+            "top_k": 50,
+            "top_p": 1.0,
+            "repetition_penalty": 1.0,
+            "length_penalty": 1.0,
+            "no_repeat_ngram_size": 0,
+            "return_timestamps": False,
+            "diversity_penalty": 0.0,
+        },
+        {
+            "temperature": 0.0,
+            "early_stopping": False,
+            "bad_words_ids": None,
+            "forced_eos_token_id": None,
+            "min_length": 0,
+        },
+        {
+            "alignment_heads": [[1, 0]],
+            "max_initial_timestamp_index": 50,
+            "prev_sot_token_id": 5,
+            "use_cache": True,
+            "transformers_version": "4.48.0",
+            "_from_model_config": True,
+            "median_filter_width": 7,
+            "invented": False,
+        },
+    ],
+)
 def test_neutral_values_are_not(tmp_path, caplog, neutral):
     assert warnings(caplog, tmp_path, generation_config={**SETTINGS, **neutral}) == []
 

@@ -22,9 +22,20 @@ def rate(path, readme=None, **files):
     return read_checkpoint(path).generation.tokens_per_second
 
 
-@pytest.mark.parametrize(("language", "expected"), [
-    ("ar", 13), ("zh", 13), ("ja", 13), ("ko", 13), ("vi", 13), ("uk", 8), ("en", 6.5), ("es", 6.5), ("de", 13),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        ("ar", 13),
+        ("zh", 13),
+        ("ja", 13),
+        ("ko", 13),
+        ("vi", 13),
+        ("uk", 8),
+        ("en", 6.5),
+        ("es", 6.5),
+        ("de", 13),
+    ],
+)
 def test_each_language_has_its_limit_wherever_it_stands(tmp_path, language, expected):
     assert rate(tmp_path / f"moonshine-tiny-{language}") == expected
     cached = tmp_path / f"models--UsefulSensors--moonshine-base-{language}" / "snapshots" / "0123abc"
@@ -33,26 +44,44 @@ def test_each_language_has_its_limit_wherever_it_stands(tmp_path, language, expe
     assert rate(tmp_path / "config", config={**CONFIG, "language": language}) == expected
 
 
-@pytest.mark.parametrize(("head", "expected"), [
-    ("language: ko", 13), ("language: [uk]", 8), ("language: ['en', \"uk\"]", 8),
-    ("language:\n  - en\n  - ko\ntags:", 13),
-    ("language: Ukrainian # yes", 8), ("language: multilingual", 13), ("language: en-GB", 6.5), ("language:", 6.5),
-    ("languages: ko", 6.5), ("tags:\n- ko", 6.5), ("", 6.5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("language: ko", 13),
+        ("language: [uk]", 8),
+        ("language: ['en', \"uk\"]", 8),
+        ("language:\n  - en\n  - ko\ntags:", 13),
+        ("language: Ukrainian # yes", 8),
+        ("language: multilingual", 13),
+        ("language: en-GB", 6.5),
+        ("language:", 6.5),
+        ("languages: ko", 6.5),
+        ("tags:\n- ko", 6.5),
+        ("", 6.5),
+    ],
+)
 def test_the_head_of_a_readme(tmp_path, head, expected):
     assert rate(tmp_path / "folder", f"---\n{head}\n---\nlanguage: ar\n") == expected
 
 
-@pytest.mark.parametrize("readme", [
-    None, "", "# Moonshine\nlanguage: ko\n", "---\nlanguage: ko", b"---\n\xff\xfe\n---\n",
-    "---\n" + "language: ko\n" * 9 + "x" * 2**20,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "readme",
+    [
+        None,
+        "",
+        "# Moonshine\nlanguage: ko\n",
+        "---\nlanguage: ko",
+        b"---\n\xff\xfe\n---\n",
+        "---\n" + "language: ko\n" * 9 + "x" * 2**20,
+    ],
+)
 def test_a_readme_without_a_head_names_none(tmp_path, readme):
     assert rate(tmp_path / "folder", readme) == 6.5
 
 
-@pytest.mark.parametrize("name", ["moonshine-tiny", "moonshine-tiny-ft", "moonshine-base-v2", "my-ko", "ko",
-                                  "moonshine-tiny-korean"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["moonshine-tiny", "moonshine-tiny-ft", "moonshine-base-v2", "my-ko", "ko", "moonshine-tiny-korean"]
+)
 def test_names_that_end_in_no_language(tmp_path, name):
     assert rate(tmp_path / name) == 6.5
 

@@ -17,14 +17,17 @@ MOONSHINE = {**moonshine_configs.config(vocab_size=97), "architectures": ["Moons
 EMBEDDING = "model.decoder.embed_tokens.weight"
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"encoder_layers": 256}, "encoder_layers = 256, but the weights have 2 layers"),
-    ({"decoder_layers": 1}, "decoder_layers = 1, but the weights have 2 layers"),
-    ({"encoder_layers": 2**70}, "encoder_layers = 1180591620717411303424, but the weights have 2"),
-    ({"decoder_layers": "2"}, "decoder_layers = '2'"),
-    ({"vocab_size": 2**20}, r"vocab_size = 1048576, but decoder.embed_tokens.weight has \[97\] rows"),
-    ({"vocab_size": 96}, "vocab_size = 96"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"encoder_layers": 256}, "encoder_layers = 256, but the weights have 2 layers"),
+        ({"decoder_layers": 1}, "decoder_layers = 1, but the weights have 2 layers"),
+        ({"encoder_layers": 2**70}, "encoder_layers = 1180591620717411303424, but the weights have 2"),
+        ({"decoder_layers": "2"}, "decoder_layers = '2'"),
+        ({"vocab_size": 2**20}, r"vocab_size = 1048576, but decoder.embed_tokens.weight has \[97\] rows"),
+        ({"vocab_size": 96}, "vocab_size = 96"),
+    ],
+)
 def test_whispers_that_claim_too_much(tmp_path, change, words):
     folder = write_folder(tmp_path, config={**WHISPER, **change})
     start = time.process_time()
@@ -57,8 +60,19 @@ def test_weights_that_are_quantized_already(tmp_path, settings):
     assert read_checkpoint(write_folder(tmp_path, config={**WHISPER, "quantization_config": None}))
 
 
-@pytest.mark.parametrize("key", ["encoder_layers", "d_model", "num_mel_bins", "vocab_size", "architectures",
-                                 "model_type", "max_source_positions", "dropout"])  # fmt: skip
+@pytest.mark.parametrize(
+    "key",
+    [
+        "encoder_layers",
+        "d_model",
+        "num_mel_bins",
+        "vocab_size",
+        "architectures",
+        "model_type",
+        "max_source_positions",
+        "dropout",
+    ],
+)
 @pytest.mark.parametrize("depth", [40, 900, 100_000])
 def test_values_nested_too_deeply(tmp_path, key, depth):
     """Whatever prints, copies or walks such a value would exhaust the stack."""
@@ -69,15 +83,25 @@ def test_values_nested_too_deeply(tmp_path, key, depth):
 
 
 @pytest.mark.parametrize("value", ["1" + "0" * 400, "9" * 5000, "1e999", "-1e400", "1" * 10**6, "NaN", "Infinity"])
-@pytest.mark.parametrize(("file", "key"), [
-    ("config", "encoder_layers"), ("config", "d_model"), ("config", "vocab_size"), ("generation_config", "max_length"),
-    ("generation_config", "suppress_tokens"), ("preprocessor_config", "chunk_length"),
-    ("preprocessor_config", "hop_length"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("config", "encoder_layers"),
+        ("config", "d_model"),
+        ("config", "vocab_size"),
+        ("generation_config", "max_length"),
+        ("generation_config", "suppress_tokens"),
+        ("preprocessor_config", "chunk_length"),
+        ("preprocessor_config", "hop_length"),
+    ],
+)
 def test_numbers_without_end(tmp_path, file, key, value):
     given = {"config": WHISPER, "generation_config": {}, "preprocessor_config": PREPROCESSOR}[file]
-    pairs = ", ".join(f'"{name}": {str(number).lower()}' for name, number in given.items()
-                      if isinstance(number, int | float) and name != key)  # fmt: skip
+    pairs = ", ".join(
+        f'"{name}": {str(number).lower()}'
+        for name, number in given.items()
+        if isinstance(number, int | float) and name != key
+    )
     known = '"model_type": "whisper", ' if file == "config" else ""
     content = f'{{{known}"{key}": {value}{", " if pairs else ""}{pairs}}}'
     folder = write_folder(tmp_path, **{file: content.encode()})

@@ -66,46 +66,61 @@ def test_a_right_pickle_gets_as_far_as_the_configuration(tmp_path):
     assert read_nemo(archive(tmp_path, state=zipped(entry(tensor())))).weights["a"].tolist() == [0.0] * 4
 
 
-@pytest.mark.parametrize("value", [
-    b"c__builtin__\nbytearray\nJ\x00\x00\x00\x10\x85R",  # 256 MiB: harmless to run, but not small
-    b"cbuiltins\nset\n)R",
-    DICT + b"}\x85R",  # a copy of a dict, of a dict, ...
-    DICT + b")R}" + b"".join(text(f"k{index}") + b"N" + b"s" for index in range(20)) + b"b",
-    b"ctorch\nSize\n)R",
-    b"c_codecs\nencode\n" + text("x") + text("latin1") + b"\x86R",
-    b"cos\nsystem\n" + text("true") + b"\x85R",
-], ids=["bytearray", "set", "copy", "attributes", "size", "codecs", "system"])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"c__builtin__\nbytearray\nJ\x00\x00\x00\x10\x85R",  # 256 MiB: harmless to run, but not small
+        b"cbuiltins\nset\n)R",
+        DICT + b"}\x85R",  # a copy of a dict, of a dict, ...
+        DICT + b")R}" + b"".join(text(f"k{index}") + b"N" + b"s" for index in range(20)) + b"b",
+        b"ctorch\nSize\n)R",
+        b"c_codecs\nencode\n" + text("x") + text("latin1") + b"\x86R",
+        b"cos\nsystem\n" + text("true") + b"\x85R",
+    ],
+    ids=["bytearray", "set", "copy", "attributes", "size", "codecs", "system"],
+)
 def test_calls_that_no_state_dict_needs(tmp_path, value):
     error = refuse_quickly(tmp_path, zipped(entry(value)), "contains code or objects.*nothing in it was run")
     assert "plain tensors" in error.repair
 
 
-@pytest.mark.parametrize("value", [
-    tensor(storage(count=5)),
-    tensor(storage(key="1")),
-    tensor(size=b"K\x05\x85"),
-    tensor(size=b"K\x02\x85", stride=b"K\x04\x85"),
-    tensor(size=b"K\x04\x85", stride=b"K\x01K\x01\x86"),
-    tensor(size=b"J\xff\xff\xff\xff\x85"),
-    tensor(storage("ComplexFloatStorage")),
-    tensor(storage("QInt8Storage")),
-    tensor(b"}"),
-    tensor(more=b"}"),
-    tensor().replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"),
-    tensor(storage() + b"0" + storage("DoubleStorage", 2)),
-    b"N" + b"(" * 3,
-    b"h\x07",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        tensor(storage(count=5)),
+        tensor(storage(key="1")),
+        tensor(size=b"K\x05\x85"),
+        tensor(size=b"K\x02\x85", stride=b"K\x04\x85"),
+        tensor(size=b"K\x04\x85", stride=b"K\x01K\x01\x86"),
+        tensor(size=b"J\xff\xff\xff\xff\x85"),
+        tensor(storage("ComplexFloatStorage")),
+        tensor(storage("QInt8Storage")),
+        tensor(b"}"),
+        tensor(more=b"}"),
+        tensor().replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"),
+        tensor(storage() + b"0" + storage("DoubleStorage", 2)),
+        b"N" + b"(" * 3,
+        b"h\x07",
+    ],
+)
 def test_tensors_that_are_not_there_or_of_other_kinds(tmp_path, value):
     refuse_quickly(tmp_path, zipped(entry(value)), "contains code or objects, or is damaged")
 
 
-@pytest.mark.parametrize("make", [
-    lambda: torch.zeros(4, dtype=torch.float8_e4m3fn), lambda: torch.zeros(4, dtype=torch.complex64),
-    lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), lambda: torch.zeros(4, device="meta"),
-    lambda: torch.zeros(2, 2).to_sparse(), lambda: torch.quantize_per_tensor(torch.zeros(4), 0.1, 0, torch.qint8),
-    lambda: torch.zeros(4, dtype=torch.uint16), lambda: torch.zeros(2, dtype=torch.complex64).conj(),
-], ids=["float8", "complex", "nested", "meta", "sparse", "quantized", "uint16", "conjugated"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(4, dtype=torch.float8_e4m3fn),
+        lambda: torch.zeros(4, dtype=torch.complex64),
+        lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+        lambda: torch.zeros(4, device="meta"),
+        lambda: torch.zeros(2, 2).to_sparse(),
+        lambda: torch.quantize_per_tensor(torch.zeros(4), 0.1, 0, torch.qint8),
+        lambda: torch.zeros(4, dtype=torch.uint16),
+        lambda: torch.zeros(2, dtype=torch.complex64).conj(),
+    ],
+    ids=["float8", "complex", "nested", "meta", "sparse", "quantized", "uint16", "conjugated"],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_odd_tensors_are_refused_by_their_kind(tmp_path, make):
     error = refused(archive(tmp_path, state=weights() | {"a": make()}), "contains code or objects")

@@ -34,11 +34,20 @@ def built(capsys: pytest.CaptureFixture[str], *arguments: str) -> Path:
     return Path(json.loads(printed.out)["bundle"])
 
 
-@pytest.mark.parametrize(("file", "name"), [
-    ("модель.nemo", "модель"), ("сервис.nemo", "сервис"), ("my model.nemo", "my_model"),
-    ("it's.v1.2.nemo", "it_s.v1.2"), ("हिन्दी.nemo", "हिन्दी"), ("語音.nemo", "語音"),
-    (".hidden.nemo", "hidden"),
-    ("....nemo", "model"), ("x" * 240 + ".nemo", None)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("модель.nemo", "модель"),
+        ("сервис.nemo", "сервис"),
+        ("my model.nemo", "my_model"),
+        ("it's.v1.2.nemo", "it_s.v1.2"),
+        ("हिन्दी.nemo", "हिन्दी"),
+        ("語音.nemo", "語音"),
+        (".hidden.nemo", "hidden"),
+        ("....nemo", "model"),
+        ("x" * 240 + ".nemo", None),
+    ],
+)
 def test_an_engine_is_called_as_its_archive_in_letters_of_every_script(tmp_path, monkeypatch, file, name) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / file).touch()
@@ -54,9 +63,15 @@ def test_composed_and_decomposed_file_names_are_one_engine() -> None:
     assert name_of("cafe\u0301.nemo") == name_of("caf\u00e9.nemo") == "caf\u00e9"
 
 
-@pytest.mark.parametrize(("folder", "name"), [
-    ("models--openai--whisper-tiny.en/snapshots/" + "0123456789" * 4, "whisper-tiny.en"),
-    ("models--gpt2/snapshots/main", "gpt2"), ("whisper-ft", "whisper-ft"), ("run.v2/", "run.v2")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("models--openai--whisper-tiny.en/snapshots/" + "0123456789" * 4, "whisper-tiny.en"),
+        ("models--gpt2/snapshots/main", "gpt2"),
+        ("whisper-ft", "whisper-ft"),
+        ("run.v2/", "run.v2"),
+    ],
+)
 def test_a_folder_or_snapshot_of_the_hub_gives_its_model_name(tmp_path, monkeypatch, folder, name) -> None:
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / "config.json").write_text("{}", encoding="utf-8")
@@ -141,28 +156,34 @@ def test_shapes_of_another_number_of_mel_rows_are_refused(tmp_path, capsys, flag
         assert "features:1x64x500" in printed
 
 
-@pytest.mark.parametrize(("shapes", "words"), [
-    (["--maxShapes", "features:1x64x999999999"], "--maxShapes: max_seconds"),
-    (["--maxShapes", "features:99999x64x100"], "--maxShapes: max_batch"),
-    (["--maxShapes", "features:1x64x" + "9" * 400], "features:BATCHxMELxFRAMES"),
-    (["--minShapes", "features:0x64x100"], "features:BATCHxMELxFRAMES"),
-    (["--minShapes", "features:1x64x900", "--optShapes", "features:1x64x100"], "not min <= opt <= max"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        (["--maxShapes", "features:1x64x999999999"], "--maxShapes: max_seconds"),
+        (["--maxShapes", "features:99999x64x100"], "--maxShapes: max_batch"),
+        (["--maxShapes", "features:1x64x" + "9" * 400], "features:BATCHxMELxFRAMES"),
+        (["--minShapes", "features:0x64x100"], "features:BATCHxMELxFRAMES"),
+        (["--minShapes", "features:1x64x900", "--optShapes", "features:1x64x100"], "not min <= opt <= max"),
+    ],
+)
 def test_shapes_that_no_engine_has_name_the_flag(tmp_path, capsys, shapes, words) -> None:
     model = write_archive(tmp_path / "model.nemo")
     assert main(["compile", str(model), "-o", str(tmp_path / "out"), *FAST, *shapes]) == 2
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--target", "jetson"], "--target: target = 'jetson'"),
-    (["--correction", "no"], "--correction: correction = 'no'"),
-    (["--min-sqnr", "nan"], "--min-sqnr: min_sqnr: nan"),
-    (["--min-sqnr", "1e9"], "--min-sqnr: min_sqnr = 1000000000.0"),
-    (["--max-wer-drop", "-1"], "--max-wer-drop: max_wer_increase = -1.0"),
-    (["--compute-capability", "9.9"], "--compute-capability: compute_capability = '9.9'"),
-    (["--manifest", "\udcff.json"], "--manifest: manifest = '\\udcff.json'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--target", "jetson"], "--target: target = 'jetson'"),
+        (["--correction", "no"], "--correction: correction = 'no'"),
+        (["--min-sqnr", "nan"], "--min-sqnr: min_sqnr: nan"),
+        (["--min-sqnr", "1e9"], "--min-sqnr: min_sqnr = 1000000000.0"),
+        (["--max-wer-drop", "-1"], "--max-wer-drop: max_wer_increase = -1.0"),
+        (["--compute-capability", "9.9"], "--compute-capability: compute_capability = '9.9'"),
+        (["--manifest", "\udcff.json"], "--manifest: manifest = '\\udcff.json'"),
+    ],
+)
 def test_a_fault_of_a_flag_names_the_flag(tmp_path, capsys, flags, words) -> None:
     model = write_archive(tmp_path / "model.nemo")
     assert main(["compile", str(model), "-o", str(tmp_path / "out"), *flags]) == 2

@@ -40,12 +40,12 @@ def test_a_signal_in_the_middle_of_a_real_run_leaves_nothing(tmp_path, number) -
     environment["TMPDIR"] = str(tmp_path / "tmp")
     slow = ["--set", "calibration.batches=500", "--target", "cpu"]
     # A test run started in the background inherits an ignored SIGINT; the child takes it back.
-    code = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-            "from trtasr.cli import main; sys.exit(main())")  # fmt: skip
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from trtasr.cli import main; sys.exit(main())"
+    )
     command = [sys.executable, "-c", code, "compile", str(model), "-o", str(tmp_path / "out"), *slow]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as run:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
         assert run.stderr is not None
         for line in run.stderr:
             if "synthetic batch 1" in line:
@@ -86,6 +86,7 @@ def test_a_limit_on_file_sizes_is_the_environments_fault(tmp_path, capsys, limit
 @pytest.mark.parametrize("where", ["export_onnx", "write_record"])
 def test_a_disk_that_takes_no_more_is_the_environments_fault(tmp_path, monkeypatch, capsys, number, where) -> None:
     """Of temporary files (the export) and of the bundle (its records)."""
+
     def full(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 

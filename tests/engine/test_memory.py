@@ -24,12 +24,19 @@ def attention(tmp_path_factory):
         helper.make_node("MatMul", ["features", "shares"], ["log_probs"]),
         helper.make_node("Identity", ["lengths"], ["output_lengths"]),
     ]
-    inputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["B", ROWS, "T"]),
-              helper.make_tensor_value_info("lengths", TensorProto.INT64, ["B"])]  # fmt: skip
-    outputs = [helper.make_tensor_value_info("log_probs", TensorProto.FLOAT, ["B", ROWS, "T"]),
-               helper.make_tensor_value_info("output_lengths", TensorProto.INT64, ["B"])]  # fmt: skip
-    model = helper.make_model(helper.make_graph(nodes, "attention", inputs, outputs),
-                              opset_imports=[helper.make_opsetid("", 20)], ir_version=10)  # fmt: skip
+    inputs = [
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, ["B", ROWS, "T"]),
+        helper.make_tensor_value_info("lengths", TensorProto.INT64, ["B"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("log_probs", TensorProto.FLOAT, ["B", ROWS, "T"]),
+        helper.make_tensor_value_info("output_lengths", TensorProto.INT64, ["B"]),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "attention", inputs, outputs),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
     onnx.save(model, path)
     return path
@@ -58,8 +65,10 @@ def test_much_is_named_and_too_much_is_refused(attention, monkeypatch, caplog):
     limit(Path("minutes.wav"), 150.0)
     limit(Path("minutes.wav"), 155.0)  # what has been read so far
     said = [record.getMessage() for record in caplog.records]
-    assert said == [f"minutes.wav: {seconds} s take about {gigabytes} GB of memory"
-                    for seconds, gigabytes in (("150.0", "2.2"), ("155.0", "2.4"))]  # fmt: skip
+    assert said == [
+        f"minutes.wav: {seconds} s take about {gigabytes} GB of memory"
+        for seconds, gigabytes in (("150.0", "2.2"), ("155.0", "2.4"))
+    ]
     with pytest.raises(AudioError, match=r"3600.0 s would .* and 4.0 GB are free, enough for 1[89]\d s"):
         limit(Path("hour.wav"), 3600.0)
 

@@ -44,15 +44,25 @@ def test_arrays_come_back_as_they_were_written(tmp_path):
         np.testing.assert_array_equal(found[name], values)
 
 
-@pytest.mark.parametrize("header", [
-    "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999,), }",
-    "{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -3), }",
-    "{'descr': '<f4', 'fortran_order': False, 'shape': (True,), }",
-    "{'descr': '|O', 'fortran_order': False, 'shape': (3,), }",
-    "{'descr': 'nope', 'fortran_order': False, 'shape': (6,), }",
-    "{'descr': '|V0', 'fortran_order': False, 'shape': (6,), }",
-    "{'descr': [('a', '<f4', 10**9)], 'fortran_order': False, 'shape': (6,), }",
-    "{'shape': (6,)}", "{", "", "(" * 110, "'\x00'", "9" * 118, "[6]"])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -3), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True,), }",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (3,), }",
+        "{'descr': 'nope', 'fortran_order': False, 'shape': (6,), }",
+        "{'descr': '|V0', 'fortran_order': False, 'shape': (6,), }",
+        "{'descr': [('a', '<f4', 10**9)], 'fortran_order': False, 'shape': (6,), }",
+        "{'shape': (6,)}",
+        "{",
+        "",
+        "(" * 110,
+        "'\x00'",
+        "9" * 118,
+        "[6]",
+    ],
+)
 def test_headers_that_lie(tmp_path, header):
     path = zipped(tmp_path / "f.npz", npy(header, bytes(24)))
     with pytest.raises(UsageError, match=r"f\.npz: not an \.npz file, or damaged"):

@@ -66,8 +66,12 @@ def test_what_a_user_put_into_a_bundle_moves_on_into_the_next_one(tmp_path: Path
     (out / "sub" / "file.txt").write_text("edited by hand", encoding="utf-8")
     make(out, "two")
     make(out, "three")
-    assert content(out) == {"notes.txt": "mine", "sub/more/deep.txt": "mine too", "sub/file.txt": "three",
-                            "sub/file.txt.kept": "edited by hand"}  # fmt: skip
+    assert content(out) == {
+        "notes.txt": "mine",
+        "sub/more/deep.txt": "mine too",
+        "sub/file.txt": "three",
+        "sub/file.txt.kept": "edited by hand",
+    }
     assert (out / "empty").is_dir()
     assert (out / "elsewhere").readlink() == Path("/nowhere")
     whole(out, "three")
@@ -80,9 +84,7 @@ def test_the_kept_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "notes.txt" in caplog.text
 
 
-def test_files_are_kept_where_the_disk_knows_no_second_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_kept_where_the_disk_knows_no_second_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -96,12 +98,14 @@ def test_files_are_kept_where_the_disk_knows_no_second_names(
 @pytest.mark.parametrize("kind", ["fifo", "link to nowhere", "link to itself", "link to a file", "file", "socket"])
 def test_what_is_no_folder_is_refused_and_left_alone(tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"
-    {"fifo": lambda: os.mkfifo(out),
-     "link to nowhere": lambda: out.symlink_to(tmp_path / "nothing"),
-     "link to a file": lambda: (tmp_path / "file").touch() or out.symlink_to(tmp_path / "file"),
-     "link to itself": lambda: out.symlink_to(out),
-     "file": out.touch,
-     "socket": lambda: os.mknod(out, 0o140600)}[kind]()  # fmt: skip
+    {
+        "fifo": lambda: os.mkfifo(out),
+        "link to nowhere": lambda: out.symlink_to(tmp_path / "nothing"),
+        "link to a file": lambda: (tmp_path / "file").touch() or out.symlink_to(tmp_path / "file"),
+        "link to itself": lambda: out.symlink_to(out),
+        "file": out.touch,
+        "socket": lambda: os.mknod(out, 0o140600),
+    }[kind]()
     found, listed = out.lstat().st_ino, names(tmp_path)
     with pytest.raises(UsageError, match="out: is a"):
         make(out)

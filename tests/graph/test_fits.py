@@ -56,8 +56,9 @@ def foreign_offset(table: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     "change", [lose_activation, lose_weight, turn_weight, shorten_weight, shorten_offset, foreign_offset]
 )
-def test_a_table_that_does_not_fit_is_refused(calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                              change: Callable[[dict[str, Any]], str]) -> None:  # fmt: skip
+def test_a_table_that_does_not_fit_is_refused(
+    calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[dict[str, Any]], str]
+) -> None:
     table = json.loads((calibrated / "calib" / "tiny.json").read_text(encoding="utf-8"))
     name = change(table)
     (tmp_path / "tiny.json").write_text(json.dumps(table), encoding="utf-8")

@@ -37,44 +37,73 @@ max_seconds = 20.0
 bench_seconds = [2.0, 7.0]
 mixed = false
 """
-BITS = [b"[", b"]" * 40, b"[" * 2000, b"{a=" * 500, b"9" * 5000, b"0x" + b"f" * 9000, b"1e400",
-        b"inf", b"-nan", b"\xff", b"\x00", b"\x1b[2J", b'"', b"\n", b"=", b".", b"a." * 300 + b"b=1\n", b"1979-05-27",
-        b"true", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"'''", b"10" * 12, b"-1", b"1", b"[1]", b"'cpu'"]  # fmt: skip
+BITS = [
+    b"[",
+    b"]" * 40,
+    b"[" * 2000,
+    b"{a=" * 500,
+    b"9" * 5000,
+    b"0x" + b"f" * 9000,
+    b"1e400",
+    b"inf",
+    b"-nan",
+    b"\xff",
+    b"\x00",
+    b"\x1b[2J",
+    b'"',
+    b"\n",
+    b"=",
+    b".",
+    b"a." * 300 + b"b=1\n",
+    b"1979-05-27",
+    b"true",
+    b"\xef\xbb\xbf",
+    b"\xed\xa0\x80",
+    b"'''",
+    b"10" * 12,
+    b"-1",
+    b"1",
+    b"[1]",
+    b"'cpu'",
+]
 
 
-@pytest.mark.parametrize(("assignment", "words"), [
-    ("evaluation.threads=100000", "use at most 1024"),
-    ("engine.max_seconds=1e9", "use at most 3600"),
-    ("calibration.seconds=1e9", "use at most 600"),
-    ("calibration.batch_size=100000000", "use at most 256"),
-    ("calibration.batches=100000", "use at most 1000"),
-    ("calibration.steps=1000000000", "use at most 10000"),
-    ("calibration.seed=100000000000000000000000", "use at most 9223372036854775807"),
-    ("calibration.seed=-1", "use at least 0"),
-    ("calibration.learning_rate=1e300", "use at most 10"),
-    ("calibration.learning_rate=inf", "finite"),
-    ("quantization.headroom=1e9", "use at most 10"),
-    ("quantization.damping=1e30", "use at most"),
-    ("engine.workspace_mb=100000000", "use at most 1048576"),
-    ("engine.max_batch=100000", "use at most 1024"),
-    ("evaluation.batch=100000", "use at most 1024"),
-    ("evaluation.gpu_batches=[100000]", "use at most 1024"),
-    ("evaluation.bench_seconds=[1e9]", "use at most 3600"),
-    ("evaluation.max_wer_increase=1e9", "use at most 1000000"),
-    (f"evaluation.bench_seconds=[{'1,' * 2000}]", "give at most 1000"),
-    (f"calibration.seed={'9' * 5000}", "not a value"),
-    (f"calibration.seed=0x{'f' * 5000}", "use at most"),
-    (f"calibration.seconds=0x{'f' * 5000}", "expected a number, got an integer of over 80 digits"),
-    (f"calibration.seed={'[' * 5000}", "not a value"),
-    ("calibration.steps=x", "give an integer"),
-    ("calibration.seconds=x", "give a number"),
-    ("calibration.bfloat16=1", "give true or false"),
-    (f"checkpoint={'x' * 300}", "longer than a file's name can be"),
-    (f"checkpoint={'x/' * 3000}", "use less than 4096 bytes"),
-    ('checkpoint="a\\u0000b"', "cannot be shown"),
-    ('checkpoint=""', "checkpoint = ''"),
-    ("evaluation.manifest=\udcff.json", "cannot be shown"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("evaluation.threads=100000", "use at most 1024"),
+        ("engine.max_seconds=1e9", "use at most 3600"),
+        ("calibration.seconds=1e9", "use at most 600"),
+        ("calibration.batch_size=100000000", "use at most 256"),
+        ("calibration.batches=100000", "use at most 1000"),
+        ("calibration.steps=1000000000", "use at most 10000"),
+        ("calibration.seed=100000000000000000000000", "use at most 9223372036854775807"),
+        ("calibration.seed=-1", "use at least 0"),
+        ("calibration.learning_rate=1e300", "use at most 10"),
+        ("calibration.learning_rate=inf", "finite"),
+        ("quantization.headroom=1e9", "use at most 10"),
+        ("quantization.damping=1e30", "use at most"),
+        ("engine.workspace_mb=100000000", "use at most 1048576"),
+        ("engine.max_batch=100000", "use at most 1024"),
+        ("evaluation.batch=100000", "use at most 1024"),
+        ("evaluation.gpu_batches=[100000]", "use at most 1024"),
+        ("evaluation.bench_seconds=[1e9]", "use at most 3600"),
+        ("evaluation.max_wer_increase=1e9", "use at most 1000000"),
+        (f"evaluation.bench_seconds=[{'1,' * 2000}]", "give at most 1000"),
+        (f"calibration.seed={'9' * 5000}", "not a value"),
+        (f"calibration.seed=0x{'f' * 5000}", "use at most"),
+        (f"calibration.seconds=0x{'f' * 5000}", "expected a number, got an integer of over 80 digits"),
+        (f"calibration.seed={'[' * 5000}", "not a value"),
+        ("calibration.steps=x", "give an integer"),
+        ("calibration.seconds=x", "give a number"),
+        ("calibration.bfloat16=1", "give true or false"),
+        (f"checkpoint={'x' * 300}", "longer than a file's name can be"),
+        (f"checkpoint={'x/' * 3000}", "use less than 4096 bytes"),
+        ('checkpoint="a\\u0000b"', "cannot be shown"),
+        ('checkpoint=""', "checkpoint = ''"),
+        ("evaluation.manifest=\udcff.json", "cannot be shown"),
+    ],
+)
 def test_a_value_out_of_bounds_is_refused_with_the_bound_and_the_flag(assignment: str, words: str) -> None:
     with pytest.raises(RecipeError) as caught:
         override(RECIPE, [assignment])
@@ -90,8 +119,12 @@ def test_many_batches_of_long_features_are_too_much_together() -> None:
 
 @pytest.mark.parametrize("kind", [Calibration, Quantization, EngineShapes, Evaluation])
 def test_every_number_of_a_recipe_is_bounded(kind: type) -> None:
-    section = {Calibration: "calibration", Quantization: "quantization", EngineShapes: "engine",
-               Evaluation: "evaluation"}  # fmt: skip
+    section = {
+        Calibration: "calibration",
+        Quantization: "quantization",
+        EngineShapes: "engine",
+        Evaluation: "evaluation",
+    }
     for item in fields(kind):
         if str(item.type).replace("tuple[", "").startswith(("int", "float")) or item.type in (int, float):
             value = 2.0**62 if "float" in str(item.type) else 2**64
@@ -100,8 +133,27 @@ def test_every_number_of_a_recipe_is_bounded(kind: type) -> None:
                 override(RECIPE, [f"{section[kind]}.{item.name}={text}"])
 
 
-@pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "a/b", "..", ".", "", " ", ". .", "a\0b", "x" * 101,
-                                  "é" * 51, "a\nb", "\x1b[2J", "a\u202eb", "a\\b", "\ud800"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../evil",
+        "/etc/evil",
+        "a/b",
+        "..",
+        ".",
+        "",
+        " ",
+        ". .",
+        "a\0b",
+        "x" * 101,
+        "é" * 51,
+        "a\nb",
+        "\x1b[2J",
+        "a\u202eb",
+        "a\\b",
+        "\ud800",
+    ],
+)
 def test_a_name_cannot_leave_engines(name: str) -> None:
     with pytest.raises(RecipeError):
         build(Recipe, {"name": name, "checkpoint": "m.nemo"}, "recipe.toml")
@@ -124,9 +176,19 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
     assert load_recipe(path).name == "seed"
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"seed = " + b"9" * 5000, b"a = " + b"[" * 5000,
-                                     b"a.b" + b".c" * 5000 + b" = 1", b"[calibration]\nseconds = inf",
-                                     b"name = 1979-05-27", b"calibration = []", b"x" * 2**21])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b"seed = " + b"9" * 5000,
+        b"a = " + b"[" * 5000,
+        b"a.b" + b".c" * 5000 + b" = 1",
+        b"[calibration]\nseconds = inf",
+        b"name = 1979-05-27",
+        b"calibration = []",
+        b"x" * 2**21,
+    ],
+)
 def test_hostile_files_end_in_a_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "r.toml"
     path.write_bytes(b'checkpoint = "m"\n'[: 0 if content.startswith(b"a") else None] + content)

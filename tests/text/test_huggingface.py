@@ -97,12 +97,19 @@ def test_text_survives_bytes_and_any_cut(text, cuts):
     assert made(byte_level(vocabulary)).decode([vocabulary.index(piece) for piece in pieces]) == text.strip()
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"", "not a tokenizer"), (b"{", "not a tokenizer"), (b"[]", "not a tokenizer"), (b"{}", "not a tokenizer"),
-    (b'{"model": ' + b"[" * 10000, "not a tokenizer"), (b'{"model": "\xff"}', "not a tokenizer"),
-    (b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}', "not a tokenizer"),
-    (b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}', "not a tokenizer"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a tokenizer"),
+        (b"{", "not a tokenizer"),
+        (b"[]", "not a tokenizer"),
+        (b"{}", "not a tokenizer"),
+        (b'{"model": ' + b"[" * 10000, "not a tokenizer"),
+        (b'{"model": "\xff"}', "not a tokenizer"),
+        (b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}', "not a tokenizer"),
+        (b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}', "not a tokenizer"),
+    ],
+)
 def test_what_is_no_tokenizer_is_refused(content, words):
     with pytest.raises(CheckpointError, match=words) as caught:
         HuggingFaceTokenizer(content, 3)
@@ -116,18 +123,21 @@ def test_added_tokens_with_another_id_than_the_library_gives_them_are_refused():
         made(document)
 
 
-@pytest.mark.parametrize("decoder", [
-    {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""},
-    {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"},
-    {"type": "Replace", "pattern": {"String": ""}, "content": ""},
-    {"type": "Strip", "content": " ", "start": 0, "stop": 1},
-    {"type": "BPEDecoder", "suffix": ""},
-    {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Sequence", "decoders": [WORD_PIECE]}]},
-    {"type": "Sequence", "decoders": [[{"type": "Fuse"}]]},
-    {"type": "Sequence", "decoders": {"type": "Fuse"}},
-    {"type": "Sequence", "decoders": 1},
-    {"type": ["Sequence"]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""},
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"},
+        {"type": "Replace", "pattern": {"String": ""}, "content": ""},
+        {"type": "Strip", "content": " ", "start": 0, "stop": 1},
+        {"type": "BPEDecoder", "suffix": ""},
+        {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Sequence", "decoders": [WORD_PIECE]}]},
+        {"type": "Sequence", "decoders": [[{"type": "Fuse"}]]},
+        {"type": "Sequence", "decoders": {"type": "Fuse"}},
+        {"type": "Sequence", "decoders": 1},
+        {"type": ["Sequence"]},
+    ],
+)
 def test_decoders_that_could_run_away_are_refused(decoder):
     with pytest.raises(CheckpointError, match=r"decoder .* is not supported") as caught:
         made(byte_level(["a"]) | {"decoder": decoder})

@@ -5,21 +5,34 @@ import pytest
 from trtasr.text.printable import json_text, message, one_line, printable
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("\x1b[2J\x1b]0;owned\x07", "\\x1b[2J\\x1b]0;owned\\x07"),
-    ("\x9b31m", "\\x9b31m"),  # CSI in one character
-    ("a\rb\bc\x7f", "a\\x0db\\x08c\\x7f"),
-    ("wav.\u202egpj", "wav.\\u202egpj"),
-    ("\udcff.wav", "\\udcff.wav"),
-    ("\ufefftext\u2028", "\\ufefftext\\u2028"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J\x1b]0;owned\x07", "\\x1b[2J\\x1b]0;owned\\x07"),
+        ("\x9b31m", "\\x9b31m"),  # CSI in one character
+        ("a\rb\bc\x7f", "a\\x0db\\x08c\\x7f"),
+        ("wav.\u202egpj", "wav.\\u202egpj"),
+        ("\udcff.wav", "\\udcff.wav"),
+        ("\ufefftext\u2028", "\\ufefftext\\u2028"),
+    ],
+)
 def test_what_a_terminal_would_act_on_is_spelled_out(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-@pytest.mark.parametrize("text", ["tab\tand\nline", "модель", "नमस्ते",
-                                  "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
-                                  "שלום\u200f", "café", "e\u0301", "👩\u200d🚀"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tab\tand\nline",
+        "модель",
+        "नमस्ते",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "שלום\u200f",
+        "café",
+        "e\u0301",
+        "👩\u200d🚀",
+    ],
+)
 def test_text_of_any_script_stays_as_it_is(text: str) -> None:
     assert printable(text) == text
 

@@ -10,21 +10,24 @@ from trtasr.text.punctuation import Punctuation, marks
 LETTERS = [" ", *"abcdefghijklmnopqrstuvwxyz"]
 
 
-@pytest.mark.parametrize(("vocabulary", "said", "text"), [
-    ([*LETTERS, "."], "the .", "the."),
-    ([*LETTERS, "'"], "dogs ' house", "dogs' house"),
-    ([*LETTERS, "'"], "the .", "the ."),  # no mark of this vocabulary
-    (LETTERS, "dogs ' house", "dogs ' house"),
-    ([*LETTERS, "."], "the  .", "the ."),  # one space, not all
-    ([*LETTERS, ".", "!"], "no . ! yes", "no.! yes"),
-    ([*LETTERS, "'s"], "it 's", "it's"),  # marks inside of tokens count
-    ([*LETTERS, "\u2581."], "the .", "the ."),  # not those of pieces that start a word
-    ([*LETTERS, "##."], "the .", "the ."),
-    ([*LETTERS, "<|.|>", "[.]"], "the .", "the ."),  # nor those of special tokens
-    ([*LETTERS, "\u3002", "\u060c"], "a \u3002 b \u060c", "a\u3002 b\u060c"),
-    ([*LETTERS, "$"], "5 $", "5 $"),  # a symbol, no punctuation
-    ([*LETTERS, "-", "]", "^"], "a - b ] c ^", "a- b] c ^"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("vocabulary", "said", "text"),
+    [
+        ([*LETTERS, "."], "the .", "the."),
+        ([*LETTERS, "'"], "dogs ' house", "dogs' house"),
+        ([*LETTERS, "'"], "the .", "the ."),  # no mark of this vocabulary
+        (LETTERS, "dogs ' house", "dogs ' house"),
+        ([*LETTERS, "."], "the  .", "the ."),  # one space, not all
+        ([*LETTERS, ".", "!"], "no . ! yes", "no.! yes"),
+        ([*LETTERS, "'s"], "it 's", "it's"),  # marks inside of tokens count
+        ([*LETTERS, "\u2581."], "the .", "the ."),  # not those of pieces that start a word
+        ([*LETTERS, "##."], "the .", "the ."),
+        ([*LETTERS, "<|.|>", "[.]"], "the .", "the ."),  # nor those of special tokens
+        ([*LETTERS, "\u3002", "\u060c"], "a \u3002 b \u060c", "a\u3002 b\u060c"),
+        ([*LETTERS, "$"], "5 $", "5 $"),  # a symbol, no punctuation
+        ([*LETTERS, "-", "]", "^"], "a - b ] c ^", "a- b] c ^"),
+    ],
+)
 def test_one_space_in_front_of_a_mark_of_the_vocabulary_goes(vocabulary, said, text):
     assert Punctuation(vocabulary)(said) == text
 

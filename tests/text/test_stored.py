@@ -153,10 +153,13 @@ def test_a_tokenizer_file_is_hashed_like_every_other(tmp_path):
         restore(open_bundle(moved))
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"x", r"tokenizer\.model: not a SentencePiece model"),
-    (sentencepieces()["symbols"], "its vocabulary is not that of tokenizer.model"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"x", r"tokenizer\.model: not a SentencePiece model"),
+        (sentencepieces()["symbols"], "its vocabulary is not that of tokenizer.model"),
+    ],
+)
 def test_a_file_that_does_not_fit_is_refused(tmp_path, content, words):
     class Other(CharTokenizer):
         kind = "sentencepiece"

@@ -50,11 +50,15 @@ class Level:
         """Sentences on what is used; ``mixes``: it is the mean of all channels."""
         found = []
         if self.peak > LOUDEST:
-            found.append(f"samples reach {self.peak:.6g}, full scale is 1: the text may be wrong; divide them by 32768 "
-                         "if they were 16-bit integers")  # fmt: skip
+            found.append(
+                f"samples reach {self.peak:.6g}, full scale is 1: the text may be wrong; divide them by 32768 "
+                "if they were 16-bit integers"
+            )
         if mixes and len(self.channels) > 1 and self.mixed < CANCELLED * self.channels.max():
-            found.append("the channels cancel each other when mixed (opposite phase): the text may be wrong; read one "
-                         "of them alone, `trtasr transcribe --channel 0`")  # fmt: skip
+            found.append(
+                "the channels cancel each other when mixed (opposite phase): the text may be wrong; read one "
+                "of them alone, `trtasr transcribe --channel 0`"
+            )
         return found
 
 
@@ -69,8 +73,10 @@ def length_doubts(stream: Stream, frames: int) -> list[str]:
     if missing is not None and missing - found > MISSING:
         return [f"{found:.2f} s found, but its header promises {missing:.2f} s: the recording is cut off"]
     if (surplus := surplus_seconds(stream, frames)) > MISSING:
-        return [f"{found:.2f} s read as its header says, but the file holds about {found + surplus:.2f} s: its header "
-                "is wrong, and the rest is not heard; repair it (for instance `sox --ignore-length`)"]  # fmt: skip
+        return [
+            f"{found:.2f} s read as its header says, but the file holds about {found + surplus:.2f} s: its header "
+            "is wrong, and the rest is not heard; repair it (for instance `sox --ignore-length`)"
+        ]
     if stream.format == "OGG" and not ends(stream):
         return [f"{found:.2f} s found, but the end of the Ogg stream is missing: the recording is cut off"]
     return []

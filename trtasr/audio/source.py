@@ -100,8 +100,7 @@ def files_below(folder: Path) -> list[Path]:
     found = []
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(where, name) for name in names
-                  if not name.startswith(".") and name.lower().endswith(SUFFIXES)]  # fmt: skip
+        found += [Path(where, name) for name in names if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
     if not found:
         raise AudioError(f"{shown(folder)}: no audio file in this folder", f"audio is what ends in {', '.join(READ)}")
     return sorted(found)
@@ -121,8 +120,9 @@ def opened(path: Path) -> Iterator[Stream]:
                 check_rate(path, stream.samplerate)
                 yield stream
         except (soundfile.SoundFileError, OSError) as error:
-            raise AudioError(f"{shown(path)}: not readable audio ({reason(error)})",
-                             "convert it to WAV or FLAC") from error  # fmt: skip
+            raise AudioError(
+                f"{shown(path)}: not readable audio ({reason(error)})", "convert it to WAV or FLAC"
+            ) from error
 
 
 def reason(error: Exception) -> str:
@@ -148,8 +148,9 @@ def content(path: Path) -> Iterator[IO[bytes]]:
     except IsADirectoryError as error:
         raise AudioError(f"{shown(path)}: is a folder", "name a file") from error
     except OSError as error:
-        raise AudioError(f"{shown(path):.300}: cannot be read ({error.strerror})",
-                         "check its name and its permissions") from error  # fmt: skip
+        raise AudioError(
+            f"{shown(path):.300}: cannot be read ({error.strerror})", "check its name and its permissions"
+        ) from error
     except ValueError as error:  # NUL in the name
         raise AudioError(f"{str(path)!r:.80}: no file name", "name a file") from error
     with file:
@@ -188,5 +189,6 @@ def check_rate(path: Path, rate: int) -> None:
         AudioError: outside 4..384 kHz.
     """
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise AudioError(f"{shown(path)}: wrong sample rate, {rate} Hz",
-                         f"use audio of {LOWEST_RATE} to {HIGHEST_RATE} Hz")  # fmt: skip
+        raise AudioError(
+            f"{shown(path)}: wrong sample rate, {rate} Hz", f"use audio of {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+        )

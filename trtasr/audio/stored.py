@@ -45,14 +45,21 @@ class StoredBuffers:
             if values is None:
                 continue
             if values.shape != shape:
-                raise CheckpointError(f"preprocessor.featurizer.{name}: shape {list(values.shape)}, the configuration "
-                                      f"gives {list(shape)}", "use weights and configuration of the same model")
+                raise CheckpointError(
+                    f"preprocessor.featurizer.{name}: shape {list(values.shape)}, the configuration "
+                    f"gives {list(shape)}",
+                    "use weights and configuration of the same model",
+                )
             if not np.isfinite(values).all() or np.abs(values).max() > LARGEST:
-                raise CheckpointError(f"preprocessor.featurizer.{name}: holds values that are not finite, or above "
-                                      f"{LARGEST:g}", "use a checkpoint that trained to the end")
+                raise CheckpointError(
+                    f"preprocessor.featurizer.{name}: holds values that are not finite, or above {LARGEST:g}",
+                    "use a checkpoint that trained to the end",
+                )
         if self.bank is not None and (self.bank < 0).any():
-            raise CheckpointError("preprocessor.featurizer.fb: holds negative values, whose logarithm does not exist",
-                                  "use a mel bank of values from 0 on")
+            raise CheckpointError(
+                "preprocessor.featurizer.fb: holds negative values, whose logarithm does not exist",
+                "use a mel bank of values from 0 on",
+            )
 
 
 def write_stored(folder: Path, stored: StoredBuffers) -> None:

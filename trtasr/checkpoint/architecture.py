@@ -45,5 +45,7 @@ def encoder_decoder(family: str, config: Mapping[str, Any]) -> str:
     return family.capitalize() + (f", {layers[0]} + {layers[1]} layers" if all(layers) else "")
 
 
-LAYERS = {"whisper": ("encoder_layers", "decoder_layers"),
-          "moonshine": ("encoder_num_hidden_layers", "decoder_num_hidden_layers")}  # fmt: skip
+LAYERS = {
+    "whisper": ("encoder_layers", "decoder_layers"),
+    "moonshine": ("encoder_num_hidden_layers", "decoder_num_hidden_layers"),
+}

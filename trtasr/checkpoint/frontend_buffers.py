@@ -59,6 +59,11 @@ def other(name: str, stored: FloatArray | None, computed: FloatArray) -> FloatAr
         return None
     difference = float(np.abs(stored - computed).max())
     if difference > ROUNDING * float(np.abs(computed).max()):
-        logger.warning("%s: the archive's own values are used; they differ from what its configuration gives by up to "
-                       "%.2g (largest value %.2g)", name, difference, float(np.abs(computed).max()))
+        logger.warning(
+            "%s: the archive's own values are used; they differ from what its configuration gives by up to "
+            "%.2g (largest value %.2g)",
+            name,
+            difference,
+            float(np.abs(computed).max()),
+        )
     return stored

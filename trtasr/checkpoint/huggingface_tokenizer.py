@@ -78,8 +78,12 @@ def special_tokens(folder: Folder, added: Iterable[str]) -> set[str]:
         return set(added)
     named = [value for found in files for key, value in found.items() if key.endswith("_token")]
     listed = [token for tokens in lists if isinstance(tokens, list) for token in tokens]
-    flagged = [token for tokens in decoders for token in tokens.values()
-               if isinstance(token, dict) and token.get("special") is True]  # fmt: skip
+    flagged = [
+        token
+        for tokens in decoders
+        for token in tokens.values()
+        if isinstance(token, dict) and token.get("special") is True
+    ]
     return {text for token in (*named, *listed, *flagged) if (text := text_of(token)) is not None}
 
 

@@ -48,8 +48,10 @@ def check_section(config: Mapping[str, Any]) -> None:
     section = config.get("tokenizer")
     kind = section.get("type") if isinstance(section, dict) else section
     if kind is not None and str(kind).lower() != "bpe":
-        raise CheckpointError(f"tokenizer.type: {kind!r:.80} is not supported",
-                              "use a model over characters or SentencePiece pieces (tokenizer.type: bpe)")  # fmt: skip
+        raise CheckpointError(
+            f"tokenizer.type: {kind!r:.80} is not supported",
+            "use a model over characters or SentencePiece pieces (tokenizer.type: bpe)",
+        )
 
 
 def read_pieces(config: Mapping[str, Any], members: Mapping[str, bytes]) -> Tokenizer:
@@ -134,5 +136,7 @@ def check_size(config: Mapping[str, Any], tokens: int) -> None:
     if type(classes) is not int:
         raise CheckpointError(f"decoder.num_classes: {classes!r:.80}", "use the number of tokens, or leave it out")
     if 0 < classes != tokens:
-        raise CheckpointError(f"the vocabulary has {tokens} tokens, decoder.num_classes is {classes}",
-                              "make them equal (the blank is not counted)")  # fmt: skip
+        raise CheckpointError(
+            f"the vocabulary has {tokens} tokens, decoder.num_classes is {classes}",
+            "make them equal (the blank is not counted)",
+        )

@@ -16,9 +16,18 @@ MAX_BYTES = 2**20  # of one pickle; published state dicts take 100 to 300 KiB
 MAX_DIMENSIONS = 16
 MAX_ATTRIBUTES = 8  # of the dict itself: torch adds `_metadata`
 # Bytes per number of the storages that state dicts of real numbers are made of.
-STORAGES = {"torch.DoubleStorage": 8, "torch.FloatStorage": 4, "torch.HalfStorage": 2, "torch.BFloat16Storage": 2,
-            "torch.LongStorage": 8, "torch.IntStorage": 4, "torch.ShortStorage": 2, "torch.CharStorage": 1,
-            "torch.ByteStorage": 1, "torch.BoolStorage": 1}  # fmt: skip
+STORAGES = {
+    "torch.DoubleStorage": 8,
+    "torch.FloatStorage": 4,
+    "torch.HalfStorage": 2,
+    "torch.BFloat16Storage": 2,
+    "torch.LongStorage": 8,
+    "torch.IntStorage": 4,
+    "torch.ShortStorage": 2,
+    "torch.CharStorage": 1,
+    "torch.ByteStorage": 1,
+    "torch.BoolStorage": 1,
+}
 DICT, TENSOR = "collections.OrderedDict", "torch._utils._rebuild_tensor_v2"
 PARAMETER = "torch._utils._rebuild_parameter"
 CALLABLES = (DICT, TENSOR, PARAMETER, *STORAGES)
@@ -209,8 +218,11 @@ def new_tensor(storage: Any, offset: Any, size: Any, stride: Any, *others: Any) 
 
 def sizes(values: Any) -> bool:
     """True for a short tuple of integers from 0 on."""
-    return (isinstance(values, tuple) and len(values) <= MAX_DIMENSIONS
-            and all(type(value) is int and 0 <= value < 2**62 for value in values))  # fmt: skip
+    return (
+        isinstance(values, tuple)
+        and len(values) <= MAX_DIMENSIONS
+        and all(type(value) is int and 0 <= value < 2**62 for value in values)
+    )
 
 
 def new_parameter(data: Any, _grad: Any, _hooks: Any) -> TensorView:
@@ -221,12 +233,27 @@ def new_parameter(data: Any, _grad: Any, _hooks: Any) -> TensorView:
 
 
 MADE: Mapping[str, Callable[..., Any]] = {DICT: new_dict, TENSOR: new_tensor, PARAMETER: new_parameter}
-LITERALS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING", "BININT", "BININT1",
-            "BININT2", "LONG1", "LONG4", "BINFLOAT")  # fmt: skip
+LITERALS = (
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "SHORT_BINSTRING",
+    "BINSTRING",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "LONG4",
+    "BINFLOAT",
+)
 CONSTANTS: Mapping[str, Callable[[], Any]] = {
-    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple,
-}  # fmt: skip
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+}
 STEPS: Mapping[str, Callable[[Machine, Any], None]] = {
     "MARK": Machine.mark,
     "GLOBAL": Machine.named,

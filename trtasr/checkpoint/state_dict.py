@@ -36,8 +36,9 @@ def read_weights(content: io.BytesIO) -> dict[str, Tensor]:
         raise
     except (PickleError, pickle.UnpicklingError) as error:
         reason = f" ({error})" if isinstance(error, PickleError) else ""
-        raise CheckpointError(f"{WEIGHTS} contains code or objects, or is damaged{reason}; nothing in it was run",
-                              TRUSTED) from error  # fmt: skip
+        raise CheckpointError(
+            f"{WEIGHTS} contains code or objects, or is damaged{reason}; nothing in it was run", TRUSTED
+        ) from error
     except Exception as error:  # torch.load has no common error class: RuntimeError, EOFError, KeyError, IndexError ...
         raise CheckpointError(f"{WEIGHTS} is truncated or damaged ({type(error).__name__})", SAVE_AGAIN) from error
     check_growth(content, sum(tensor.numel() * tensor.element_size() for tensor in loaded.values()))

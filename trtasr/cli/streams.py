@@ -79,8 +79,9 @@ def put(text: str) -> bool:
         return False
     except OSError as error:
         silence(sys.stdout)
-        raise DiskError(f"the result cannot be written to standard output ({error.strerror})",
-                           "send it where there is space") from error  # fmt: skip
+        raise DiskError(
+            f"the result cannot be written to standard output ({error.strerror})", "send it where there is space"
+        ) from error
 
 
 def tell(text: str) -> None:

@@ -35,10 +35,13 @@ def model_errors(name: Path | str) -> Iterator[None]:
     except Exception as error:
         log.debug("%s: %r", name, error, exc_info=True)
         if isinstance(error, MemoryError) or any(word in str(error) for word in NO_MEMORY):
-            raise MissingError(f"{name}: not enough memory to run it ({said(error)})",
-                               "cut the audio into shorter pieces, or free memory") from error  # fmt: skip
-        raise BundleError(f"{name}: is no model that can be run here ({type(error).__name__}: {said(error)})",
-                          REPAIR) from error  # fmt: skip
+            raise MissingError(
+                f"{name}: not enough memory to run it ({said(error)})",
+                "cut the audio into shorter pieces, or free memory",
+            ) from error
+        raise BundleError(
+            f"{name}: is no model that can be run here ({type(error).__name__}: {said(error)})", REPAIR
+        ) from error
 
 
 class Session:

@@ -54,9 +54,11 @@ class MemoryLimit:
         several, fewer = (f" in a batch of {self._batch}", ", or run fewer at once") if self._batch > 1 else ("", "")
         if needed > MARGIN * free:
             possible = self.demand.seconds(int(MARGIN * free / self._batch))
-            raise AudioError(f"{shown(path)}: {seconds:.1f} s{several} would take about {needed / GB:.1f} GB of memory"
-                             f", and {free / GB:.1f} GB are free, enough for {possible:.0f} s",
-                             f"cut it at pauses into shorter files{fewer}")  # fmt: skip
+            raise AudioError(
+                f"{shown(path)}: {seconds:.1f} s{several} would take about {needed / GB:.1f} GB of memory"
+                f", and {free / GB:.1f} GB are free, enough for {possible:.0f} s",
+                f"cut it at pauses into shorter files{fewer}",
+            )
         if needed > HEAVY:
             logger.warning("%s: %.1f s%s take about %.1f GB of memory", shown(path), seconds, several, needed / GB)
         self._accepted = seconds

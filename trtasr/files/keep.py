@@ -108,5 +108,6 @@ def bring(path: Path, target: Path) -> None:
         if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
             shutil.copy2(path, target, follow_symlinks=False)
         else:
-            raise UsageError(f"{path}: is neither file nor folder, and cannot be kept ({error.strerror})",
-                             MOVE_AWAY) from error  # fmt: skip
+            raise UsageError(
+                f"{path}: is neither file nor folder, and cannot be kept ({error.strerror})", MOVE_AWAY
+            ) from error

@@ -103,8 +103,10 @@ def examine(path: Path, written: Written) -> None:
         if not stat.S_ISDIR(path.stat().st_mode):
             raise UsageError(f"{path}: is a file, or something else that is no folder", OTHER_FOLDER)
         if path.resolve() in (Path.cwd(), *Path.cwd().parents) or path.is_mount():
-            raise UsageError(f"{path}: is the current folder, one around it, or a mount point, and cannot be replaced "
-                             "as a whole", f"choose a folder inside it: -o {path / 'bundle'}")  # fmt: skip
+            raise UsageError(
+                f"{path}: is the current folder, one around it, or a mount point, and cannot be replaced as a whole",
+                f"choose a folder inside it: -o {path / 'bundle'}",
+            )
         if any(path.iterdir()) and written(path) is None:
             raise UsageError(f"{path}: holds files that are not a bundle", "choose an empty folder with -o")
 

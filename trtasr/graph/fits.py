@@ -28,8 +28,11 @@ def check_fits(table: ScaleTable, models: Sequence[onnx.ModelProto]) -> None:
         for weight in weight_tensors(model):
             entry = table.weights.get(weight.name)
             if entry is None or entry.axis != weight.axis or entry.scales.shape != (weight.shape[weight.axis],):
-                raise RecipeError(f"scale table: has no {weight.shape[weight.axis]} scales along axis {weight.axis} "
-                                  f"for the weight {weight.name}", REMAKE)  # fmt: skip
+                raise RecipeError(
+                    f"scale table: has no {weight.shape[weight.axis]} scales along axis {weight.axis} "
+                    f"for the weight {weight.name}",
+                    REMAKE,
+                )
         check_sizes(table, model)
 
 
@@ -40,8 +43,11 @@ def check_sizes(table: ScaleTable, model: onnx.ModelProto) -> None:
         RecipeError: naming the tensor.
     """
     sizes = {item.name: tuple(item.dims) for item in model.graph.initializer}
-    channels = {node.output[0]: sizes[node.input[1]][:1] for node in model.graph.node
-                if node.op_type == "Conv" and node.input[1] in sizes}  # fmt: skip
+    channels = {
+        node.output[0]: sizes[node.input[1]][:1]
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.input[1] in sizes
+    }
     for found, expected in ((table.offsets, channels), (table.corrected, sizes)):
         for name, values in found.items():
             if name in expected and values.shape != expected[name]:

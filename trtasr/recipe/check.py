@@ -12,13 +12,33 @@ from trtasr.recipe.sections import CHOICES, Calibration, EngineShapes, Recipe
 from trtasr.text.printable import printable
 
 BOUNDS: Mapping[str, tuple[float, float]] = {  # smallest and largest of every number, and of those in a list
-    "seed": (0, 2**63 - 1), "batches": (1, 1000), "batch_size": (1, 256), "steps": (1, 10_000), "seconds": (0.1, 600),
-    "learning_rate": (1e-9, 10), "headroom": (0.1, 10), "alpha": (0, 1), "damping": (1e-6, 1e6), "weight_bits": (2, 8),
-    "min_seconds": (0.05, 3600), "opt_seconds": (0.05, 3600), "max_seconds": (0.05, 3600), "min_batch": (1, 1024),
-    "opt_batch": (1, 1024), "max_batch": (1, 1024), "unfold_channels": (1, 2**31 - 1), "workspace_mb": (0, 2**20),
-    "max_wer_increase": (0, 10**6), "batch": (1, 1024), "threads": (0, 1024), "min_sqnr": (0, 1000),
-    "bench_seconds": (0.01, 3600), "gpu_seconds": (0.01, 3600), "gpu_batches": (1, 1024),
-    "tokens_per_second": (0, 100)}  # fmt: skip
+    "seed": (0, 2**63 - 1),
+    "batches": (1, 1000),
+    "batch_size": (1, 256),
+    "steps": (1, 10_000),
+    "seconds": (0.1, 600),
+    "learning_rate": (1e-9, 10),
+    "headroom": (0.1, 10),
+    "alpha": (0, 1),
+    "damping": (1e-6, 1e6),
+    "weight_bits": (2, 8),
+    "min_seconds": (0.05, 3600),
+    "opt_seconds": (0.05, 3600),
+    "max_seconds": (0.05, 3600),
+    "min_batch": (1, 1024),
+    "opt_batch": (1, 1024),
+    "max_batch": (1, 1024),
+    "unfold_channels": (1, 2**31 - 1),
+    "workspace_mb": (0, 2**20),
+    "max_wer_increase": (0, 10**6),
+    "batch": (1, 1024),
+    "threads": (0, 1024),
+    "min_sqnr": (0, 1000),
+    "bench_seconds": (0.01, 3600),
+    "gpu_seconds": (0.01, 3600),
+    "gpu_batches": (1, 1024),
+    "tokens_per_second": (0, 100),
+}
 MOST_ITEMS = 1000  # of a list
 MOST_SECONDS = 86_400  # of synthetic audio, over all batches
 LONGEST_NAME, LONGEST_TEXT, LONGEST_PART = 100, 4096, 255  # bytes of an engine's name, of a text, of a path's part
@@ -158,8 +178,9 @@ def _check_path(key: str, value: str, where: str) -> None:
 def _check_amount(calibration: Calibration, where: str) -> None:
     seconds = calibration.batches * calibration.batch_size * calibration.seconds
     if seconds > MOST_SECONDS:
-        raise RecipeError(f"{where}: batches x batch_size x seconds = {seconds:g} s of features",
-                          f"use at most {MOST_SECONDS} s")  # fmt: skip
+        raise RecipeError(
+            f"{where}: batches x batch_size x seconds = {seconds:g} s of features", f"use at most {MOST_SECONDS} s"
+        )
 
 
 def _check_order(shapes: EngineShapes, where: str) -> None:

@@ -30,8 +30,10 @@ def find_recipe(model: str) -> Recipe:
     if is_file(bundled):
         return load_recipe(bundled)
     names = ", ".join(sorted(p.stem for p in ENGINES.glob("*.toml"))) or "none in this folder"
-    raise RecipeError(f"model {shown(model)}: no such recipe, archive or folder with config.json",
-                      f"give a .nemo file, a Hugging Face folder or a bundled name ({names})")  # fmt: skip
+    raise RecipeError(
+        f"model {shown(model)}: no such recipe, archive or folder with config.json",
+        f"give a .nemo file, a Hugging Face folder or a bundled name ({names})",
+    )
 
 
 def model_name(path: Path) -> str:

@@ -171,7 +171,13 @@ class Recipe:
 
 
 CHOICES: Mapping[tuple[type, str], Sequence[str]] = {
-    (Calibration, "method"): METHODS, (Quantization, "ranges"): RANGES, (EngineShapes, "target"): TARGETS,
-    (Quantization, "correction"): CORRECTIONS, (Quantization, "rounding"): ROUNDINGS,
-    (EngineShapes, "quantization"): QUANTIZATIONS, (EngineShapes, "calibrator"): CALIBRATORS,
-    (EngineShapes, "compute_capability"): CAPABILITIES, (Evaluation, "normalizer"): (AUTO, *NORMALIZERS)}  # fmt: skip
+    (Calibration, "method"): METHODS,
+    (Quantization, "ranges"): RANGES,
+    (EngineShapes, "target"): TARGETS,
+    (Quantization, "correction"): CORRECTIONS,
+    (Quantization, "rounding"): ROUNDINGS,
+    (EngineShapes, "quantization"): QUANTIZATIONS,
+    (EngineShapes, "calibrator"): CALIBRATORS,
+    (EngineShapes, "compute_capability"): CAPABILITIES,
+    (Evaluation, "normalizer"): (AUTO, *NORMALIZERS),
+}

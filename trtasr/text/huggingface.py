@@ -72,8 +72,9 @@ class HuggingFaceTokenizer:
         for added in self._added:
             found = library.token_to_id(added.content)
             if found != added.id:
-                raise CheckpointError(f"the added token {added.content!r:.80} has the id {added.id}, the library reads "
-                                      f"{found}", AGAIN)  # fmt: skip
+                raise CheckpointError(
+                    f"the added token {added.content!r:.80} has the id {added.id}, the library reads {found}", AGAIN
+                )
 
     @cached_property
     def _file(self) -> File:
@@ -116,8 +117,11 @@ class HuggingFaceTokenizer:
         special = {added.content for added in self._added if added.special}
         plain = {added.content for added in self._added if self._library.model.token_to_id(added.content) is None}
         plain = plain if self._decoder.get("type") == BYTE_LEVEL else set()
-        return {token: spelled(text) if text in plain else text
-                for token, text in self.strings.items() if text not in special}  # fmt: skip
+        return {
+            token: spelled(text) if text in plain else text
+            for token, text in self.strings.items()
+            if text not in special
+        }
 
     @cached_property
     def _has_timestamps(self) -> bool:
@@ -176,8 +180,12 @@ def check_decoder(decoder: dict[str, Any]) -> None:
     if kind == "Sequence" and isinstance(parts, list) and all(isinstance(part, dict) for part in parts):
         for part in parts:
             check_decoder(part)
-    elif not (not decoder or kind in PLAIN_DECODERS or (kind == "Strip" and decoder.get("stop") == 0)
-              or (kind == "Replace" and shortens(decoder))):  # fmt: skip
+    elif not (
+        not decoder
+        or kind in PLAIN_DECODERS
+        or (kind == "Strip" and decoder.get("stop") == 0)
+        or (kind == "Replace" and shortens(decoder))
+    ):
         raise CheckpointError(f"decoder {decoder!r:.120} is not supported", SUPPORTED)
 
 
