@@ -79,6 +79,20 @@ def test_a_bundle_finds_its_manifest_from_any_folder(project, tmp_path, monkeypa
     assert main(command) == 0
 
 
+@pytest.mark.parametrize("name", ["comparison.json", "comparison_inputs.json"])
+def test_a_comparison_replaces_an_older_one_and_nothing_else(project, tmp_path, monkeypatch, capsys, name) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["compare", project / "out", "--utterances", "1"]
+    assert main([*map(str, command)]) == main([*map(str, command)]) == 0
+    capsys.readouterr()
+    mine = tmp_path / "comparison" / name
+    mine.write_text("of somebody else", encoding="utf-8")
+    error = refused(capsys, *command)
+    assert f"comparison/{name}: is no file of a comparison" in error
+    assert "choose another folder with -o" in error
+    assert mine.read_text(encoding="utf-8") == "of somebody else"
+
+
 def test_a_bundle_moves_together_with_its_manifest(project, tmp_path, capsys) -> None:
     shutil.copytree(project, tmp_path / "elsewhere")
     assert all(row["wer"] is not None for row in results(capsys, tmp_path / "elsewhere" / "out"))

@@ -224,6 +224,25 @@ def test_a_few_words_condemn_no_reference():
     require_recognition(result_of(["no", "left"], ["yes", "right"]))
 
 
+@pytest.mark.parametrize(
+    ("heard", "spoken"),
+    [
+        (["no", "left"], ["yes", "right"]),
+        (["won too tree for"] * 5, ["one two three four"] * 5),
+        (["今天天气"], ["我喜欢吃饭"]),
+    ],
+)
+def test_what_is_not_condemned_but_as_good_as_unheard_is_said(caplog, heard, spoken):
+    require_recognition(result_of(heard, spoken))
+    assert "recognizes next to nothing" in caplog.text
+    assert "0 of" in caplog.text
+
+
+def test_of_a_poor_reference_nothing_is_said(caplog):
+    require_recognition(result_of(["one two three ford"] * 9 + ["x y z w"], ["one two three four"] * 10))
+    assert not caplog.text
+
+
 def test_without_spaces_a_reference_is_condemned_by_its_characters():
     spoken, other = ["今天天气很好", "我喜欢吃饭"], ["today", "the weather"]
     with pytest.raises(QualityError, match="recognizes nothing"):

@@ -131,6 +131,8 @@ def _counts(result: WerResult) -> IntArray:
 def require_recognition(result: WerResult) -> None:
     """Refuse a reference that recognizes nothing: INT8 would be held against noise, and could only pass.
 
+    A rate as bad on fewer words, or with letters that are right, is a warning.
+
     Poor models stay far from these limits: with 40 % of the characters wrong, 15 to 20 % of the words are right.
     A toy of 200 words that hears LibriSpeech has a WER of 98 % and a CER of 69 %. Transcripts of other sentences in the
     same language, or of letters at random, have a CER of 79 to 106 %.
@@ -143,6 +145,7 @@ def require_recognition(result: WerResult) -> None:
             without spaces between words a CER of 90 % or more on at least 10 characters.
     """
     if not recognizes_nothing(result):
+        _warn_of_little_recognized(result)
         return
     first = max(result.utterances, key=lambda row: len(row.reference))
     raise QualityError(
@@ -193,6 +196,13 @@ def _refuse_nan(log_probs: FloatArray, group: Sequence[Indexed]) -> None:
             f"the engine returned NaN for {bad[0]}",
             "compare the graph with FP32 (`trtasr compare`) to find the layer, and exclude it from INT8",
         )
+
+
+def _warn_of_little_recognized(result: WerResult) -> None:
+    if result.rate >= (DEAF_WER if result.spaced else DEAF_UNSPACED_CER):
+        words = "the FP32 reference recognizes next to nothing (WER %.2f %%, CER %.2f %%, %d of %d words right): the " \
+                "figures of INT8 say nothing about quantization; is the speech in the model's language?"
+        logger.warning(words, result.wer, result.cer, result.hits, result.words)
 
 
 def _warn_of_cuts(files: Sequence[str], total: int) -> None:

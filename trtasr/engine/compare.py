@@ -28,6 +28,7 @@ INPUTS_FILE = "comparison_inputs.json"
 RESULTS_FILE = "comparison.json"
 REFERENCE_FILE = "comparison_reference.json"  # written by the printed command, not by `compare`
 SNR_FLOOR_DB = 20  # Polygraphy's own default: the noise has 1 % of the energy
+WRITTEN_BY_POLYGRAPHY = b'"polygraphy_class"'  # near the end of every file that it saves
 MAX_INPUT_BYTES = 2_500_000  # keeps both files together below about 5 MB
 
 
@@ -115,6 +116,7 @@ def run_both(paths: tuple[Path, Path], inputs: Sequence[Mapping[str, npt.NDArray
 
     Raises:
         MissingError: Polygraphy is not installed; a plan without its GPU.
+        UsageError: files of somebody else's lie where these are to be kept.
     """
     if importlib.util.find_spec("polygraphy") is None:
         raise MissingError("Polygraphy is not installed", "pip install 'polygraphy>=0.53.6,<0.60'")
@@ -122,6 +124,7 @@ def run_both(paths: tuple[Path, Path], inputs: Sequence[Mapping[str, npt.NDArray
     from polygraphy.json import save_json  # noqa: PLC0415
     from polygraphy.logger import G_LOGGER  # noqa: PLC0415
 
+    keep_foreign(files)
     runners = [_runner(path, label) for path, label in zip(paths, labels, strict=True)]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         results = Comparator.run(runners, data_loader=inputs)
@@ -175,6 +178,23 @@ def _within_budget(feeds: Iterator[Feed]) -> Iterator[Feed]:
             log.info("comparison limited to %.1f MB of features", MAX_INPUT_BYTES / 1e6)
             return
         yield features, lengths
+
+
+def keep_foreign(files: Files) -> None:
+    """Refuse to replace what is no file of a comparison.
+
+    Raises:
+        UsageError: one lies where a comparison is to be kept.
+    """
+    for path in (files.folder / files.inputs, files.folder / files.results):
+        if path.is_file() and WRITTEN_BY_POLYGRAPHY not in _tail(path):
+            raise UsageError(f"{path}: is no file of a comparison, and stays", "choose another folder with -o")
+
+
+def _tail(path: Path, size: int = 256) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return file.read(size)
 
 
 def _judge(
