@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -158,7 +159,8 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
     """Refuse output files that could not be written at the end, before anything is built.
 
     Raises:
-        UsageError: a folder, a file in no folder, or layer times without an engine that has them.
+        UsageError: a folder, a file in none or in one that cannot be written, or layer times without an engine that has
+            them.
         MissingError: layer times without a T4 host.
     """
     timings = Path(recipe.engine.timing_cache) if recipe.engine.timing_cache else None
@@ -167,6 +169,8 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
             raise UsageError(f"{file}: is a folder", "name a file")
         if file and file != timings and not is_folder(file.parent):
             raise UsageError(f"{file}: its folder does not exist", "create it first")
+        if file and file != timings and not os.access(file.parent, os.W_OK):
+            raise UsageError(f"{file}: its folder cannot be written", "choose another one")
     if arguments.export_profile:
         if recipe.engine.target not in ("auto", "t4"):
             raise UsageError(f"--exportProfile times the layers of a t4 engine, not of {recipe.engine.target}",

@@ -183,6 +183,17 @@ def test_the_next_run_clears_what_kill_9_left(tmp_path, verb) -> None:
     assert {name.split("/")[0] for name in names(tmp_path) - before} == made
 
 
+@pytest.mark.parametrize("flag", ["--saveEngine", "--exportLayerInfo"])
+def test_a_file_in_a_folder_that_cannot_be_written_is_refused_before_anything_is_built(
+    tmp_path, monkeypatch, capsys, flag
+) -> None:
+    """The system is asked by a stand-in: an administrator may write everywhere."""
+    model = write_archive(tmp_path / "model.nemo")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    words = ["compile", str(model), "-o", str(tmp_path / "out"), flag, str(tmp_path / "file"), *FAST]
+    refused(tmp_path, words, 2, "file: its folder cannot be written", capsys)
+
+
 def test_an_engine_that_cannot_be_saved_whole_leaves_the_old_one(tmp_path, monkeypatch, capsys) -> None:
     def half(source: Path, to: Path, **_: object) -> None:
         Path(to).write_bytes(Path(source).read_bytes()[:1500])
