@@ -124,3 +124,11 @@ def test_unreadable_model(content: bytes | None, tmp_path: Path) -> None:
 
 def test_cpu_has_a_name() -> None:
     assert cpu_name().strip()
+
+
+def test_a_graph_that_cannot_run_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = tiny_graphs.fp32(tmp_path / "fp32.onnx").read_bytes()
+    (tmp_path / "spoiled.onnx").write_bytes(content.replace(b"LogSoftmax", b"LogSoftma\xff"))
+    with pytest.raises(BundleError, match=r"spoiled\.onnx: is no model"):
+        open_session(tmp_path / "spoiled.onnx")
+    assert capfd.readouterr().out == ""

@@ -9,7 +9,7 @@ from fuzz.target import Target
 
 from trtasr.errors import UsageError
 
-SEEDS = [b"fine", b"refused", b"exception", b"hang", b"memory", b"outside", b"home", b"temporary", b"crash", b"fine"]
+SEEDS = [b"fine", b"refused", b"exception", b"hang", b"memory", b"outside", b"home", b"temporary", b"crash", b"print"]
 
 
 def read_planted(content, place):
@@ -28,6 +28,8 @@ def read_planted(content, place):
         (place.parent / run.HOME / "x").mkdir()
     if content == b"temporary":
         (place.parent / run.TEMPORARY / "x").write_text("x", encoding="utf-8")
+    if content == b"print":
+        print("x")  # noqa: T201
     if content == b"crash":
         os.abort()
     return None

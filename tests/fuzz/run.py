@@ -1,7 +1,8 @@
 """Runs mutated inputs through readers, each reader in a process that is watched from outside.
 
 An input may be read or refused with one of the product's own errors. Anything else is a finding: another exception, a
-crash, more than 20 s, more than 2 GB, or a file written outside the folder that the input lies in.
+crash, more than 20 s, more than 2 GB, a file written outside the folder that the input lies in, or something on
+standard output.
 """
 
 import json
@@ -72,6 +73,7 @@ def work(target: Target, first: int, count: int, folder: Path) -> None:
         (folder / name).mkdir(exist_ok=True)
     seeds = target.seeds(place)
     left(folder)
+    printed()
     outside = watched_writes(folder)
     with (folder / FOUND).open("a", encoding="utf-8") as found:
 
@@ -94,6 +96,8 @@ def work(target: Target, first: int, count: int, folder: Path) -> None:
             for name in (*outside, *left(folder)):
                 note(number, f"wrote {name}")
             outside.clear()
+            if text := printed():
+                note(number, f"printed {text}")
             if peak_kb() > MEMORY_KB:
                 note(number, f"more than {MEMORY_KB / 1e6:g} GB")
                 break  # the peak never falls: go on in another process
@@ -147,6 +151,16 @@ def left(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in found]
 
 
+def printed() -> str:
+    """What came on standard output, a file here, since this was last asked: no reader and no library prints there."""
+    sys.stdout.flush()
+    size = os.lseek(1, 0, os.SEEK_END)
+    found = os.pread(1, 200, 0) if size else b""
+    os.ftruncate(1, 0)
+    os.lseek(1, 0, os.SEEK_SET)
+    return " ".join(found.decode(errors="replace").split())
+
+
 def place_of(error: BaseException) -> str:
     """An exception by its class and the last line of ours that it came through."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/trtasr/" in frame.filename]
@@ -167,8 +181,8 @@ def watch(target: Target, first: int, count: int, folder: Path, tally: Tally) ->
     folder.mkdir(parents=True, exist_ok=True)
     for name in (BEAT, FOUND):
         (folder / name).unlink(missing_ok=True)
-    with (folder / "stderr.txt").open("wb") as stderr:
-        child = start(target, first, count, folder, stderr.fileno())
+    with (folder / "stdout.txt").open("w+b") as stdout, (folder / "stderr.txt").open("wb") as stderr:
+        child = start(target, first, count, folder, (stdout.fileno(), stderr.fileno()))
         beat, since = "", time.monotonic()
         while child.poll() is None:
             time.sleep(WATCH)
@@ -189,15 +203,21 @@ def watch(target: Target, first: int, count: int, folder: Path, tally: Tally) ->
     return max(last, began) + 1
 
 
-def start(target: Target, first: int, count: int, folder: Path, stderr: int) -> "subprocess.Popen[bytes]":
-    """A child that works on some inputs, with an empty home and a temporary folder of its own."""
+def start(target: Target, first: int, count: int, folder: Path, streams: tuple[int, int]) -> "subprocess.Popen[bytes]":
+    """A child that works on some inputs, with an empty home and a temporary folder of its own.
+
+    Args:
+        target: what it reads; first: number of its first input; count: of inputs.
+        folder: of its own.
+        streams: descriptors of files for its standard output and error.
+    """
     variables = dict(os.environ)
     for variable, name in (("HOME", HOME), ("TMPDIR", TEMPORARY)):
         (folder / name).mkdir(exist_ok=True)
         variables[variable] = str(folder / name)
     variables["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE.parents[1]), variables.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "fuzz", "--worker", target.name, str(first), str(count), str(folder)]
-    return subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.DEVNULL, stderr=stderr)
+    return subprocess.Popen(command, cwd=folder, env=variables, stdout=streams[0], stderr=streams[1])
 
 
 def gather(file: Path, tally: Tally) -> tuple[int, bool]:

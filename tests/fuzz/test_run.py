@@ -36,17 +36,18 @@ def test_every_planted_fault_is_found(tmp_path, monkeypatch):
         6: "wrote",
         7: "wrote",
         8: "the",
+        9: "printed",
     }
     assert {"wrote home/x", "wrote tmpdir/x"} <= tally.findings.keys()
 
 
-def start_planted(target, first, count, folder, stderr):
+def start_planted(target, first, count, folder, streams):
     code = (
         f"from fuzz.planted import PLANTED; from fuzz import run; from pathlib import Path; "
         f"run.MEMORY_KB = 500_000; run.work(PLANTED, {first}, {count}, Path({str(folder)!r}))"
     )
     paths = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "TMPDIR": str(folder / run.TEMPORARY)}
-    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | paths, stderr=stderr)
+    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | paths, stdout=streams[0], stderr=streams[1])
 
 
 def test_each_reader_has_its_share_of_a_hundred_thousand():

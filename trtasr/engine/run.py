@@ -88,8 +88,8 @@ def open_session(
     name = "model" if isinstance(model, bytes) else model
     with model_errors(name):
         session = onnxruntime.InferenceSession(
-            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
-        )
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled, enable_fallback=0
+        )  # there is nothing to fall back to: it would only tell so on standard output
     return Session(session, name)
 
 

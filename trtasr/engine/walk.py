@@ -158,4 +158,5 @@ class Operator:
         options.add_session_config_entry(SPINNING, "0")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         model = helper.make_model(graph, opset_imports=self._opsets, ir_version=9)
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"],
+                                            enable_fallback=0)  # fmt: skip

@@ -37,7 +37,7 @@ def run_graph(model: onnx.ModelProto | Path, feeds: Mapping[str, npt.NDArray[Any
     options.intra_op_num_threads = threads()
     options.add_session_config_entry(SPINNING, "0")
     session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"],
-                                   disabled_optimizers=DISABLED_OPTIMIZERS)  # fmt: skip
+                                   disabled_optimizers=DISABLED_OPTIMIZERS, enable_fallback=0)  # fmt: skip
     names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
