@@ -25,7 +25,6 @@ from trtasr.engine.profile import Profile
 from trtasr.errors import AudioError, BundleError, CheckpointError, QualityError, RecipeError, UsageError
 from trtasr.evaluate import prepare
 from trtasr.files.look import is_file, is_there
-from trtasr.files.scratch import scratch
 from trtasr.lower import resolve_targets
 from trtasr.lower_pair import longest_frames
 from trtasr.models.load import build_model
@@ -161,8 +160,7 @@ def model_of(checkpoint: Checkpoint) -> nn.Module:
         CheckpointError: configuration and weights do not fit; names the file.
     """
     try:
-        with scratch():  # torch's own temporary files
-            return build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+        return build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error.problem}", error.repair) from error
 
