@@ -13,7 +13,7 @@ import tokenizer_zoo
 import torch
 import whisper_folder
 import yaml
-from fuzz.mutate import Mutation, bytes_of_any_file, json_tree, message, one_member, tree, yaml_text
+from fuzz.mutate import Mutation, bytes_of_any_file, json_tree, message, one_member, tar_header, tree, yaml_text
 from fuzz.target import Target
 from golden import moonshine_configs, whisper_configs
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
@@ -194,7 +194,7 @@ def safetensors(draw: random.Random, content: bytes) -> bytes:
 CHECKPOINTS = (
     Target("yaml text", config_seeds, read_config, yaml_text, 80),
     Target("yaml tree", config_seeds, read_config, config_tree, 80),
-    Target("archive", archive_seeds, read_archive_bytes, share=80),
+    Target("archive", archive_seeds, read_archive_bytes, tar_header, 80),
     Target("weights zip", lambda place: [weights()], read_weights, weights_pickle, 80),
     Target("weights legacy", lambda place: [weights(legacy=True)], read_weights, weights_pickle, 60),
     Target("tokenizer.model", lambda place: piece_models(), read_pieces, message(ModelProto), 30),

@@ -2,9 +2,11 @@
 
 import contextlib
 import copy
+import gzip
 import io
 import json
 import random
+import tarfile
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -59,6 +61,14 @@ YAML_BITES = (
     b"~",
     b": ",
     b"| \n",
+)
+GZIP = b"\x1f\x8b"
+CHECKSUM = 148  # place in a header of tar
+TAR_FIELDS = ((0, 100), (100, 8), (124, 12), (124, 12), (136, 12), (156, 1), (156, 1), (157, 100), (257, 8), (345, 155))
+TAR_VALUES = (
+    *(b"", b"../../evil", b"/etc/passwd", b"./model_config.yaml", b"model_weights.ckpt", b"a" * 155),
+    *(b"00000000000", b"00000000001", b"77777777777", b"\x80" + b"\xff" * 11, b"\xff" * 12, b"-1"),
+    *(bytes([kind]) for kind in b"1234567SLKxgAV"),
 )
 VALUES: tuple[Any, ...] = (
     None,
@@ -281,3 +291,20 @@ def other_scalar(draw: random.Random, value: Any) -> Any:
     if isinstance(value, float):
         return draw.choice((0.0, -value, value * 1000, 1e30, float("nan"), float("inf")))
     return draw.choice((0, 1, 2, 3, 7, 127, 2**31 - 1, *((value + 1, value - 1, -1) if value else ())))
+
+
+def tar_header(draw: random.Random, content: bytes) -> bytes:
+    """An archive with one header spoiled whose checksum fits again, or with changed bytes."""
+    if draw.random() < 0.3:
+        return bytes_of_any_file(draw, content)
+    packed = content[:2] == GZIP
+    changed = bytearray(gzip.decompress(content) if packed else content)
+    with tarfile.open(fileobj=io.BytesIO(bytes(changed))) as archive:
+        at = draw.choice([member.offset for member in archive])
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        field, size = draw.choice(TAR_FIELDS)
+        start = at + field
+        changed[start : start + size] = draw.choice((draw.randbytes(size), *TAR_VALUES))[:size].ljust(size, b"\0")
+    changed[at + CHECKSUM : at + CHECKSUM + 8] = b" " * 8
+    changed[at + CHECKSUM : at + CHECKSUM + 8] = b"%06o\0 " % sum(changed[at : at + tarfile.BLOCKSIZE])
+    return gzip.compress(bytes(changed), 1, mtime=0) if packed else bytes(changed)

@@ -4,16 +4,18 @@ import os
 import random
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import onnx
 import pytest
 from fuzz import run
-from fuzz.mutate import bytes_of_any_file, json_lines, json_tree, message, yaml_text
+from fuzz.mutate import bytes_of_any_file, json_lines, json_tree, message, tar_header, yaml_text
 from fuzz.planted import PLANTED, SEEDS
 from fuzz.readers import TARGETS
 from fuzz.target import Target
 from google.protobuf.message import DecodeError
+from tiny_archive import write_raw
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -56,6 +58,12 @@ def test_each_reader_has_its_share_of_a_hundred_thousand():
     assert 100_000 * min(shares) >= 500 * sum(shares)
 
 
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_reader_accepts_what_it_begins_with(target, tmp_path):
+    for seed in target.seeds(tmp_path):
+        target.read(seed, tmp_path)
+
+
 @pytest.mark.parametrize("mutate", [bytes_of_any_file, json_tree, json_lines, yaml_text])
 def test_mutations_repeat_and_change_what_they_are_given(mutate):
     target = Target("seeded", lambda place: [], lambda content, place: None, mutate)
@@ -95,6 +103,22 @@ def test_messages_are_spoiled_inside():
     whole = [content for content in spoiled if parsed(content) is not None]
     assert len(set(spoiled)) > 60
     assert len(whole) > 200
+
+
+def test_headers_of_archives_are_spoiled_behind_whole_checksums(tmp_path):
+    seed = write_raw(tmp_path / "a.tar", {"a": b"1", "b": b"2"}).read_bytes()
+    spoiled = [tar_header(random.Random(number), seed) for number in range(200)]
+    whole = [number for number, content in enumerate(spoiled) if first_header(content) is not None]
+    assert len(set(spoiled)) > 150
+    assert len(whole) > 100
+
+
+def first_header(content):
+    """The first member of an archive, None where its header is damaged."""
+    try:
+        return tarfile.TarInfo.frombuf(content[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return None
 
 
 def parsed(content):
