@@ -81,6 +81,7 @@ def wrong_files(folder: Path) -> dict[str, Path]:
         "endless": {"count": 10**9},
         "promising": {"count": "many"},
         "none": {"count": 0},
+        "no_text": {"format": np.frombuffer(b"\xff" * 8, "<U2").reshape(())},
     }
     for name, change in changes.items():
         np.savez(paths[name], **(whole | change))
@@ -88,7 +89,7 @@ def wrong_files(folder: Path) -> dict[str, Path]:
 
 
 KINDS = ("missing", "text", "empty", "array", "foreign", "truncated", "incomplete", "flat", "doubles", "longer",
-         "endless", "promising", "none", "folder")  # fmt: skip
+         "endless", "promising", "none", "no_text", "folder")  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -52,6 +52,8 @@ def test_arrays_come_back_as_they_were_written(tmp_path):
         "{'descr': '<f4', 'fortran_order': False, 'shape': (True,), }",
         "{'descr': '|O', 'fortran_order': False, 'shape': (3,), }",
         "{'descr': 'nope', 'fortran_order': False, 'shape': (6,), }",
+        "{'descr': '|V24', 'fortran_order': False, 'shape': (), }",
+        "{'descr': [('a', '<U6')], 'fortran_order': False, 'shape': (), }",
         "{'descr': '|V0', 'fortran_order': False, 'shape': (6,), }",
         "{'descr': [('a', '<f4', 10**9)], 'fortran_order': False, 'shape': (6,), }",
         "{'shape': (6,)}",
@@ -95,3 +97,18 @@ def test_every_cut_and_every_flipped_byte_is_an_array_or_an_error(tmp_path):
                 assert len(read(path)) <= 2
             except UsageError as error:
                 assert "g.npz" in error.problem  # noqa: PT017 - both endings are right
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("code", [0x110000, 2**32 - 1, 0xD800, 0xDFFF])
+def test_text_that_no_string_can_hold(tmp_path, code, order):
+    header = f"{{'descr': '{order}U2', 'fortran_order': False, 'shape': (), }}"
+    path = zipped(tmp_path / "f.npz", npy(header, np.array([0x61, code], f"{order}u4").tobytes()))
+    with pytest.raises(UsageError, match=r"f\.npz: .*no characters"):
+        read(path)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_text_of_every_plane(tmp_path, order):
+    np.savez(tmp_path / "f.npz", text=np.array("a\u20ac\U0010ffff").astype(f"{order}U3"))
+    assert str(read(tmp_path / "f.npz")["text"]) == "a\u20ac\U0010ffff"

@@ -41,14 +41,22 @@ def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
     """One array; its header may not promise more bytes than the member has.
 
     Raises:
-        ValueError: it does, or holds objects. Others: as `FAULTS`.
+        ValueError: it does, or holds objects, records, or text that is none. Others: as `FAULTS`.
     """
     content = io.BytesIO(archive.read(member))
     version = np.lib.format.read_magic(content)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, fortran, dtype = readers[version](content)
     left = len(content.getvalue()) - content.tell()
-    if dtype.hasobject or dtype.itemsize * int(np.prod(shape, dtype=object)) != left:
+    if dtype.hasobject or dtype.kind == "V" or dtype.itemsize * int(np.prod(shape, dtype=object)) != left:
         raise ValueError(f"{member.filename:.80} holds something else than its header says")
     found = np.frombuffer(content.getvalue(), dtype, offset=content.tell())
+    if dtype.kind == "U" and not is_text(found):
+        raise ValueError(f"{member.filename:.80} holds numbers that are no characters")
     return cast(Array, found.reshape(shape, order="F" if fortran else "C").copy())
+
+
+def is_text(found: npt.NDArray[np.str_]) -> bool:
+    """Whether an array holds characters only: of other numbers NumPy makes strings that Python cannot hold."""
+    codes = np.frombuffer(found.tobytes(), np.dtype(np.uint32).newbyteorder(found.dtype.byteorder))
+    return not bool(((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any())
