@@ -286,6 +286,17 @@ def test_an_output_that_is_a_folder_is_refused_before_anything_is_built(compiled
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flag", ["--saveEngine", "--exportLayerInfo", "--timingCacheFile"])
+def test_an_output_that_is_no_regular_file_is_refused_before_anything_is_built(compiled, tmp_path, capsys, flag):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = ["compile", str(compiled / "tiny.nemo"), "-o", str(tmp_path / "out"), *FAST, "-q", flag, str(pipe)]
+    assert main(command) == 2
+    assert "pipe: is no regular file, and is left alone" in capsys.readouterr().err
+    assert pipe.is_fifo()
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_report_says_how_to_make_the_bundle_again(compiled) -> None:
     page = (compiled / "out" / "report.html").read_text(encoding="utf-8")
     assert "calibration.batches=" in page

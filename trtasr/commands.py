@@ -21,7 +21,7 @@ from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
 from trtasr.errors import AudioError, MissingError, RecipeError, UsageError
 from trtasr.files.look import is_folder
-from trtasr.files.write import copy_file, write_json
+from trtasr.files.write import copy_file, replaceable, write_json
 from trtasr.gpu import slower_than_fp16
 from trtasr.integer_graph import prove_bundle
 from trtasr.job import Options
@@ -159,8 +159,8 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
     """Refuse output files that could not be written at the end, before anything is built.
 
     Raises:
-        UsageError: a folder, a file in none or in one that cannot be written, or layer times without an engine that has
-            them.
+        UsageError: a folder, a device, a FIFO, a file in no folder or in one that cannot be written, or layer times
+            without an engine that has them.
         MissingError: layer times without a T4 host.
     """
     timings = Path(recipe.engine.timing_cache) if recipe.engine.timing_cache else None
@@ -171,6 +171,8 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
             raise UsageError(f"{file}: its folder does not exist", "create it first")
         if file and file != timings and not os.access(file.parent, os.W_OK):
             raise UsageError(f"{file}: its folder cannot be written", "choose another one")
+        if file:
+            replaceable(file)
     if arguments.export_profile:
         if recipe.engine.target not in ("auto", "t4"):
             raise UsageError(f"--exportProfile times the layers of a t4 engine, not of {recipe.engine.target}",
