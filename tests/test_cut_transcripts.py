@@ -84,6 +84,12 @@ def test_a_minute_of_speech_is_cut_at_the_longest_length(moonshine, caplog):
     assert "194 tokens" in warning
 
 
+def test_speech_that_needs_more_tokens_than_there_are_is_named_however_soon_the_decoder_ends(moonshine, caplog):
+    count, [warning] = said(moonshine, 12, 60.0, caplog)
+    assert count == 12
+    assert "long.wav: 60 s need more than the 194 tokens" in warning
+
+
 def test_the_recipe_has_its_own_rate(moonshine, caplog):
     assert said(moonshine, 24, 2.0, caplog, rate=13.0) == (24, [])
     assert said(moonshine, 3, 2.0, caplog, rate=1.0)[0] == 1

@@ -29,6 +29,7 @@ from trtasr.pair_run import (
     benchmark_tokens,
     decoding,
     generation_of,
+    is_beyond,
     is_pair,
     limit_of,
     pair_latencies,
@@ -242,6 +243,9 @@ def transcriber(run: Runner, texts: Texts) -> Callable[[Prepared], str]:
         if texts.generation and any(getattr(run, "cut", ())):
             words = "%s: the transcript lacks its end: it is stopped by %s"
             logger.warning(words, item.audio_filepath, limit_of(texts.generation, item.duration))
+        elif texts.generation and is_beyond(texts.generation, item.duration):
+            words = "%s: %.0f s need more than the %d tokens that the decoder writes at most; give shorter recordings"
+            logger.warning(words, item.audio_filepath, item.duration, texts.generation.max_length)
         return decode(found, lengths)[0]
 
     return transcribed

@@ -146,6 +146,14 @@ def limit_of(generation: Generation, seconds: float) -> str:
     return f"the {generation.max_length} tokens that the decoder writes at most; give shorter recordings"
 
 
+def is_beyond(generation: Generation, seconds: float) -> bool:
+    """Whether speech at the usual rate of so many seconds needs more tokens than the decoder may write.
+
+    A decoder that was never trained on so much audio may end early by itself, after a sentence that nobody said.
+    """
+    return seconds * generation.tokens_per_second > generation.max_length
+
+
 @dataclass
 class Timed:
     """Runs one utterance with a fixed number of tokens and keeps how long the encoder took.
