@@ -20,7 +20,7 @@ from trtasr.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
 from trtasr.errors import AudioError, MissingError, RecipeError, UsageError
-from trtasr.files.look import is_folder
+from trtasr.files.look import is_folder, is_there
 from trtasr.files.write import copy_file, replaceable, write_json
 from trtasr.gpu import slower_than_fp16
 from trtasr.integer_graph import prove_bundle
@@ -171,7 +171,7 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
             raise UsageError(f"{file}: its folder does not exist", "create it first")
         if file and file != timings and not os.access(file.parent, os.W_OK):
             raise UsageError(f"{file}: its folder cannot be written", "choose another one")
-        if file:
+        if file and (file != timings or is_there(file)):  # timings that cannot be kept cost no build
             replaceable(file)
     if arguments.export_profile:
         if recipe.engine.target not in ("auto", "t4"):

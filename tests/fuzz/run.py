@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SECONDS, PREPARATION, MEMORY_KB, ADDRESS_SPACE = 20.0, 300.0, 2_000_000, 24 * 2**30
 WATCH = 0.25
 INPUT, BEAT, FOUND = "input.bin", "beat", "found.jsonl"  # in a worker's folder
+OURS = ("TORCHINDUCTOR_CACHE_DIR",)  # what a process that runs torch hands to its children: no choice of a user's
 PLACE, HOME, TEMPORARY = "place", "home", "tmpdir"  # folders in it
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -112,8 +113,9 @@ def refusal(error: "TrtasrError", *, unspoiled: bool) -> str:
 
 
 def peak_kb() -> int:
-    """Largest resident size of this process so far, kB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Largest resident size of this process so far, kB; `getrusage` would count what its parent had when it forked."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
 def watched_writes(folder: Path) -> list[str]:
@@ -211,7 +213,7 @@ def start(target: Target, first: int, count: int, folder: Path, streams: tuple[i
         folder: of its own.
         streams: descriptors of files for its standard output and error.
     """
-    variables = dict(os.environ)
+    variables = {name: value for name, value in os.environ.items() if name not in OURS}
     for variable, name in (("HOME", HOME), ("TMPDIR", TEMPORARY)):
         (folder / name).mkdir(exist_ok=True)
         variables[variable] = str(folder / name)
