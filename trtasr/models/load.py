@@ -48,7 +48,9 @@ def build_model(family: str, config: Mapping[str, Any], weights: Mapping[str, Te
     """
     if family not in FAMILIES:
         raise CheckpointError(f"model family {family!r} is not known", f"use one of {', '.join(FAMILIES)}")
-    with torch.device("meta"):  # shapes only: nothing is allocated, before or after the weights are known to fit
+    # Shapes only: nothing is allocated, before or after the weights are known to fit. Without numbers, torch loads its
+    # compiler, which makes a folder.
+    with scratch(), torch.device("meta"):
         model = FAMILIES[family](config)
     expected = model.state_dict()
     given = {canonical(name, expected): tensor for name, tensor in weights.items() if not name.startswith(UNUSED)}
@@ -79,7 +81,7 @@ def check_layers(model: CtcNetwork, encoder: Section) -> None:
     rows = encoder["feat_in"] * encoder.get("frame_splicing", 1)
     shapes = torch.empty(1, rows, PROBE_FRAMES, device="meta"), torch.empty(1, dtype=torch.int64, device="meta")
     try:
-        with scratch():  # without numbers, torch loads its compiler, which makes a folder
+        with scratch():  # for torch's folder, as in `build_model`
             model.eval()(*shapes)
     except RuntimeError as error:
         reason = (str(error).splitlines() or [""])[0]
