@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch loads: OpenMP's threads do not live on in a process that is forked
+
 from trtasr.bundle import open_bundle
 from trtasr.cli import main
 from trtasr.files.signals import interrupt_on_signals
