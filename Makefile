@@ -88,8 +88,9 @@ t4-acceptance: $(STAMP) ## on a T4 host: build, measure and compare every varian
 chaos: $(STAMP) ## signals, full disks and races at random moments of a compile (minutes)
 	$(BIN)/python tests/chaos/chaos.py
 
-lint: $(STAMP) ## ruff and mypy --strict
+lint: $(STAMP) ## ruff, its formatter, and mypy --strict
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 zoo: $(STAMP) ## train the bundled MODEL again (one hour on 2 quiet cores; needs espeak-ng)

@@ -10,8 +10,13 @@ from whisper_folder import write_folder
 from trtasr.cli import main
 
 # What random weights say has any WER.
-CHANGES = ["calibration.batches=1", "calibration.batch_size=2", "calibration.seconds=1.5",
-           "evaluation.bench_seconds=[0.5]", "evaluation.max_wer_increase=100000"]  # fmt: skip
+CHANGES = [
+    "calibration.batches=1",
+    "calibration.batch_size=2",
+    "calibration.seconds=1.5",
+    "evaluation.bench_seconds=[0.5]",
+    "evaluation.max_wer_increase=100000",
+]
 CHEAP = ["-q", *(part for change in CHANGES for part in ("--set", change))]
 HALVES = ("encoder", "decoder")
 

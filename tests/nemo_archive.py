@@ -56,8 +56,12 @@ def archive(tmp_path, cfg=None, state=None, extra=(), mode="w"):
     content = state if isinstance(state, bytes) else saved(weights() if state is None else state)
     path = tmp_path / "model.nemo"
     with tarfile.open(path, mode) as tar:
-        for info, data in (member(".", kind=tarfile.DIRTYPE), *extra, member("./model_config.yaml", text),
-                           member("./model_weights.ckpt", content)):  # fmt: skip
+        for info, data in (
+            member(".", kind=tarfile.DIRTYPE),
+            *extra,
+            member("./model_config.yaml", text),
+            member("./model_weights.ckpt", content),
+        ):
             tar.addfile(info, io.BytesIO(data))
     return path
 

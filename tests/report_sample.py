@@ -73,8 +73,14 @@ def sample():
         intervals={"int8 cpu": (-0.21, 0.38)},
         comparisons=(
             Comparison(
-                "fp32", "qdq", (TensorComparison("logprobs", 24.31, 0.99812, 1.5),), 0.9912, 2237, "audio",
-                "polygraphy run model.qdq.onnx --onnxrt", "comparison.json",
+                "fp32",
+                "qdq",
+                (TensorComparison("logprobs", 24.31, 0.99812, 1.5),),
+                0.9912,
+                2237,
+                "audio",
+                "polygraphy run model.qdq.onnx --onnxrt",
+                "comparison.json",
             ),
         ),
         controls=(ControlRow("synthetic", 13.25, 0.06, 24.3), ControlRow("noise", 61.9, 48.71, 3.4)),
@@ -84,7 +90,7 @@ def sample():
         subnormal={"t4-rtx": ("/enc/0/Conv",)},
         overflowing={"t4-rtx": ()},
         checkpoint_sha256="cd" * 32,
-    )  # fmt: skip
+    )
 
 
 def large_layers(count=171, kept=("Half", "Half"), tactics=True):
@@ -94,9 +100,19 @@ def large_layers(count=171, kept=("Half", "Half"), tactics=True):
         node, int8 = f"/encoder/encoder.{i // 11}/mconv.{i % 11}/conv/Conv", not i % 2 and kept == ("Half", "Half")
         kernel = f"sm75_xmma_fprop_implicit_gemm_{'i8i8' if int8 else 'f16f16'}_nhwc_tn_n_tilesize{i}"
         tactic = kernel if tactics else ""
-        rows.append(LayerRow(f"{node}_myl0_{i}", "CaskConvolution", ("Int8", "Int8") if int8 else kept, kept[:1],
-                             (node, f"{node}_DequantizeLinear", f"{node}_weight_DequantizeLinear"),
-                             100_000 + 37 * (i * i % 101), int8, tactic, 0.7 / count if tactics else 0.0))  # fmt: skip
+        rows.append(
+            LayerRow(
+                f"{node}_myl0_{i}",
+                "CaskConvolution",
+                ("Int8", "Int8") if int8 else kept,
+                kept[:1],
+                (node, f"{node}_DequantizeLinear", f"{node}_weight_DequantizeLinear"),
+                100_000 + 37 * (i * i % 101),
+                int8,
+                tactic,
+                0.7 / count if tactics else 0.0,
+            )
+        )
         name = f"__myl_MoveReshReplConcMulMinMaxRounCast_myl0_{i}"
         nodes = tuple(f"/encoder/encoder.{i}/{op}" for op in ("Mul", "Add", "Relu", "QuantizeLinear", "Where", "Cast"))
         rows.append(LayerRow(name, "kgen", kept, kept[:1], nodes, 0, False, "", 0.3 / count if tactics else 0.0))
@@ -139,11 +155,19 @@ def gpu_sample(count=171):
         for i in (0, 1)
     }
     weights = {f"{name}.weight": WeightScale(np.ones(256, np.float32), 0, 38.0 + i % 9) for i, name in enumerate(names)}
-    audio = {name: TensorScale(scale.amax * (1.1 + 0.01 * i % 0.9), "mse") for i, (name, scale) in enumerate(
-        activations.items())}  # fmt: skip
+    audio = {
+        name: TensorScale(scale.amax * (1.1 + 0.01 * i % 0.9), "mse")
+        for i, (name, scale) in enumerate(activations.items())
+    }
     return dataclasses.replace(
-        base, targets=("t4", "cpu"), results=results, engines=engines, decisions=decisions,
-        scales=ScaleTable(activations, weights), audio_scales=ScaleTable(audio, {}),
+        base,
+        targets=("t4", "cpu"),
+        results=results,
+        engines=engines,
+        decisions=decisions,
+        scales=ScaleTable(activations, weights),
+        audio_scales=ScaleTable(audio, {}),
         intervals={"int8 t4": (-0.12, 0.28), "int8 cpu": (-0.21, 0.38)},
-        subnormal={"t4": tuple(names[:5])}, overflowing={"t4": tuple(names)},
-    )  # fmt: skip
+        subnormal={"t4": tuple(names[:5])},
+        overflowing={"t4": tuple(names)},
+    )

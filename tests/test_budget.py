@@ -76,9 +76,16 @@ def test_what_no_quantized_layer_keeps_leaves_everything_out(tiny_folder, tmp_pa
     assert not any(d["quantized"] for d in decisions)
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--max-wer-drop", "0.1"], "needs speech"),
-    (["--min-sqnr", "20", "--set", "engine.quantization=implicit", "--target", "t4"], "needs explicit quantization")])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--max-wer-drop", "0.1"], "needs speech"),
+        (
+            ["--min-sqnr", "20", "--set", "engine.quantization=implicit", "--target", "t4"],
+            "needs explicit quantization",
+        ),
+    ],
+)
 def test_a_budget_that_cannot_be_kept_is_refused_before_any_work(tmp_path, capsys, flags, words):
     (tmp_path / "broken.nemo").write_bytes(b"")  # would be refused as soon as it is read
     assert main(["compile", str(tmp_path / "broken.nemo"), "-o", str(tmp_path / "x"), *FAST, *flags]) == 2

@@ -106,8 +106,17 @@ def made(folder: Path, **changes: object) -> Path:
     return folder
 
 
-GENERATION = {"start": 0, "prompt": [0], "end": [1], "suppress": [], "begin_suppress": [], "max_length": 9,
-              "no_speech": None, "languages": [], "tokens_per_second": 0.0}  # fmt: skip
+GENERATION = {
+    "start": 0,
+    "prompt": [0],
+    "end": [1],
+    "suppress": [],
+    "begin_suppress": [],
+    "max_length": 9,
+    "no_speech": None,
+    "languages": [],
+    "tokens_per_second": 0.0,
+}
 WRONG: dict[str, dict[str, object]] = {
     "files": {"files": ["model.onnx"]},
     "hash": {"files": {"model.onnx": 3}},
@@ -136,7 +145,7 @@ WRONG: dict[str, dict[str, object]] = {
     "generation of a CTC model": {"generation": GENERATION},
     "frames": {"most_frames": 0},
     "frames of a CTC model": {"most_frames": 100},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("changes", WRONG.values(), ids=WRONG.keys())
@@ -149,8 +158,19 @@ def test_values_that_no_compile_writes_are_refused(tmp_path, capsys, changes, ve
     assert "repair: compile the bundle again" in error
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"format": ' + b"1" * 6000 + b"}",
-                                     b'{"format": 1, "files": 1e999}', b"null", b'{"format": "1"}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"format": ' + b"1" * 6000 + b"}",
+        b'{"format": 1, "files": 1e999}',
+        b"null",
+        b'{"format": "1"}',
+    ],
+)
 def test_a_sidecar_that_is_no_json_object_of_this_format(tmp_path, capsys, content) -> None:
     bundle = made(tmp_path / "out")
     (bundle / "bundle.json").write_bytes(content)

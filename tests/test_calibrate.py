@@ -49,8 +49,9 @@ def corrected(bias: float, **weights: float) -> ScaleTable:
     """A corrected table of one layer; ``weights`` are further biases."""
     changed = {"weight": CODES * SCALES[:, None, None], "bias": np.array([bias, 0], np.float32)}
     changed |= {name: np.array([value], np.float32) for name, value in weights.items()}
-    return ScaleTable({"x": TensorScale(1.0, "max")}, {"weight": WeightScale(SCALES, 0)}, settings=SETTINGS,
-                      corrected=changed)  # fmt: skip
+    return ScaleTable(
+        {"x": TensorScale(1.0, "max")}, {"weight": WeightScale(SCALES, 0)}, settings=SETTINGS, corrected=changed
+    )
 
 
 def replace_weights(folder: Path, content: bytes) -> Path:
@@ -120,8 +121,9 @@ def test_a_table_that_names_no_file_of_weights_says_so(table, tmp_path):
         read_table(path)
 
 
-@pytest.mark.parametrize("text", ["{", "\xff", json.dumps({"activations": {}, "weights": {}, "offsets": {},
-                                                           "settings": []})])  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["{", "\xff", json.dumps({"activations": {}, "weights": {}, "offsets": {}, "settings": []})]
+)
 def test_what_is_no_table_is_named(tmp_path, text):
     (tmp_path / "m.json").write_text(text, encoding="latin-1")
     with pytest.raises(UsageError, match=r"m\.json: not a scale table"):
@@ -179,10 +181,17 @@ def test_weights_that_do_not_fit_the_table_are_refused(table, tmp_path, arrays):
         read_table(replace_weights(tmp_path, save(arrays)))
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"no such file", save(ARRAYS)[:-3], save(ARRAYS).replace(b"F32", b"F99"),
-    save(ARRAYS).replace(b'"shape":[2]', b'"shape":[9]'), (2**40).to_bytes(8, "little") + save(ARRAYS)[8:],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no such file",
+        save(ARRAYS)[:-3],
+        save(ARRAYS).replace(b"F32", b"F99"),
+        save(ARRAYS).replace(b'"shape":[2]', b'"shape":[9]'),
+        (2**40).to_bytes(8, "little") + save(ARRAYS)[8:],
+    ],
+)
 def test_damaged_or_inflated_files_are_refused(table, tmp_path, content):
     write_table(tmp_path, "m", table)
     with pytest.raises(UsageError, match=r"m\.safetensors: not a file of corrected weights .*\n.*remake both"):
@@ -232,8 +241,10 @@ def whole_old_or_new(folder, after):
     assert [entry.name for entry in folder.iterdir() if entry.name.startswith(".")] == []
 
 
-AFTER = [replace(corrected(2.0), activations={"x": TensorScale(2.0, "max")}, corrected=changed)
-         for changed in (corrected(2.0).corrected, {})]  # fmt: skip
+AFTER = [
+    replace(corrected(2.0), activations={"x": TensorScale(2.0, "max")}, corrected=changed)
+    for changed in (corrected(2.0).corrected, {})
+]
 
 
 @pytest.mark.parametrize("operation", ["replace", "unlink", "rename"])
@@ -241,8 +252,9 @@ AFTER = [replace(corrected(2.0), activations={"x": TensorScale(2.0, "max")}, cor
 @pytest.mark.parametrize("after", AFTER, ids=["corrected", "plain"])
 def test_kill_9_while_writing_leaves_the_old_table_or_the_new_one(tmp_path, monkeypatch, operation, stop, after):
     write_table(tmp_path, "m", corrected(1.0))
-    killed_while_writing(tmp_path, after,
-                         lambda: stop_at(monkeypatch, operation, stop, lambda: os.kill(os.getpid(), 9)))  # fmt: skip
+    killed_while_writing(
+        tmp_path, after, lambda: stop_at(monkeypatch, operation, stop, lambda: os.kill(os.getpid(), 9))
+    )
     whole_old_or_new(tmp_path, after)
 
 

@@ -60,8 +60,10 @@ def initializers(model):
 
 def quantized(graphs, table):
     """Both Q/DQ graphs of a table."""
-    return [quantized_graph(model, own_part(table, model), pattern)
-            for model, pattern in zip(models(graphs), ((CONVOLUTIONS,), ()), strict=True)]  # fmt: skip
+    return [
+        quantized_graph(model, own_part(table, model), pattern)
+        for model, pattern in zip(models(graphs), ((CONVOLUTIONS,), ()), strict=True)
+    ]
 
 
 def run(pair, features):
@@ -70,8 +72,10 @@ def run(pair, features):
     names = [output.name for output in encoder.get_outputs()]
     size = decoder.get_inputs()[2].shape[0]
     encoded = [dict(zip(names, encoder.run(names, feed), strict=True)) for feed in utterances(features)]
-    logits = [decoder.run(["logits"], decoder_inputs(found, tokens, size))[0]
-              for found, tokens in zip(encoded, features.tokens, strict=True)]  # fmt: skip
+    logits = [
+        decoder.run(["logits"], decoder_inputs(found, tokens, size))[0]
+        for found, tokens in zip(encoded, features.tokens, strict=True)
+    ]
     return encoded, logits
 
 
@@ -93,8 +97,9 @@ def test_the_plain_table_has_every_layer_of_both_graphs_and_the_ranges_of_teache
     module.decoder.layer_norm.register_forward_hook(lambda layer, inputs, output: seen.append(output.abs().max()))
     with torch.no_grad():
         for feed, tokens in zip(utterances(features), features.tokens, strict=True):
-            module(torch.from_numpy(feed["features"]), torch.from_numpy(feed["lengths"]),
-                   torch.from_numpy(tokens)[None])  # fmt: skip
+            module(
+                torch.from_numpy(feed["features"]), torch.from_numpy(feed["lengths"]), torch.from_numpy(tokens)[None]
+            )
     found = table.activations["/decoder/layer_norm/LayerNormalization_output_0"].amax
     assert found == pytest.approx(representable_amax(float(max(seen))), rel=2e-3)
 
@@ -122,8 +127,9 @@ def test_without_an_error_nothing_changes(graphs, features, tmp_path, monkeypatc
 
 
 def test_alpha_zero_is_the_bias_correction_alone(graphs, features):
-    plain, zero = (made(graphs, features, **changes) for changes in
-                   ({"correction": "bias"}, {"correction": "qep", "alpha": 0.0}))  # fmt: skip
+    plain, zero = (
+        made(graphs, features, **changes) for changes in ({"correction": "bias"}, {"correction": "qep", "alpha": 0.0})
+    )
     assert plain.corrected.keys() == zero.corrected.keys()
     for name, values in plain.corrected.items():
         np.testing.assert_array_equal(zero.corrected[name], values)
@@ -153,9 +159,15 @@ def test_each_stream_of_the_decoder_starts_from_its_own_encoder(graphs, features
     assert np.abs(exact[0]["cross_key.0"] - rounded[0]["cross_key.0"]).max() > 0.01
 
 
-@pytest.mark.parametrize("changes", [
-    {"weight_bits": 4}, {"correction": "fade", "weight_bits": 4}, {"correction": "bias"},
-    {"correction": "qep", "rounding": "gptq", "weight_bits": 3, "weight_only": True}])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weight_bits": 4},
+        {"correction": "fade", "weight_bits": 4},
+        {"correction": "bias"},
+        {"correction": "qep", "rounding": "gptq", "weight_bits": 3, "weight_only": True},
+    ],
+)
 def test_the_walk_computes_what_both_quantized_graphs_compute(graphs, features, monkeypatch, changes):
     noted = noted_sqnr(monkeypatch)
     table = made(graphs, features, **changes)
@@ -222,19 +234,29 @@ def test_weights_alone(graphs, features):
         for name, values in own_part(table, model).corrected.items():
             np.testing.assert_array_equal(initializers(found)[name], values)
     assert sum(name in table.weights for name in table.corrected) == 2 * 6 + 2 * 10 + 1
-    assert {np.abs(weight_codes(table.corrected[name], table.weights[name])).max()
-            for name in table.corrected if name in table.weights} == {3}  # fmt: skip
+    assert {
+        np.abs(weight_codes(table.corrected[name], table.weights[name])).max()
+        for name in table.corrected
+        if name in table.weights
+    } == {3}
 
 
 def test_the_four_methods_of_the_papers_order_as_they_should(graphs, features):
     """At three bits, on the features they learn from: rounding to nearest, GPTQ, then QEP and FADE in front of GPTQ."""
     exact = run(models(graphs), features)[1]
-    methods = {"rtn": {}, "gptq": {"rounding": "gptq"},
-               "qep": {"correction": "qep", "alpha": 0.5, "damping": 1.0, "rounding": "gptq"},
-               "fade": {"correction": "fade", "rounding": "gptq"}}  # fmt: skip
-    found = {name: output_sqnr(exact, run(quantized(graphs, made(
-        graphs, features, weight_only=True, weight_bits=3, **changes)), features)[1])
-        for name, changes in methods.items()}  # fmt: skip
+    methods = {
+        "rtn": {},
+        "gptq": {"rounding": "gptq"},
+        "qep": {"correction": "qep", "alpha": 0.5, "damping": 1.0, "rounding": "gptq"},
+        "fade": {"correction": "fade", "rounding": "gptq"},
+    }
+    found = {
+        name: output_sqnr(
+            exact,
+            run(quantized(graphs, made(graphs, features, weight_only=True, weight_bits=3, **changes)), features)[1],
+        )
+        for name, changes in methods.items()
+    }
     assert found["rtn"] < found["gptq"] < min(found["qep"], found["fade"])
 
 
@@ -267,8 +289,9 @@ def test_excluded_layers_of_either_graph_stay(graphs, features):
         pair_table(graphs, features, Quantization(exclude=("/decoder/layers.9/*",)), {})
 
 
-@pytest.mark.parametrize("tokens", [(), tiny_features().tokens[:-1],
-                                    (np.zeros(0, np.int64), *tiny_features().tokens[1:])])  # fmt: skip
+@pytest.mark.parametrize(
+    "tokens", [(), tiny_features().tokens[:-1], (np.zeros(0, np.int64), *tiny_features().tokens[1:])]
+)
 def test_every_utterance_needs_tokens(graphs, features, tokens):
     for changes in ({}, {"correction": "bias"}):
         with pytest.raises(UsageError, match="6 utterances, but tokens for"):
@@ -276,8 +299,9 @@ def test_every_utterance_needs_tokens(graphs, features, tokens):
 
 
 def test_one_utterance_has_no_second_half_to_judge_by(graphs, features):
-    one = replace(features, batches=(features.batches[0][:1],), lengths=(features.lengths[0][:1],),
-                  tokens=features.tokens[:1])  # fmt: skip
+    one = replace(
+        features, batches=(features.batches[0][:1],), lengths=(features.lengths[0][:1],), tokens=features.tokens[:1]
+    )
     with pytest.raises(UsageError, match="at least two utterances"):
         made(graphs, one, correction="fade")
 
@@ -304,8 +328,10 @@ def test_teacher_tokens_are_a_prompt_and_a_sample_of_bounded_length(spoken, feat
 
 
 def test_every_item_says_what_its_seed_makes_it_say(graphs, features, spoken):
-    again, by_themselves, other = (teacher_tokens(graphs, items, GENERATION, RATE) for items in
-                                   (features, alone(features), replace(features, seed=1)))  # fmt: skip
+    again, by_themselves, other = (
+        teacher_tokens(graphs, items, GENERATION, RATE)
+        for items in (features, alone(features), replace(features, seed=1))
+    )
     for first, second in zip(spoken.tokens, again.tokens, strict=True):
         np.testing.assert_array_equal(first, second)
     for first, second in zip(spoken.tokens, by_themselves.tokens, strict=True):

@@ -16,15 +16,37 @@ from trtasr.engine.compare import sqnr_db
 from trtasr.errors import BundleError, QualityError, UsageError
 from trtasr.quant.integer import IntegerExecutor
 
-CHEAP = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "evaluation.bench_seconds=[0.5]",
-         "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5"]  # fmt: skip
+CHEAP = [
+    "--set",
+    "calibration.batches=1",
+    "--set",
+    "calibration.steps=3",
+    "--set",
+    "evaluation.bench_seconds=[0.5]",
+    "--set",
+    "evaluation.max_wer_increase=100",
+    "--set",
+    "calibration.seconds=1.5",
+]
 CLASSES = 29
 
 
 @pytest.fixture(scope="module")
 def bundle(tiny_folder):
-    code = main(["compile", str(tiny_folder / "tiny.nemo"), "--manifest", str(tiny_folder / "manifest.json"), "-o",
-                 str(tiny_folder / "out"), "--target", "t4-rtx", "-q", *CHEAP])  # fmt: skip
+    code = main(
+        [
+            "compile",
+            str(tiny_folder / "tiny.nemo"),
+            "--manifest",
+            str(tiny_folder / "manifest.json"),
+            "-o",
+            str(tiny_folder / "out"),
+            "--target",
+            "t4-rtx",
+            "-q",
+            *CHEAP,
+        ]
+    )
     assert code == 0
     return tiny_folder / "out"
 
@@ -35,8 +57,12 @@ def found(bundle):
 
 
 def test_all_graphs_are_compared_on_the_whole_manifest(found):
-    assert [row.graph for row in found.rows] == ["fp32 (reference)", "Q/DQ t4-rtx", "Q/DQ, every layer INT8",
-                                                 "integer-only"]  # fmt: skip
+    assert [row.graph for row in found.rows] == [
+        "fp32 (reference)",
+        "Q/DQ t4-rtx",
+        "Q/DQ, every layer INT8",
+        "integer-only",
+    ]
     assert (found.utterances, found.words) == (3, 6)
     reference, *others = found.rows
     assert (reference.delta, reference.interval, reference.sqnr_db, reference.token_agreement) == (0, None, math.inf, 1)

@@ -30,8 +30,18 @@ from trtasr.quant.scales import table_from_json
 from trtasr.targets import TARGETS
 from trtasr.verbs import open_engine
 
-FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "evaluation.bench_seconds=[1.0]",
-        "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5"]  # fmt: skip
+FAST = [
+    "--set",
+    "calibration.batches=1",
+    "--set",
+    "calibration.steps=3",
+    "--set",
+    "evaluation.bench_seconds=[1.0]",
+    "--set",
+    "evaluation.max_wer_increase=100",
+    "--set",
+    "calibration.seconds=1.5",
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +66,21 @@ def stored(compiled: Path, name: str) -> dict[str, np.ndarray]:
 
 def test_the_bundle_is_complete_and_sealed(compiled) -> None:
     files = read(compiled, "bundle.json")["files"]
-    assert {"scales.json", "calibration.cache", "model.fp32.onnx", "model.qdq.onnx", "t4-rtx/model.plan",
-            "cpu/model.int8.onnx", "layers.json", "bench.json", "wer.json", "comparison.json",
-            "report.html", "model.integer.onnx", "model.integer.qdq.onnx"} <= set(files)  # fmt: skip
+    assert {
+        "scales.json",
+        "calibration.cache",
+        "model.fp32.onnx",
+        "model.qdq.onnx",
+        "t4-rtx/model.plan",
+        "cpu/model.int8.onnx",
+        "layers.json",
+        "bench.json",
+        "wer.json",
+        "comparison.json",
+        "report.html",
+        "model.integer.onnx",
+        "model.integer.qdq.onnx",
+    } <= set(files)
     assert not [p for p in compiled.iterdir() if p.name.startswith(".")]
 
 
@@ -153,8 +175,14 @@ def test_a_second_compile_gives_the_same_engine_and_replaces_the_first(compiled)
     model, manifest = compiled / "tiny.nemo", compiled / "manifest.json"
     assert main(["compile", str(model), "--manifest", str(manifest), "-o", str(compiled / "out"), "-q", *FAST]) == 0
     after = read(compiled, "bundle.json")["files"]
-    for name in ("t4-rtx/model.plan", "cpu/model.int8.onnx", "model.fp32.onnx", "model.qdq.onnx", "scales.json",
-                 "calibration.cache"):  # fmt: skip
+    for name in (
+        "t4-rtx/model.plan",
+        "cpu/model.int8.onnx",
+        "model.fp32.onnx",
+        "model.qdq.onnx",
+        "scales.json",
+        "calibration.cache",
+    ):
         assert before[name] == after[name], name
 
 
@@ -202,9 +230,11 @@ def test_transcripts_are_kept_as_given_and_every_figure_names_its_normalizer(com
     out = tmp_path / "out"
     command = ["compile", str(compiled / "tiny.nemo"), "--manifest", spoken, "-o", str(out), "-q", *FAST, "--json"]
     assert main([*command, "--target", "cpu", "--set", "evaluation.normalizer=unicode-v1"]) == 0
-    figures = [json.loads(capsys.readouterr().out)["results"]["fp32"],
-               json.loads((out / "bundle.json").read_text(encoding="utf-8"))["results"]["cpu"],
-               json.loads((out / "bench.json").read_text(encoding="utf-8"))[0]]  # fmt: skip
+    figures = [
+        json.loads(capsys.readouterr().out)["results"]["fp32"],
+        json.loads((out / "bundle.json").read_text(encoding="utf-8"))["results"]["cpu"],
+        json.loads((out / "bench.json").read_text(encoding="utf-8"))[0],
+    ]
     assert {(row["normalizer"], row["measure"]) for row in figures} == {("unicode-v1", "WER")}
     assert all(row["wer"] > 0 and row["cer"] > 0 for row in figures)
     scored = json.loads((out / "wer.json").read_text(encoding="utf-8"))["fp32"]
@@ -225,8 +255,9 @@ def test_the_printed_polygraphy_commands_run_from_anywhere(compiled, tmp_path, c
     elsewhere.mkdir()
     programs = {"BUNDLE": str(moved), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command, environment in ((printed, os.environ), (reported, os.environ | programs)):
-        done = subprocess.run(["bash", "-c", command], cwd=elsewhere, env=environment, capture_output=True, text=True,
-                              check=False)  # fmt: skip
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
+        )
         assert "Runtime" in done.stdout.splitlines()[-1], done.stdout + done.stderr
         assert done.returncode == 0, done.stdout
     assert not list(elsewhere.iterdir())
@@ -264,12 +295,15 @@ def test_verbs_work_on_the_bundle(compiled, tmp_path, capsys) -> None:
     assert [Path(row["audio_filepath"]).name for row in rows] == ["0.wav", "1.wav"]
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--target", "cpu", "--layers"], "shares no inner tensor"),
-    (["--utterances", "0"], "at least one utterance"),
-    (["--layers", "--utterances", "-3"], "at least one utterance"),
-    (["--target", "fp32"], "what engines are compared with"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--target", "cpu", "--layers"], "shares no inner tensor"),
+        (["--utterances", "0"], "at least one utterance"),
+        (["--layers", "--utterances", "-3"], "at least one utterance"),
+        (["--target", "fp32"], "what engines are compared with"),
+    ],
+)
 def test_compare_refuses_what_would_say_nothing(compiled, tmp_path, capsys, flags, words) -> None:
     out, manifest = str(compiled / "out"), str(compiled / "manifest.json")
     command = ["compare", out, "--manifest", manifest, "-o", str(tmp_path / "cmp"), "-q", *flags]
@@ -305,16 +339,43 @@ def test_the_report_says_how_to_make_the_bundle_again(compiled) -> None:
 
 def test_trtexec_spellings(compiled, tmp_path) -> None:
     plan, layers = tmp_path / "my.plan", tmp_path / "layers.json"
-    code = main(["compile", str(compiled / "tiny.nemo"), "-o", str(tmp_path / "out"), *FAST, "-q", "--target", "t4-rtx",
-                 "--saveEngine", str(plan), "--exportLayerInfo", str(layers)])  # fmt: skip
+    code = main(
+        [
+            "compile",
+            str(compiled / "tiny.nemo"),
+            "-o",
+            str(tmp_path / "out"),
+            *FAST,
+            "-q",
+            "--target",
+            "t4-rtx",
+            "--saveEngine",
+            str(plan),
+            "--exportLayerInfo",
+            str(layers),
+        ]
+    )
     assert code == 0
     assert plan.read_bytes() == (tmp_path / "out" / "t4-rtx" / "model.plan").read_bytes()
     assert json.loads(layers.read_text(encoding="utf-8"))["Layers"]
 
 
 def test_controls_show_all_three_calibrations(compiled, tmp_path, capsys) -> None:
-    code = main(["compile", str(compiled / "tiny.nemo"), "--manifest", str(compiled / "manifest.json"), "-o",
-                 str(tmp_path / "out"), *FAST, "--target", "t4-rtx", "--controls", "-q"])  # fmt: skip
+    code = main(
+        [
+            "compile",
+            str(compiled / "tiny.nemo"),
+            "--manifest",
+            str(compiled / "manifest.json"),
+            "-o",
+            str(tmp_path / "out"),
+            *FAST,
+            "--target",
+            "t4-rtx",
+            "--controls",
+            "-q",
+        ]
+    )
     printed = capsys.readouterr().out
     assert code == 0
     for label in ("random noise", "synthetic (data-free)", "real audio"):
@@ -328,6 +389,6 @@ def test_a_layer_of_one_channel(tmp_path, index) -> None:
     settings["encoder"]["jasper"][index]["filters"] = 1
     weights = JasperCtc(settings["encoder"], settings["decoder"]).state_dict()
     model = write_members(tmp_path / "tiny.nemo", settings, weights)
-    target = ["--set", "engine.target=\"cpu\""]
+    target = ["--set", 'engine.target="cpu"']
     assert main(["compile", str(model), "-o", str(tmp_path / "out"), "-q", *target, *FAST]) == 0
     assert (tmp_path / "out" / "model.integer.onnx").is_file()

@@ -47,9 +47,18 @@ def stored(model):
 def test_the_bundle_is_complete_and_sealed(compiled):
     wanted = {f"{half}.{kind}.onnx" for half in HALVES for kind in ("fp32", "qdq")}
     wanted |= {f"t4-rtx/{half}.plan" for half in HALVES} | {f"cpu/{half}.int8.onnx" for half in HALVES}
-    wanted |= {"scales.json", "calibration.cache", "layers.json", "bench.json", "wer.json", "report.html",
-               "comparison.json", "comparison_inputs.json", "comparison_decoder.json",
-               "comparison_decoder_inputs.json"}  # fmt: skip
+    wanted |= {
+        "scales.json",
+        "calibration.cache",
+        "layers.json",
+        "bench.json",
+        "wer.json",
+        "report.html",
+        "comparison.json",
+        "comparison_inputs.json",
+        "comparison_decoder.json",
+        "comparison_decoder_inputs.json",
+    }
     wanted |= {"tokenizer.json"}
     assert set(read(compiled, "bundle.json")["files"]) == wanted
     files = {path.relative_to(compiled).as_posix() for path in compiled.rglob("*") if path.is_file()}
@@ -61,19 +70,29 @@ def test_the_sidecar_says_how_to_run_it(compiled, folder):
     assert (sidecar["family"], sidecar["outcome"], sidecar["problems"]) == ("whisper", "PASSED", [])
     assert sidecar["generation"] == json.loads(json.dumps(asdict(checkpoint.generation)))
     assert sidecar["most_frames"] == 80
-    assert sidecar["frontend"] == {"kind": "log_mel", "sample_rate": 1000, "features": 16, "n_fft": 40,
-                                   "hop_length": 25, "pad_seconds": 2}  # fmt: skip
+    assert sidecar["frontend"] == {
+        "kind": "log_mel",
+        "sample_rate": 1000,
+        "features": 16,
+        "n_fft": 40,
+        "hop_length": 25,
+        "pad_seconds": 2,
+    }
     assert tuple(sidecar["vocabulary"]) == checkpoint.vocabulary
     assert sidecar["tokenizer"] == {"kind": "huggingface", "file": "tokenizer.json"}
     assert (compiled / "tokenizer.json").read_bytes() == (folder / "tiny" / "tokenizer.json").read_bytes()
-    assert sidecar["graphs"] == {"fp32": "encoder.fp32.onnx", "t4-rtx": "encoder.qdq.onnx",
-                                 "cpu": "cpu/encoder.int8.onnx"}  # fmt: skip
+    assert sidecar["graphs"] == {
+        "fp32": "encoder.fp32.onnx",
+        "t4-rtx": "encoder.qdq.onnx",
+        "cpu": "cpu/encoder.int8.onnx",
+    }
     for target, engine in sidecar["engines"].items():
         paths = [compiled / engine["path"], compiled / engine["decoder"]["path"]]
         assert [path.name.partition(".")[0] for path in paths] == list(HALVES), target
         assert engine["size_bytes"] == sum(path.stat().st_size for path in paths)
     assert sidecar["results"]["fp32"]["size_bytes"] == sum(
-        (compiled / f"{half}.fp32.onnx").stat().st_size for half in HALVES)  # fmt: skip
+        (compiled / f"{half}.fp32.onnx").stat().st_size for half in HALVES
+    )
     assert sidecar["results"]["t4-rtx"]["p50_ms"] is None  # no number for a device that is not here
     assert sidecar["comparison"]["features"] == "audio"
     assert 0 < sidecar["parity"] < 1e-3
@@ -134,8 +153,12 @@ def test_the_graph_of_the_decoders_plan_keeps_its_cache_in_half(compiled, tmp_pa
     graph = onnx.load(tmp_path / lower(source, table, TARGETS["t4-rtx"], ()).graph).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
     halves = {name for name, kind in types.items() if kind == TensorProto.FLOAT16}
-    assert halves == {f"{kind}_{part}.{layer}" for kind in ("cross", "past", "present") for part in ("key", "value")
-                      for layer in (0, 1)}  # fmt: skip
+    assert halves == {
+        f"{kind}_{part}.{layer}"
+        for kind in ("cross", "past", "present")
+        for part in ("key", "value")
+        for layer in (0, 1)
+    }
     assert types["logits"] == types["token_bias"] == TensorProto.FLOAT
 
 
@@ -164,8 +187,11 @@ def test_a_second_compile_gives_the_same_graphs(compiled, folder, tmp_path):
     code, _ = compiling(folder, tmp_path / "out", "--target", "cpu", "--manifest", folder / "manifest.json")
     assert code == 0
     first, second = (read(bundle, "bundle.json")["files"] for bundle in (compiled, tmp_path / "out"))
-    for name in (*(f"{half}.fp32.onnx" for half in HALVES), *(f"cpu/{half}.int8.onnx" for half in HALVES),
-                 "calibration.cache"):  # fmt: skip
+    for name in (
+        *(f"{half}.fp32.onnx" for half in HALVES),
+        *(f"cpu/{half}.int8.onnx" for half in HALVES),
+        "calibration.cache",
+    ):
         assert first[name] == second[name], name
 
 
@@ -199,8 +225,9 @@ def test_corrected_weights_reach_both_graphs(folder, tmp_path):
 
 
 def test_controls_show_all_three_calibrations(folder, tmp_path):
-    code, printed = compiling(folder, tmp_path / "out", "--target", "cpu", "--controls", "--manifest",
-                              folder / "manifest.json")  # fmt: skip
+    code, printed = compiling(
+        folder, tmp_path / "out", "--target", "cpu", "--controls", "--manifest", folder / "manifest.json"
+    )
     assert code == 0
     for label in ("random noise", "synthetic (data-free)", "real audio (the evaluation set itself)"):
         assert label in printed
@@ -241,13 +268,16 @@ def monkeypatched_calibration(fails):
         yield asked
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--min-sqnr", "20"], "choose layers of CTC models only"),
-    (["--max-wer-drop", "1"], "choose layers of CTC models only"),
-    (["--set", "calibration.seconds=2.5"], "longer than the model hears"),
-    (["--set", "evaluation.bench_seconds=[1, 2.5]"], "bench_seconds = [1.0, 2.5]: the model hears 0.025 to 2 s"),
-    (["--set", "quantization.exclude=['/encoder/x']"], "matches no Conv, MatMul or Gemm node"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--min-sqnr", "20"], "choose layers of CTC models only"),
+        (["--max-wer-drop", "1"], "choose layers of CTC models only"),
+        (["--set", "calibration.seconds=2.5"], "longer than the model hears"),
+        (["--set", "evaluation.bench_seconds=[1, 2.5]"], "bench_seconds = [1.0, 2.5]: the model hears 0.025 to 2 s"),
+        (["--set", "quantization.exclude=['/encoder/x']"], "matches no Conv, MatMul or Gemm node"),
+    ],
+)
 def test_what_a_pair_cannot_have_is_refused(folder, tmp_path, capsys, flags, words):
     speech = ["--manifest", folder / "manifest.json", "--target", "cpu"]
     assert compiling(folder, tmp_path / "out", *speech, *flags)[0] == 2

@@ -25,10 +25,24 @@ FAKES = Path(__file__).parent / "fakes"
 SMI = """#!/bin/sh
 echo "Tesla T4 (fake), 580.1, P0, 1590, 1590, 5001, 60.1, 70.0, 50, 0x0000000000000000"
 """
-FAST = ["--set", "calibration.batches=2", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[1.0]",
-        "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5",
-        "--set", "evaluation.gpu_seconds=[0.5, 60.0]", "--set", "evaluation.gpu_batches=[1, 2]",
-        "--target", "t4"]  # fmt: skip
+FAST = [
+    "--set",
+    "calibration.batches=2",
+    "--set",
+    "calibration.steps=2",
+    "--set",
+    "evaluation.bench_seconds=[1.0]",
+    "--set",
+    "evaluation.max_wer_increase=100",
+    "--set",
+    "calibration.seconds=1.5",
+    "--set",
+    "evaluation.gpu_seconds=[0.5, 60.0]",
+    "--set",
+    "evaluation.gpu_batches=[1, 2]",
+    "--target",
+    "t4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +81,14 @@ def compiled(folder, out, *flags, code=0):
 @pytest.fixture(scope="module")
 def bundle(host):
     """One plain compile that several tests look at."""
-    exports = ["--exportProfile", str(host / "profile.json"), "--exportLayerInfo", str(host / "layers.json"),
-               "--saveEngine", str(host / "my.plan")]  # fmt: skip
+    exports = [
+        "--exportProfile",
+        str(host / "profile.json"),
+        "--exportLayerInfo",
+        str(host / "layers.json"),
+        "--saveEngine",
+        str(host / "my.plan"),
+    ]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         out = compiled(host, host / "out", *exports)
@@ -215,12 +235,15 @@ def test_a_baseline_that_cannot_be_built_costs_no_engine(host, tmp_path, monkeyp
     assert any("no FP16 baseline: no FP16 here" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.parametrize(("change", "words", "code"), [
-    ("engine.max_seconds=1.2", "but the engine takes 0.2 to 1.2 s", 2),
-    ("evaluation.batch=9", "the engine takes 1 to 8 utterances", 2),
-    ("evaluation.gpu_seconds=[60.0]", "no such shape fits the engine", 2),
-    ("evaluation.gpu_batches=[]", "give at least one", 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words", "code"),
+    [
+        ("engine.max_seconds=1.2", "but the engine takes 0.2 to 1.2 s", 2),
+        ("evaluation.batch=9", "the engine takes 1 to 8 utterances", 2),
+        ("evaluation.gpu_seconds=[60.0]", "no such shape fits the engine", 2),
+        ("evaluation.gpu_batches=[]", "give at least one", 2),
+    ],
+)
 def test_what_the_plan_could_not_run_is_refused_before_it_is_built(host, tmp_path, capsys, change, words, code):
     extra = ["--set", "engine.opt_seconds=1.0"] if "max_seconds" in change else []
     compiled(host, tmp_path / "out", *extra, "--set", change, code=code)
@@ -249,8 +272,16 @@ def test_layer_times_need_a_t4_engine(host, tmp_path, capsys):
 
 
 def test_implicit_quantization_feeds_the_synthetic_batches_at_the_opt_shape(host, tmp_path):
-    out = compiled(host, tmp_path / "out", "--quantization", "implicit", "--set", "engine.calibrator=minmax",
-                   "--set", "engine.opt_batch=3")  # fmt: skip
+    out = compiled(
+        host,
+        tmp_path / "out",
+        "--quantization",
+        "implicit",
+        "--set",
+        "engine.calibrator=minmax",
+        "--set",
+        "engine.opt_batch=3",
+    )
     assert header(out, "t4/model.plan")["calibrated"] == "2 batches"  # 8 utterances: 2 whole batches of 3, 2 left out
 
 
@@ -346,11 +377,20 @@ def test_nothing_is_left_on_the_gpu(bundle):
 def test_encoder_and_decoder_plans_of_a_whisper_run_with_their_cache_on_the_gpu(host):
     write_folder(host / "whisper")
     few = ["calibration.batches=1", "calibration.batch_size=2", "evaluation.gpu_seconds=[0.5, 60.0]"]
-    flags = [*FAST, *(word for setting in few for word in ("--set", setting)), "--allow-slower",
-             "--set", "evaluation.max_wer_increase=100000"]  # fmt: skip
+    flags = [
+        *FAST,
+        *(word for setting in few for word in ("--set", setting)),
+        "--allow-slower",
+        "--set",
+        "evaluation.max_wer_increase=100000",
+    ]
     out = host / "whisper-out"
-    assert main(["compile", str(host / "whisper"), "--manifest", str(host / "manifest.json"), "-o", str(out), "-q",
-                 *flags]) == 0  # fmt: skip
+    assert (
+        main(
+            ["compile", str(host / "whisper"), "--manifest", str(host / "manifest.json"), "-o", str(out), "-q", *flags]
+        )
+        == 0
+    )
     names = {f"{half}.{kind}" for half in ("encoder", "decoder") for kind in ("plan", "fp16.plan", "fp32.plan")}
     assert {path.name for path in (out / "t4").iterdir()} == names
     rows = {row["target"]: row for row in read(out, "bench.json")}
@@ -363,16 +403,23 @@ def test_encoder_and_decoder_plans_of_a_whisper_run_with_their_cache_on_the_gpu(
         assert rows[target]["note"] == ""
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    (["evaluation.gpu_seconds=[60.0]"], "no such shape fits"),
-    (["engine.max_batch=1", "evaluation.batch=2", "evaluation.gpu_batches=[1]", "evaluation.gpu_seconds=[0.5]"],
-     "the engine takes 1 to 1 utterances"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["evaluation.gpu_seconds=[60.0]"], "no such shape fits"),
+        (
+            ["engine.max_batch=1", "evaluation.batch=2", "evaluation.gpu_batches=[1]", "evaluation.gpu_seconds=[0.5]"],
+            "the engine takes 1 to 1 utterances",
+        ),
+    ],
+)
 def test_a_whisper_whose_shapes_do_not_fit_is_refused_before_anything_is_built(host, capsys, changes, words):
     write_folder(host / "misfit")
     flags = [*FAST, *(word for change in changes for word in ("--set", change))]
     out = host / "misfit-out"
-    assert main(["compile", str(host / "misfit"), "--manifest", str(host / "manifest.json"), "-o", str(out), "-q",
-                 *flags]) == 2  # fmt: skip
+    assert (
+        main(["compile", str(host / "misfit"), "--manifest", str(host / "manifest.json"), "-o", str(out), "-q", *flags])
+        == 2
+    )
     assert words in capsys.readouterr().err
     assert not out.exists()

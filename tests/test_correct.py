@@ -59,13 +59,16 @@ def initializers(model):
 
 def logits(model, features):
     session = open_session(model.SerializeToString())
-    return [session.run(["log_probs"], {"features": x, "lengths": n})[0] for x, n in
-            zip(features.batches, features.lengths, strict=True)]  # fmt: skip
+    return [
+        session.run(["log_probs"], {"features": x, "lengths": n})[0]
+        for x, n in zip(features.batches, features.lengths, strict=True)
+    ]
 
 
 def sqnr(parts, table):
-    exact, found = (logits(model, parts[1]) for model in
-                    (onnx.load(parts[0]), quantized_graph(onnx.load(parts[0]), table, ())))  # fmt: skip
+    exact, found = (
+        logits(model, parts[1]) for model in (onnx.load(parts[0]), quantized_graph(onnx.load(parts[0]), table, ()))
+    )
     noise = sum(float(np.square(a - b).sum()) for a, b in zip(exact, found, strict=True))
     return 10 * np.log10(sum(float(np.square(a).sum()) for a in exact) / noise)
 
@@ -136,8 +139,9 @@ def test_corrections_help_on_their_own_features_at_four_bits(parts):
 
 
 def test_gptq_rounding_helps_too(parts):
-    nearest, gptq = (sqnr(parts, made(parts, correction="bias", weight_bits=4, rounding=name))
-                     for name in ("nearest", "gptq"))  # fmt: skip
+    nearest, gptq = (
+        sqnr(parts, made(parts, correction="bias", weight_bits=4, rounding=name)) for name in ("nearest", "gptq")
+    )
     assert gptq > nearest
 
 
@@ -307,8 +311,9 @@ def test_silence_keeps_its_output(parts):
     exported, features = parts
     silent = CalibrationSet((np.zeros_like(features.batches[0]),), features.lengths[:1], "synthetic")
     table = made(parts, correction="none", weight_bits=4)
-    exact, found = (logits(model, silent)[0] for model in
-                    (onnx.load(exported), quantized_graph(onnx.load(exported), table, ())))  # fmt: skip
+    exact, found = (
+        logits(model, silent)[0] for model in (onnx.load(exported), quantized_graph(onnx.load(exported), table, ()))
+    )
     loud = logits(onnx.load(exported), features)[0]
     assert np.abs(found - exact).max() < 0.2 * np.abs(loud - exact).max()
 
@@ -331,8 +336,13 @@ def test_one_utterance_has_no_second_half_to_judge_by(parts):
 def test_compile_with_every_correction(parts, tmp_path, capsys):
     write_archive(tmp_path / "tiny.nemo")
     write_manifest(tmp_path)
-    changes = ["calibration.batches=1", "calibration.steps=2", "calibration.seconds=1.5",
-               "evaluation.bench_seconds=[0.5]", "evaluation.max_wer_increase=100"]  # fmt: skip
+    changes = [
+        "calibration.batches=1",
+        "calibration.steps=2",
+        "calibration.seconds=1.5",
+        "evaluation.bench_seconds=[0.5]",
+        "evaluation.max_wer_increase=100",
+    ]
     fast = ["--target", "cpu", "-q", *(part for change in changes for part in ("--set", change))]
     for name in ("bias", "qep", "fade"):
         out = tmp_path / name

@@ -20,10 +20,23 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 IGNORE = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
 IMAGES = ("compiler", "runtime")  # stages that become images
-NEEDED = ("pyproject.toml", "constraints.txt", "README.md", "Makefile", "trtasr/cli/main.py",
-          "trtasr/zoo/quartznet.nemo", "trtasr/zoo/jasper.nemo", "trtasr/zoo/conformer.nemo",
-          "engines/quartznet.toml", "engines/jasper.toml", "engines/conformer.toml",
-          "calib/quartznet.json", "calib/jasper.json", "calib/conformer.json", "tests/conftest.py")  # fmt: skip
+NEEDED = (
+    "pyproject.toml",
+    "constraints.txt",
+    "README.md",
+    "Makefile",
+    "trtasr/cli/main.py",
+    "trtasr/zoo/quartznet.nemo",
+    "trtasr/zoo/jasper.nemo",
+    "trtasr/zoo/conformer.nemo",
+    "engines/quartznet.toml",
+    "engines/jasper.toml",
+    "engines/conformer.toml",
+    "calib/quartznet.json",
+    "calib/jasper.json",
+    "calib/conformer.json",
+    "tests/conftest.py",
+)
 COMPILE_ONLY = {"polygraphy", "tensorrt-rtx-cu12"}  # the runtime image does without
 
 
@@ -75,8 +88,13 @@ def ignored(path: str, patterns: list[str] = IGNORE) -> bool:
 def problems(text: str) -> list[str]:
     """Everything wrong with a Dockerfile of ours."""
     steps = parse(text)
-    return [*image_problems(steps), *user_problems(steps), *copy_problems(steps), *pip_problems(steps),
-            *apt_problems(steps)]  # fmt: skip
+    return [
+        *image_problems(steps),
+        *user_problems(steps),
+        *copy_problems(steps),
+        *pip_problems(steps),
+        *apt_problems(steps),
+    ]
 
 
 def image_problems(steps: list[Step]) -> Iterator[str]:
@@ -141,20 +159,24 @@ def test_dockerfile_has_no_problem() -> None:
     assert defaults(parse(TEXT), "")["BASE"] == "nvcr.io/nvidia/tensorrt:26.05-py3"
 
 
-@pytest.mark.parametrize(("old", "new", "problem"), [
-    ("FROM ${BASE} AS", "FROM ubuntu:24.04 AS", "compiler: base image is no build argument"),
-    ("ubuntu:24.04", "ubuntu:latest", "runtime: base image without a fixed tag"),
-    ("ubuntu:24.04", "ubuntu", "runtime: base image without a fixed tag"),
-    ("AS runtime", "AS small", "no stage runtime"),
-    ("USER ${USER_ID}:${GROUP_ID}\nCMD", "CMD", "compiler: runs as root"),
-    ("ARG USER_ID=1000", "ARG USER_ID=0", "runtime: runs as root"),
-    ("USER ${USER_ID}:${GROUP_ID}\nCMD", "USER ${USER_ID}\nRUN true\nCMD", "compiler: steps after USER"),
-    ("COPY pyproject.toml", "COPY setup.cfg", "runtime: COPY setup.cfg is not in the build context"),
-    ("COPY pyproject.toml", "COPY .git", "runtime: COPY .git is not in the build context"),
-    ("--from=tensorrt", "--from=builder", "runtime: COPY from an unknown stage"),
-    ("pip wheel --constraint constraints.txt", "pip wheel", "compiler: pip without constraints"),
-    ("'.[dev]'", "'.[dev,t4]'", "compiler: pip installs TensorRT, which the base image has"),
-    (" \\\n    && rm -rf /var/lib/apt/lists/*", "", "compiler: apt without rm -rf /var/lib/apt/lists/*")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("FROM ${BASE} AS", "FROM ubuntu:24.04 AS", "compiler: base image is no build argument"),
+        ("ubuntu:24.04", "ubuntu:latest", "runtime: base image without a fixed tag"),
+        ("ubuntu:24.04", "ubuntu", "runtime: base image without a fixed tag"),
+        ("AS runtime", "AS small", "no stage runtime"),
+        ("USER ${USER_ID}:${GROUP_ID}\nCMD", "CMD", "compiler: runs as root"),
+        ("ARG USER_ID=1000", "ARG USER_ID=0", "runtime: runs as root"),
+        ("USER ${USER_ID}:${GROUP_ID}\nCMD", "USER ${USER_ID}\nRUN true\nCMD", "compiler: steps after USER"),
+        ("COPY pyproject.toml", "COPY setup.cfg", "runtime: COPY setup.cfg is not in the build context"),
+        ("COPY pyproject.toml", "COPY .git", "runtime: COPY .git is not in the build context"),
+        ("--from=tensorrt", "--from=builder", "runtime: COPY from an unknown stage"),
+        ("pip wheel --constraint constraints.txt", "pip wheel", "compiler: pip without constraints"),
+        ("'.[dev]'", "'.[dev,t4]'", "compiler: pip installs TensorRT, which the base image has"),
+        (" \\\n    && rm -rf /var/lib/apt/lists/*", "", "compiler: apt without rm -rf /var/lib/apt/lists/*"),
+    ],
+)
 def test_each_check_finds_its_problem(old: str, new: str, problem: str) -> None:
     assert old in TEXT
     assert problem in problems(TEXT.replace(old, new))
@@ -166,9 +188,17 @@ def test_context_has_what_the_images_need(path: str) -> None:
     assert not ignored(path)
 
 
-MADE_HERE = (".git/config", "t4-acceptance/explicit/bundle.json", ".check-tensorrt/10/lib/libnvinfer.so.10",
-             ".venv/bin/python", "engines/quartznet/bundle.json", ".hypothesis/x", "__pycache__/x.pyc",
-             "trtasr/__pycache__/main.pyc", "trtasr.egg-info/PKG-INFO")  # fmt: skip
+MADE_HERE = (
+    ".git/config",
+    "t4-acceptance/explicit/bundle.json",
+    ".check-tensorrt/10/lib/libnvinfer.so.10",
+    ".venv/bin/python",
+    "engines/quartznet/bundle.json",
+    ".hypothesis/x",
+    "__pycache__/x.pyc",
+    "trtasr/__pycache__/main.pyc",
+    "trtasr.egg-info/PKG-INFO",
+)
 
 
 @pytest.mark.parametrize("path", MADE_HERE)
@@ -229,7 +259,9 @@ def test_docs_name_stages_and_commands_that_exist() -> None:
     assert set(re.findall(r"--build-arg (\w+)=", commands)) <= arguments
     verbs = re.findall(r"trtasr:runtime ([^#\n`]+)", commands)
     assert {parser().parse_args(verb.split()).verb for verb in verbs if not verb.startswith(".")} == {
-        "transcribe", "bench"}  # fmt: skip
+        "transcribe",
+        "bench",
+    }
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r" trtasr make ([a-z0-9-]+)", commands)) <= targets
 
@@ -271,8 +303,9 @@ class Stage:
             self.cwd.mkdir(parents=True)
         elif step.word == "ENV":
             pairs = (pair.split("=", 1) for pair in step.value.split())
-            self.env |= {key: self.inside(fill(value.strip('"'), self.env)) for key, value in pairs
-                         if key != "PIP_NO_CACHE_DIR"}  # so that the second stage downloads nothing again  # fmt: skip
+            self.env |= {
+                key: self.inside(fill(value.strip('"'), self.env)) for key, value in pairs if key != "PIP_NO_CACHE_DIR"
+            }  # so that the second stage downloads nothing again
         elif step.word == "COPY" and not step.value.startswith("--from="):
             *sources, target = step.value.split()
             for source in sources:
@@ -309,8 +342,9 @@ def left_out_of_context(folder: str, names: list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def stages() -> Iterator[dict[str, Stage]]:
     asked = "pip install --dry-run --ignore-installed --no-deps --constraint constraints.txt tqdm"
-    answer = subprocess.run([sys.executable, "-m", *asked.split()], cwd=ROOT, capture_output=True, text=True,
-                            check=False)  # fmt: skip
+    answer = subprocess.run(
+        [sys.executable, "-m", *asked.split()], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if answer.returncode != 0:
         pytest.skip(f"no package index here: {answer.stderr.strip().splitlines()[-1]}")
     with tempfile.TemporaryDirectory(prefix="stages-") as folder:

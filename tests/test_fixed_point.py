@@ -21,8 +21,12 @@ from trtasr.fixed_point import (
 from trtasr.quant.integer_math import rescale
 
 SIGNS = st.sampled_from([-1.0, 1.0])
-RATIOS = st.builds(lambda sign, fraction, exponent: sign * math.ldexp(fraction, exponent), SIGNS,
-                   st.floats(1, 2, exclude_max=True), st.integers(-60, 12))  # fmt: skip
+RATIOS = st.builds(
+    lambda sign, fraction, exponent: sign * math.ldexp(fraction, exponent),
+    SIGNS,
+    st.floats(1, 2, exclude_max=True),
+    st.integers(-60, 12),
+)
 BOUNDS = st.integers(0, 50).flatmap(lambda bits: st.integers(2**bits, 2 ** (bits + 1)))
 OFFSETS = st.one_of(st.just(0.0), st.floats(-(2.0**24), 2.0**24))
 
@@ -91,9 +95,16 @@ def test_ratios_far_below_a_step_become_zero():
     assert (int(found.multiplier), found.shift <= 60) == (0, True)
 
 
-@pytest.mark.parametrize(("ratio", "bound", "offset"), [
-    (2.0**31, 1, 0.0), (2.0**20, 2**41, 0.0), (1.0, 2**61, 0.0), (1.0, 1, 2.0**61), (-(2.0**31), 1, 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ratio", "bound", "offset"),
+    [
+        (2.0**31, 1, 0.0),
+        (2.0**20, 2**41, 0.0),
+        (1.0, 2**61, 0.0),
+        (1.0, 1, 2.0**61),
+        (-(2.0**31), 1, 0.0),
+    ],
+)
 def test_ratios_that_do_not_fit_are_refused(ratio, bound, offset):
     with pytest.raises(QualityError, match="too large for 31-bit multipliers\n  repair: calibrate again"):
         dyadic(ratio, bound, offset)
@@ -137,8 +148,11 @@ def test_rescaled_numbers_are_rounded_halves_up(ratio, bound, share, offset):
 @pytest.mark.parametrize(("q", "rounded"), [(1, 1), (-1, 0), (3, 2), (-3, -1), (2, 1), (-2, -1), (0, 0)])
 def test_exact_halves_go_up(q, rounded):
     found = dyadic(0.5, 4)
-    factor = (found.multiplier, np.int64((1 << found.shift - 1) + (found.raise_by << found.shift)),
-              np.int64(1 << found.shift))  # fmt: skip
+    factor = (
+        found.multiplier,
+        np.int64((1 << found.shift - 1) + (found.raise_by << found.shift)),
+        np.int64(1 << found.shift),
+    )
     made = rescale(np.int64(q), factor, (np.int64(0), np.int64(2**40)), np.int64(found.raise_by))
     assert int(made) == rounded
 

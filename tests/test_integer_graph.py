@@ -85,8 +85,11 @@ def test_one_planted_float_operator_fails_the_proof(bundled) -> None:
 
 def test_a_planted_overflow_fails_the_proof(bundled) -> None:
     model = onnx.load(bundled[0] / GRAPH)
-    held = next(item for item in model.graph.initializer
-                if item.data_type == TensorProto.INT32 and item.name.endswith("_addend"))  # fmt: skip
+    held = next(
+        item
+        for item in model.graph.initializer
+        if item.data_type == TensorProto.INT32 and item.name.endswith("_addend")
+    )
     bias = numpy_helper.to_array(held).copy()
     bias.flat[0] = 2**31 - 1000  # its sums reach further than that
     held.CopyFrom(numpy_helper.from_array(bias, held.name))
@@ -126,8 +129,20 @@ def compiled(tmp_path_factory):
     return folder / "out"
 
 
-FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "evaluation.bench_seconds=[1.0]",
-        "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5", "--target", "cpu"]  # fmt: skip
+FAST = [
+    "--set",
+    "calibration.batches=1",
+    "--set",
+    "calibration.steps=3",
+    "--set",
+    "evaluation.bench_seconds=[1.0]",
+    "--set",
+    "evaluation.max_wer_increase=100",
+    "--set",
+    "calibration.seconds=1.5",
+    "--target",
+    "cpu",
+]
 
 
 def test_a_conformer_of_any_checkpoint_gets_one(compiled, capsys) -> None:
@@ -176,8 +191,9 @@ def test_a_changed_graph_is_not_proved(compiled, tmp_path, capsys) -> None:
 def test_an_activation_without_integer_form_costs_the_graph_and_nothing_else(tmp_path, caplog, capsys) -> None:
     model = write_archive(tmp_path / "tiny.nemo", config() | {"encoder": config()["encoder"] | {"activation": "gelu"}})
     with caplog.at_level(logging.WARNING):
-        code = main(["compile", str(model), "--manifest", str(write_manifest(tmp_path)), "-o", str(tmp_path / "out"),
-                     *FAST])  # fmt: skip
+        code = main(
+            ["compile", str(model), "--manifest", str(write_manifest(tmp_path)), "-o", str(tmp_path / "out"), *FAST]
+        )
     assert code == 0
     assert "no integer-only graph" in caplog.text
     assert not (tmp_path / "out" / GRAPH).exists()

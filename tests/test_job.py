@@ -38,7 +38,9 @@ def test_a_job_has_read_model_and_speech(folder):
     assert not job.model.training
     assert job.checkpoint.generation.prompt[0] == 89
     assert [(Path(item.audio_filepath).name, item.duration, item.frames) for item in job.utterances] == [
-        ("0.wav", 1.0, 80), ("1.wav", 1.25, 80)]  # fmt: skip
+        ("0.wav", 1.0, 80),
+        ("1.wav", 1.25, 80),
+    ]
     assert {item.features.shape for item in job.utterances} == {(16, 80)}
     assert job.started > 0
 

@@ -36,8 +36,12 @@ def room(path):
 
 def imports(tree):
     """(module, inside a function) of every import."""
-    lazy = {id(node) for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
-            for node in ast.walk(outer)}  # fmt: skip
+    lazy = {
+        id(node)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(outer)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, id(node) in lazy) for alias in node.names)

@@ -16,9 +16,20 @@ from trtasr.engine.build import rtx_version
 from trtasr.errors import BuildError, NoKernelError
 from trtasr.models.jasper import JasperCtc
 
-FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=2", "--set", "evaluation.bench_seconds=[0.5]",
-        "--set", "evaluation.max_wer_increase=100", "--set", "calibration.seconds=1.5",
-        "--target", "t4-rtx"]  # fmt: skip
+FAST = [
+    "--set",
+    "calibration.batches=1",
+    "--set",
+    "calibration.steps=2",
+    "--set",
+    "evaluation.bench_seconds=[0.5]",
+    "--set",
+    "evaluation.max_wer_increase=100",
+    "--set",
+    "calibration.seconds=1.5",
+    "--target",
+    "t4-rtx",
+]
 
 pytestmark = pytest.mark.skipif(rtx_version() is None, reason="TensorRT for RTX is not installed")
 

@@ -62,8 +62,11 @@ def test_an_encoder_takes_what_it_has_positions_for():
 
 
 def test_an_encoder_behind_a_front_end_that_pads_takes_one_length():
-    assert features_of(EngineShapes(), LogMelConfig(pad_seconds=30), 3000) == [[1, 80, 3000], [1, 80, 3000],
-                                                                              [8, 80, 3000]]  # fmt: skip
+    assert features_of(EngineShapes(), LogMelConfig(pad_seconds=30), 3000) == [
+        [1, 80, 3000],
+        [1, 80, 3000],
+        [8, 80, 3000],
+    ]
 
 
 def test_an_encoder_of_waveforms_is_not_cut():
@@ -102,8 +105,10 @@ def test_both_plants_have_the_shapes_of_their_graphs(folder, table):
 def test_each_graph_gets_the_patterns_that_match_it(folder, table):
     paths = [folder / "encoder.fp32.onnx", folder / "decoder.fp32.onnx"]
     patterns = ["/encoder/*", "*/encoder_attn/*", "/decoder/MatMul"]
-    assert split_excludes(patterns, paths) == [("/encoder/*", "*/encoder_attn/*"),
-                                               ("*/encoder_attn/*", "/decoder/MatMul")]  # fmt: skip
+    assert split_excludes(patterns, paths) == [
+        ("/encoder/*", "*/encoder_attn/*"),
+        ("*/encoder_attn/*", "/decoder/MatMul"),
+    ]
     assert split_excludes([], paths) == [(), ()]
     for wrong in ("/decoder/layers.9/*", "/encoder/Conv", "/decoder/layers.0/self_attn/Softmax"):
         with pytest.raises(RecipeError, match="matches no Conv, MatMul or Gemm node of encoder or decoder"):
@@ -140,16 +145,19 @@ def test_sizes_and_layers_are_added_and_the_decoders_facts_kept():
     found = merged(encoder, replace(decoder, path="t4/decoder.plan", details={"gpu": "T4", "build_seconds": 2}))
     assert (found.target, found.path, found.size_bytes) == ("t4", "t4/t4.plan", 7)
     assert len(found.layers) == 2
-    assert found.details == {"gpu": "T4", "decoder": {"path": "t4/decoder.plan", "size_bytes": 4, "gpu": "T4",
-                                                      "build_seconds": 2}}  # fmt: skip
+    assert found.details == {
+        "gpu": "T4",
+        "decoder": {"path": "t4/decoder.plan", "size_bytes": 4, "gpu": "T4", "build_seconds": 2},
+    }
     assert encoder.details == {"gpu": "T4"}
 
 
 def test_lint_of_both_graphs_is_kept(folder, table, monkeypatch):
     def built(plant, target):
         (engine,) = engines(target.name)
-        lowered = lower_pair.Lowered(target.name, f"{plant.stem}.qdq.onnx", "", (), (f"{plant.stem} small",),
-                                     (f"{plant.stem} large",))  # fmt: skip
+        lowered = lower_pair.Lowered(
+            target.name, f"{plant.stem}.qdq.onnx", "", (), (f"{plant.stem} small",), (f"{plant.stem} large",)
+        )
         return lowered, engine
 
     monkeypatch.setattr(lower_pair, "lower_and_build", built)

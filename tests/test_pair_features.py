@@ -59,8 +59,9 @@ def test_a_front_end_that_pads_gives_its_own_length():
     assert found.lengths[0].tolist() == [80] * 3
 
 
-@pytest.mark.parametrize(("checkpoint", "rows", "frames", "level"), [(CHECKPOINT, ROWS, 60, 1.0),
-                                                                     (MOONSHINE, 1, 1500, NOISE_LEVEL)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("checkpoint", "rows", "frames", "level"), [(CHECKPOINT, ROWS, 60, 1.0), (MOONSHINE, 1, 1500, NOISE_LEVEL)]
+)
 def test_noise_is_gaussian_in_features_and_quiet_in_a_waveform(checkpoint, rows, frames, level):
     found = noise(SMALL, checkpoint)
     assert [x.shape for x in found.batches] == [(3, rows, frames)] * 2

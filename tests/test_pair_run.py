@@ -138,7 +138,6 @@ def test_the_encoder_graph_runs_once_per_utterance(graphs, sound, texts, verb):
         np.testing.assert_array_equal(result[0], getattr(PairRunner(named, TEXTS), verb)(*sound)[0])
 
 
-
 def test_rows_are_filled_with_the_end():
     tokens, counts = PairRunner(Script([5, 6, END], [END], [9, END]), TEXTS)(np.zeros((3, 1, 50)), np.full(3, 50))
     assert tokens.tolist() == [[5, 6], [END, END], [9, END]]
@@ -179,8 +178,12 @@ def test_one_timed_run_is_the_prompt_and_one_token_after_the_other():
     script, lengths = Script([5, 6, END, 7]), np.array([20])
     timed = Timed(script, np.zeros((1, 3, 20), np.float32), lengths, GENERATION, 4, [])
     timed()
-    assert script.asked == [((1, 3), "first", [TASK]), ((1, 1), "later", [5]), ((1, 1), "later", [6]),
-                            ((1, 1), "later", [END])]  # fmt: skip
+    assert script.asked == [
+        ((1, 3), "first", [TASK]),
+        ((1, 1), "later", [5]),
+        ((1, 1), "later", [6]),
+        ((1, 1), "later", [END]),
+    ]
     assert script.begun == len(timed.encoder_ms) == 1
     assert timed.encoder_ms[0] > 0
 
@@ -210,8 +213,9 @@ def test_the_warm_up_does_not_count_for_the_encoder(monkeypatch):
 
 def test_what_is_longer_than_the_model_hears_is_refused():
     config, seconds = LogMelConfig(), {"fits": 2.0, "barely": 2.004, "long": 2.011}
-    items = {name: Prepared(f"{name}.wav", length, "", np.zeros((1, 4), np.float32), 4)
-             for name, length in seconds.items()}  # fmt: skip
+    items = {
+        name: Prepared(f"{name}.wav", length, "", np.zeros((1, 4), np.float32), 4) for name, length in seconds.items()
+    }
     refuse_longer(config, 200, [items["fits"], items["barely"]], (1.0, 2.0))
     refuse_longer(config, 200, [], ())
     with pytest.raises(AudioError, match=r"long.wav: 2.011 s, but the model hears at most 2 s"):
@@ -226,9 +230,17 @@ def test_a_benchmark_too_short_for_one_position_is_refused():
         refuse_longer(WaveformConfig(), 1 << 31, [], [0.05, 1.0])
 
 
-@pytest.mark.parametrize(("seconds", "generation", "tokens"), [
-    (2.0, GENERATION, 8), (3.4, GENERATION, 14), (0.05, GENERATION, 1), (60.0, GENERATION, 24 - 3),
-    (2.0, LIMITED, 8), (2.0, replace(GENERATION, tokens_per_second=1.5), 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seconds", "generation", "tokens"),
+    [
+        (2.0, GENERATION, 8),
+        (3.4, GENERATION, 14),
+        (0.05, GENERATION, 1),
+        (60.0, GENERATION, 24 - 3),
+        (2.0, LIMITED, 8),
+        (2.0, replace(GENERATION, tokens_per_second=1.5), 3),
+    ],
+)
 def test_a_benchmark_generates_as_many_tokens_as_speech_has(seconds, generation, tokens):
     assert benchmark_tokens(seconds, generation) == tokens
 
@@ -253,9 +265,13 @@ def test_a_runner_marks_what_its_limit_cut():
     assert run.cut == (True, False)
 
 
-@pytest.mark.parametrize(("generation", "words"), [
-    (LIMITED, "6.5 tokens per second; generation.tokens_per_second of the recipe"), (GENERATION, "24 tokens"),
-    (replace(GENERATION, tokens_per_second=13.0), "24 tokens"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("generation", "words"),
+    [
+        (LIMITED, "6.5 tokens per second; generation.tokens_per_second of the recipe"),
+        (GENERATION, "24 tokens"),
+        (replace(GENERATION, tokens_per_second=13.0), "24 tokens"),
+    ],
+)
 def test_the_limit_is_named(generation, words):
     assert words in limit_of(generation, 2.0)

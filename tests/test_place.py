@@ -28,8 +28,9 @@ def parts(tmp_path_factory):
     """Centered graph of a tiny QuartzNet and its table of four-bit FADE-corrected weights."""
     folder = tmp_path_factory.mktemp("place")
     checkpoint = read_nemo(write_archive(folder / "tiny.nemo"))
-    export_onnx(fold_batchnorm(build_model(checkpoint.family, checkpoint.config, checkpoint.weights)),
-                folder / "model.onnx", 64)  # fmt: skip
+    export_onnx(
+        fold_batchnorm(build_model(checkpoint.family, checkpoint.config, checkpoint.weights)), folder / "model.onnx", 64
+    )
     batch = np.random.default_rng(0).normal(size=(4, 64, 80)).astype(np.float32)
     features = CalibrationSet((batch,), (np.full(4, 80),), "noise")
     table = table_from_features(folder / "model.onnx", features, Quantization(correction="fade", weight_bits=4), {})

@@ -18,8 +18,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "polygraphy.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```bash (\w+) (\S+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = {(kind, label): body for kind, label, body in FENCE.findall(PAGE)}
-FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=3", "--set", "calibration.seconds=1.5",
-        "--set", "evaluation.bench_seconds=[0.5]", "--target", "t4-rtx"]  # fmt: skip
+FAST = [
+    "--set",
+    "calibration.batches=1",
+    "--set",
+    "calibration.steps=3",
+    "--set",
+    "calibration.seconds=1.5",
+    "--set",
+    "evaluation.bench_seconds=[0.5]",
+    "--target",
+    "t4-rtx",
+]
 LAYERS, INT8_LAYERS = 9, 6  # of the tiny network
 
 
@@ -42,14 +52,17 @@ class Shell:
         self.bundle = folder / "out"
         self.setup = cpu("setup").replace("engines/quartznet", str(self.bundle))
         path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        self.environment = {"PYTHONPATH": os.pathsep.join(filter(None, path)),
-                            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip
+        self.environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
 
     def run(self, block: str, **environment: str) -> subprocess.CompletedProcess[str]:
         script = f"set -eo pipefail\n{self.setup}\n{block}"
         variables = os.environ | self.environment | environment
-        return subprocess.run(["bash", "-c", script], cwd=self.folder, capture_output=True, text=True, check=False,
-                              env=variables)  # fmt: skip
+        return subprocess.run(
+            ["bash", "-c", script], cwd=self.folder, capture_output=True, text=True, check=False, env=variables
+        )
 
     def passes(self, block: str, **environment: str) -> str:
         done = self.run(block, **environment)

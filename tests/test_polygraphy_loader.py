@@ -88,8 +88,23 @@ def wrong_files(folder: Path) -> dict[str, Path]:
     return paths | {"folder": folder}
 
 
-KINDS = ("missing", "text", "empty", "array", "foreign", "truncated", "incomplete", "flat", "doubles", "longer",
-         "endless", "promising", "none", "no_text", "folder")  # fmt: skip
+KINDS = (
+    "missing",
+    "text",
+    "empty",
+    "array",
+    "foreign",
+    "truncated",
+    "incomplete",
+    "flat",
+    "doubles",
+    "longer",
+    "endless",
+    "promising",
+    "none",
+    "no_text",
+    "folder",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,8 +116,15 @@ def test_other_files_are_refused(tmp_path, monkeypatch, kind) -> None:
     assert "make it with" in error.value.repair
 
 
-@pytest.mark.parametrize("header", ["{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4, 99999999999999), }", "{",
-                                    "(" * 110, "{'descr': [('a', '<f4', 1000000000)], 'shape': (6,)}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4, 99999999999999), }",
+        "{",
+        "(" * 110,
+        "{'descr': [('a', '<f4', 1000000000)], 'shape': (6,)}",
+    ],
+)
 def test_arrays_whose_header_lies_are_refused(tmp_path, monkeypatch, header) -> None:
     save_features(tmp_path / "f.npz", mixed(), "abc")
     text = header.encode().ljust(118) + b"\n"

@@ -25,8 +25,10 @@ def test_command_lines_parse(line: str) -> None:
     assert parser().parse_args(line.split()).verb == line.split(maxsplit=1)[0]
 
 
-@pytest.mark.parametrize("flag", sorted(
-    {flag for code in re.findall(r"`([^`\n]+)`", README) for flag in re.findall(r"(--[a-zA-Z-]+)", code)}))
+@pytest.mark.parametrize(
+    "flag",
+    sorted({flag for code in re.findall(r"`([^`\n]+)`", README) for flag in re.findall(r"(--[a-zA-Z-]+)", code)}),
+)
 def test_flags_exist(flag: str) -> None:
     known = {option for verb in ("compile", "bench", "inspect", "compare", "transcribe") for option in options(verb)}
     assert flag in known

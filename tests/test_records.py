@@ -52,8 +52,15 @@ def test_baselines_are_shown_but_only_int8_is_judged() -> None:
 
 
 def test_every_changed_value_is_in_the_command_line() -> None:
-    recipe = override(Recipe("x", "y"), ["engine.compute_capability=\"8.6\"", "quantization.exclude=[\"/a b/*\"]",
-                                         "engine.quantize_depthwise=true", "calibration.seed=3"])  # fmt: skip
+    recipe = override(
+        Recipe("x", "y"),
+        [
+            'engine.compute_capability="8.6"',
+            'quantization.exclude=["/a b/*"]',
+            "engine.quantize_depthwise=true",
+            "calibration.seed=3",
+        ],
+    )
     changes = changed_values(recipe)
     assert len(changes) == 4
     assert override(Recipe("x", "y"), changes) == recipe

@@ -37,8 +37,18 @@ def test_bench_measures_the_bundle_again(compiled, folder):
 
 @pytest.mark.parametrize("target", ["t4-rtx", "cpu"])
 def test_compare_is_repeated_on_speech(compiled, folder, tmp_path, target):
-    code, printed = run("compare", compiled, "--manifest", folder / "manifest.json", "--target", target, "-o",
-                        tmp_path / "cmp", "--json", "-q")  # fmt: skip
+    code, printed = run(
+        "compare",
+        compiled,
+        "--manifest",
+        folder / "manifest.json",
+        "--target",
+        target,
+        "-o",
+        tmp_path / "cmp",
+        "--json",
+        "-q",
+    )
     assert code == 0
     found = json.loads(printed)
     assert [item["tensor"] for item in found["tensors"]] == ["encoded", "logits"]
@@ -46,8 +56,11 @@ def test_compare_is_repeated_on_speech(compiled, folder, tmp_path, target):
     assert (found["unit"], found["candidate"]) == ("tokens", f"int8-{target}")
     assert 0.3 < found["token_agreement"] <= 1
     assert {path.name for path in (tmp_path / "cmp").iterdir()} == {
-        "comparison.json", "comparison_inputs.json", "comparison_decoder.json",
-        "comparison_decoder_inputs.json"}  # fmt: skip
+        "comparison.json",
+        "comparison_inputs.json",
+        "comparison_decoder.json",
+        "comparison_decoder_inputs.json",
+    }
     if target == "t4-rtx":
         assert found["tensors"] == read(compiled, "bundle.json")["comparison"]["tensors"]
 
@@ -118,5 +131,3 @@ def test_no_verb_cuts_speech_that_the_model_cannot_hear(compiled, tmp_path, caps
 def test_no_benchmark_pretends_to_hear_more_than_the_model_does(compiled, capsys):
     assert run("bench", compiled, "--seconds", "3", "-q")[0] == 2
     assert "bench_seconds = [3.0]: the model hears 0.025 to 2 s" in capsys.readouterr().err
-
-

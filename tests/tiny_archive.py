@@ -23,12 +23,20 @@ HYBRID = {
     "decoder": {"_target_": MODULES + "RNNTDecoder", "vocab_size": 32, "prednet": {"pred_hidden": 640}},
     "joint": {"_target_": MODULES + "RNNTJoint", "num_classes": 32, "vocabulary": PIECES},
     "aux_ctc": {"ctc_loss_weight": 0.3, "decoder": {"_target_": MODULES + "ConvASRDecoder", "vocabulary": PIECES}},
-}  # fmt: skip
+}
 
 
 def block(filters: int, kernel: int, **changes: object) -> dict[str, object]:
-    plain = {"filters": filters, "kernel": [kernel], "repeat": 1, "stride": [1], "dilation": [1], "dropout": 0.0,
-             "residual": False, "separable": True}  # fmt: skip
+    plain = {
+        "filters": filters,
+        "kernel": [kernel],
+        "repeat": 1,
+        "stride": [1],
+        "dilation": [1],
+        "dropout": 0.0,
+        "residual": False,
+        "separable": True,
+    }
     return plain | changes
 
 
@@ -37,15 +45,27 @@ def config() -> dict[str, object]:
         "target": "nemo.collections.asr.models.ctc_models.EncDecCTCModel",
         "sample_rate": 16000,
         "labels": LETTERS,
-        "preprocessor": {"_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
-                         "sample_rate": 16000, "features": 64, "n_fft": 512, "normalize": "per_feature"},
-        "encoder": {"_target_": "nemo.collections.asr.modules.ConvASREncoder", "feat_in": 64, "activation": "relu",
-                    "conv_mask": True,
-                    "jasper": [block(32, 11, stride=[2]), block(32, 7, repeat=2, residual=True),
-                               block(64, 1, separable=False)]},
-        "decoder": {"_target_": "nemo.collections.asr.modules.ConvASRDecoder", "feat_in": 64, "num_classes": 28,
-                    "vocabulary": LETTERS},
-    }  # fmt: skip
+        "preprocessor": {
+            "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+            "sample_rate": 16000,
+            "features": 64,
+            "n_fft": 512,
+            "normalize": "per_feature",
+        },
+        "encoder": {
+            "_target_": "nemo.collections.asr.modules.ConvASREncoder",
+            "feat_in": 64,
+            "activation": "relu",
+            "conv_mask": True,
+            "jasper": [block(32, 11, stride=[2]), block(32, 7, repeat=2, residual=True), block(64, 1, separable=False)],
+        },
+        "decoder": {
+            "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
+            "feat_in": 64,
+            "num_classes": 28,
+            "vocabulary": LETTERS,
+        },
+    }
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -71,9 +91,13 @@ def conformer_config(**encoder: object) -> dict[str, object]:
         "target": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE",
         "tokenizer": {"dir": "bpe", "type": "bpe", "model_path": "nemo:0123_tokenizer.model"},
         "encoder": {"_target_": MODULES + "ConformerEncoder", **small, **encoder},
-        "decoder": {"_target_": MODULES + "ConvASRDecoder", "feat_in": 32, "num_classes": len(PIECES),
-                    "vocabulary": PIECES},
-    }  # fmt: skip
+        "decoder": {
+            "_target_": MODULES + "ConvASRDecoder",
+            "feat_in": 32,
+            "num_classes": len(PIECES),
+            "vocabulary": PIECES,
+        },
+    }
 
 
 def conformer_network(**encoder: object) -> ConformerCtc:
@@ -104,8 +128,9 @@ def write_archive(path: Path, changes: dict | None = None, members: dict[str, by
 def write_members(path: Path, settings: dict, weights: dict, members: dict[str, bytes] | None = None) -> Path:
     buffer = io.BytesIO()
     torch.save(weights, buffer)
-    content = {"model_config.yaml": yaml.safe_dump(settings).encode(),
-               "model_weights.ckpt": buffer.getvalue()} | (members or {})  # fmt: skip
+    content = {"model_config.yaml": yaml.safe_dump(settings).encode(), "model_weights.ckpt": buffer.getvalue()} | (
+        members or {}
+    )
     with tarfile.open(path, "w:gz") as archive:
         for name, data in content.items():
             if data:

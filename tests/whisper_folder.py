@@ -13,8 +13,16 @@ from trtasr.checkpoint.read import read_checkpoint
 from trtasr.errors import CheckpointError
 from trtasr.models.whisper import Whisper
 
-PREPROCESSOR = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 16, "sampling_rate": 1000,
-                "n_fft": 40, "hop_length": 25, "chunk_length": 2, "padding_value": 0.0, "dither": 0.0}  # fmt: skip
+PREPROCESSOR = {
+    "feature_extractor_type": "WhisperFeatureExtractor",
+    "feature_size": 16,
+    "sampling_rate": 1000,
+    "n_fft": 40,
+    "hop_length": 25,
+    "chunk_length": 2,
+    "padding_value": 0.0,
+    "dither": 0.0,
+}
 
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
@@ -32,8 +40,10 @@ def tokenizer_json():
     """``tokenizer.json``: byte-level words in the model, what is special beside it."""
     pieces = whisper_configs.vocabulary()
     plain = [piece for piece in pieces if not piece.startswith("<|")]
-    added = [{"id": len(plain) + index, "content": piece, "special": True}
-             for index, piece in enumerate(pieces[len(plain):])]  # fmt: skip
+    added = [
+        {"id": len(plain) + index, "content": piece, "special": True}
+        for index, piece in enumerate(pieces[len(plain) :])
+    ]
     model = {"type": "BPE", "vocab": {piece: index for index, piece in enumerate(plain)}, "merges": []}
     return {"version": "1.0", "added_tokens": [FLAGS | token for token in added], "model": model, "decoder": DECODER}
 
@@ -47,8 +57,13 @@ def write_folder(path, state=None, **files):
         files: JSON content, or bytes.
     """
     path.mkdir(parents=True, exist_ok=True)
-    content = {"config": whisper_configs.config(), "generation_config": whisper_configs.GENERATIONS["named"],
-               "preprocessor_config": PREPROCESSOR, "tokenizer": tokenizer_json(), **files}  # fmt: skip
+    content = {
+        "config": whisper_configs.config(),
+        "generation_config": whisper_configs.GENERATIONS["named"],
+        "preprocessor_config": PREPROCESSOR,
+        "tokenizer": tokenizer_json(),
+        **files,
+    }
     for name, value in content.items():
         if value is not None:
             data = value if isinstance(value, bytes) else json.dumps(value).encode()

@@ -12,13 +12,31 @@ from trtasr.text.generate import Generation
 from trtasr.values import CalibrationSet
 
 ROWS, VOCABULARY = 16, 48
-CONFIG = {"d_model": 32, "num_mel_bins": ROWS, "vocab_size": VOCABULARY, "encoder_layers": 2, "decoder_layers": 2,
-          "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
-          "max_source_positions": 40, "max_target_positions": 32}  # fmt: skip
+CONFIG = {
+    "d_model": 32,
+    "num_mel_bins": ROWS,
+    "vocab_size": VOCABULARY,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_source_positions": 40,
+    "max_target_positions": 32,
+}
 START, ENGLISH, FRENCH, TASK, END = 40, 41, 42, 43, 44
-GENERATION = Generation(start=START, prompt=(START, ENGLISH, TASK), end=(END,), suppress=(START, ENGLISH, FRENCH, TASK),
-                        begin_suppress=(7, END), max_length=24, no_speech=None, languages=(),
-                        tokens_per_second=0.0)  # fmt: skip
+GENERATION = Generation(
+    start=START,
+    prompt=(START, ENGLISH, TASK),
+    end=(END,),
+    suppress=(START, ENGLISH, FRENCH, TASK),
+    begin_suppress=(7, END),
+    max_length=24,
+    no_speech=None,
+    languages=(),
+    tokens_per_second=0.0,
+)
 CONVOLUTIONS = "/encoder/conv*"
 
 
@@ -43,16 +61,19 @@ def tiny_features(seed=0, batches=2):
     random = np.random.default_rng(seed)
     lengths = np.array([60, 33, 46])
     features = [random.normal(size=(3, ROWS, 60)).astype(np.float32) for _ in range(batches)]
-    tokens = [np.array([START, ENGLISH, TASK, *random.integers(0, START, 4 + count % 3)])
-              for count in range(3 * batches)]  # fmt: skip
+    tokens = [
+        np.array([START, ENGLISH, TASK, *random.integers(0, START, 4 + count % 3)]) for count in range(3 * batches)
+    ]
     return CalibrationSet(tuple(features), (lengths,) * batches, "noise", seed, tuple(tokens))
 
 
 def alone(features):
     """The same utterances, each a batch of its own without padding."""
-    items = [(item[None, :, :length], np.array([length])) for batch, lengths in
-             zip(features.batches, features.lengths, strict=True)
-             for item, length in zip(batch, lengths, strict=True)]  # fmt: skip
+    items = [
+        (item[None, :, :length], np.array([length]))
+        for batch, lengths in zip(features.batches, features.lengths, strict=True)
+        for item, length in zip(batch, lengths, strict=True)
+    ]
     batches, lengths = zip(*items, strict=True)
     return replace(features, batches=batches, lengths=lengths)
 

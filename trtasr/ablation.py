@@ -36,8 +36,9 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "fade": {"correction": "fade"},
 }  # qep with alpha 0 is `bias`
 CONTROLLED = ("none", "fade", "fade, gptq")  # what noise and audio are calibrated with
-SETTINGS = CORRECTIONS | {f"{name}, gptq": {**CORRECTIONS[name], "rounding": "gptq"}
-                          for name in ("none", "bias", "qep 0.5", "fade")}  # fmt: skip
+SETTINGS = CORRECTIONS | {
+    f"{name}, gptq": {**CORRECTIONS[name], "rounding": "gptq"} for name in ("none", "bias", "qep 0.5", "fade")
+}
 SETTINGS["qep 0.5, damping 0.01"] = {"correction": "qep", "alpha": 0.5, "damping": 0.01}
 
 
@@ -112,8 +113,9 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[WerResult, tuple[Cell, ...]]:
         noise, audio = ([subject.features(method, recipe)] for method in ("noise", "audio"))
         cells = list(corrections(bench, synthetic, plan))
         for features in (noise, audio):
-            cells += [cell(bench, features, name, bits) for bits in plan.bits for name in plan.names
-                      if name in CONTROLLED]  # fmt: skip
+            cells += [
+                cell(bench, features, name, bits) for bits in plan.bits for name in plan.names if name in CONTROLLED
+            ]
     return reference, tuple(cells)
 
 
@@ -131,8 +133,15 @@ def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits
     scores = [score(bench, item, settings) for item in features]
     wer, same, sqnr = zip(*scores, strict=True)
     found = Cell(features[0].method, correction, bits, wer, same, sqnr)
-    logger.info("%s %s, %s features: WER %s, agreement %s, SQNR %s dB", width(found, settings), correction,
-                found.features, spread(found.wer), spread(found.agreement), spread(found.sqnr_db))  # fmt: skip
+    logger.info(
+        "%s %s, %s features: WER %s, agreement %s, SQNR %s dB",
+        width(found, settings),
+        correction,
+        found.features,
+        spread(found.wer),
+        spread(found.agreement),
+        spread(found.sqnr_db),
+    )
     return found
 
 
@@ -171,9 +180,18 @@ def ablation_table(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) 
     for item in cells:
         wers = [wer for wer in item.wer if wer is not None]
         delta = f"{statistics.fmean(wers) - reference.rate:+.2f}" if len(wers) == len(item.wer) else "-"
-        rows.append([width(item, recipe.quantization), label(item.features, recipe), item.correction,
-                     spread(item.wer), delta, spread(item.agreement), spread(item.sqnr_db),
-                     str(len(item.wer))])  # fmt: skip
+        rows.append(
+            [
+                width(item, recipe.quantization),
+                label(item.features, recipe),
+                item.correction,
+                spread(item.wer),
+                delta,
+                spread(item.agreement),
+                spread(item.sqnr_db),
+                str(len(item.wer)),
+            ]
+        )
     first = f"FP32: {reference.measure} {reference.rate:.2f} %, normalizer {reference.normalizer}"
     return f"{first}\n{align(rows, right={3, 4, 5, 6, 7})}"
 
@@ -182,6 +200,12 @@ def ablation_json(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) -
     """All figures as JSON types."""
     rows = [asdict(item) | {"sqnr_db": [v if math.isfinite(v) else None for v in item.sqnr_db]} for item in cells]
     source = audio_manifest(recipe)
-    return {"wer_fp32": reference.wer, "cer_fp32": reference.cer, "measure": reference.measure,
-            "normalizer": reference.normalizer, "audio": str(source) if source else "",
-            "weight_only": recipe.quantization.weight_only, "cells": rows}  # fmt: skip
+    return {
+        "wer_fp32": reference.wer,
+        "cer_fp32": reference.cer,
+        "measure": reference.measure,
+        "normalizer": reference.normalizer,
+        "audio": str(source) if source else "",
+        "weight_only": recipe.quantization.weight_only,
+        "cells": rows,
+    }

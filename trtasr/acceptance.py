@@ -163,9 +163,17 @@ def outcome_table(outcomes: list[Outcome]) -> str:
         if outcome.record is None:
             rows.append([outcome.name, "-", "-", "-", "-", "-", "-", f"failed: {outcome.error.splitlines()[0]}"])
             continue
-        rows.append([outcome.name, *wer_cells(outcome.record), int8_cell(outcome.record.engines[0].layers),
-                     ratio_cell(outcome.record, FP16), ratio_cell(outcome.record, FP32), lowest_cell(outcome),
-                     "; ".join((*outcome.record.problems, *outcome.error.splitlines()[:1]))])  # fmt: skip
+        rows.append(
+            [
+                outcome.name,
+                *wer_cells(outcome.record),
+                int8_cell(outcome.record.engines[0].layers),
+                ratio_cell(outcome.record, FP16),
+                ratio_cell(outcome.record, FP32),
+                lowest_cell(outcome),
+                "; ".join((*outcome.record.problems, *outcome.error.splitlines()[:1])),
+            ]
+        )
     return align(rows, right={1, 2, 3, 4, 5, 6})
 
 

@@ -58,8 +58,9 @@ class Trial:
 
     def placed(self, left: Sequence[str]) -> Placed:
         """The target's graph without the layers `left`."""
-        return place(self.centered, self.table, self.target,
-                     [*self.recipe.quantization.exclude, *map(glob.escape, left)])  # fmt: skip
+        return place(
+            self.centered, self.table, self.target, [*self.recipe.quantization.exclude, *map(glob.escape, left)]
+        )
 
 
 def budgeted(recipe: Recipe) -> bool:
@@ -73,8 +74,11 @@ def budgeted(recipe: Recipe) -> bool:
         raise UsageError("--max-wer-drop measures WER and needs speech", "add --manifest FILE, or use --min-sqnr")
     wanted = evaluation.min_sqnr > 0 or evaluation.mixed
     if wanted and recipe.engine.quantization == "implicit":
-        raise RecipeError("a budget (--min-sqnr, --max-wer-drop) needs explicit quantization: with a calibrator it is "
-                          "TensorRT that chooses the layers", "leave out --quantization implicit")  # fmt: skip
+        raise RecipeError(
+            "a budget (--min-sqnr, --max-wer-drop) needs explicit quantization: with a calibrator it is "
+            "TensorRT that chooses the layers",
+            "leave out --quantization implicit",
+        )
     return wanted
 
 

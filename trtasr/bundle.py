@@ -166,8 +166,10 @@ class Bundle:
             raise BundleError(f"{path}: a link that leads out of the bundle", REPAIR)
         found = Source(path, BundleError, REPAIR, LARGEST_FILE).sha256()
         if found != known[name]:
-            raise BundleError(f"{path}: sha256 {found[:12]} does not match {known[name][:12]} in {SIDECAR}",
-                              "the file changed after the build; compile the bundle again")  # fmt: skip
+            raise BundleError(
+                f"{path}: sha256 {found[:12]} does not match {known[name][:12]} in {SIDECAR}",
+                "the file changed after the build; compile the bundle again",
+            )
         return path
 
 

@@ -95,9 +95,11 @@ def refuse_weight_only(quantization: Quantization) -> None:
         RecipeError: the recipe asks for them.
     """
     if quantization.weight_only:
-        raise RecipeError("quantization.weight_only = true: engines multiply INT8 weights with INT8 activations; "
-                          "weights alone are simulated by `trtasr ablation` only",
-                          "leave out quantization.weight_only, or run trtasr ablation")  # fmt: skip
+        raise RecipeError(
+            "quantization.weight_only = true: engines multiply INT8 weights with INT8 activations; "
+            "weights alone are simulated by `trtasr ablation` only",
+            "leave out quantization.weight_only, or run trtasr ablation",
+        )
 
 
 def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> ScaleTable | None:
@@ -161,8 +163,11 @@ def with_weights(path: Path, named: StoredWeights, table: ScaleTable) -> ScaleTa
     if not named.corrected:
         return table
     if not named.corrected_sha256:
-        raise UsageError(f"{path}: names corrected weights, but no file that holds them (like scales.json of a "
-                         "bundle, whose quantized models hold them)", REMAKE_BOTH)  # fmt: skip
+        raise UsageError(
+            f"{path}: names corrected weights, but no file that holds them (like scales.json of a "
+            "bundle, whose quantized models hold them)",
+            REMAKE_BOTH,
+        )
     source = Source(weights, UsageError, REMAKE_BOTH, LARGEST_FILE)
     if not weights.is_file() or source.sha256() != named.corrected_sha256:
         raise UsageError(f"{weights}: missing, or not the weights of {path.name}", REMAKE_BOTH)
@@ -263,9 +268,14 @@ def calibration_features(method: str, recipe: Recipe, checkpoint: Checkpoint, mo
 def synthesis_settings(calibration: Calibration, frontend: Frontend) -> SynthesisSettings:
     """The recipe's synthesis section with seconds turned into frames."""
     return SynthesisSettings(
-        batches=calibration.batches, batch_size=calibration.batch_size, steps=calibration.steps,
+        batches=calibration.batches,
+        batch_size=calibration.batch_size,
+        steps=calibration.steps,
         frames=frames_of(calibration.seconds, frontend),
-        learning_rate=calibration.learning_rate, seed=calibration.seed, bfloat16=calibration.bfloat16)  # fmt: skip
+        learning_rate=calibration.learning_rate,
+        seed=calibration.seed,
+        bfloat16=calibration.bfloat16,
+    )
 
 
 def noise(calibration: Calibration, frontend: Frontend) -> CalibrationSet:
@@ -298,8 +308,9 @@ def audio_manifest(recipe: Recipe) -> Path | None:
     return Path(name) if name else None
 
 
-def table_from_features(exported: Path, features: CalibrationSet, quantization: Quantization,
-                        settings: Mapping[str, Any]) -> ScaleTable:  # fmt: skip
+def table_from_features(
+    exported: Path, features: CalibrationSet, quantization: Quantization, settings: Mapping[str, Any]
+) -> ScaleTable:
     """Run the exported graph over the features: center its one-sided channels, then scale every observed range."""
     graph, feeds = onnx.load(exported), list(utterances(features))
     carriers: dict[str, tuple[str, ...]] = {}
@@ -337,12 +348,18 @@ def vulnerability_scores(graph: onnx.ModelProto, quantization: Quantization) -> 
 
 def walked_table(given: Given, done: Corrected) -> ScaleTable:
     """The table of corrected layers: ranges of what the quantized network computes, weights on their grid."""
-    logger.info("%s: %d layers, %s %.1f dB on the calibration features", given.quantization.correction,
-                len(done.weights), given.output, done.sqnr_db)  # fmt: skip
+    logger.info(
+        "%s: %d layers, %s %.1f dB on the calibration features",
+        given.quantization.correction,
+        len(done.weights),
+        given.output,
+        done.sqnr_db,
+    )
     chosen = set(activation_tensors(given.graph))
     histograms = {name: found for name, found in done.histograms.items() if name in chosen}
-    table = scale_table(histograms, weight_arrays(given.graph), given.quantization.ranges,
-                        given.quantization.headroom, given.fixed)  # fmt: skip
+    table = scale_table(
+        histograms, weight_arrays(given.graph), given.quantization.ranges, given.quantization.headroom, given.fixed
+    )
     return replace(table, weights={**table.weights, **done.weights}, alphas=done.alphas, corrected=done.constants)
 
 

@@ -40,8 +40,9 @@ class PairGraphs:
     decoder: Path
 
 
-def pair_table(graphs: PairGraphs, features: CalibrationSet, quantization: Quantization,
-               settings: Mapping[str, Any]) -> ScaleTable:  # fmt: skip
+def pair_table(
+    graphs: PairGraphs, features: CalibrationSet, quantization: Quantization, settings: Mapping[str, Any]
+) -> ScaleTable:
     """One table of both graphs: the encoder over the features, then the decoder over their tokens.
 
     The decoder reads the cross keys and values of the encoder: with corrections, each of the two streams those of its
@@ -64,8 +65,9 @@ def pair_table(graphs: PairGraphs, features: CalibrationSet, quantization: Quant
     return replace(merged(*make(graphs, models, sections, features)), settings=settings)
 
 
-def observed_pair(graphs: PairGraphs, models: Sequence[onnx.ModelProto], sections: Sequence[Quantization],
-                  features: CalibrationSet) -> list[ScaleTable]:  # fmt: skip
+def observed_pair(
+    graphs: PairGraphs, models: Sequence[onnx.ModelProto], sections: Sequence[Quantization], features: CalibrationSet
+) -> list[ScaleTable]:
     """Both tables from what full precision computes; no more than one utterance's tensors are held at a time."""
     paths, feeds = (graphs.encoder, graphs.decoder), (utterances(features), decoder_feeds(graphs, features))
     tables = []
@@ -75,13 +77,16 @@ def observed_pair(graphs: PairGraphs, models: Sequence[onnx.ModelProto], section
     return tables
 
 
-def walked_pair(graphs: PairGraphs, models: Sequence[onnx.ModelProto], sections: Sequence[Quantization],
-                features: CalibrationSet) -> list[ScaleTable]:  # fmt: skip
+def walked_pair(
+    graphs: PairGraphs, models: Sequence[onnx.ModelProto], sections: Sequence[Quantization], features: CalibrationSet
+) -> list[ScaleTable]:
     """Both tables of layers that are decided one after the other, from encoder to decoder."""
     tokens, size = teacher_forced(features), vocabulary_size(graphs.decoder)
     ranks = pair_ranks(models, sections)
-    encoder, decoder = (Given(model, {}, {}, section, ranks, output) for model, section, output in
-                        zip(models, sections, (ENCODED, LOGITS), strict=True))  # fmt: skip
+    encoder, decoder = (
+        Given(model, {}, {}, section, ranks, output)
+        for model, section, output in zip(models, sections, (ENCODED, LOGITS), strict=True)
+    )
     del decoder.graph.graph.output[1:]  # the logits are left: keys, values and choices need not be kept
     found, streams = correct(encoder, utterances(features))
     first = walked_table(encoder, found)
@@ -137,8 +142,10 @@ def teacher_forced(features: CalibrationSet) -> list[IntArray]:
     """
     lengths = np.concatenate(features.lengths)
     if len(features.tokens) != len(lengths) or not all(map(len, features.tokens)):
-        raise UsageError(f"calibration: {len(lengths)} utterances, but tokens for {len(features.tokens)}",
-                         "give every utterance the tokens that the decoder reads, the prompt at least")  # fmt: skip
+        raise UsageError(
+            f"calibration: {len(lengths)} utterances, but tokens for {len(features.tokens)}",
+            "give every utterance the tokens that the decoder reads, the prompt at least",
+        )
     return [tokens for tokens, length in zip(features.tokens, lengths, strict=True) if length > 0]
 
 
@@ -152,8 +159,9 @@ def merged(first: ScaleTable, second: ScaleTable) -> ScaleTable:
     return ScaleTable(**parts)
 
 
-def teacher_tokens(graphs: PairGraphs, features: CalibrationSet, generation: Generation,
-                   frames_per_second: float) -> CalibrationSet:  # fmt: skip
+def teacher_tokens(
+    graphs: PairGraphs, features: CalibrationSet, generation: Generation, frames_per_second: float
+) -> CalibrationSet:
     """Give every item tokens that the FP32 model itself says to its features: prompt, then a sample, without an end.
 
     Each next token is drawn from softmax(logits) by the Gumbel-max trick (Gumbel 1954): it is the largest of logits + g

@@ -34,11 +34,7 @@ from trtasr.records import Record, bench_json, comparison_json
 from trtasr.report.error_view import corrections
 from trtasr.report.integer_view import integer_json, integer_text, proof_json, proof_text
 from trtasr.report.roofline import roofline_text
-from trtasr.report.table import (
-    last_line,
-    sqnr_table,
-    summary_table,
-)
+from trtasr.report.table import last_line, sqnr_table, summary_table
 from trtasr.summaries import (
     comparison_text,
     compile_data,
@@ -147,8 +143,13 @@ def compile_verb(arguments: argparse.Namespace) -> Summary:
     options = Options(out, calib, arguments.controls, arguments.recalibrate, arguments.out is not None, shapes)
     if arguments.dry_run:
         job = rehearse(recipe, options)
-        data = {"recipe": to_dict(job.recipe), "stages": list(STAGES), "targets": [t.name for t in job.targets],
-                "out": str(out), "utterances": len(job.utterances)}  # fmt: skip
+        data = {
+            "recipe": to_dict(job.recipe),
+            "stages": list(STAGES),
+            "targets": [t.name for t in job.targets],
+            "out": str(out),
+            "utterances": len(job.utterances),
+        }
         return Summary(json_text(data), data)
     record = compile_recipe(recipe, options)
     export_extras(record, out, arguments)
@@ -175,11 +176,15 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
             replaceable(file)
     if arguments.export_profile:
         if recipe.engine.target not in ("auto", "t4"):
-            raise UsageError(f"--exportProfile times the layers of a t4 engine, not of {recipe.engine.target}",
-                             "leave it out, or use --target t4")  # fmt: skip
+            raise UsageError(
+                f"--exportProfile times the layers of a t4 engine, not of {recipe.engine.target}",
+                "leave it out, or use --target t4",
+            )
         if resolve_targets(recipe.engine)[1] is None:
-            raise MissingError("--exportProfile times the layers of a t4 engine, and there is no T4 host here",
-                               "leave it out, or add --target t4 on a host with a GPU")  # fmt: skip
+            raise MissingError(
+                "--exportProfile times the layers of a t4 engine, and there is no T4 host here",
+                "leave it out, or add --target t4 on a host with a GPU",
+            )
 
 
 def export_extras(record: Record, out: Path, arguments: argparse.Namespace) -> None:
@@ -208,17 +213,26 @@ def calibrate_verb(arguments: argparse.Namespace) -> Summary:
     found = calibrate_recipe(recipe, Options(Path(), arguments.calib_dir or CALIB, replace=bool(arguments.calib_dir)))
     files = {"table": str(found.path), "cache": str(found.cache)}
     peak = peak_gb()
-    data = {**files, "activations": len(found.table.activations), "weights": len(found.table.weights),
-            "dead_channels": sum(len(w.floored) for w in found.table.weights.values()),
-            "method": recipe.calibration.method, "correction": recipe.quantization.correction,
-            "alphas": dict(found.table.alphas), "seconds": dict(found.seconds), "peak_gb": peak}  # fmt: skip
-    lines = [f"{found.path}: {data['activations']} activation scales, {data['weights']} weights, "
-             f"{data['dead_channels']} dead channels",
-             f"{found.cache}: the same scales as a TensorRT calibration cache",
-             *(line for line in [corrections(found.table)] if line),
-             ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in found.seconds.items())
-             + f"; peak memory {peak:.1f} GB",
-             last_line("PASSED", sum(found.seconds.values()), files)]  # fmt: skip
+    data = {
+        **files,
+        "activations": len(found.table.activations),
+        "weights": len(found.table.weights),
+        "dead_channels": sum(len(w.floored) for w in found.table.weights.values()),
+        "method": recipe.calibration.method,
+        "correction": recipe.quantization.correction,
+        "alphas": dict(found.table.alphas),
+        "seconds": dict(found.seconds),
+        "peak_gb": peak,
+    }
+    lines = [
+        f"{found.path}: {data['activations']} activation scales, {data['weights']} weights, "
+        f"{data['dead_channels']} dead channels",
+        f"{found.cache}: the same scales as a TensorRT calibration cache",
+        *(line for line in [corrections(found.table)] if line),
+        ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in found.seconds.items())
+        + f"; peak memory {peak:.1f} GB",
+        last_line("PASSED", sum(found.seconds.values()), files),
+    ]
     return Summary("\n".join(lines), data)
 
 
@@ -236,8 +250,10 @@ def bench_verb(arguments: argparse.Namespace) -> Summary:
         lines += [latency_text(result.engine, latency) for latency in result.latencies]
     by_target = {result.target: result.latencies for result in results}
     if "cpu" in by_target:
-        ratios = [f"{a.p50_ms / b.p50_ms:.2f} x at {a.audio_seconds:g} s"
-                  for a, b in zip(by_target["fp32"], by_target["cpu"], strict=True)]  # fmt: skip
+        ratios = [
+            f"{a.p50_ms / b.p50_ms:.2f} x at {a.audio_seconds:g} s"
+            for a, b in zip(by_target["fp32"], by_target["cpu"], strict=True)
+        ]
         lines.append(f"int8 cpu against fp32, same run, same threads: {', '.join(ratios)}")
     lines += speed_lines(results)
     slow = slower_than_fp16(results) if not settings.allow_slower else ""
@@ -372,7 +388,13 @@ def acceptance_verb(arguments: argparse.Namespace) -> Summary:
 
 
 VERBS: Mapping[str, Callable[[argparse.Namespace], Summary]] = {
-    "compile": compile_verb, "calibrate": calibrate_verb, "bench": bench_verb, "compare": compare_verb,
-    "inspect": inspect_verb, "acceptance": acceptance_verb, "ablation": ablation_verb,
+    "compile": compile_verb,
+    "calibrate": calibrate_verb,
+    "bench": bench_verb,
+    "compare": compare_verb,
+    "inspect": inspect_verb,
+    "acceptance": acceptance_verb,
+    "ablation": ablation_verb,
     "transcribe": transcribe_verb,
-    "doctor": doctor_verb}  # fmt: skip
+    "doctor": doctor_verb,
+}

@@ -46,12 +46,17 @@ def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> Int
     """
     opened = open_engine(path)
     if opened.texts.generation:
-        raise UsageError(f"{path}: an encoder-decoder; integer-only inference is for CTC models",
-                         "compare its layers with --layers")  # fmt: skip
+        raise UsageError(
+            f"{path}: an encoder-decoder; integer-only inference is for CTC models", "compare its layers with --layers"
+        )
     integer, twin = integer_files(path)
     target = layered_target(path)
-    graphs = {"fp32 (reference)": opened.graph("fp32"), f"Q/DQ {target}": opened.graph(target),
-              "Q/DQ, every layer INT8": twin, "integer-only": integer}  # fmt: skip
+    graphs = {
+        "fp32 (reference)": opened.graph("fp32"),
+        f"Q/DQ {target}": opened.graph(target),
+        "Q/DQ, every layer INT8": twin,
+        "integer-only": integer,
+    }
     items = compared_utterances(opened, target, manifest, sys.maxsize if limit is None else limit)
     with model_errors(f"{path}: integer-only against Q/DQ"):
         return compared(graphs, items, opened)
@@ -70,8 +75,11 @@ def compared(graphs: Mapping[str, Path], items: Sequence[Prepared], opened: Open
     files = list(graphs.values())
     return IntegerComparison(
         rows=rows(list(graphs), wers, tallies),
-        over=tuple(difference(label, wers[row], wers[INTEGER])
-                   for row, label in enumerate(graphs) if row in (QDQ, TWIN) and wers),
+        over=tuple(
+            difference(label, wers[row], wers[INTEGER])
+            for row, label in enumerate(graphs)
+            if row in (QDQ, TWIN) and wers
+        ),
         layers=layer_steps(files[FP32], files[TWIN], files[INTEGER], feeds(items)),
         elements=same.elements,
         unequal=same.unequal,
@@ -195,6 +203,7 @@ def rows(labels: Iterable[str], wers: Sequence[WerResult], tallies: Sequence[Tal
         wer = wers[index].rate if wers else float("nan")
         delta = wer - wers[FP32].rate if wers else float("nan")
         interval = bootstrap_delta(wers[FP32], wers[index]) if wers and index != FP32 else None
-        found.append(IntegerRow(label, wer, delta, interval, sqnr_db(tally.signal, tally.noise),
-                                tally.same / tally.frames))  # fmt: skip
+        found.append(
+            IntegerRow(label, wer, delta, interval, sqnr_db(tally.signal, tally.noise), tally.same / tally.frames)
+        )
     return tuple(found)

@@ -66,11 +66,17 @@ def compare_ctc_layers(opened: Opened, target: str, items: Sequence[Feed]) -> di
     made = layer_outputs(load_model(reference))
     names = shared_tensors((reference, candidate), made)
     if not names:
-        raise UsageError(f"{opened.bundle.path}: the {target} graph shares no inner tensor with the FP32 graph",
-                         "compare the layers of another engine with --target")  # fmt: skip
+        raise UsageError(
+            f"{opened.bundle.path}: the {target} graph shares no inner tensor with the FP32 graph",
+            "compare the layers of another engine with --target",
+        )
     if len(names) < len(made):
-        logger.info("%d of %d layer outputs exist in the %s graph as well; the others are codes or fused there",
-                    len(names), len(made), target)  # fmt: skip
+        logger.info(
+            "%d of %d layer outputs exist in the %s graph as well; the others are codes or fused there",
+            len(names),
+            len(made),
+            target,
+        )
     with ExitStack() as stack:
         if target == INT8 and usable_gpu():
             engine = marked_plan(opened, candidate, names, stack)

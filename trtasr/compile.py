@@ -58,13 +58,21 @@ Features = Callable[[str], CalibrationSet]  # calibration method -> features, ma
 PARITY = 1e-4  # largest difference of log-probabilities between the module in float64 and the FP32 graph
 PARITY_FACTOR = 4  # ... or this times torch's own float32 rounding, where that is more,
 LARGEST_PARITY = 1e-3  # but never more than this
-STAGES = ("read checkpoint", "read utterances", "export", "calibrate: scale table, correction",
-          "center (CTC), prove parity",
-          "integer-only graph, proved (CTC)",
-          "budget: layers left in floating point (CTC, with --min-sqnr or --max-wer-drop)",
-          "lower and build: Q/DQ graphs, engines", "FP16 and FP32 baselines (t4)", "measure WER and latency",
-          "compare through Polygraphy",
-          "calibration controls (with --controls)", "write records and report")  # fmt: skip
+STAGES = (
+    "read checkpoint",
+    "read utterances",
+    "export",
+    "calibrate: scale table, correction",
+    "center (CTC), prove parity",
+    "integer-only graph, proved (CTC)",
+    "budget: layers left in floating point (CTC, with --min-sqnr or --max-wer-drop)",
+    "lower and build: Q/DQ graphs, engines",
+    "FP16 and FP32 baselines (t4)",
+    "measure WER and latency",
+    "compare through Polygraphy",
+    "calibration controls (with --controls)",
+    "write records and report",
+)
 
 
 @dataclass(frozen=True)
@@ -138,24 +146,39 @@ def compile_ctc(job: Job) -> Record:
         exported = aside / FP32
         export_onnx(fold_batchnorm(model), exported, checkpoint.frontend.rows)
         made = cache(lambda method: calibration_features(method, recipe, checkpoint, model))
-        tables = scale_tables(job, lambda method, settings: table_from_features(
-            exported, made(method), recipe.quantization, settings))  # fmt: skip
+        tables = scale_tables(
+            job, lambda method, settings: table_from_features(exported, made(method), recipe.quantization, settings)
+        )
         table, graph = tables[recipe.calibration.method], onnx.load(exported)
         check_fits(table, [graph])
         save(center(graph, table.offsets), folder / FP32)
         parity = prove_parity(model, folder / FP32, checkpoint.frontend.rows)
         integer = write_integer(folder, folder / FP32, table)
-        left = {trial.target.name: within_budget(trial, utterances, checkpoint)
-                for trial in trials(recipe, folder / FP32, table, job.targets, made)}
-        plant = Plant(folder, table, recipe, checkpoint.frontend.frames_per_second, host,
-                      own_ranges_features(recipe, made), left)  # fmt: skip
+        left = {
+            trial.target.name: within_budget(trial, utterances, checkpoint)
+            for trial in trials(recipe, folder / FP32, table, job.targets, made)
+        }
+        plant = Plant(
+            folder, table, recipe, checkpoint.frontend.frames_per_second, host, own_ranges_features(recipe, made), left
+        )
         lowered, engines = zip(*[lower_and_build(plant, target) for target in job.targets], strict=True)
         baselines = build_baselines(plant) if host else ()
         measured = measure(plant, checkpoint, lowered, (*engines, *baselines), utterances)
         comparison = compare_first(plant, lowered[0], engines[0], utterances)
         controls = run_controls(exported, tables, recipe, utterances, checkpoint) if options.controls else ()
-        record = Record(recipe, checkpoint, tables, lowered, timed_engines((*engines, *baselines), measured),
-                        measured, comparison, controls, parity, time.monotonic() - job.started, integer)  # fmt: skip
+        record = Record(
+            recipe,
+            checkpoint,
+            tables,
+            lowered,
+            timed_engines((*engines, *baselines), measured),
+            measured,
+            comparison,
+            controls,
+            parity,
+            time.monotonic() - job.started,
+            integer,
+        )
         write_record(folder, record, options.out)
     return record
 
@@ -179,14 +202,21 @@ def prove_parity(model: nn.Module, path: Path, rows: int) -> float:
         single, _ = model(features, lengths)
     found = run_graph(path, {"features": features.numpy(), "lengths": lengths.numpy()})
     assert_parity({"output_lengths": frames.numpy()}, {"output_lengths": found["output_lengths"]}, 0)
-    exact, torch32, graph = (np.concatenate([x[item, :count] for item, count in enumerate(frames.tolist())])
-                             for x in (log_probs.numpy(), single.numpy(), found["log_probs"]))  # fmt: skip
+    exact, torch32, graph = (
+        np.concatenate([x[item, :count] for item, count in enumerate(frames.tolist())])
+        for x in (log_probs.numpy(), single.numpy(), found["log_probs"])
+    )
     rounding, found_difference = float(np.abs(torch32 - exact).max()), float(np.abs(graph - exact).max())
-    assert_parity({"log_probs": exact}, {"log_probs": graph},
-                  max(PARITY, min(PARITY_FACTOR * rounding, LARGEST_PARITY)))  # fmt: skip
+    assert_parity(
+        {"log_probs": exact}, {"log_probs": graph}, max(PARITY, min(PARITY_FACTOR * rounding, LARGEST_PARITY))
+    )
     if found_difference > PARITY:
-        logger.warning("FP32 graph is off by %.1e in log-probability (torch in float32: %.1e): this network amplifies "
-                       "float32 rounding", found_difference, rounding)  # fmt: skip
+        logger.warning(
+            "FP32 graph is off by %.1e in log-probability (torch in float32: %.1e): this network amplifies "
+            "float32 rounding",
+            found_difference,
+            rounding,
+        )
     return found_difference
 
 

@@ -59,16 +59,30 @@ def compile_pair(job: Job) -> Record:
     with staged(job.options.out) as folder, scratch():
         graphs = exported_pair(job.model, checkpoint, folder)
         parity = prove_parity(job, graphs)
-        tables = scale_tables(job, lambda method, settings: pair_table(
-            graphs, pair_features(method, recipe, checkpoint, graphs), recipe.quantization, settings))  # fmt: skip
+        tables = scale_tables(
+            job,
+            lambda method, settings: pair_table(
+                graphs, pair_features(method, recipe, checkpoint, graphs), recipe.quantization, settings
+            ),
+        )
         plants = pair_plants(folder, tables[recipe.calibration.method], recipe, checkpoint, job.model, job.host)
         lowered, engines = zip(*[lower_and_build_pair(plants, target) for target in job.targets], strict=True)
         baselines = pair_baselines(plants) if job.host else ()
         measured = measure(plants.encoder, checkpoint, lowered, (*engines, *baselines), job.utterances)
         comparison = compare_first_pair(plants.encoder, checkpoint, lowered[0], *compared(job))
         controls = run_pair_controls(graphs, tables, job.utterances, recipe, checkpoint) if job.options.controls else ()
-        record = Record(recipe, checkpoint, tables, lowered, timed_engines((*engines, *baselines), measured),
-                        measured, comparison, controls, parity, time.monotonic() - job.started)  # fmt: skip
+        record = Record(
+            recipe,
+            checkpoint,
+            tables,
+            lowered,
+            timed_engines((*engines, *baselines), measured),
+            measured,
+            comparison,
+            controls,
+            parity,
+            time.monotonic() - job.started,
+        )
         write_record(folder, record, job.options.out)
     return record
 
@@ -82,11 +96,14 @@ def refuse(job: Job) -> None:
     """
     evaluation, quantization = job.recipe.evaluation, job.recipe.engine.quantization
     if evaluation.min_sqnr or evaluation.mixed:
-        raise RecipeError("--min-sqnr and --max-wer-drop choose layers of CTC models only",
-                          "leave them out; quantization.exclude keeps layers in floating point")  # fmt: skip
+        raise RecipeError(
+            "--min-sqnr and --max-wer-drop choose layers of CTC models only",
+            "leave them out; quantization.exclude keeps layers in floating point",
+        )
     if quantization == "implicit":
-        raise RecipeError("engine.quantization = 'implicit': encoder-decoders are quantized explicitly only",
-                          "leave it out")  # fmt: skip
+        raise RecipeError(
+            "engine.quantization = 'implicit': encoder-decoders are quantized explicitly only", "leave it out"
+        )
     refuse_longer(job.checkpoint.frontend, longest_frames(job.checkpoint), (), evaluation.bench_seconds)
     say_limits(job)
     if job.host:
@@ -150,8 +167,12 @@ def prove_parity(job: Job, graphs: PairGraphs) -> float:
     allowed = max(PARITY, min(PARITY_FACTOR * rounding, LARGEST_PARITY))
     assert_parity({"logits": exact.numpy()}, {"logits": found}, allowed)
     if difference > PARITY:
-        logger.warning("FP32 graphs are off by %.1e in the logits (torch in float32: %.1e): this network amplifies "
-                       "float32 rounding", difference, rounding)  # fmt: skip
+        logger.warning(
+            "FP32 graphs are off by %.1e in the logits (torch in float32: %.1e): this network amplifies "
+            "float32 rounding",
+            difference,
+            rounding,
+        )
     return difference
 
 

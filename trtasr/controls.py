@@ -49,8 +49,13 @@ class Control:
     sqnr_db: float
 
 
-def run_controls(exported: Path, tables: Mapping[str, ScaleTable], recipe: Recipe, utterances: Sequence[Prepared],
-                 checkpoint: Checkpoint) -> tuple[Control, ...]:  # fmt: skip
+def run_controls(
+    exported: Path,
+    tables: Mapping[str, ScaleTable],
+    recipe: Recipe,
+    utterances: Sequence[Prepared],
+    checkpoint: Checkpoint,
+) -> tuple[Control, ...]:
     """Quantize the FP32 graph with each table and measure WER and SQNR on the same utterances.
 
     The graph is the Q/DQ graph of ``t4-rtx``, whatever targets are built; a control whose transcripts are useless has
@@ -77,8 +82,13 @@ def run_controls(exported: Path, tables: Mapping[str, ScaleTable], recipe: Recip
     return tuple(rows)
 
 
-def run_pair_controls(graphs: PairGraphs, tables: Mapping[str, ScaleTable], utterances: Sequence[Prepared],
-                      recipe: Recipe, checkpoint: Checkpoint) -> tuple[Control, ...]:  # fmt: skip
+def run_pair_controls(
+    graphs: PairGraphs,
+    tables: Mapping[str, ScaleTable],
+    utterances: Sequence[Prepared],
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+) -> tuple[Control, ...]:
     """The same for an encoder-decoder; the SQNR is that of the logits on the tokens FP32 generates.
 
     Args:
@@ -126,8 +136,9 @@ def quantized_graph(exported: onnx.ModelProto, table: ScaleTable, exclude: Seque
     return place(centered, table, TARGETS["t4-rtx"], exclude).model
 
 
-def usable_rate(graph: Path, utterances: Sequence[Prepared], checkpoint: Checkpoint,
-                settings: Evaluation) -> float | None:  # fmt: skip
+def usable_rate(
+    graph: Path, utterances: Sequence[Prepared], checkpoint: Checkpoint, settings: Evaluation
+) -> float | None:
     """WER (CER without spaces between words) in percent; None for transcripts all empty or the same, and for NaN."""
     try:
         return word_error_rate(graph, utterances, texts_of(checkpoint), settings).rate

@@ -90,8 +90,9 @@ class Corrected:
     sqnr_db: float = float("nan")
 
 
-def correct(given: Given, full: Iterable[Mapping[str, Array]],
-            quantized: Iterable[Mapping[str, Array]] | None = None) -> tuple[Corrected, Streams]:  # fmt: skip
+def correct(
+    given: Given, full: Iterable[Mapping[str, Array]], quantized: Iterable[Mapping[str, Array]] | None = None
+) -> tuple[Corrected, Streams]:
     """Walk the graph once: every quantized layer is corrected for what the layers before it do to its input.
 
     Args:
@@ -117,8 +118,9 @@ def correct(given: Given, full: Iterable[Mapping[str, Array]],
         return corrected_layer(given, layer, found, given.ranks.get(layer.node.name, 0.0))
 
     streams = walk(given.graph, full, layers, visit, seen, quantized)
-    found.sqnr_db = output_sqnr(*([values[given.output] for values in side]
-                                  for side in (streams.full, streams.quantized)))  # fmt: skip
+    found.sqnr_db = output_sqnr(
+        *([values[given.output] for values in side] for side in (streams.full, streams.quantized))
+    )
     return found, streams
 
 
@@ -138,8 +140,11 @@ def scaled_tensors(given: Given, layers: Set[str]) -> set[str]:
 def vulnerabilities(graph: onnx.ModelProto, settings: Quantization) -> dict[str, float]:
     """Vulnerability of every quantized layer, from its weight alone."""
     stored, layers = {item.name: item for item in graph.graph.initializer}, set(quantized_layers(graph, settings))
-    return {node.name: vulnerability(grouped(node, numpy_helper.to_array(stored[node.input[1]])), levels(settings))
-            for node in graph.graph.node if node.name in layers}  # fmt: skip
+    return {
+        node.name: vulnerability(grouped(node, numpy_helper.to_array(stored[node.input[1]])), levels(settings))
+        for node in graph.graph.node
+        if node.name in layers
+    }
 
 
 def one_group(_layer: str) -> str:
@@ -157,8 +162,11 @@ def group_ranks(scores: Mapping[str, float], group: Callable[[str], str] = one_g
     groups: dict[str, dict[str, float]] = {}
     for name, score in scores.items():
         groups.setdefault(group(name), {})[name] = score
-    return {name: rank for members in groups.values()
-            for name, rank in zip(members, ranks(list(members.values())), strict=True)}  # fmt: skip
+    return {
+        name: rank
+        for members in groups.values()
+        for name, rank in zip(members, ranks(list(members.values())), strict=True)
+    }
 
 
 def added_biases(graph: onnx.ModelProto) -> dict[str, tuple[str, FloatArray]]:
@@ -213,8 +221,11 @@ def layer_settings(settings: Quantization, layer: Visited) -> Quantization:
 def input_scale(given: Given, name: str, histogram: Histogram) -> np.float32:
     """Scale of a layer's input, from what the quantized stream has shown."""
     settings = given.quantization
-    entry: TensorScale = (fixed_scale(histogram, given.fixed[name], "centered") if name in given.fixed
-                          else activation_scale(histogram, settings.ranges, settings.headroom))  # fmt: skip
+    entry: TensorScale = (
+        fixed_scale(histogram, given.fixed[name], "centered")
+        if name in given.fixed
+        else activation_scale(histogram, settings.ranges, settings.headroom)
+    )
     return entry.scale
 
 
@@ -224,8 +235,9 @@ def fake_quantized(values: FloatArray, scale: np.float32) -> FloatArray:
     return np.asarray(codes * scale, np.float32)
 
 
-def layer_columns(given: Given, layer: Visited, inputs: Sequence[FloatArray],
-                  settings: Quantization) -> tuple[Columns, ...]:  # fmt: skip
+def layer_columns(
+    given: Given, layer: Visited, inputs: Sequence[FloatArray], settings: Quantization
+) -> tuple[Columns, ...]:
     """What a layer learns from: columns of even and of odd utterances for FADE, of all for the others, else none.
 
     What centering took off is put back, so that silence is zero.
@@ -241,13 +253,14 @@ def layer_columns(given: Given, layer: Visited, inputs: Sequence[FloatArray],
     full, quantized = ([channels_first(node, values) + shift for values in side] for side in (layer.full, inputs))
     count = 2 if settings.correction == "fade" else 1
     if len(full) < count:
-        raise UsageError("correction fade: at least two utterances of calibration features are needed",
-                         "raise calibration.batches or calibration.batch_size")  # fmt: skip
+        raise UsageError(
+            "correction fade: at least two utterances of calibration features are needed",
+            "raise calibration.batches or calibration.batch_size",
+        )
     return tuple(columns(full[i::count], quantized[i::count], geometry(node)) for i in range(count))
 
 
-def strength(settings: Quantization, weight: Matrix, change: Matrix, parts: tuple[Columns, ...],
-             rank: float) -> float:  # fmt: skip
+def strength(settings: Quantization, weight: Matrix, change: Matrix, parts: tuple[Columns, ...], rank: float) -> float:
     """Alpha of one layer: the recipe's for QEP; for FADE its own, within what either half alone would choose.
 
     The last keeps the change, which both halves have made together, from raising the loss of one of them.
@@ -259,8 +272,9 @@ def strength(settings: Quantization, weight: Matrix, change: Matrix, parts: tupl
     return min(alpha, *(best_step(weight, change, half) for half in parts))
 
 
-def rounded_weight(node: onnx.NodeProto, weight: FloatArray, settings: Quantization,
-                   found: Columns | None) -> tuple[WeightScale, FloatArray]:  # fmt: skip
+def rounded_weight(
+    node: onnx.NodeProto, weight: FloatArray, settings: Quantization, found: Columns | None
+) -> tuple[WeightScale, FloatArray]:
     """Scales of a weight as stored, and the weight on their grid, rounded to nearest or by GPTQ."""
     entry = weight_scale(weight, output_axis(node, weight.ndim), levels(settings))
     if found is None or settings.rounding == "nearest":
@@ -272,8 +286,9 @@ def rounded_weight(node: onnx.NodeProto, weight: FloatArray, settings: Quantizat
     return entry, np.asarray(codes * along(entry.scales, entry.axis, weight.ndim), np.float32)
 
 
-def new_bias(given: Given, layer: Visited, rounded: FloatArray, moved: Matrix,
-             found: Columns | None) -> dict[str, FloatArray]:  # fmt: skip
+def new_bias(
+    given: Given, layer: Visited, rounded: FloatArray, moved: Matrix, found: Columns | None
+) -> dict[str, FloatArray]:
     """The bias after a weight W has become Wq; none where the layer has no bias.
 
     Offsets b that centering subtracted are given back through the new weight, + (Wq - W) b, so that silence gives what
@@ -309,11 +324,14 @@ def geometry(node: onnx.NodeProto) -> Geometry:
     """How a node's windows lie in its input."""
     if node.op_type != "Conv":
         return Geometry()
-    first = {name: attribute(node, name, default)[0] for name, default in
-             (("kernel_shape", [1]), ("strides", [1]), ("dilations", [1]))}  # fmt: skip
+    first = {
+        name: attribute(node, name, default)[0]
+        for name, default in (("kernel_shape", [1]), ("strides", [1]), ("dilations", [1]))
+    }
     pads = attribute(node, "pads", [0, 0])
-    return Geometry(first["kernel_shape"], first["strides"], first["dilations"], (pads[0], pads[1]),
-                    attribute(node, "group", 1))  # fmt: skip
+    return Geometry(
+        first["kernel_shape"], first["strides"], first["dilations"], (pads[0], pads[1]), attribute(node, "group", 1)
+    )
 
 
 def channels_first(node: onnx.NodeProto, values: FloatArray) -> FloatArray:

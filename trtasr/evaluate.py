@@ -106,8 +106,9 @@ class Listener:
         samples = read_audio(entry.audio_filepath, self._rate, *entry.segment, reading)
         seconds = len(samples) / self._rate
         if reading.warn and entry.duration and differs(entry.duration, seconds):
-            logger.warning("%s: %.2f s found, but the manifest says %.2f s", entry.audio_filepath, seconds,
-                           entry.duration)  # fmt: skip
+            logger.warning(
+                "%s: %.2f s found, but the manifest says %.2f s", entry.audio_filepath, seconds, entry.duration
+            )
         features, frames = features_of(samples, self._made)
         return Prepared(str(entry.audio_filepath), seconds, entry.text, features, frames)
 
@@ -142,8 +143,9 @@ def decoder(texts: Texts) -> Callable[[Any, IntArray], list[str]]:
 
     def read(log_probs: FloatArray, lengths: IntArray) -> list[str]:
         if log_probs.shape[2] != blank + 1:
-            raise BundleError(f"the model scores {log_probs.shape[2]} tokens, but its vocabulary has {blank} and the "
-                              "blank", REPAIR)  # fmt: skip
+            raise BundleError(
+                f"the model scores {log_probs.shape[2]} tokens, but its vocabulary has {blank} and the blank", REPAIR
+            )
         return [tokens.decode(ids) for ids in greedy(log_probs, lengths, blank)]
 
     def written(ids: IntArray, counts: IntArray) -> list[str]:
@@ -183,8 +185,9 @@ def word_error_rate(engine: Path, utterances: Sequence[Prepared], texts: Texts, 
         return evaluate(run, decoder(texts), utterances, settings.normalizer, settings.batch)
 
 
-def latencies(graphs: Mapping[str, Path], config: Frontend, settings: Evaluation,
-              texts: Texts) -> dict[str, tuple[Latency, ...]]:  # fmt: skip
+def latencies(
+    graphs: Mapping[str, Path], config: Frontend, settings: Evaluation, texts: Texts
+) -> dict[str, tuple[Latency, ...]]:
     """Latency of each graph at every benchmarked length, batch 1; graphs take turns, so that noise hits all alike.
 
     Args:
@@ -195,15 +198,19 @@ def latencies(graphs: Mapping[str, Path], config: Frontend, settings: Evaluation
     """
     threads = settings.threads or usual_threads()
     plans = [Plan(seconds, 1, threads, cpu_name()) for seconds in settings.bench_seconds]
-    shapes = [np.random.default_rng(0).standard_normal((1, config.rows, frames_of(seconds, config)), np.float32)
-              for seconds in settings.bench_seconds]  # fmt: skip
+    shapes = [
+        np.random.default_rng(0).standard_normal((1, config.rows, frames_of(seconds, config)), np.float32)
+        for seconds in settings.bench_seconds
+    ]
     if texts.generation:
         with ExitStack() as stack:
             engines = {
                 label: stack.enter_context(decoding(path, texts, threads, timed=True)) for label, path in graphs.items()
             }
-            given = [(features, benchmark_tokens(plan.audio_seconds, generation_of(texts)))
-                     for features, plan in zip(shapes, plans, strict=True)]  # fmt: skip
+            given = [
+                (features, benchmark_tokens(plan.audio_seconds, generation_of(texts)))
+                for features, plan in zip(shapes, plans, strict=True)
+            ]
             return pair_latencies(engines, given, generation_of(texts), plans)
     runners = {label: OrtRunner(path, threads, timed=True) for label, path in graphs.items()}
     measured: dict[str, tuple[Latency, ...]] = dict.fromkeys(graphs, ())

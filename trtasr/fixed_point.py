@@ -88,8 +88,10 @@ def dyadic(ratio: npt.ArrayLike, bound: int, offset: npt.ArrayLike = 0.0, least:
     by_multiplier = MULTIPLIER_BITS - 1 - math.floor(math.log2(largest)) if largest else by_word
     shift = min(by_word, by_multiplier, PRODUCT_BITS - 2)
     if shift < 1:
-        raise QualityError(f"a ratio of {largest:.3g} of two scales is too large for {MULTIPLIER_BITS}-bit multipliers",
-                           "calibrate again: one activation scale is far from the others")  # fmt: skip
+        raise QualityError(
+            f"a ratio of {largest:.3g} of two scales is too large for {MULTIPLIER_BITS}-bit multipliers",
+            "calibrate again: one activation scale is far from the others",
+        )
     multiplier = np.rint(np.ldexp(np.asarray(ratio, np.float64), shift)).astype(np.int64)
     rounded = (bound * int(np.abs(multiplier).max()) >> shift) + 1 + math.ceil(float(np.abs(offset).max())) + 2
     return Dyadic(multiplier, shift, max(most, rounded))

@@ -32,8 +32,9 @@ WARM_SECONDS = 2.0  # before the first shape
 SAMPLE_SECONDS = 2.0  # between two looks at the clocks
 
 
-def gpu_latencies(plans: Mapping[str, Path], profile: Profile, settings: Evaluation,
-                  gpu: str) -> dict[str, tuple[Latency, ...]]:  # fmt: skip
+def gpu_latencies(
+    plans: Mapping[str, Path], profile: Profile, settings: Evaluation, gpu: str
+) -> dict[str, tuple[Latency, ...]]:
     """Latency of each plan at every benchmarked batch and length; plans take turns, so that clocks hit all alike.
 
     A run's time is that of its copies and kernels on the GPU, by CUDA events. Shapes outside the profile are left out.
@@ -114,13 +115,16 @@ def shapes_within(settings: Evaluation, profile: Profile, seconds: tuple[float, 
     (low, _, high), (short, long) = profile.batches, seconds
     fitting = [(batch, length) for batch, length in pairs if low <= batch <= high and short <= length <= long]
     if not fitting:
-        raise RecipeError(f"evaluation.gpu_seconds = {list(settings.gpu_seconds)}, gpu_batches = "
-                          f"{list(settings.gpu_batches)}: no such shape fits the engine ({short:g} to {long:g} s, "
-                          f"{low} to {high} utterances)",
-                          "benchmark shorter or fewer utterances, or widen the engine")  # fmt: skip
+        raise RecipeError(
+            f"evaluation.gpu_seconds = {list(settings.gpu_seconds)}, gpu_batches = "
+            f"{list(settings.gpu_batches)}: no such shape fits the engine ({short:g} to {long:g} s, "
+            f"{low} to {high} utterances)",
+            "benchmark shorter or fewer utterances, or widen the engine",
+        )
     if len(fitting) < len(pairs):
-        logger.info("%d of %d benchmarked shapes are outside the profile and left out", len(pairs) - len(fitting),
-                    len(pairs))  # fmt: skip
+        logger.info(
+            "%d of %d benchmarked shapes are outside the profile and left out", len(pairs) - len(fitting), len(pairs)
+        )
     return fitting
 
 
@@ -167,8 +171,7 @@ def slower_than_fp16(results: Sequence[BenchResult]) -> str:
         timed = any(result.target == INT8 and result.latencies for result in results)
         return "int8 t4 was not compared with FP16: there is no FP16 plan" if timed else ""
     mean = math.exp(sum(math.log(ratio) for _, ratio in ratios) / len(ratios))
-    slow = [f"{latency.shape}: {ratio:.2f} x"
-            for latency, ratio in ratios if ratio <= 1]  # fmt: skip
+    slow = [f"{latency.shape}: {ratio:.2f} x" for latency, ratio in ratios if ratio <= 1]
     if mean > 1:
         return ""
     return f"int8 t4 is {mean:.2f} times as fast as FP16, so no faster ({'; '.join(slow)})"
@@ -214,12 +217,17 @@ def summarized(states: Sequence[GpuState]) -> list[GpuState]:
     reasons = functools.reduce(operator.or_, (state.throttle for state in between))
     busiest = replace(slowest, throttle=reasons)
     if busiest.throttled:
-        logger.warning("the GPU is throttled (reasons 0x%x, %g of %g MHz): its latencies are not the card's best",
-                       busiest.throttle, busiest.sm_mhz, busiest.max_sm_mhz)  # fmt: skip
+        logger.warning(
+            "the GPU is throttled (reasons 0x%x, %g of %g MHz): its latencies are not the card's best",
+            busiest.throttle,
+            busiest.sm_mhz,
+            busiest.max_sm_mhz,
+        )
     return [states[0], busiest, states[-1]]
 
 
 def state_json(state: GpuState) -> dict[str, Any]:
     """A state for JSON; what the card does not report becomes null."""
-    return {key: None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in asdict(state).items()} | {"throttled": state.throttled}  # fmt: skip
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(state).items()
+    } | {"throttled": state.throttled}

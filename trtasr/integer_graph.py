@@ -48,9 +48,14 @@ class IntegerGraph:
 
     def to_json(self) -> dict[str, Any]:
         """For the sidecar; the proof can be had again with `trtasr inspect --integer`."""
-        return {"graph": self.graph, "reference": self.reference, "size_bytes": self.size_bytes,
-                "tensors": self.proof.tensors, "float_tensors": len(self.proof.floats),
-                "int32_sum_bits": self.sum_bits}  # fmt: skip
+        return {
+            "graph": self.graph,
+            "reference": self.reference,
+            "size_bytes": self.size_bytes,
+            "tensors": self.proof.tensors,
+            "float_tensors": len(self.proof.floats),
+            "int32_sum_bits": self.sum_bits,
+        }
 
 
 def write_integer(folder: Path, source: Path, table: ScaleTable) -> IntegerGraph | None:
@@ -112,6 +117,8 @@ def integer_files(path: Path) -> tuple[Path, Path]:
     opened = open_engine(path)
     held = opened.bundle.sidecar.integer
     if not held:
-        raise UsageError(f"{path}: has no integer-only graph",
-                         "it is made for CTC models (QuartzNet, Jasper, Conformer); compile again")  # fmt: skip
+        raise UsageError(
+            f"{path}: has no integer-only graph",
+            "it is made for CTC models (QuartzNet, Jasper, Conformer); compile again",
+        )
     return opened.files(held.graph), opened.files(held.reference)

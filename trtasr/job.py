@@ -132,9 +132,10 @@ def keep_other_bundle(out: Path, checkpoint: Checkpoint) -> None:
     here = os.path.realpath(checkpoint.path)
     again = "\0" not in source and here in {os.path.realpath(base / source) for base in (Path(), out)}
     if held.checkpoint.sha256 != checkpoint.sha256 and not again:
-        raise UsageError(f"{out}: holds an engine made from another checkpoint, {source:.200}",
-                         f"give this one another folder (-o FOLDER) or name (--set name=NAME); -o {out} replaces "
-                         "it")  # fmt: skip
+        raise UsageError(
+            f"{out}: holds an engine made from another checkpoint, {source:.200}",
+            f"give this one another folder (-o FOLDER) or name (--set name=NAME); -o {out} replaces it",
+        )
 
 
 def keep_other_table(folder: Path, name: str, checkpoint: Checkpoint) -> None:
@@ -149,8 +150,10 @@ def keep_other_table(folder: Path, name: str, checkpoint: Checkpoint) -> None:
     except (UsageError, QualityError):
         mine = False
     if not mine and any(is_there(path.with_suffix(suffix)) for suffix in (".json", ".cache", WEIGHTS)):
-        raise UsageError(f"{path}: is not a scale table of this checkpoint, {checkpoint.path}",
-                         f"choose another folder (--calib-dir FOLDER); --calib-dir {folder} replaces it")  # fmt: skip
+        raise UsageError(
+            f"{path}: is not a scale table of this checkpoint, {checkpoint.path}",
+            f"choose another folder (--calib-dir FOLDER); --calib-dir {folder} replaces it",
+        )
 
 
 def model_of(checkpoint: Checkpoint) -> nn.Module:
@@ -179,12 +182,16 @@ def fitting(job: Job, accepted: Profile) -> None:
     (_, _, shortest), _, (_, _, longest) = accepted.shapes()["features"]
     for item in job.utterances:
         if not shortest <= item.features.shape[1] <= longest:
-            raise AudioError(f"{item.audio_filepath}: {item.duration:.2f} s, but the engine takes "
-                             f"{engine.min_seconds:g} to {engine.max_seconds:g} s",
-                             "leave it out, or widen engine.min_seconds or engine.max_seconds")  # fmt: skip
+            raise AudioError(
+                f"{item.audio_filepath}: {item.duration:.2f} s, but the engine takes "
+                f"{engine.min_seconds:g} to {engine.max_seconds:g} s",
+                "leave it out, or widen engine.min_seconds or engine.max_seconds",
+            )
     if not engine.min_batch <= batch <= engine.max_batch:
-        raise RecipeError(f"evaluation.batch = {batch}: the engine takes {engine.min_batch} to {engine.max_batch} "
-                          "utterances", "change evaluation.batch or engine.max_batch")  # fmt: skip
+        raise RecipeError(
+            f"evaluation.batch = {batch}: the engine takes {engine.min_batch} to {engine.max_batch} utterances",
+            "change evaluation.batch or engine.max_batch",
+        )
 
 
 def shaped(recipe: Recipe, shapes: Mapping[str, tuple[int, int, int]], config: Frontend) -> Recipe:
@@ -197,8 +204,10 @@ def shaped(recipe: Recipe, shapes: Mapping[str, tuple[int, int, int]], config: F
     for which, (batch, rows, frames) in shapes.items():
         flag = f"--{which}Shapes"
         if rows != config.rows:
-            raise RecipeError(f"{flag}: {rows} feature rows, but the model takes {config.rows}",
-                              f"write features:{batch}x{config.rows}x{frames}")  # fmt: skip
+            raise RecipeError(
+                f"{flag}: {rows} feature rows, but the model takes {config.rows}",
+                f"write features:{batch}x{config.rows}x{frames}",
+            )
         seconds = frames / config.frames_per_second
         changes += [Change(flag, f"engine.{which}_batch", batch), Change(flag, f"engine.{which}_seconds", seconds)]
     return change(recipe, changes)
@@ -223,8 +232,9 @@ def by_header(entries: Iterable[ManifestEntry], config: Frontend, reading: Readi
     return found
 
 
-def read_utterances(recipe: Recipe, checkpoint: Checkpoint, options: Options,
-                    listen: Listen = prepare) -> Sequence[Prepared]:  # fmt: skip
+def read_utterances(
+    recipe: Recipe, checkpoint: Checkpoint, options: Options, listen: Listen = prepare
+) -> Sequence[Prepared]:
     """Features of the evaluation manifest; empty without one.
 
     Raises:

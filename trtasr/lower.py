@@ -38,8 +38,12 @@ FP32 = "model.fp32.onnx"
 PLAIN = "plain.onnx"  # ends the name of the graph for a calibrator: FP32, with the corrected weights
 MAX_FALLBACKS = 16  # builds are repeated at most so often without the layers the builder has no INT8 kernel for
 REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
-    "unfold": unfold_convolutions, "pointwise": pointwise_to_matmul, "gains": channel_gains, "halve": halve,
-    "half_caches": half_caches}
+    "unfold": unfold_convolutions,
+    "pointwise": pointwise_to_matmul,
+    "gains": channel_gains,
+    "halve": halve,
+    "half_caches": half_caches,
+}
 
 
 @dataclass(frozen=True)
@@ -158,22 +162,29 @@ def lower_and_build(plant: Plant, target: Target) -> tuple[Lowered, Engine]:
             more = nodes_to_free(error.nodes, order, lowered.int8)
             if not more:
                 raise
-            logger.warning("the builder has no INT8 kernel for %s: %s in FP16 instead, building again",
-                           ", ".join(error.nodes), ", ".join(more))  # fmt: skip
+            logger.warning(
+                "the builder has no INT8 kernel for %s: %s in FP16 instead, building again",
+                ", ".join(error.nodes),
+                ", ".join(more),
+            )
             freed |= dict.fromkeys(more, "fallback")
-    raise BuildError(f"{target.name}: still no INT8 kernel after {MAX_FALLBACKS} builds without {', '.join(freed)}",
-                     "exclude these layers and their kind: --set quantization.exclude='[\"pattern\"]'")  # fmt: skip
+    raise BuildError(
+        f"{target.name}: still no INT8 kernel after {MAX_FALLBACKS} builds without {', '.join(freed)}",
+        "exclude these layers and their kind: --set quantization.exclude='[\"pattern\"]'",
+    )
 
 
 def warn_without_int8(lowered: Lowered, engine: Engine) -> None:
     """Say so when the builder kept every layer in floating point, or does not tell."""
     if lowered.int8 and not any(layer.int8 for layer in engine.layers):
-        logger.warning("%s: no layer of %s runs in INT8, though %d should", lowered.target, engine.path,
-                       len(lowered.int8))  # fmt: skip
+        logger.warning(
+            "%s: no layer of %s runs in INT8, though %d should", lowered.target, engine.path, len(lowered.int8)
+        )
 
 
-def lower(source: Path, table: ScaleTable, target: Target, exclude: Sequence[str],
-          freed: Mapping[str, str] | None = None) -> Lowered:  # fmt: skip
+def lower(
+    source: Path, table: ScaleTable, target: Target, exclude: Sequence[str], freed: Mapping[str, str] | None = None
+) -> Lowered:
     """Run one target's passes over an FP32 graph and write its graphs into the bundle folder.
 
     Args:
@@ -211,8 +222,11 @@ def lower(source: Path, table: ScaleTable, target: Target, exclude: Sequence[str
     found = Lowered(target.name, reference, lowered, decisions, tuple(subnormal), tuple(overflowing))
     report_lint(found)
     if large := large_activations(table):
-        logger.warning("FP16 holds at most 65504; on the calibration features these came within a factor of %d: %s",
-                       HEADROOM, ", ".join(large))  # fmt: skip
+        logger.warning(
+            "FP16 holds at most 65504; on the calibration features these came within a factor of %d: %s",
+            HEADROOM,
+            ", ".join(large),
+        )
     return found
 
 
@@ -229,11 +243,14 @@ def renamed(decisions: Sequence[Decision], freed: Mapping[str, str]) -> tuple[De
 def report_lint(lowered: Lowered) -> None:
     """Say how many layers come near the limits of FP16."""
     if lowered.subnormal:
-        logger.info("%d layers: a channel whose scale product is subnormal in FP16 (bundle.json)",
-                    len(lowered.subnormal))  # fmt: skip
+        logger.info(
+            "%d layers: a channel whose scale product is subnormal in FP16 (bundle.json)", len(lowered.subnormal)
+        )
     if lowered.overflowing:
-        logger.info("%d layers: an accumulator that could exceed FP16's 65504 before it is scaled (bundle.json)",
-                    len(lowered.overflowing))  # fmt: skip
+        logger.info(
+            "%d layers: an accumulator that could exceed FP16's 65504 before it is scaled (bundle.json)",
+            len(lowered.overflowing),
+        )
 
 
 def build_engine(plant: Plant, lowered: Lowered, target: Target) -> Engine:
@@ -279,7 +296,9 @@ def same(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 PRECISIONS: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
-    "fp16": lambda model: half_caches(halve(model)), "fp32": same}
+    "fp16": lambda model: half_caches(halve(model)),
+    "fp32": same,
+}
 
 
 def tensorrt_options(plant: Plant) -> TensorrtOptions:

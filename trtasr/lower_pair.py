@@ -37,8 +37,9 @@ class Plants:
     decoder: Plant
 
 
-def pair_plants(folder: Path, table: ScaleTable, recipe: Recipe, checkpoint: Checkpoint, model: nn.Module,
-                host: Host | None) -> Plants:  # fmt: skip
+def pair_plants(
+    folder: Path, table: ScaleTable, recipe: Recipe, checkpoint: Checkpoint, model: nn.Module, host: Host | None
+) -> Plants:
     """Both plants of a bundle folder that holds both FP32 graphs.
 
     Raises:
@@ -52,17 +53,25 @@ def pair_plants(folder: Path, table: ScaleTable, recipe: Recipe, checkpoint: Che
     rules = checkpoint.generation
     assert rules is not None
     prompt = len(rules.prompt) + bool(rules.languages)  # a language that is detected joins it
-    decoder = DecoderProfile(encoder.batches, (low, usual, high), *cache_shape(paths[1]), len(checkpoint.vocabulary),
-                             rules.max_length, prompt)  # fmt: skip
+    decoder = DecoderProfile(
+        encoder.batches,
+        (low, usual, high),
+        *cache_shape(paths[1]),
+        len(checkpoint.vocabulary),
+        rules.max_length,
+        prompt,
+    )
     excludes = split_excludes(recipe.quantization.exclude, paths)
-    first, second = (replace(recipe, quantization=replace(recipe.quantization, exclude=patterns))
-                     for patterns in excludes)  # fmt: skip
+    first, second = (
+        replace(recipe, quantization=replace(recipe.quantization, exclude=patterns)) for patterns in excludes
+    )
     models = [onnx.load(path) for path in paths]
     check_fits(table, models)
     tables = [own_part(table, model) for model in models]
     return Plants(
         Plant(folder, tables[0], first, checkpoint.frontend.frames_per_second, host, stem=ENCODER, shapes=encoder),
-        Plant(folder, tables[1], second, TOKENS_PER_SECOND, host, stem=DECODER, shapes=decoder))  # fmt: skip
+        Plant(folder, tables[1], second, TOKENS_PER_SECOND, host, stem=DECODER, shapes=decoder),
+    )
 
 
 def part_of(model: nn.Module, name: str) -> Any:
@@ -112,10 +121,13 @@ def split_excludes(patterns: Sequence[str], graphs: Sequence[Path]) -> list[tupl
     names = [[node.name for node in onnx.load(path).graph.node if node.op_type in WEIGHTED] for path in graphs]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for each in names for name in each):
-            raise RecipeError(f"exclude: {pattern!r} matches no Conv, MatMul or Gemm node of encoder or decoder",
-                              "use node names as in layers.json; * matches any characters")  # fmt: skip
-    return [tuple(pattern for pattern in patterns if any(fnmatchcase(name, pattern) for name in each))
-            for each in names]  # fmt: skip
+            raise RecipeError(
+                f"exclude: {pattern!r} matches no Conv, MatMul or Gemm node of encoder or decoder",
+                "use node names as in layers.json; * matches any characters",
+            )
+    return [
+        tuple(pattern for pattern in patterns if any(fnmatchcase(name, pattern) for name in each)) for each in names
+    ]
 
 
 def lower_and_build_pair(plants: Plants, target: Target) -> tuple[Lowered, Engine]:
@@ -125,21 +137,32 @@ def lower_and_build_pair(plants: Plants, target: Target) -> tuple[Lowered, Engin
         BuildError: the builder refused a graph. MissingError: no builder here.
     """
     (first, encoder), (second, decoder) = (lower_and_build(plant, target) for plant in (plants.encoder, plants.decoder))
-    both = replace(first, decisions=first.decisions + second.decisions, subnormal=first.subnormal + second.subnormal,
-                   overflowing=first.overflowing + second.overflowing)  # fmt: skip
+    both = replace(
+        first,
+        decisions=first.decisions + second.decisions,
+        subnormal=first.subnormal + second.subnormal,
+        overflowing=first.overflowing + second.overflowing,
+    )
     return both, merged(encoder, decoder)
 
 
 def pair_baselines(plants: Plants) -> tuple[Engine, ...]:
     """FP16 and FP32 plans of the T4 host, those precisions that both graphs could be built in."""
-    encoders, decoders = ({engine.target: engine for engine in build_baselines(plant)}
-                          for plant in (plants.encoder, plants.decoder))  # fmt: skip
+    encoders, decoders = (
+        {engine.target: engine for engine in build_baselines(plant)} for plant in (plants.encoder, plants.decoder)
+    )
     return tuple(merged(encoders[name], decoders[name]) for name in encoders if name in decoders)
 
 
 def merged(encoder: Engine, decoder: Engine) -> Engine:
     """Two files as one engine: sizes and layers added, the builder's facts of the decoder under ``decoder``."""
-    details = {**encoder.details, "decoder": {"path": decoder.path, "size_bytes": decoder.size_bytes,
-                                              **decoder.details}}  # fmt: skip
-    return replace(encoder, size_bytes=encoder.size_bytes + decoder.size_bytes,
-                   layers=encoder.layers + decoder.layers, details=details)  # fmt: skip
+    details = {
+        **encoder.details,
+        "decoder": {"path": decoder.path, "size_bytes": decoder.size_bytes, **decoder.details},
+    }
+    return replace(
+        encoder,
+        size_bytes=encoder.size_bytes + decoder.size_bytes,
+        layers=encoder.layers + decoder.layers,
+        details=details,
+    )

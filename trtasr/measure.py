@@ -112,8 +112,11 @@ def rows_of(subject: Subject, graphs: Mapping[str, str], engines: Sequence[Engin
         graphs: target -> ONNX graph that ONNX Runtime can run for it.
         engines: with path and size.
     """
-    size = sum(path.stat().st_size for graph in files_of(subject.folder / graphs["fp32"])
-               for path in graph.parent.glob(f"{glob.escape(graph.name)}*"))  # fmt: skip - weights have own files
+    size = sum(
+        path.stat().st_size
+        for graph in files_of(subject.folder / graphs["fp32"])
+        for path in graph.parent.glob(f"{glob.escape(graph.name)}*")
+    )  # weights have own files
     found = [Row("fp32 (reference)", "fp32", graphs["fp32"], size)]
     for engine in sorted(engines, key=lambda item: item.target not in BASELINES):
         label = LABELS.get(engine.target, f"int8 {engine.target}")
@@ -135,8 +138,11 @@ def measure_rows(subject: Subject, rows: Sequence[Row], utterances: Sequence[Pre
     states: tuple[GpuState, ...] = ()
     if plans:
         with watched() as seen:
-            speed |= (gpu_pair_latencies(plans, subject) if subject.texts.generation
-                      else gpu_latencies(plans, usual_profile(subject.profile), evaluation, subject.gpu))  # fmt: skip
+            speed |= (
+                gpu_pair_latencies(plans, subject)
+                if subject.texts.generation
+                else gpu_latencies(plans, usual_profile(subject.profile), evaluation, subject.gpu)
+            )
         states = tuple(seen)
     results = []
     for row in rows:
@@ -154,8 +160,10 @@ def gpu_pair_latencies(plans: Mapping[str, Path], subject: Subject) -> dict[str,
     accepted = usual_profile(subject.profile)
     padded = getattr(subject.frontend, "pad_seconds", 0)
     pairs = benchmarked_pair(evaluation, accepted, padded)
-    shapes = [(noise_input(accepted, batch, padded or seconds)[0], benchmark_tokens(seconds, generation_of(texts)))
-              for batch, seconds in pairs]  # fmt: skip
+    shapes = [
+        (noise_input(accepted, batch, padded or seconds)[0], benchmark_tokens(seconds, generation_of(texts)))
+        for batch, seconds in pairs
+    ]
     timing = [Plan(seconds * batch, batch, 0, subject.gpu, warmup=10) for batch, seconds in pairs]
     with ExitStack() as stack:
         engines = {label: stack.enter_context(decoding(path, texts)) for label, path in plans.items()}
@@ -186,12 +194,18 @@ def row_wer(subject: Subject, row: Row, utterances: Sequence[Prepared]) -> tuple
     return found, row.note
 
 
-def measure(plant: Plant, checkpoint: Checkpoint, lowered: Sequence[Lowered], engines: Sequence[Engine],
-            utterances: Sequence[Prepared]) -> Measured:  # fmt: skip
+def measure(
+    plant: Plant,
+    checkpoint: Checkpoint,
+    lowered: Sequence[Lowered],
+    engines: Sequence[Engine],
+    utterances: Sequence[Prepared],
+) -> Measured:
     """Measure what a compile built; on a T4 host layer by layer too."""
     gpu = plant.host.gpu if plant.host else ""
-    subject = Subject(plant.folder, checkpoint.frontend, texts_of(checkpoint), plant.recipe.evaluation, plant.profile,
-                      gpu)  # fmt: skip
+    subject = Subject(
+        plant.folder, checkpoint.frontend, texts_of(checkpoint), plant.recipe.evaluation, plant.profile, gpu
+    )
     graphs = {"fp32": plant.fp32.name, **{item.target: item.reference for item in lowered}}
     measured = measure_rows(subject, rows_of(subject, graphs, engines), utterances)
     return replace(measured, layers=time_layers(plant, engines)) if gpu and not is_pair(plant.fp32) else measured
@@ -207,20 +221,24 @@ def time_layers(plant: Plant, engines: Sequence[Engine]) -> tuple[LayerRow, ...]
 
 def timed_engines(engines: Sequence[Engine], measured: Measured) -> tuple[Engine, ...]:
     """The engines, that of the T4 with its measured time shares."""
-    return tuple(replace(engine, layers=measured.layers) if engine.target == INT8 and measured.layers else engine
-                 for engine in engines)  # fmt: skip
+    return tuple(
+        replace(engine, layers=measured.layers) if engine.target == INT8 and measured.layers else engine
+        for engine in engines
+    )
 
 
-def compare_first_pair(plant: Plant, checkpoint: Checkpoint, lowered: Lowered,
-                       features: Sequence[tuple[FloatArray, IntArray]], kind: str) -> Comparison:  # fmt: skip
+def compare_first_pair(
+    plant: Plant, checkpoint: Checkpoint, lowered: Lowered, features: Sequence[tuple[FloatArray, IntArray]], kind: str
+) -> Comparison:
     """Polygraphy comparison of FP32 with the first engine of an encoder-decoder, on the tokens that FP32 generates.
 
     For a plan its Q/DQ graphs are run by ONNX Runtime, on a T4 host too.
     """
     tokens = [ids for _, ids in spoken_tokens(plant.fp32, features, texts_of(checkpoint))]
     spoken = Dictated(features, tokens, kind)
-    return compare_pair(plant.fp32, plant.folder / lowered.reference, spoken, plant.folder,
-                        ("fp32", f"int8-{lowered.target}"))  # fmt: skip
+    return compare_pair(
+        plant.fp32, plant.folder / lowered.reference, spoken, plant.folder, ("fp32", f"int8-{lowered.target}")
+    )
 
 
 def compare_first(plant: Plant, lowered: Lowered, engine: Engine, utterances: Sequence[Prepared]) -> Comparison:

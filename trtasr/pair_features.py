@@ -32,16 +32,20 @@ def pair_features(method: str, recipe: Recipe, checkpoint: Checkpoint, graphs: P
     """
     calibration, config = recipe.calibration, checkpoint.frontend
     if calibration.seconds * config.frames_per_second > longest_frames(checkpoint):
-        raise RecipeError(f"calibration.seconds = {calibration.seconds:g}: longer than the model hears",
-                          f"use at most {longest_frames(checkpoint) / config.frames_per_second:g}")  # fmt: skip
+        raise RecipeError(
+            f"calibration.seconds = {calibration.seconds:g}: longer than the model hears",
+            f"use at most {longest_frames(checkpoint) / config.frames_per_second:g}",
+        )
     makers = {"synthetic": synthetic, "noise": noise}
     found = audio(recipe, config) if method == "audio" else makers[method](calibration, checkpoint)
     longest = max(int(lengths.max()) for lengths in found.lengths)
     if longest == 0:
         raise AudioError("calibration: every recording is shorter than one feature frame", "give other recordings")
     if longest > longest_frames(checkpoint):
-        raise AudioError(f"calibration: a recording of {longest / config.frames_per_second:.1f} s is longer than the "
-                         "model hears", "leave it out of the calibration manifest")  # fmt: skip
+        raise AudioError(
+            f"calibration: a recording of {longest / config.frames_per_second:.1f} s is longer than the model hears",
+            "leave it out of the calibration manifest",
+        )
     assert checkpoint.generation is not None
     return teacher_tokens(graphs, found, checkpoint.generation, config.frames_per_second)
 
@@ -50,8 +54,10 @@ def synthetic(calibration: Calibration, checkpoint: Checkpoint) -> CalibrationSe
     """Speech-shaped noise through the model's own front-end."""
     generator = torch.Generator().manual_seed(calibration.seed)
     rate = checkpoint.frontend.sample_rate
-    waveforms = [speech_shaped_audio(calibration.batch_size, calibration.seconds, rate, generator)
-                 for _ in range(calibration.batches)]  # fmt: skip
+    waveforms = [
+        speech_shaped_audio(calibration.batch_size, calibration.seconds, rate, generator)
+        for _ in range(calibration.batches)
+    ]
     return heard(waveforms, "synthetic", calibration, checkpoint)
 
 
@@ -70,5 +76,9 @@ def heard(waveforms: list[Tensor], method: str, calibration: Calibration, checkp
     """Features of waveforms, each float32 [B, samples] of full length."""
     front = frontend(checkpoint.frontend)
     found = [front(audio, torch.full((len(audio),), audio.shape[1])) for audio in waveforms]
-    return CalibrationSet(tuple(features.numpy() for features, _ in found),
-                          tuple(frames.numpy() for _, frames in found), method, calibration.seed)  # fmt: skip
+    return CalibrationSet(
+        tuple(features.numpy() for features, _ in found),
+        tuple(frames.numpy() for _, frames in found),
+        method,
+        calibration.seed,
+    )

@@ -132,8 +132,10 @@ class PairRunner:
         seconds = np.asarray(lengths / self._rate, np.float32)
         found = greedy(self._decoding, features, lengths, seconds, self._generation)
         if not np.isfinite(found.log_probs).all():
-            raise QualityError("the decoder's log-probabilities hold NaN or infinity",
-                               "calibrate again; if it stays, report the checkpoint and recipe")  # fmt: skip
+            raise QualityError(
+                "the decoder's log-probabilities hold NaN or infinity",
+                "calibrate again; if it stays, report the checkpoint and recipe",
+            )
         self.cut = found.cut
         return found
 
@@ -184,8 +186,12 @@ class Timed:
             found, _ = self.decoding.step(found[:, None], "later")
 
 
-def pair_latencies(engines: Mapping[str, Decoding], shapes: Sequence[tuple[FloatArray, int]], generation: Generation,
-                   plans: Sequence[Plan]) -> dict[str, tuple[Latency, ...]]:  # fmt: skip
+def pair_latencies(
+    engines: Mapping[str, Decoding],
+    shapes: Sequence[tuple[FloatArray, int]],
+    generation: Generation,
+    plans: Sequence[Plan],
+) -> dict[str, tuple[Latency, ...]]:
     """Latency of encoder-decoders, whole utterances from features to the last token; engines take turns.
 
     Args:
@@ -207,8 +213,7 @@ def pair_latencies(engines: Mapping[str, Decoding], shapes: Sequence[tuple[Float
     return measured
 
 
-def refuse_longer(config: Frontend, most: int, utterances: Sequence[Prepared],
-                  benchmarks: Sequence[float]) -> None:  # fmt: skip
+def refuse_longer(config: Frontend, most: int, utterances: Sequence[Prepared], benchmarks: Sequence[float]) -> None:
     """Refuse what a model cannot hear whole: it would be cut, or end in an error of the runtime.
 
     Args:
@@ -225,8 +230,10 @@ def refuse_longer(config: Frontend, most: int, utterances: Sequence[Prepared],
     for item in utterances:
         refuse(Path(item.audio_filepath), item.duration)
     if any(not shortest <= seconds <= longest for seconds in benchmarks):
-        raise RecipeError(f"evaluation.bench_seconds = {list(benchmarks)}: the model hears {shortest:g} to {longest:g} "
-                          "s", "leave out what is longer or shorter")  # fmt: skip
+        raise RecipeError(
+            f"evaluation.bench_seconds = {list(benchmarks)}: the model hears {shortest:g} to {longest:g} s",
+            "leave out what is longer or shorter",
+        )
 
 
 def refuse_above(config: Frontend, most: int) -> Refuse:
@@ -235,8 +242,10 @@ def refuse_above(config: Frontend, most: int) -> Refuse:
 
     def refuse(path: Path, seconds: float) -> None:
         if int(seconds * rate + 1e-6) > most:
-            raise AudioError(f"{shown(path)}: {seconds:.3f} s, but the model hears at most {most / rate:g} s",
-                             f"cut it at pauses into files of at most {most / rate:g} s, or leave it out")  # fmt: skip
+            raise AudioError(
+                f"{shown(path)}: {seconds:.3f} s, but the model hears at most {most / rate:g} s",
+                f"cut it at pauses into files of at most {most / rate:g} s, or leave it out",
+            )
 
     return refuse
 

@@ -64,8 +64,7 @@ def load_data() -> list[dict[str, np.ndarray[Any, Any]]]:
     """
     name = os.environ.get(VARIABLE, "")
     if not name:
-        raise UsageError(f"environment variable {VARIABLE} is not set",
-                         f"set it to a features file; {MAKE}")  # fmt: skip
+        raise UsageError(f"environment variable {VARIABLE} is not set", f"set it to a features file; {MAKE}")
     found = read_features(Path(name))
     return [{"features": features, "lengths": lengths} for features, lengths in found.utterances]
 
@@ -117,8 +116,12 @@ def save_features(path: Path, features: "CalibrationSet", checkpoint_sha256: str
     utterances = cut(features)
     if not utterances:
         raise UsageError("no features: every utterance is empty", "check the calibration manifest")
-    arrays: dict[str, Any] = {"format": FORMAT, "count": len(utterances), "method": features.method,
-                              "checkpoint_sha256": checkpoint_sha256}  # fmt: skip
+    arrays: dict[str, Any] = {
+        "format": FORMAT,
+        "count": len(utterances),
+        "method": features.method,
+        "checkpoint_sha256": checkpoint_sha256,
+    }
     for index, (values, lengths) in enumerate(utterances):
         arrays |= {f"features_{index}": values, f"lengths_{index}": lengths}
     with replacing(path) as partial, partial.open("wb") as stream:
@@ -128,9 +131,12 @@ def save_features(path: Path, features: "CalibrationSet", checkpoint_sha256: str
 
 def cut(features: "CalibrationSet") -> list[tuple["FloatArray", "IntArray"]]:
     """Each utterance alone, without padding: features float32 [1, mel, T] and lengths int64 [1], T > 0."""
-    return [(np.ascontiguousarray(item[None, :, : int(length)]), np.array([length], np.int64))
-            for batch, lengths in zip(features.batches, features.lengths, strict=True)
-            for item, length in zip(batch, lengths, strict=True) if length > 0]  # fmt: skip
+    return [
+        (np.ascontiguousarray(item[None, :, : int(length)]), np.array([length], np.int64))
+        for batch, lengths in zip(features.batches, features.lengths, strict=True)
+        for item, length in zip(batch, lengths, strict=True)
+        if length > 0
+    ]
 
 
 def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
@@ -155,9 +161,11 @@ def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
     recipe, expected = find_model(model, assignments)
     checkpoint = read_checkpoint(Path(recipe.checkpoint))
     if expected and checkpoint.sha256 != expected:
-        raise BundleError(f"{model}: compiled from another checkpoint than {recipe.checkpoint} "
-                          f"(sha256 {expected[:12]}, not {checkpoint.sha256[:12]})",
-                          "compile the bundle again, or name its archive with --set checkpoint=FILE")  # fmt: skip
+        raise BundleError(
+            f"{model}: compiled from another checkpoint than {recipe.checkpoint} "
+            f"(sha256 {expected[:12]}, not {checkpoint.sha256[:12]})",
+            "compile the bundle again, or name its archive with --set checkpoint=FILE",
+        )
     network = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     with scratch():  # torch's own temporary files
         features = calibration_features(recipe.calibration.method, recipe, checkpoint, network)
@@ -191,12 +199,19 @@ def find_model(model: str, assignments: Sequence[str]) -> tuple["Recipe", str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m trtasr.polygraphy_loader``: make a features file; exit codes as those of ``trtasr``."""
-    parser = argparse.ArgumentParser(prog="python -m trtasr.polygraphy_loader",
-                                     description="make calibration features for Polygraphy")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m trtasr.polygraphy_loader", description="make calibration features for Polygraphy"
+    )
     parser.add_argument("model", help="bundle folder, bundled name (engines/NAME.toml), recipe.toml or .nemo archive")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="features file (.npz)")
-    parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="SECTION.KEY=VALUE",
-                        help="override one recipe value; may be repeated")  # fmt: skip
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one recipe value; may be repeated",
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="[%(levelname).1s] %(message)s")
     try:

@@ -38,8 +38,17 @@ from trtasr.targets import REASONS
 from trtasr.text.stored import file_of, store
 from trtasr.values import BenchResult, Comparison, Engine, ScaleTable, WerResult
 
-LIBRARIES = ("torch", "onnx", "onnxruntime", "polygraphy", "jiwer", "tensorrt-rtx-cu12", "tensorrt-cu12",
-             "tensorrt-cu13", "pycuda")  # fmt: skip
+LIBRARIES = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "polygraphy",
+    "jiwer",
+    "tensorrt-rtx-cu12",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "pycuda",
+)
 
 
 @dataclass(frozen=True)
@@ -94,8 +103,10 @@ class Record:
                 continue
             if reference and result.wer and result.wer.rate - reference.rate > limit + 1e-9:
                 rate, measure = result.wer.rate, result.wer.measure
-                missed.append(f"{result.engine}: {measure} {rate:.2f} % is {rate - reference.rate:+.2f} "
-                              f"points over FP32; the gate is +{limit:.2f}")  # fmt: skip
+                missed.append(
+                    f"{result.engine}: {measure} {rate:.2f} % is {rate - reference.rate:+.2f} "
+                    f"points over FP32; the gate is +{limit:.2f}"
+                )
         slow = slower_than_fp16(self.results)
         if slow and not self.recipe.evaluation.allow_slower:
             missed.append(f"{slow}; --allow-slower accepts it")
@@ -151,8 +162,10 @@ def sidecar(record: Record) -> dict[str, Any]:
         "vocabulary": list(checkpoint.vocabulary),
         "tokenizer": asdict(file_of(checkpoint.tokenizer)),
         "generation": asdict(checkpoint.generation) if checkpoint.generation else None,
-        "graphs": {"fp32": f"{ENCODER if checkpoint.generation else MODEL}.fp32.onnx",
-                   **{item.target: item.reference for item in record.lowered}},
+        "graphs": {
+            "fp32": f"{ENCODER if checkpoint.generation else MODEL}.fp32.onnx",
+            **{item.target: item.reference for item in record.lowered},
+        },
         "engines": {e.target: {"path": e.path, "size_bytes": e.size_bytes, **e.details} for e in record.engines},
         "fp16_subnormal_scales": {item.target: list(item.subnormal) for item in linted(record)},
         "fp16_overflowing_accumulators": {item.target: list(item.overflowing) for item in linted(record)},
@@ -187,18 +200,28 @@ def summary_json(record: Record) -> dict[str, Any]:
 
 def bench_json(result: BenchResult) -> dict[str, Any]:
     """One row of ``bench.json``."""
-    return {"engine": result.engine, "target": result.target, "size_bytes": result.size_bytes, "note": result.note,
-            **rates_json(result),
-            "work_seconds": result.wer.work_seconds if result.wer else None,
-            "latencies": [asdict(latency) | {"rtfx": latency.rtfx, "token_ms": latency.token_ms}
-                          for latency in result.latencies]}  # fmt: skip
+    return {
+        "engine": result.engine,
+        "target": result.target,
+        "size_bytes": result.size_bytes,
+        "note": result.note,
+        **rates_json(result),
+        "work_seconds": result.wer.work_seconds if result.wer else None,
+        "latencies": [
+            asdict(latency) | {"rtfx": latency.rtfx, "token_ms": latency.token_ms} for latency in result.latencies
+        ],
+    }
 
 
 def rates_json(result: BenchResult) -> dict[str, Any]:
     """WER and CER in percent, which of them is judged, and the normalizer of the transcripts; null where not scored."""
     found = result.wer
-    return {"wer": found.wer if found else None, "cer": found.cer if found else None,
-            "measure": found.measure if found else None, "normalizer": found.normalizer if found else None}  # fmt: skip
+    return {
+        "wer": found.wer if found else None,
+        "cer": found.cer if found else None,
+        "measure": found.measure if found else None,
+        "normalizer": found.normalizer if found else None,
+    }
 
 
 def wer_json(wer: WerResult) -> dict[str, Any]:
@@ -230,16 +253,29 @@ def report_data(record: Record) -> ReportData:
     reference = record.results[0].wer
     intervals = {r.engine: bootstrap_delta(reference, r.wer) for r in record.results[1:] if reference and r.wer}
     return ReportData(
-        name=record.recipe.name, architecture=architecture(record.checkpoint), built=record.built,
+        name=record.recipe.name,
+        architecture=architecture(record.checkpoint),
+        built=record.built,
         targets=tuple(x.target for x in record.lowered),
-        device=cpu_name(), seed=record.recipe.calibration.seed, versions=versions(), results=record.results,
-        scales=record.table, engines=record.engines, decisions={x.target: x.decisions for x in record.lowered},
-        reasons=REASONS, intervals=intervals, comparisons=(record.comparison,), controls=control_rows(record),
-        audio_scales=record.tables.get("audio") if len(record.tables) > 1 else None, settings=to_dict(record.recipe),
-        commands=commands(record), subnormal={item.target: item.subnormal for item in linted(record)},
+        device=cpu_name(),
+        seed=record.recipe.calibration.seed,
+        versions=versions(),
+        results=record.results,
+        scales=record.table,
+        engines=record.engines,
+        decisions={x.target: x.decisions for x in record.lowered},
+        reasons=REASONS,
+        intervals=intervals,
+        comparisons=(record.comparison,),
+        controls=control_rows(record),
+        audio_scales=record.tables.get("audio") if len(record.tables) > 1 else None,
+        settings=to_dict(record.recipe),
+        commands=commands(record),
+        subnormal={item.target: item.subnormal for item in linted(record)},
         overflowing={item.target: item.overflowing for item in linted(record)},
         checkpoint_sha256=record.checkpoint.sha256,
-        integer=record.integer.proof if record.integer else None)  # fmt: skip
+        integer=record.integer.proof if record.integer else None,
+    )
 
 
 def linted(record: Record) -> list[Lowered]:
@@ -269,15 +305,23 @@ def commands(record: Record) -> tuple[str, ...]:
     controls = ["--controls"] if record.controls else []
     compile_line = ["trtasr compile", shlex.quote(record.recipe.checkpoint), *changes, *controls, "-o", bundle]
     integer = [f"trtasr inspect {bundle} --integer", f"trtasr compare {bundle} --integer"] if record.integer else []
-    return (f"BUNDLE={shlex.quote(f'engines/{record.recipe.name}')}", " ".join(compile_line),
-            f"trtasr inspect {bundle}", f"trtasr bench {bundle}", f"(cd {bundle} && {record.comparison.command})",
-            *integer)  # fmt: skip
+    return (
+        f"BUNDLE={shlex.quote(f'engines/{record.recipe.name}')}",
+        " ".join(compile_line),
+        f"trtasr inspect {bundle}",
+        f"trtasr bench {bundle}",
+        f"(cd {bundle} && {record.comparison.command})",
+        *integer,
+    )
 
 
 def changed_values(recipe: Recipe) -> list[str]:
     """``section.key=value`` of everything that differs from a recipe's defaults, as `--set` reads it."""
     given, usual = to_dict(recipe), to_dict(Recipe(recipe.name, recipe.checkpoint))
-    return [f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"
-            for section, values in given.items() if isinstance(values, dict)
-            for key, value in values.items() if value != usual[section][key]]  # fmt: skip
-
+    return [
+        f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"
+        for section, values in given.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if value != usual[section][key]
+    ]

@@ -49,8 +49,10 @@ def integer_lines(record: Record, out: Path) -> list[str]:
     if record.integer is None:
         return []
     held = record.integer.proof
-    return [f"integer-only: {out / record.integer.graph}, {len(held.floats)} of {held.tensors} tensors float, int32 "
-            f"sums of at most {record.integer.sum_bits} of 31 bits; trtasr compare {out} --integer"]  # fmt: skip
+    return [
+        f"integer-only: {out / record.integer.graph}, {len(held.floats)} of {held.tensors} tensors float, int32 "
+        f"sums of at most {record.integer.sum_bits} of 31 bits; trtasr compare {out} --integer"
+    ]
 
 
 def speed_lines(results: Sequence[BenchResult]) -> list[str]:
@@ -76,10 +78,17 @@ def final_line(record: Record, out: Path) -> str:
 
 def compile_data(record: Record, out: Path) -> dict[str, Any]:
     """The summary for ``--json``."""
-    return {"outcome": record.outcome, "problems": list(record.problems), "seconds": round(record.seconds, 1),
-            "peak_gb": peak_gb(), "bundle": str(out), "engine": str(out / record.engines[0].path),
-            "results": summary_json(record), "comparison": comparison_json(record.comparison),
-            "controls": controls_json(record)}  # fmt: skip
+    return {
+        "outcome": record.outcome,
+        "problems": list(record.problems),
+        "seconds": round(record.seconds, 1),
+        "peak_gb": peak_gb(),
+        "bundle": str(out),
+        "engine": str(out / record.engines[0].path),
+        "results": summary_json(record),
+        "comparison": comparison_json(record.comparison),
+        "controls": controls_json(record),
+    }
 
 
 def peak_gb() -> float:
@@ -96,9 +105,11 @@ def comparison_text(comparison: Comparison, folder: Path) -> str:
         folder: that holds its files.
     """
     scores = ", ".join(f"{t.tensor} SQNR {t.sqnr_db:.1f} dB, cosine {t.cosine:.5f}" for t in comparison.tensors)
-    return (f"{comparison.candidate} against {comparison.reference} on {comparison.features}: {scores}, "
-            f"{100 * comparison.token_agreement:.2f} % of {comparison.frames} {comparison.unit} have the same token\n"
-            f"  polygraphy: {run_inside(folder, comparison.command)}")  # fmt: skip
+    return (
+        f"{comparison.candidate} against {comparison.reference} on {comparison.features}: {scores}, "
+        f"{100 * comparison.token_agreement:.2f} % of {comparison.frames} {comparison.unit} have the same token\n"
+        f"  polygraphy: {run_inside(folder, comparison.command)}"
+    )
 
 
 def run_inside(folder: Path, command: str) -> str:
@@ -110,9 +121,11 @@ def run_inside(folder: Path, command: str) -> str:
 
 def latency_text(engine: str, latency: Latency) -> str:
     """One benchmarked shape in one line."""
-    return (f"{engine}: {latency.shape} of audio, batch {latency.batch}: p50 {latency.p50_ms:.1f}, "
-            f"p95 {latency.p95_ms:.1f}, p99 {latency.p99_ms:.1f} ms over {latency.runs} runs, "
-            f"RTFx {latency.rtfx:.1f}" + (f"; {generation_words(latency)}" if latency.tokens else ""))  # fmt: skip
+    return (
+        f"{engine}: {latency.shape} of audio, batch {latency.batch}: p50 {latency.p50_ms:.1f}, "
+        f"p95 {latency.p95_ms:.1f}, p99 {latency.p99_ms:.1f} ms over {latency.runs} runs, "
+        f"RTFx {latency.rtfx:.1f}" + (f"; {generation_words(latency)}" if latency.tokens else "")
+    )
 
 
 def layers_text(engines: Mapping[str, Sequence[LayerRow]], show_all: bool) -> str:

@@ -212,8 +212,11 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
         opened.files(row.path)  # what is measured is what was built
     source = manifest or opened.manifest
     if source is None and opened.recipe.evaluation.manifest:
-        logger.warning("%s: WER is not measured: the recipe's manifest %s is not here; name one with --manifest",
-                       path, opened.recipe.evaluation.manifest)  # fmt: skip
+        logger.warning(
+            "%s: WER is not measured: the recipe's manifest %s is not here; name one with --manifest",
+            path,
+            opened.recipe.evaluation.manifest,
+        )
     items = opened.heard(read_manifest(source) if source else [], evaluation.bench_seconds)
     return measure_rows(subject, rows, items).results
 
@@ -291,12 +294,15 @@ def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
         UsageError: no positive batch or length. BundleError: no bundle there.
     """
     if batch < 1 or not 0 < seconds <= LONGEST:
-        raise UsageError(f"--batch {batch} --seconds {seconds:g}",
-                         f"give a positive batch and a length of at most {LONGEST} s")  # fmt: skip
+        raise UsageError(
+            f"--batch {batch} --seconds {seconds:g}", f"give a positive batch and a length of at most {LONGEST} s"
+        )
     opened = open_engine(path)
     if opened.texts.generation:
-        raise UsageError(f"{path}: an encoder-decoder, whose decoder runs once per token",
-                         "the estimate knows CTC models only; measure it with `trtasr bench`")  # fmt: skip
+        raise UsageError(
+            f"{path}: an encoder-decoder, whose decoder runs once per token",
+            "the estimate knows CTC models only; measure it with `trtasr bench`",
+        )
     graph = opened.graph("fp32")
     model = load_model(graph)
     frames = max(1, round(seconds * opened.frontend.frames_per_second))
@@ -335,8 +341,9 @@ class Transcript:
     fault: AudioError | None = None
 
 
-def transcribe_files(path: Path, target: str, given: Sequence[Path], channel: int | None = None
-                     ) -> Iterator[Transcript]:  # fmt: skip
+def transcribe_files(
+    path: Path, target: str, given: Sequence[Path], channel: int | None = None
+) -> Iterator[Transcript]:
     """The transcript of each audio file, one after another; a file that cannot be used stops none of the others.
 
     Args:

@@ -61,11 +61,15 @@ def test_silence_and_audio_shorter_than_a_frame_give_finite_features():
         assert torch.isfinite(features).all()
 
 
-@pytest.mark.parametrize("config", [
-    {"pad_mode": "reflect"},
-    {"pad_mode": "reflect", "n_window_size": 512, "n_window_stride": 80},
-    {"exact_pad": True},
-], ids=["reflect", "long window", "exact_pad"])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"pad_mode": "reflect"},
+        {"pad_mode": "reflect", "n_window_size": 512, "n_window_stride": 80},
+        {"exact_pad": True},
+    ],
+    ids=["reflect", "long window", "exact_pad"],
+)
 @pytest.mark.parametrize("samples", [1, 100, 200, 256, 257])
 def test_short_audio_gives_the_frames_it_has_in_a_longer_batch(config, samples):
     frontend = MelFrontend(FrontendConfig(normalize=None, **config))

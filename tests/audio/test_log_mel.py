@@ -57,11 +57,18 @@ def test_short_audio_and_silence_are_finite(samples):
         assert features.shape[2] >= 1
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"sample_rate": 0}, "sampling_rate = 0"), ({"features": 513}, "feature_size = 513"), ({"n_fft": 1}, "n_fft = 1"),
-    ({"hop_length": 1.5}, "hop_length = 1.5"), ({"pad_seconds": -1}, "chunk_length = -1"),
-    ({"pad_seconds": True}, "chunk_length = True"), ({"pad_seconds": 3600, "sample_rate": 10**6}, "at most 67108864"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sample_rate": 0}, "sampling_rate = 0"),
+        ({"features": 513}, "feature_size = 513"),
+        ({"n_fft": 1}, "n_fft = 1"),
+        ({"hop_length": 1.5}, "hop_length = 1.5"),
+        ({"pad_seconds": -1}, "chunk_length = -1"),
+        ({"pad_seconds": True}, "chunk_length = True"),
+        ({"pad_seconds": 3600, "sample_rate": 10**6}, "at most 67108864"),
+    ],
+)
 def test_values_out_of_bounds(change, words):
     with pytest.raises(CheckpointError, match=words):
         LogMelFrontend(LogMelConfig(**change))

@@ -26,12 +26,13 @@ def manifest(folder, *lines):
 
 
 def test_nemo_manifest(folder):
-    path = manifest(folder,
-                    {"audio_filepath": "clips/a.flac", "duration": 0.9, "text": " hello "},
-                    "",
-                    {"audio_filepath": str(folder / "clips" / "b.flac"), "text": "two", "offset": 0.5},
-                    {"audio_filepath": "clips/b.flac", "text": "three", "offset": 0.5, "duration": 1, "speaker": 7},
-                    )  # fmt: skip
+    path = manifest(
+        folder,
+        {"audio_filepath": "clips/a.flac", "duration": 0.9, "text": " hello "},
+        "",
+        {"audio_filepath": str(folder / "clips" / "b.flac"), "text": "two", "offset": 0.5},
+        {"audio_filepath": "clips/b.flac", "text": "three", "offset": 0.5, "duration": 1, "speaker": 7},
+    )
     first, second, third = read_manifest(path)
     assert first.audio_filepath == folder / "clips" / "a.flac"
     assert (first.text, first.duration, first.segment) == ("hello", 0.9, (0.0, None))
@@ -56,37 +57,40 @@ def test_librispeech_folder(folder):
 GOOD = {"audio_filepath": "clips/a.flac", "text": "x"}
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ("{not json", "JSON is malformed"),
-    ("[1, 2]", "got `array`"),
-    ("null", "got `null`"),
-    ({"text": "x"}, "missing required field `audio_filepath`"),
-    ({**GOOD, "audio_filepath": 3}, "audio_filepath"),
-    ({**GOOD, "audio_filepath": ""}, "no audio_filepath"),
-    ({"audio_filepath": "clips/a.flac"}, "no text"),
-    ({**GOOD, "text": "  "}, "no text"),
-    ({**GOOD, "text": None}, "no text"),
-    ({**GOOD, "text": 5}, "text"),
-    ({**GOOD, "audio_filepath": "clips/none.flac"}, "no such audio file"),
-    ({**GOOD, "audio_filepath": "clips/\0.flac"}, "no such audio file"),
-    ({**GOOD, "audio_filepath": "clips"}, "no such audio file"),
-    ({**GOOD, "audio_filepath": "clips/" + "n" * 300}, "no such audio file"),
-    ({**GOOD, "audio_filepath": "n/" * 4000}, "no such audio file"),
-    ({**GOOD, "audio_filepath": "clips/pipe.wav"}, "no such audio file"),
-    ({**GOOD, "audio_filepath": "/dev/zero"}, "no such audio file"),
-    ({**GOOD, "audio_filepath": "clips/text.wav"}, "not readable audio"),
-    ({**GOOD, "duration": "long"}, "duration"),
-    ({**GOOD, "offset": -1}, "offset is -1"),
-    ({**GOOD, "offset": True}, "offset"),
-    ({**GOOD, "offset": 1e300}, "offset is 1e"),
-    (json.dumps(GOOD)[:-1] + ', "duration": NaN}', "JSON is malformed"),
-    (json.dumps(GOOD)[:-1] + ', "duration": -Infinity}', "JSON is malformed"),
-    (json.dumps(GOOD)[:-1] + ', "duration": ' + "9" * 5000 + "}", "Number out of range"),
-    (json.dumps(GOOD)[:-1] + ', "duration": 1e999}', "Number out of range"),
-    (json.dumps(GOOD)[:-1] + ', "words": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
-    ('{"audio_filepath": "clips/\\ud800.flac", "text": "x"}', "not as expected"),
-    ('{"audio_filepath": "clips/a.flac", "text": "\\udfff"}', "not as expected"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{not json", "JSON is malformed"),
+        ("[1, 2]", "got `array`"),
+        ("null", "got `null`"),
+        ({"text": "x"}, "missing required field `audio_filepath`"),
+        ({**GOOD, "audio_filepath": 3}, "audio_filepath"),
+        ({**GOOD, "audio_filepath": ""}, "no audio_filepath"),
+        ({"audio_filepath": "clips/a.flac"}, "no text"),
+        ({**GOOD, "text": "  "}, "no text"),
+        ({**GOOD, "text": None}, "no text"),
+        ({**GOOD, "text": 5}, "text"),
+        ({**GOOD, "audio_filepath": "clips/none.flac"}, "no such audio file"),
+        ({**GOOD, "audio_filepath": "clips/\0.flac"}, "no such audio file"),
+        ({**GOOD, "audio_filepath": "clips"}, "no such audio file"),
+        ({**GOOD, "audio_filepath": "clips/" + "n" * 300}, "no such audio file"),
+        ({**GOOD, "audio_filepath": "n/" * 4000}, "no such audio file"),
+        ({**GOOD, "audio_filepath": "clips/pipe.wav"}, "no such audio file"),
+        ({**GOOD, "audio_filepath": "/dev/zero"}, "no such audio file"),
+        ({**GOOD, "audio_filepath": "clips/text.wav"}, "not readable audio"),
+        ({**GOOD, "duration": "long"}, "duration"),
+        ({**GOOD, "offset": -1}, "offset is -1"),
+        ({**GOOD, "offset": True}, "offset"),
+        ({**GOOD, "offset": 1e300}, "offset is 1e"),
+        (json.dumps(GOOD)[:-1] + ', "duration": NaN}', "JSON is malformed"),
+        (json.dumps(GOOD)[:-1] + ', "duration": -Infinity}', "JSON is malformed"),
+        (json.dumps(GOOD)[:-1] + ', "duration": ' + "9" * 5000 + "}", "Number out of range"),
+        (json.dumps(GOOD)[:-1] + ', "duration": 1e999}', "Number out of range"),
+        (json.dumps(GOOD)[:-1] + ', "words": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
+        ('{"audio_filepath": "clips/\\ud800.flac", "text": "x"}', "not as expected"),
+        ('{"audio_filepath": "clips/a.flac", "text": "\\udfff"}', "not as expected"),
+    ],
+)
 def test_bad_line_is_named(folder, line, words):
     os.mkfifo(folder / "clips" / "pipe.wav")
     (folder / "clips" / "text.wav").write_text("no audio")

@@ -57,9 +57,15 @@ def test_features_of_resampled_stereo_are_close_to_those_of_the_original(tmp_pat
     assert difference.mean() < 0.005
 
 
-@pytest.mark.parametrize(("suffix", "subtype", "tolerance"), [
-    ("wav", "PCM_16", 1e-4), ("wav", "FLOAT", 0), ("flac", "PCM_16", 1e-4), ("ogg", "VORBIS", 0.1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "tolerance"),
+    [
+        ("wav", "PCM_16", 1e-4),
+        ("wav", "FLOAT", 0),
+        ("flac", "PCM_16", 1e-4),
+        ("ogg", "VORBIS", 0.1),
+    ],
+)
 def test_wav_flac_and_ogg_at_the_model_rate_are_read_unchanged(tmp_path, suffix, subtype, tolerance):
     path = tmp_path / f"speech.{suffix}"
     wave = cases.signal(1.0)
@@ -69,12 +75,27 @@ def test_wav_flac_and_ogg_at_the_model_rate_are_read_unchanged(tmp_path, suffix,
 
 
 KINDS = [
-    ("WAV", "PCM_U8", 0.02), ("WAV", "PCM_24", 1e-6), ("WAV", "PCM_32", 1e-6), ("WAV", "DOUBLE", 1e-6),
-    ("WAV", "ULAW", 0.03), ("WAV", "ALAW", 0.03), ("WAV", "IMA_ADPCM", 0.2), ("WAV", "MS_ADPCM", 0.2),
-    ("WAVEX", "PCM_16", 1e-4), ("RF64", "PCM_16", 1e-4), ("W64", "PCM_16", 1e-4), ("CAF", "PCM_16", 1e-4),
-    ("AIFF", "PCM_16", 1e-4), ("AU", "PCM_16", 1e-4), ("MP3", "MPEG_LAYER_III", 0.2), ("OGG", "OPUS", 0.3),
-    ("WAV", "GSM610", 0.2), ("W64", "GSM610", 0.2), ("AIFF", "GSM610", 0.2), ("WAV", "G721_32", 0.1),
-]  # fmt: skip
+    ("WAV", "PCM_U8", 0.02),
+    ("WAV", "PCM_24", 1e-6),
+    ("WAV", "PCM_32", 1e-6),
+    ("WAV", "DOUBLE", 1e-6),
+    ("WAV", "ULAW", 0.03),
+    ("WAV", "ALAW", 0.03),
+    ("WAV", "IMA_ADPCM", 0.2),
+    ("WAV", "MS_ADPCM", 0.2),
+    ("WAVEX", "PCM_16", 1e-4),
+    ("RF64", "PCM_16", 1e-4),
+    ("W64", "PCM_16", 1e-4),
+    ("CAF", "PCM_16", 1e-4),
+    ("AIFF", "PCM_16", 1e-4),
+    ("AU", "PCM_16", 1e-4),
+    ("MP3", "MPEG_LAYER_III", 0.2),
+    ("OGG", "OPUS", 0.3),
+    ("WAV", "GSM610", 0.2),
+    ("W64", "GSM610", 0.2),
+    ("AIFF", "GSM610", 0.2),
+    ("WAV", "G721_32", 0.1),
+]
 
 
 @pytest.mark.parametrize(("kind", "subtype", "tolerance"), KINDS)
@@ -200,14 +221,30 @@ def claims(kind, **fields):
     head = {"size": 3200, "rate": 16000, "channels": 1, "width": 16} | fields
     block = head["channels"] * head["width"] // 8
     form = struct.pack("<HHiIHH", 1, head["channels"], head["rate"], max(0, head["rate"] * block), block, head["width"])
-    return b"RIFF" + struct.pack("<I", 36) + b"WAVEfmt \x10\0\0\0" + form + b"data" + struct.pack(
-        "<I", head["size"]) + bytes(3200)  # fmt: skip
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36)
+        + b"WAVEfmt \x10\0\0\0"
+        + form
+        + b"data"
+        + struct.pack("<I", head["size"])
+        + bytes(3200)
+    )
 
 
-@pytest.mark.parametrize("content", [
-    claims("wav", rate=0), claims("wav", rate=-5), claims("wav", channels=0), claims("wav", channels=1025),
-    claims("wav", width=0), claims("wav", rate=2**31 - 1), claims("wav", size=0),
-], ids=["no rate", "negative rate", "no channel", "1025 channels", "no width", "huge rate", "no samples"])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        claims("wav", rate=0),
+        claims("wav", rate=-5),
+        claims("wav", channels=0),
+        claims("wav", channels=1025),
+        claims("wav", width=0),
+        claims("wav", rate=2**31 - 1),
+        claims("wav", size=0),
+    ],
+    ids=["no rate", "negative rate", "no channel", "1025 channels", "no width", "huge rate", "no samples"],
+)
 def test_absurd_headers_end_in_a_sentence(tmp_path, content):
     (tmp_path / "bad.wav").write_bytes(content)
     refused(tmp_path / "bad.wav", "not readable audio|wrong sample rate|empty audio")

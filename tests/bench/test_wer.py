@@ -149,13 +149,20 @@ def transcribed(pairs: list[tuple[str, str]], normalizer: str = "auto") -> WerRe
     return evaluate(echo, lambda found, _: [pairs[int(item[0, 0])][1] for item in found], items, normalizer)
 
 
-@pytest.mark.parametrize(("text", "heard", "wer", "normalizer"), [
-    ("लड़की की किताब",  # Hindi: the girl's book,
-     "लड़का का कताब", 100.0, "unicode-v1"),  # other vowels
-    ("பால் நான்", "பல் நான்", 50.0, "unicode-v1"),
-    ("caf\u00e9 noir", "cafe\u0301 noir", 0.0, "unicode-v1"),  # composed and decomposed: one text
-    ("Don't stop.", "don\u2019t stop", 0.0, "basic-en-v1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "heard", "wer", "normalizer"),
+    [
+        (
+            "लड़की की किताब",  # Hindi: the girl's book,
+            "लड़का का कताब",
+            100.0,
+            "unicode-v1",
+        ),  # other vowels
+        ("பால் நான்", "பல் நான்", 50.0, "unicode-v1"),
+        ("caf\u00e9 noir", "cafe\u0301 noir", 0.0, "unicode-v1"),  # composed and decomposed: one text
+        ("Don't stop.", "don\u2019t stop", 0.0, "basic-en-v1"),
+    ],
+)
 def test_vowel_signs_count_and_the_encoding_of_accents_does_not(text, heard, wer, normalizer):
     result = transcribed([(text, heard)])
     assert result.words == len(text.split())
@@ -183,21 +190,34 @@ def test_without_a_normalizer_every_character_counts():
     assert transcribed([("A b.", "a b")], "none").errors == 2
 
 
-TALE = ["the north wind and the sun were arguing", "which of them was the stronger", "when a traveller came along",
-        "wrapped in a warm cloak they agreed", "that the one who first made him take it off",
-        "should be considered stronger than the other"]  # fmt: skip
-GERMAN = ["einst stritten sich nordwind und sonne", "wer von ihnen beiden wohl der staerkere waere",
-          "als ein wanderer des weges kam", "der in einen warmen mantel gehuellt war", "sie wurden einig",
-          "dass derjenige fuer den staerkeren gelten sollte"]  # fmt: skip
+TALE = [
+    "the north wind and the sun were arguing",
+    "which of them was the stronger",
+    "when a traveller came along",
+    "wrapped in a warm cloak they agreed",
+    "that the one who first made him take it off",
+    "should be considered stronger than the other",
+]
+GERMAN = [
+    "einst stritten sich nordwind und sonne",
+    "wer von ihnen beiden wohl der staerkere waere",
+    "als ein wanderer des weges kam",
+    "der in einen warmen mantel gehuellt war",
+    "sie wurden einig",
+    "dass derjenige fuer den staerkeren gelten sollte",
+]
 
 
-@pytest.mark.parametrize("heard", [
-    [*TALE[1:], TALE[0]],  # right words, other sentences
-    GERMAN,
-    [text.replace(" ", "") for text in TALE],  # T1: a tokenizer that writes no spaces
-    ["##".join(text[i : i + 3] for i in range(0, len(text), 3)) for text in TALE],
-    [text[::-1] for text in TALE],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "heard",
+    [
+        [*TALE[1:], TALE[0]],  # right words, other sentences
+        GERMAN,
+        [text.replace(" ", "") for text in TALE],  # T1: a tokenizer that writes no spaces
+        ["##".join(text[i : i + 3] for i in range(0, len(text), 3)) for text in TALE],
+        [text[::-1] for text in TALE],
+    ],
+)
 def test_a_reference_that_recognizes_nothing_fails_and_says_what_to_look_at(heard):
     with pytest.raises(QualityError, match="recognizes nothing: WER") as error:
         require_recognition(result_of(heard * 2, TALE * 2))

@@ -25,9 +25,15 @@ LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin")
 SHIM = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
 # missing in the generated stub
 BUFFER = "class IHostMemory:\n    def __buffer__(self, flags: int) -> memoryview: ...\n"
-TYPES = {"Builder": "Builder", "BuilderConfig": "IBuilderConfig", "Engine": "ICudaEngine", "Logger": "ILogger",
-         "Network": "INetworkDefinition", "OptimizationProfile": "IOptimizationProfile",
-         "TimingCache": "ITimingCache"}  # fmt: skip
+TYPES = {
+    "Builder": "Builder",
+    "BuilderConfig": "IBuilderConfig",
+    "Engine": "ICudaEngine",
+    "Logger": "ILogger",
+    "Network": "INetworkDefinition",
+    "OptimizationProfile": "IOptimizationProfile",
+    "TimingCache": "ITimingCache",
+}
 
 
 def run(*command, **options):
@@ -35,8 +41,17 @@ def run(*command, **options):
 
 
 def pip(target, *requirements):
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", target,
-        *requirements)  # fmt: skip
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--target",
+        target,
+        *requirements,
+    )
 
 
 def bindings(folder, major, version):
@@ -78,8 +93,17 @@ def mock_driver(folder):
     missing = sorted(set((HERE / "mock_cuda" / "pycuda_symbols.txt").read_text().split()) - done)
     aliases = [f'int {name}(void) __attribute__((alias("mock_unsupported")));' for name in missing]
     (folder / "mock.c").write_text("\n".join([f'#include "{source.resolve()}"', *aliases, ""]))
-    run("gcc", "-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", folder / "libcuda.so.1",
-        folder / "mock.c", "-ldl")  # fmt: skip
+    run(
+        "gcc",
+        "-O1",
+        "-shared",
+        "-fPIC",
+        "-Wl,-soname,libcuda.so.1",
+        "-o",
+        folder / "libcuda.so.1",
+        folder / "mock.c",
+        "-ldl",
+    )
     link = folder / "libcuda.so"  # the name the linker looks for when pycuda is compiled
     link.unlink(missing_ok=True)
     link.symlink_to("libcuda.so.1")
@@ -98,8 +122,19 @@ def pycuda(folder, mock, environment):
         settings = f'CUDA_ENABLE_CURAND = False\nCUDA_ROOT = "{root}"\nLDFLAGS = ["-L{mock}"]\n'
         (Path(home) / ".aksetup-defaults.py").write_text(settings)
         path = f"{root / 'bin'}:{environment['PATH']}"
-        run(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", folder,
-            PYCUDA, "numpy", env={**environment, "HOME": home, "PATH": path})  # fmt: skip
+        run(
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--target",
+            folder,
+            PYCUDA,
+            "numpy",
+            env={**environment, "HOME": home, "PATH": path},
+        )
 
 
 def main():

@@ -21,8 +21,16 @@ pytestmark = pytest.mark.skipif(not CHECK.is_dir(), reason="no TensorRT bindings
 
 def mypy(library, *files):
     environment = {**os.environ, "MYPYPATH": str(CHECK / library / "stubs")}
-    command = [sys.executable, "-m", "mypy", "--config-file", str(Path(__file__).with_name("types.ini")),
-               "--cache-dir", str(CHECK / library / "mypy"), *map(str, files)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        str(Path(__file__).with_name("types.ini")),
+        "--cache-dir",
+        str(CHECK / library / "mypy"),
+        *map(str, files),
+    ]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -31,8 +39,11 @@ def script(major, code, cuda=True):
     if cuda and not (CHECK / "pycuda").is_dir():
         pytest.skip("pycuda could not be compiled: nvcc is not installed")
     paths = [str(CHECK / major / "bindings"), str(CHECK / "pycuda"), str(ROOT)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths),
-                   "LD_LIBRARY_PATH": f"{CHECK / major / 'lib'}:{CHECK / 'mock'}"}  # fmt: skip
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "LD_LIBRARY_PATH": f"{CHECK / major / 'lib'}:{CHECK / 'mock'}",
+    }
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
@@ -45,14 +56,17 @@ def test_every_call_in_the_engine_room_fits_the_library(library):
     assert answer.returncode == 0, answer.stdout
 
 
-@pytest.mark.parametrize(("file", "right", "wrong", "complaint"), [
-    ("network.py", "config.set_memory_pool_limit(", "config.set_memory_limit(", "set_memory_limit"),
-    ("network.py", "trt.MemoryPoolType.WORKSPACE", "trt.MemoryPoolType.WORKSPACES", "WORKSPACES"),
-    ("network.py", "builder.create_network(typed", "builder.create_network(flag=typed", 'argument "flag"'),
-    ("network.py", "parser.parse(request.onnx.read_bytes())", "parser.parse(request.onnx)", "incompatible type"),
-    ("build_child.py", "engine.create_engine_inspector()", "engine.create_inspector()", "create_inspector"),
-    ("trt_run.py", "self._context.set_input_shape(", "self._context.set_binding_shape(", "set_binding_shape"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "complaint"),
+    [
+        ("network.py", "config.set_memory_pool_limit(", "config.set_memory_limit(", "set_memory_limit"),
+        ("network.py", "trt.MemoryPoolType.WORKSPACE", "trt.MemoryPoolType.WORKSPACES", "WORKSPACES"),
+        ("network.py", "builder.create_network(typed", "builder.create_network(flag=typed", 'argument "flag"'),
+        ("network.py", "parser.parse(request.onnx.read_bytes())", "parser.parse(request.onnx)", "incompatible type"),
+        ("build_child.py", "engine.create_engine_inspector()", "engine.create_inspector()", "create_inspector"),
+        ("trt_run.py", "self._context.set_input_shape(", "self._context.set_binding_shape(", "set_binding_shape"),
+    ],
+)
 def test_a_wrong_name_keyword_or_argument_fails_the_check(tmp_path, file, right, wrong, complaint):
     text = (ROOT / "trtasr" / "engine" / file).read_text()
     assert right in text

@@ -12,8 +12,9 @@ from trtasr.checkpoint.read import read_checkpoint
 from trtasr.errors import CheckpointError
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", ".", "", ".hidden", "x\n", "a\0b", "x" * 300,
-                                  "\u00e9"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/b", "..", ".", "", ".hidden", "x\n", "a\0b", "x" * 300, "\u00e9"]
+)
 def test_only_plain_names(tmp_path, name):
     with pytest.raises(CheckpointError, match="no plain file name"):
         Folder(tmp_path).file(name, 10)
@@ -109,9 +110,19 @@ def test_large_files_are_not_read(tmp_path):
     refused(folder, "tokenizer.json: 33554433 bytes, more than 16 MiB")
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"[1]", b"null", b"{", b"\xff\xfe", b"[" * 200_000, b'{"a":' * 200_000, b'{"a": ' + b"9" * 5000 + b"}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[1]",
+        b"null",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        b'{"a": ' + b"9" * 5000 + b"}",
+    ],
+)
 @pytest.mark.parametrize("name", ["config", "generation_config"])
 def test_json_that_is_none(tmp_path, name, content):
     refused(write_folder(tmp_path, **{name: content}), f"{name}.json: not")
@@ -124,8 +135,10 @@ def test_the_hash_of_a_folder(tmp_path):
     assert made.json("b.json") == {"x": 1}
     assert made.optional("a.json") == {}
     assert made.optional("c.json") is None
-    lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n"
-                    for name, content in (("a.json", b"{}"), ("b.json", b'{"x": 1}')))  # fmt: skip
+    lines = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+        for name, content in (("a.json", b"{}"), ("b.json", b'{"x": 1}'))
+    )
     assert made.sha256() == hashlib.sha256(lines.encode()).hexdigest()
 
 

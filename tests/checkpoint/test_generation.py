@@ -83,33 +83,36 @@ def test_moonshine():
     assert read_generation("moonshine", config, {}, ("",) * 61).max_length == 512
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"decoder_start_token_id": 97}, "decoder_start_token_id = 97"),
-    ({"decoder_start_token_id": True}, "decoder_start_token_id = True"),
-    ({"eos_token_id": []}, "no eos_token_id"),
-    ({"eos_token_id": 1000}, "eos_token_id has 1000"),
-    ({"eos_token_id": "x"}, "eos_token_id has 'x'"),
-    ({"suppress_tokens": [1.0]}, "suppress_tokens has 1.0"),
-    ({"suppress_tokens": {"a": 1}}, "suppress_tokens has"),
-    ({"begin_suppress_tokens": [-2]}, "begin_suppress_tokens has -2"),
-    ({"lang_to_id": [1]}, "lang_to_id is"),
-    ({"lang_to_id": {"<|en|>": "1"}}, "lang_to_id: <|en|> = '1'"),
-    ({"task_to_id": {"transcribe": 97}}, "task_to_id: transcribe = 97"),
-    ({"language": "klingon"}, "language 'klingon' is not in lang_to_id"),
-    ({"language": "french"}, "language 'french' is not in lang_to_id"),
-    ({"language": ["en", "de"]}, "language .* is not in lang_to_id"),
-    ({"task": "summarize"}, "task 'summarize' is not in task_to_id"),
-    ({"task": ["transcribe"]}, "task .* is not in task_to_id"),
-    ({"no_timestamps_token_id": -1}, "no_timestamps_token_id = -1"),
-    ({"forced_decoder_ids": [[2, 94]]}, "forced_decoder_ids"),
-    ({"forced_decoder_ids": [[1, 94], [3, 95]]}, "forced_decoder_ids"),
-    ({"forced_decoder_ids": [[1, 94], [2, None]]}, "forced_decoder_ids has None"),
-    ({"forced_decoder_ids": [[1, 97]]}, "forced_decoder_ids has 97"),
-    ({"forced_decoder_ids": [1, 2]}, "forced_decoder_ids"),
-    ({"forced_decoder_ids": "12"}, "forced_decoder_ids"),
-    ({"max_length": 0}, "max_length = 0"),
-    ({"max_new_tokens": "5"}, "max_new_tokens = '5'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"decoder_start_token_id": 97}, "decoder_start_token_id = 97"),
+        ({"decoder_start_token_id": True}, "decoder_start_token_id = True"),
+        ({"eos_token_id": []}, "no eos_token_id"),
+        ({"eos_token_id": 1000}, "eos_token_id has 1000"),
+        ({"eos_token_id": "x"}, "eos_token_id has 'x'"),
+        ({"suppress_tokens": [1.0]}, "suppress_tokens has 1.0"),
+        ({"suppress_tokens": {"a": 1}}, "suppress_tokens has"),
+        ({"begin_suppress_tokens": [-2]}, "begin_suppress_tokens has -2"),
+        ({"lang_to_id": [1]}, "lang_to_id is"),
+        ({"lang_to_id": {"<|en|>": "1"}}, "lang_to_id: <|en|> = '1'"),
+        ({"task_to_id": {"transcribe": 97}}, "task_to_id: transcribe = 97"),
+        ({"language": "klingon"}, "language 'klingon' is not in lang_to_id"),
+        ({"language": "french"}, "language 'french' is not in lang_to_id"),
+        ({"language": ["en", "de"]}, "language .* is not in lang_to_id"),
+        ({"task": "summarize"}, "task 'summarize' is not in task_to_id"),
+        ({"task": ["transcribe"]}, "task .* is not in task_to_id"),
+        ({"no_timestamps_token_id": -1}, "no_timestamps_token_id = -1"),
+        ({"forced_decoder_ids": [[2, 94]]}, "forced_decoder_ids"),
+        ({"forced_decoder_ids": [[1, 94], [3, 95]]}, "forced_decoder_ids"),
+        ({"forced_decoder_ids": [[1, 94], [2, None]]}, "forced_decoder_ids has None"),
+        ({"forced_decoder_ids": [[1, 97]]}, "forced_decoder_ids has 97"),
+        ({"forced_decoder_ids": [1, 2]}, "forced_decoder_ids"),
+        ({"forced_decoder_ids": "12"}, "forced_decoder_ids"),
+        ({"max_length": 0}, "max_length = 0"),
+        ({"max_new_tokens": "5"}, "max_new_tokens = '5'"),
+    ],
+)
 def test_settings_that_cannot_be_used(change, words):
     with pytest.raises(CheckpointError, match=words):
         whisper(GENERATION | change)
@@ -124,12 +127,15 @@ def test_positions_that_leave_no_room(places):
 OUTDATED = {key: GENERATION[key] for key in GENERATION if key not in ("lang_to_id", "task_to_id", "is_multilingual")}
 
 
-@pytest.mark.parametrize(("change", "prompt"), [
-    ({"language": "german"}, (START, 91, TRANSCRIBE, NO_TIMESTAMPS)),
-    ({"language": "de", "task": "translate"}, (START, 91, 93, NO_TIMESTAMPS)),
-    ({"language": "<|haw|>", "forced_decoder_ids": [[1, 90], [2, 93]]}, (START, 92, TRANSCRIBE, NO_TIMESTAMPS)),
-    ({"language": "german", "lang_to_id": {}, "task_to_id": None}, (START, 91, TRANSCRIBE, NO_TIMESTAMPS)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "prompt"),
+    [
+        ({"language": "german"}, (START, 91, TRANSCRIBE, NO_TIMESTAMPS)),
+        ({"language": "de", "task": "translate"}, (START, 91, 93, NO_TIMESTAMPS)),
+        ({"language": "<|haw|>", "forced_decoder_ids": [[1, 90], [2, 93]]}, (START, 92, TRANSCRIBE, NO_TIMESTAMPS)),
+        ({"language": "german", "lang_to_id": {}, "task_to_id": None}, (START, 91, TRANSCRIBE, NO_TIMESTAMPS)),
+    ],
+)
 def test_a_language_without_a_table_is_looked_up_in_the_vocabulary(change, prompt):
     assert whisper(OUTDATED | change).prompt == prompt
     without = {key: value for key, value in OUTDATED.items() if key != "no_timestamps_token_id"}
@@ -137,8 +143,10 @@ def test_a_language_without_a_table_is_looked_up_in_the_vocabulary(change, promp
 
 
 def test_a_task_of_null_is_none():
-    pieces = tuple(piece if piece not in ("<|transcribe|>", "<|translate|>") else f"x{index}"
-                   for index, piece in enumerate(VOCABULARY))  # fmt: skip
+    pieces = tuple(
+        piece if piece not in ("<|transcribe|>", "<|translate|>") else f"x{index}"
+        for index, piece in enumerate(VOCABULARY)
+    )
     found = read_generation("whisper", CONFIG, OUTDATED | {"language": "german", "task": None}, pieces)
     assert found.prompt == (START, 91, NO_TIMESTAMPS)
 
@@ -154,11 +162,14 @@ def test_a_language_of_its_own_is_found_too():
     assert found.prompt == (START, 92, TRANSCRIBE, NO_TIMESTAMPS)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"language": "hindi"}, "language 'hindi' is not in lang_to_id and not in the vocabulary"),
-    ({"language": 3}, "language 3 is not in lang_to_id"),
-    ({"language": "de", "task": "summarize"}, "task 'summarize' is not in task_to_id"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"language": "hindi"}, "language 'hindi' is not in lang_to_id and not in the vocabulary"),
+        ({"language": 3}, "language 3 is not in lang_to_id"),
+        ({"language": "de", "task": "summarize"}, "task 'summarize' is not in task_to_id"),
+    ],
+)
 def test_what_the_vocabulary_lacks_is_no_language(change, words):
     with pytest.raises(CheckpointError, match=words):
         whisper(OUTDATED | change)
@@ -170,10 +181,14 @@ def test_a_vocabulary_without_any_language():
         read_generation("whisper", CONFIG, OUTDATED | {"language": "german"}, pieces)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"language": "german"}, "language 'german' of a model with is_multilingual = false"),
-    ({"language": ["en"]}, "language"), ({"task": "translate"}, "task 'translate' of a model with"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"language": "german"}, "language 'german' of a model with is_multilingual = false"),
+        ({"language": ["en"]}, "language"),
+        ({"task": "translate"}, "task 'translate' of a model with"),
+    ],
+)
 def test_an_english_model_has_no_other_language_and_task(change, words):
     english = whisper_configs.GENERATIONS["english"]
     assert whisper(english | {"language": "english", "task": "transcribe"}) == whisper(english)

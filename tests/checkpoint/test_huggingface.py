@@ -61,34 +61,40 @@ def test_preprocessor_of_transformers_5_and_none_at_all(tmp_path):
     assert read_checkpoint(folder).frontend == LogMelConfig(features=16, pad_seconds=30)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"feature_size": 80}, "feature_size is 80, num_mel_bins of config.json is 16"),
-    ({"chunk_length": 30}, "chunk_length 30 s is not what max_source_positions of config.json has, 2 s"),
-    ({"chunk_length": 0}, "chunk_length 0 s is not"),
-    ({"chunk_length": "2"}, "chunk_length = '2'"),
-    ({"do_normalize": True}, "do_normalize is True"),
-    ({"dither": 0.1}, "dither is 0.1"),
-    ({"padding": "do_not_pad"}, "padding is 'do_not_pad'"),
-    ({"padding": ["longest"]}, "padding is"),
-    ({"sampling_rate": 16000.5}, "sampling_rate = 16000.5"),
-    ({"n_fft": 2**40}, "n_fft = "),
-    ({"hop_length": 0}, "hop_length = 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"feature_size": 80}, "feature_size is 80, num_mel_bins of config.json is 16"),
+        ({"chunk_length": 30}, "chunk_length 30 s is not what max_source_positions of config.json has, 2 s"),
+        ({"chunk_length": 0}, "chunk_length 0 s is not"),
+        ({"chunk_length": "2"}, "chunk_length = '2'"),
+        ({"do_normalize": True}, "do_normalize is True"),
+        ({"dither": 0.1}, "dither is 0.1"),
+        ({"padding": "do_not_pad"}, "padding is 'do_not_pad'"),
+        ({"padding": ["longest"]}, "padding is"),
+        ({"sampling_rate": 16000.5}, "sampling_rate = 16000.5"),
+        ({"n_fft": 2**40}, "n_fft = "),
+        ({"hop_length": 0}, "hop_length = 0"),
+    ],
+)
 def test_front_ends_that_do_not_fit(tmp_path, change, words):
     refused(write_folder(tmp_path, preprocessor_config={**PREPROCESSOR, **change}), words)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"model_type": "wav2vec2"}, "model_type 'wav2vec2' is not supported"),
-    ({"model_type": None}, "model_type None is not supported"),
-    ({"model_type": ["whisper"]}, "model_type"),
-    ({"architectures": ["WhisperForAudioClassification"]}, "architectures .*WhisperForAudioClassification"),
-    ({"architectures": "WhisperForConditionalGeneration"}, "architectures"),
-    ({"vocab_size": 2**40}, "vocab_size = "),
-    ({"vocab_size": None}, "vocab_size = None"),
-    ({"num_mel_bins": None}, "feature_size is 16|num_mel_bins"),
-    ({"max_source_positions": "40"}, "max_source_positions = '40'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "wav2vec2"}, "model_type 'wav2vec2' is not supported"),
+        ({"model_type": None}, "model_type None is not supported"),
+        ({"model_type": ["whisper"]}, "model_type"),
+        ({"architectures": ["WhisperForAudioClassification"]}, "architectures .*WhisperForAudioClassification"),
+        ({"architectures": "WhisperForConditionalGeneration"}, "architectures"),
+        ({"vocab_size": 2**40}, "vocab_size = "),
+        ({"vocab_size": None}, "vocab_size = None"),
+        ({"num_mel_bins": None}, "feature_size is 16|num_mel_bins"),
+        ({"max_source_positions": "40"}, "max_source_positions = '40'"),
+    ],
+)
 def test_other_models_and_sizes(tmp_path, change, words):
     refused(write_folder(tmp_path, config={**CONFIG, **change}), words)
 
@@ -109,9 +115,14 @@ def test_moonshine(tmp_path):
     state["model.decoder.rotary_emb.inv_freq"] = torch.zeros(4)  # older files have this buffer
     document = like_moonshine()
     the, er, silent = 260, 262, 265
-    write_folder(tmp_path, state, config=config, generation_config={"_from_model_config": True},
-                 tokenizer=document,
-                 preprocessor_config={"do_normalize": False, "sampling_rate": 16000, "padding_value": 0.0})  # fmt: skip
+    write_folder(
+        tmp_path,
+        state,
+        config=config,
+        generation_config={"_from_model_config": True},
+        tokenizer=document,
+        preprocessor_config={"do_normalize": False, "sampling_rate": 16000, "padding_value": 0.0},
+    )
     checkpoint = read_checkpoint(tmp_path)
     assert (checkpoint.family, checkpoint.frontend) == ("moonshine", WaveformConfig(16000))
     assert checkpoint.generation.prompt == (1,)

@@ -3,10 +3,19 @@ import pytest
 from trtasr.checkpoint.languages import CODES, language_token
 
 
-@pytest.mark.parametrize(("given", "token"), [
-    ("english", "<|en|>"), ("English", "<|en|>"), ("en", "<|en|>"), ("<|en|>", "<|en|>"), ("mandarin", "<|zh|>"),
-    ("haitian creole", "<|ht|>"), ("cantonese", "<|yue|>"), ("xx", "<|xx|>"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "token"),
+    [
+        ("english", "<|en|>"),
+        ("English", "<|en|>"),
+        ("en", "<|en|>"),
+        ("<|en|>", "<|en|>"),
+        ("mandarin", "<|zh|>"),
+        ("haitian creole", "<|ht|>"),
+        ("cantonese", "<|yue|>"),
+        ("xx", "<|xx|>"),
+    ],
+)
 def test_tokens(given, token):
     assert language_token(given) == token
 

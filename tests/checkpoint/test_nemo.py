@@ -64,14 +64,17 @@ def test_labels_stand_in_for_a_missing_vocabulary(tmp_path):
         assert model.decoder.decoder_layers[0].out_channels == 4
 
 
-@pytest.mark.parametrize(("target", "words"), [
-    ("asr.models.EncDecRNNTModel", r"EncDecRNNTModel is a transducer \(RNN-T\)"),
-    ("asr.models.rnnt_bpe_models.EncDecRNNTBPEModel", r"EncDecRNNTBPEModel is a transducer \(RNN-T\)"),
-    ("asr.models.EncDecHybridRNNTCTCBPEModel", "EncDecHybridRNNTCTCBPEModel is a hybrid transducer and CTC model"),
-    ("asr.models.EncDecHybridRNNTCTCModel", "EncDecHybridRNNTCTCModel is a hybrid transducer and CTC model"),
-    ("asr.models.EncDecMultiTaskModel", "EncDecMultiTaskModel is an attention encoder-decoder"),
-    ("tts.models.FastPitchModel", "FastPitchModel is another kind of model"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("asr.models.EncDecRNNTModel", r"EncDecRNNTModel is a transducer \(RNN-T\)"),
+        ("asr.models.rnnt_bpe_models.EncDecRNNTBPEModel", r"EncDecRNNTBPEModel is a transducer \(RNN-T\)"),
+        ("asr.models.EncDecHybridRNNTCTCBPEModel", "EncDecHybridRNNTCTCBPEModel is a hybrid transducer and CTC model"),
+        ("asr.models.EncDecHybridRNNTCTCModel", "EncDecHybridRNNTCTCModel is a hybrid transducer and CTC model"),
+        ("asr.models.EncDecMultiTaskModel", "EncDecMultiTaskModel is an attention encoder-decoder"),
+        ("tts.models.FastPitchModel", "FastPitchModel is another kind of model"),
+    ],
+)
 def test_unknown_model_class(tmp_path, target, words):
     error = refused(archive(tmp_path, config(target=f"nemo.collections.{target}")), rf"target: {words}.* not supported")
     assert_lists_what_is_supported(error.repair)
@@ -84,8 +87,17 @@ def test_a_hybrid_names_nemos_converter(tmp_path, model):
 
 
 def assert_lists_what_is_supported(repair):
-    for word in ("QuartzNet", "Jasper", "ConvASREncoder", "Conformer", "FastConformer", "ConformerEncoder",
-                 "EncDecCTCModel", "EncDecCTCModelBPE", "ConvASRDecoder"):  # fmt: skip
+    for word in (
+        "QuartzNet",
+        "Jasper",
+        "ConvASREncoder",
+        "Conformer",
+        "FastConformer",
+        "ConformerEncoder",
+        "EncDecCTCModel",
+        "EncDecCTCModelBPE",
+        "ConvASRDecoder",
+    ):
         assert re.search(rf"\b{word}\b", repair)
 
 
@@ -101,15 +113,18 @@ def test_canary_has_no_decoder_section(tmp_path):
     refused(archive(tmp_path, cfg), "an attention encoder-decoder")
 
 
-@pytest.mark.parametrize(("section", "name", "known"), [
-    ("encoder", "SqueezeformerEncoder", "ConvASREncoder or ConformerEncoder"),
-    ("encoder", "ConformerEncoderAdapter", "ConvASREncoder or ConformerEncoder"),
-    ("encoder", "RNNEncoder", "ConvASREncoder or ConformerEncoder"),
-    ("encoder", None, "ConvASREncoder or ConformerEncoder"),
-    ("decoder", "RNNTDecoder", "here ConvASRDecoder"),
-    ("decoder", "LSTMDecoder", "here ConvASRDecoder"),
-    ("preprocessor", "AudioToMFCCPreprocessor", "here AudioToMelSpectrogramPreprocessor"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("section", "name", "known"),
+    [
+        ("encoder", "SqueezeformerEncoder", "ConvASREncoder or ConformerEncoder"),
+        ("encoder", "ConformerEncoderAdapter", "ConvASREncoder or ConformerEncoder"),
+        ("encoder", "RNNEncoder", "ConvASREncoder or ConformerEncoder"),
+        ("encoder", None, "ConvASREncoder or ConformerEncoder"),
+        ("decoder", "RNNTDecoder", "here ConvASRDecoder"),
+        ("decoder", "LSTMDecoder", "here ConvASRDecoder"),
+        ("preprocessor", "AudioToMFCCPreprocessor", "here AudioToMelSpectrogramPreprocessor"),
+    ],
+)
 @pytest.mark.parametrize("make", [config, conformer_config])
 def test_unknown_module_class(tmp_path, make, section, name, known):
     cfg = make()
@@ -139,11 +154,16 @@ def test_references_in_a_conformer_config_are_resolved(tmp_path):
     assert read_nemo(write_conformer(tmp_path / "conformer.nemo", cfg)).config["encoder"]["feat_in"] == 64
 
 
-@pytest.mark.parametrize("section", [
-    {"dir": "wpe", "type": "wpe", "vocab_path": "nemo:vocab.txt"},
-    {"type": "agg", "langs": {"en": {"type": "bpe"}, "es": {"type": "bpe"}}},
-    {"type": "multilingual"}, {"type": ["bpe"]}, "wpe",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"dir": "wpe", "type": "wpe", "vocab_path": "nemo:vocab.txt"},
+        {"type": "agg", "langs": {"en": {"type": "bpe"}, "es": {"type": "bpe"}}},
+        {"type": "multilingual"},
+        {"type": ["bpe"]},
+        "wpe",
+    ],
+)
 def test_tokens_that_are_put_together_otherwise(tmp_path, section):
     path = write_conformer(tmp_path / "model.nemo", {"tokenizer": section})
     error = refused(path, r"tokenizer\.type: .*not supported")
@@ -191,18 +211,21 @@ def test_unknown_frontend_key(tmp_path):
     refused(archive(tmp_path, cfg), "mel_scale")
 
 
-@pytest.mark.parametrize(("section", "key", "value"), [
-    ("preprocessor", "n_fft", "512"),
-    ("preprocessor", "log_zero_guard_value", None),
-    ("preprocessor", "window_size", 1e-6),
-    ("preprocessor", "window_stride", 1e-6),
-    ("preprocessor", "features", 10**9),
-    ("preprocessor", 5, 1),
-    ("encoder", "feat_in", "64"),
-    ("encoder", "feat_in", None),
-    ("encoder", "frame_splicing", [1]),
-    ("decoder", "num_classes", "3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("preprocessor", "n_fft", "512"),
+        ("preprocessor", "log_zero_guard_value", None),
+        ("preprocessor", "window_size", 1e-6),
+        ("preprocessor", "window_stride", 1e-6),
+        ("preprocessor", "features", 10**9),
+        ("preprocessor", 5, 1),
+        ("encoder", "feat_in", "64"),
+        ("encoder", "feat_in", None),
+        ("encoder", "frame_splicing", [1]),
+        ("decoder", "num_classes", "3"),
+    ],
+)
 def test_wrong_values_name_the_key(tmp_path, section, key, value):
     cfg = config()
     cfg[section][key] = value

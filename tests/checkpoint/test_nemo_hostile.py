@@ -93,12 +93,20 @@ def test_member_larger_than_the_archive_bound(tmp_path):
     refused(path, "8 GiB")
 
 
-@pytest.mark.parametrize("headers", [
-    {"GNU.sparse.map": "a,b"}, {"GNU.sparse.map": "0,1,2"},
-    {"GNU.sparse.size": "abc"}, {"GNU.sparse.realsize": "abc"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
-    {"size": "-5"}, {"size": "9" * 5000}, {"mtime": "never", "uid": "x"},
-    {"path": "a\0b"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "a,b"},
+        {"GNU.sparse.map": "0,1,2"},
+        {"GNU.sparse.size": "abc"},
+        {"GNU.sparse.realsize": "abc"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
+        {"size": "-5"},
+        {"size": "9" * 5000},
+        {"mtime": "never", "uid": "x"},
+        {"path": "a\0b"},
+    ],
+)
 @pytest.mark.parametrize("name", ["model_config.yaml", "x"])
 def test_odd_pax_headers(tmp_path, headers, name):
     path = tmp_path / "model.nemo"
@@ -182,24 +190,33 @@ def test_weights_that_are_no_weights(tmp_path, state):
     refused(archive(tmp_path, state=state), "truncated or damaged|is damaged")
 
 
-@pytest.mark.parametrize("state", [
-    [torch.zeros(2)], {}, {"epoch": 3},
-    {"a": torch.zeros(2, device="meta")}, {"a": torch.zeros(2, 2).to_sparse()},
-    {1: torch.zeros(2)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "state",
+    [
+        [torch.zeros(2)],
+        {},
+        {"epoch": 3},
+        {"a": torch.zeros(2, device="meta")},
+        {"a": torch.zeros(2, 2).to_sparse()},
+        {1: torch.zeros(2)},
+    ],
+)
 def test_weights_that_are_no_state_dict(tmp_path, state):
     refused(archive(tmp_path, state=saved(state)), "not a state dict|no plain CPU tensor|damaged")
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    (b"a: [1, 2", "not valid YAML"),
-    (b"- 1\n- 2", "not a mapping"),
-    (b"", "not a mapping"),
-    (b"a: !!python/object/apply:os.mkdir [evil]", "not valid YAML"),
-    (b"\xff\xfe\xff", "not valid YAML"),
-    (b"[" * 5000, "not valid YAML"),
-    (b"target: EncDecCTCModel", "no key 'preprocessor'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"a: [1, 2", "not valid YAML"),
+        (b"- 1\n- 2", "not a mapping"),
+        (b"", "not a mapping"),
+        (b"a: !!python/object/apply:os.mkdir [evil]", "not valid YAML"),
+        (b"\xff\xfe\xff", "not valid YAML"),
+        (b"[" * 5000, "not valid YAML"),
+        (b"target: EncDecCTCModel", "no key 'preprocessor'"),
+    ],
+)
 def test_bad_yaml(tmp_path, text, words):
     refused(archive(tmp_path, text), words)
 

@@ -42,17 +42,20 @@ def changed(name, file):
     return lambda index: {**index, "weight_map": {**index["weight_map"], name: file}}
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (changed(EMBEDDING, "../model.safetensors"), "no plain file name"),
-    (changed(EMBEDDING, "/etc/passwd"), "no plain file name"),
-    (changed(EMBEDDING, "none.safetensors"), "tensors differ from"),
-    (changed("x", "a.safetensors"), "no file a.safetensors"),
-    (changed("x", "config.json"), "config.json: truncated or damaged"),
-    (changed("x", "model-00001-of-00002.safetensors"), "1 tensors differ from .*: x"),
-    (changed("x", 3), "weight_map is no mapping"),
-    (lambda index: {**index, "weight_map": None}, "weight_map is no mapping"),
-    (lambda index: {**index, "weight_map": {str(place): f"f{place}" for place in range(1001)}}, "more than 1000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (changed(EMBEDDING, "../model.safetensors"), "no plain file name"),
+        (changed(EMBEDDING, "/etc/passwd"), "no plain file name"),
+        (changed(EMBEDDING, "none.safetensors"), "tensors differ from"),
+        (changed("x", "a.safetensors"), "no file a.safetensors"),
+        (changed("x", "config.json"), "config.json: truncated or damaged"),
+        (changed("x", "model-00001-of-00002.safetensors"), "1 tensors differ from .*: x"),
+        (changed("x", 3), "weight_map is no mapping"),
+        (lambda index: {**index, "weight_map": None}, "weight_map is no mapping"),
+        (lambda index: {**index, "weight_map": {str(place): f"f{place}" for place in range(1001)}}, "more than 1000"),
+    ],
+)
 def test_indices_that_lead_elsewhere_or_do_not_fit(tmp_path, change, words):
     refused(write_shards(tmp_path, change), words)
 
@@ -122,15 +125,24 @@ def header(content, data=b""):
     return struct.pack("<Q", len(text)) + text + data
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"PK\x03\x04", b"\xff" * 100, struct.pack("<Q", 2**60) + b"{}", struct.pack("<Q", 2**20) + b"{}",
-    header(b"[]"), header(b"{"), header({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}, b"1234"),
-    header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 400]}}, b"1234"),
-    header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}, b"1234"),
-    header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"),
-    header({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
-    header({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name in "ab"}, b"1234"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04",
+        b"\xff" * 100,
+        struct.pack("<Q", 2**60) + b"{}",
+        struct.pack("<Q", 2**20) + b"{}",
+        header(b"[]"),
+        header(b"{"),
+        header({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}, b"1234"),
+        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 400]}}, b"1234"),
+        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}, b"1234"),
+        header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"),
+        header({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
+        header({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name in "ab"}, b"1234"),
+    ],
+)
 def test_files_that_are_no_safetensors(tmp_path, content):
     folder = write_folder(tmp_path)
     (folder / "model.safetensors").write_bytes(content)
@@ -145,18 +157,30 @@ def test_truncated_files(tmp_path, kept):
     refused(folder, "truncated or damaged")
 
 
-@pytest.mark.parametrize("change", [
-    {"dtype": "F32", "shape": [[1]], "data_offsets": [0, 4]}, {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]},
-    {"dtype": "F32", "shape": [1], "data_offsets": [[0], 4]}, {"a": {"dtype": "F32"}}, [], None, 1, "F32", {},
-    {"dtype": "F32", "shape": [1] * 10_000, "data_offsets": [0, 4]},
-    {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 4]},
-    {"dtype": "F32", "shape": [10**30], "data_offsets": [0, 4]},
-    {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]},
-    {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}, {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]},
-    {"dtype": "C64", "shape": [1], "data_offsets": [0, 4]},
-])  # fmt: skip
-@pytest.mark.parametrize("name", ["proj_out.weight", "x" * 100_000, "\x1b[2J", "__metadata__"],
-                         ids=["known", "long", "escape", "metadata"])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "F32", "shape": [[1]], "data_offsets": [0, 4]},
+        {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [[0], 4]},
+        {"a": {"dtype": "F32"}},
+        [],
+        None,
+        1,
+        "F32",
+        {},
+        {"dtype": "F32", "shape": [1] * 10_000, "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [10**30], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]},
+        {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]},
+        {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]},
+        {"dtype": "C64", "shape": [1], "data_offsets": [0, 4]},
+    ],
+)
+@pytest.mark.parametrize(
+    "name", ["proj_out.weight", "x" * 100_000, "\x1b[2J", "__metadata__"], ids=["known", "long", "escape", "metadata"]
+)
 def test_headers_of_wrong_types_and_strange_tensors(tmp_path, change, name):
     folder = write_folder(tmp_path)
     (folder / "model.safetensors").write_bytes(header({name: change}, b"1234"))
@@ -170,10 +194,12 @@ def test_headers_nested_without_end(tmp_path):
     refused(folder, "model.safetensors: truncated or damaged")
 
 
-@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8, torch.bool,
-                                  torch.complex64, torch.int64])  # fmt: skip
-@pytest.mark.parametrize("names", [(EMBEDDING,), (EMBEDDING, "proj_out.weight"), ("proj_out.weight",),
-                                   ("model.encoder.conv1.weight",)])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8, torch.bool, torch.complex64, torch.int64]
+)
+@pytest.mark.parametrize(
+    "names", [(EMBEDDING,), (EMBEDDING, "proj_out.weight"), ("proj_out.weight",), ("model.encoder.conv1.weight",)]
+)
 def test_numbers_that_are_not_real(tmp_path, kind, names):
     """Of eight bits, whole, complex: none may become a weight, and comparing two of them is no error."""
     state = {**weights(), **{name: weights().get(name, weights()[EMBEDDING]).to(kind) for name in names}}

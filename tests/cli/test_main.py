@@ -52,15 +52,19 @@ def escape(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda p: p, "no such"),
-    (lambda p: p.write_bytes(b"not a tar at all" * 100) and p, "archive"),
-    (lambda p: write_archive(p, members={"model_config.yaml": b""}), "model_config.yaml"),
-    (lambda p: write_archive(p, members={"model_weights.ckpt": truncated()}), "model_weights.ckpt"),
-    (lambda p: write_archive(p, members={"model_weights.ckpt": bomb()}), "model_weights.ckpt"),
-    (escape, "../escaped.txt"),
-    (lambda p: write_archive(p, {"target": "nemo.collections.asr.models.EncDecRNNTModel"}), "EncDecRNNTModel"),
-], ids=["missing", "not-archive", "no-config", "truncated", "bomb", "escape", "unknown-class"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: p, "no such"),
+        (lambda p: p.write_bytes(b"not a tar at all" * 100) and p, "archive"),
+        (lambda p: write_archive(p, members={"model_config.yaml": b""}), "model_config.yaml"),
+        (lambda p: write_archive(p, members={"model_weights.ckpt": truncated()}), "model_weights.ckpt"),
+        (lambda p: write_archive(p, members={"model_weights.ckpt": bomb()}), "model_weights.ckpt"),
+        (escape, "../escaped.txt"),
+        (lambda p: write_archive(p, {"target": "nemo.collections.asr.models.EncDecRNNTModel"}), "EncDecRNNTModel"),
+    ],
+    ids=["missing", "not-archive", "no-config", "truncated", "bomb", "escape", "unknown-class"],
+)
 def test_bad_checkpoints(tmp_path, monkeypatch, capsys, make, words) -> None:
     monkeypatch.chdir(tmp_path)
     path = make(tmp_path / "model.nemo")
@@ -73,14 +77,25 @@ CTC_CLASSES = "Conformer or FastConformer (ConformerEncoder), as EncDecCTCModel 
 SQUEEZEFORMER = {"encoder": {"_target_": "nemo.collections.asr.modules.SqueezeformerEncoder", "feat_in": 64}}
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda p: write_conformer(p, HYBRID), "target: EncDecHybridRNNTCTCBPEModel is a hybrid transducer and CTC model"),
-    (lambda p: write_conformer(p, {"target": "nemo.collections.asr.models.EncDecRNNTBPEModel"}),
-     "target: EncDecRNNTBPEModel is a transducer (RNN-T)"),
-    (lambda p: write_conformer(p, {"target": "nemo.collections.asr.models.EncDecMultiTaskModel"}),
-     "target: EncDecMultiTaskModel is an attention encoder-decoder"),
-    (lambda p: write_conformer(p, SQUEEZEFORMER), "encoder._target_: SqueezeformerEncoder is not supported"),
-], ids=["hybrid", "transducer", "encoder-decoder", "squeezeformer"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda p: write_conformer(p, HYBRID),
+            "target: EncDecHybridRNNTCTCBPEModel is a hybrid transducer and CTC model",
+        ),
+        (
+            lambda p: write_conformer(p, {"target": "nemo.collections.asr.models.EncDecRNNTBPEModel"}),
+            "target: EncDecRNNTBPEModel is a transducer (RNN-T)",
+        ),
+        (
+            lambda p: write_conformer(p, {"target": "nemo.collections.asr.models.EncDecMultiTaskModel"}),
+            "target: EncDecMultiTaskModel is an attention encoder-decoder",
+        ),
+        (lambda p: write_conformer(p, SQUEEZEFORMER), "encoder._target_: SqueezeformerEncoder is not supported"),
+    ],
+    ids=["hybrid", "transducer", "encoder-decoder", "squeezeformer"],
+)
 def test_other_kinds_of_model_are_named_beside_the_supported_ones(tmp_path, monkeypatch, capsys, make, words) -> None:
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "other.nemo")
@@ -111,21 +126,25 @@ def no_text(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (wrong_rate, "sample rate"), (empty_audio, "1.wav"), (no_text, "line 2: no text")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "words"), [(wrong_rate, "sample rate"), (empty_audio, "1.wav"), (no_text, "line 2: no text")]
+)
 def test_bad_speech(tmp_path, capsys, make, words) -> None:
     model, manifest = write_archive(tmp_path / "model.nemo"), make(tmp_path)
     out = ["-o", str(tmp_path / "out")]
     refused(tmp_path, ["compile", str(model), "--manifest", str(manifest), *out, *FAST], 2, words, capsys)
 
 
-@pytest.mark.parametrize(("extra", "words"), [
-    (["--set", "calibration.stepz=3"], "did you mean 'steps'"),
-    (["--set", "calibration.steps=x"], "--set 'calibration.steps=x': steps: expected an integer, got 'x'"),
-    (["--target", "jetson"], "--target: target = 'jetson'"),
-    (["--controls"], "--manifest"),
-    (["--minShapes", "audio:1x2"], "features:BATCHxMELxFRAMES"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--set", "calibration.stepz=3"], "did you mean 'steps'"),
+        (["--set", "calibration.steps=x"], "--set 'calibration.steps=x': steps: expected an integer, got 'x'"),
+        (["--target", "jetson"], "--target: target = 'jetson'"),
+        (["--controls"], "--manifest"),
+        (["--minShapes", "audio:1x2"], "features:BATCHxMELxFRAMES"),
+    ],
+)
 def test_bad_flags(tmp_path, capsys, extra, words) -> None:
     model = write_archive(tmp_path / "model.nemo")
     refused(tmp_path, ["compile", str(model), "-o", str(tmp_path / "out"), *FAST, *extra], 2, words, capsys)
@@ -186,11 +205,15 @@ def test_doctor_names_what_is_missing(capsys) -> None:
     assert "TensorRT" in printed
 
 
-@pytest.mark.parametrize(("arguments", "kind", "words"), [
-    (["bench", "."], "BundleError", "no bundle here"),
-    (["bench"], "UsageError", "required: bundle"),
-    (["bench", ".", "--batch", "x"], "UsageError", "--batch: invalid int value: 'x'"),
-], ids=["bundle", "missing", "flag"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        (["bench", "."], "BundleError", "no bundle here"),
+        (["bench"], "UsageError", "required: bundle"),
+        (["bench", ".", "--batch", "x"], "UsageError", "--batch: invalid int value: 'x'"),
+    ],
+    ids=["bundle", "missing", "flag"],
+)
 def test_a_failure_is_json_too(tmp_path, monkeypatch, capsys, arguments, kind, words) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*arguments, "--json"]) == 2
@@ -230,8 +253,9 @@ def test_an_interrupt_names_what_was_written_before(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err == f"interrupted: written before: {tmp_path / 'layers.json'}\n"
 
 
-@pytest.mark.parametrize("flag", ["--int8", "--fp16", "--onnx=model.onnx", "--calib=model.cache", "--best",
-                                  "--memPoolSize=workspace:1024"])  # fmt: skip
+@pytest.mark.parametrize(
+    "flag", ["--int8", "--fp16", "--onnx=model.onnx", "--calib=model.cache", "--best", "--memPoolSize=workspace:1024"]
+)
 def test_what_trtexec_would_take_is_explained(tmp_path, capsys, flag) -> None:
     model = write_archive(tmp_path / "model.nemo")
     refused(tmp_path, ["compile", str(model), flag, "-o", str(tmp_path / "out")], 2, flag.partition("=")[0], capsys)
@@ -261,12 +285,20 @@ def test_results_reach_the_terminal_printable_and_json_keeps_them(monkeypatch, c
 
 
 def test_log_lines_are_printable_and_short(tmp_path) -> None:
-    code = ("import sys\nfrom trtasr import commands\nfrom trtasr.cli import main\n"
-            "import logging\ndef doctor(_):\n"
-            "    logging.getLogger('trtasr').warning('unknown keys: %s', '\\x1b[2J' * 10**6)\n"
-            "    return commands.Summary('done')\ncommands.VERBS['doctor'] = doctor\nsys.exit(main())")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code, "doctor"], cwd=tmp_path, capture_output=True, text=True,
-                          check=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})  # fmt: skip
+    code = (
+        "import sys\nfrom trtasr import commands\nfrom trtasr.cli import main\n"
+        "import logging\ndef doctor(_):\n"
+        "    logging.getLogger('trtasr').warning('unknown keys: %s', '\\x1b[2J' * 10**6)\n"
+        "    return commands.Summary('done')\ncommands.VERBS['doctor'] = doctor\nsys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "doctor"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     assert done.stderr.startswith("[W] unknown keys: \\x1b[2J")
     assert "\x1b" not in done.stderr
     assert len(done.stderr) < 20_000

@@ -14,10 +14,20 @@ from trtasr.errors import BundleError, UsageError
 
 STEP, ZERO = 0.1, 120  # scale of the features, twice that of `first` and `second`; zero point of all codes
 HEADER = '<ir_version: 9, opset_import: ["" : 20]> tiny (float[B,3,T] features, int64[B] lengths) =>'
-NUMBERS = {"two": np.float32(2), "features_scale": np.float32(STEP), "first_scale": np.float32(2 * STEP),
-           "second_scale": np.float32(2 * STEP), "zero8": np.int8(0), "zero_u8": np.uint8(ZERO),
-           "zero": np.int32(ZERO), "ten": np.int32(10), "low": np.int32(-ZERO), "high": np.int32(255 - ZERO),
-           "two_steps": np.int32(2), "planted": np.int32(1)}  # fmt: skip
+NUMBERS = {
+    "two": np.float32(2),
+    "features_scale": np.float32(STEP),
+    "first_scale": np.float32(2 * STEP),
+    "second_scale": np.float32(2 * STEP),
+    "zero8": np.int8(0),
+    "zero_u8": np.uint8(ZERO),
+    "zero": np.int32(ZERO),
+    "ten": np.int32(10),
+    "low": np.int32(-ZERO),
+    "high": np.int32(255 - ZERO),
+    "two_steps": np.int32(2),
+    "planted": np.int32(1),
+}
 
 FP32 = """
     first = Mul(features, two)
@@ -76,8 +86,10 @@ def graphs(tmp_path):
 
 def utterances(*lengths):
     generator = np.random.default_rng(5)
-    return [(generator.uniform(-4, 4, (1, 3, frames)).astype(np.float32), np.array([frames], np.int64))
-            for frames in lengths]  # fmt: skip
+    return [
+        (generator.uniform(-4, 4, (1, 3, frames)).astype(np.float32), np.array([frames], np.int64))
+        for frames in lengths
+    ]
 
 
 FEEDS = utterances(40, 25)

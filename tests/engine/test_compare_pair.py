@@ -68,7 +68,9 @@ def by_torch(module, spoken):
 def test_the_same_graphs_agree_wholly(folder, spoken, capfd):
     found = compared(folder, spoken, "")
     assert [(item.tensor, item.sqnr_db, item.max_abs) for item in found.tensors] == [
-        ("encoded", np.inf, 0.0), ("logits", np.inf, 0.0)]  # fmt: skip
+        ("encoded", np.inf, 0.0),
+        ("logits", np.inf, 0.0),
+    ]
     assert (found.token_agreement, found.frames) == (1.0, sum(map(len, spoken.tokens)))
     assert (found.reference, found.candidate, found.features, found.unit) == (*LABELS, "synthetic", "tokens")
     assert capfd.readouterr().out == ""

@@ -36,8 +36,9 @@ def parsed(tmp_path_factory):
     graph = tiny_graphs.fp32(tmp_path_factory.mktemp("implicit") / "tiny.onnx")
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    run = subprocess.run([sys.executable, "-c", PARSE, str(graph)], capture_output=True, text=True, check=True,
-                         env=environment)  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", PARSE, str(graph)], capture_output=True, text=True, check=True, env=environment
+    )
     pairs, read = json.loads(run.stdout)
     return [tuple(pair) for pair in pairs], read
 

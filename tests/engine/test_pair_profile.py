@@ -10,10 +10,26 @@ from trtasr.engine.pair_profile import DecoderProfile, EncoderProfile
 from trtasr.engine.run import open_session
 from trtasr.errors import UsageError
 
-WHISPER = {"batches": (1, 2, 8), "positions": (10, 250, 1500), "layers": 4, "heads": 6, "head_width": 64,
-           "vocabulary": 51865, "max_length": 448, "prompt": 4}  # fmt: skip
-TINY = DecoderProfile(batches=(1, 2, 3), positions=(1, 8, 16), layers=tiny_pair.LAYERS, heads=tiny_pair.HEADS,
-                      head_width=tiny_pair.WIDTH, vocabulary=tiny_pair.VOCABULARY, max_length=9, prompt=3)  # fmt: skip
+WHISPER = {
+    "batches": (1, 2, 8),
+    "positions": (10, 250, 1500),
+    "layers": 4,
+    "heads": 6,
+    "head_width": 64,
+    "vocabulary": 51865,
+    "max_length": 448,
+    "prompt": 4,
+}
+TINY = DecoderProfile(
+    batches=(1, 2, 3),
+    positions=(1, 8, 16),
+    layers=tiny_pair.LAYERS,
+    heads=tiny_pair.HEADS,
+    head_width=tiny_pair.WIDTH,
+    vocabulary=tiny_pair.VOCABULARY,
+    max_length=9,
+    prompt=3,
+)
 
 
 def test_the_decoder_takes_a_prompt_without_a_past_and_one_token_behind_the_longest():
@@ -38,8 +54,10 @@ def test_the_names_are_the_inputs_of_a_decoder():
 @pytest.mark.parametrize("corner", [0, 1, 2])
 def test_a_decoder_runs_at_every_corner(corner):
     session = open_session(tiny_pair.decoder().SerializeToString(), 1)
-    feeds = {name: np.ones(shapes[corner], np.int64 if name in ("tokens", "positions") else np.float32)
-             for name, shapes in TINY.shapes().items()}  # fmt: skip
+    feeds = {
+        name: np.ones(shapes[corner], np.int64 if name in ("tokens", "positions") else np.float32)
+        for name, shapes in TINY.shapes().items()
+    }
     present = session.run(["present_key.0"], feeds)[0]
     assert present.shape[2] == feeds["past_key.0"].shape[2] + feeds["tokens"].shape[1]
 
@@ -53,17 +71,21 @@ def test_a_builder_takes_an_empty_past_and_a_bias_of_fixed_shape(tmp_path):
 
 
 def test_the_encoder_is_cut_where_its_positions_end():
-    profile = EncoderProfile(batches=(1, 1, 8), seconds=(0.2, 5.0, 30.0), frames_per_second=100, mel_bins=80,
-                             most_frames=3000)  # fmt: skip
+    profile = EncoderProfile(
+        batches=(1, 1, 8), seconds=(0.2, 5.0, 30.0), frames_per_second=100, mel_bins=80, most_frames=3000
+    )
     assert profile.shapes() == {"features": [[1, 80, 20], [1, 80, 512], [8, 80, 3000]], "lengths": [[1], [1], [8]]}
 
 
-@pytest.mark.parametrize(("change", "problem", "repair"), [
-    ({"batches": (2, 1, 8)}, "batches=(2, 1, 8)", "put batches in that order"),
-    ({"positions": (0, 10, 20)}, "positions=(0, 10, 20)", "put positions in that order"),
-    ({"prompt": 449}, "a prompt of 449 tokens in a transcript of at most 448", "generation_config.json"),
-    ({"prompt": 0}, "a prompt of 0 tokens", "generation_config.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "problem", "repair"),
+    [
+        ({"batches": (2, 1, 8)}, "batches=(2, 1, 8)", "put batches in that order"),
+        ({"positions": (0, 10, 20)}, "positions=(0, 10, 20)", "put positions in that order"),
+        ({"prompt": 449}, "a prompt of 449 tokens in a transcript of at most 448", "generation_config.json"),
+        ({"prompt": 0}, "a prompt of 0 tokens", "generation_config.json"),
+    ],
+)
 def test_shapes_out_of_order_are_refused(change, problem, repair):
     with pytest.raises(UsageError) as caught:
         DecoderProfile(**{**WHISPER, **change})

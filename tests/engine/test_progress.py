@@ -46,8 +46,13 @@ print(json.dumps({"built": built.plan is not None, "bars": [[b.desc, b.total, b.
 def test_a_real_build_moves_the_bar_to_its_end(tmp_path):
     graph = tiny_graphs.lowered(tmp_path / "tiny.onnx")
     root = str(Path(__file__).resolve().parents[2])
-    run = subprocess.run([sys.executable, "-c", BUILD, str(graph)], capture_output=True, text=True, check=True,
-                         env={**os.environ, "PYTHONPATH": root})  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", BUILD, str(graph)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
     found = json.loads(run.stdout.splitlines()[-1])
     assert found["built"]
     assert found["bars"]

@@ -25,10 +25,21 @@ FAKES = Path(__file__).parents[1] / "fakes"
 HALF = onnx.TensorProto.FLOAT16
 PROMPT, MAX_LENGTH, FRAMES = 3, 9, 32
 ENCODER = Profile(batches=(1, 1, 3), seconds=(0.04, 0.2, 0.3), frames_per_second=100, mel_bins=ROWS)
-DECODER = DecoderProfile(batches=(1, 1, 3), positions=(2, 8, 16), layers=LAYERS, heads=HEADS, head_width=WIDTH,
-                         vocabulary=VOCABULARY, max_length=MAX_LENGTH, prompt=PROMPT)  # fmt: skip
-BIASES = {"first": np.zeros(VOCABULARY, np.float32), "later": np.zeros(VOCABULARY, np.float32),
-          "language": np.full(VOCABULARY, -10000, np.float32)}  # fmt: skip
+DECODER = DecoderProfile(
+    batches=(1, 1, 3),
+    positions=(2, 8, 16),
+    layers=LAYERS,
+    heads=HEADS,
+    head_width=WIDTH,
+    vocabulary=VOCABULARY,
+    max_length=MAX_LENGTH,
+    prompt=PROMPT,
+)
+BIASES = {
+    "first": np.zeros(VOCABULARY, np.float32),
+    "later": np.zeros(VOCABULARY, np.float32),
+    "language": np.full(VOCABULARY, -10000, np.float32),
+}
 BIASES["first"][[2, 5]] = -10000
 BIASES["language"][[7, 8]] = 0
 GIVEN = np.array([[1, 4, 6], [3, 0, 9]])
@@ -72,15 +83,19 @@ def build(trt, model, shapes, path):
 def pair(gpu, request, tmp_path_factory):
     """Encoder plan and decoder plan."""
     folder = tmp_path_factory.mktemp("pair")
-    return (build(gpu.trt, tiny_pair.encoder(request.param), ENCODER.shapes(), folder / "encoder.plan"),
-            build(gpu.trt, tiny_pair.decoder(request.param), DECODER.shapes(), folder / "decoder.plan"))  # fmt: skip
+    return (
+        build(gpu.trt, tiny_pair.encoder(request.param), ENCODER.shapes(), folder / "encoder.plan"),
+        build(gpu.trt, tiny_pair.decoder(request.param), DECODER.shapes(), folder / "decoder.plan"),
+    )
 
 
 @pytest.fixture(scope="module")
 def floats(gpu, tmp_path_factory):
     folder = tmp_path_factory.mktemp("floats")
-    return (build(gpu.trt, tiny_pair.encoder(), ENCODER.shapes(), folder / "encoder.plan"),
-            build(gpu.trt, tiny_pair.decoder(), DECODER.shapes(), folder / "decoder.plan"))  # fmt: skip
+    return (
+        build(gpu.trt, tiny_pair.encoder(), ENCODER.shapes(), folder / "encoder.plan"),
+        build(gpu.trt, tiny_pair.decoder(), DECODER.shapes(), folder / "decoder.plan"),
+    )
 
 
 class Reference:
@@ -220,7 +235,8 @@ def test_what_a_step_writes_is_what_the_next_one_reads(pair):
             assert after[f"present_{part}"] == before[f"past_{part}"]  # only two places for each
     assert seen[0] != seen[1]
     assert {key: value for key, value in seen[1].items() if key != "logits"} == {
-        key: value for key, value in seen[3].items() if key != "logits"}  # fmt: skip
+        key: value for key, value in seen[3].items() if key != "logits"
+    }
 
 
 def test_steps_allocate_nothing_beyond_the_longest_transcript(pair, gpu):
@@ -256,12 +272,19 @@ def test_the_start_probability_is_that_of_the_first_step_and_read_when_asked(pai
             assert gpu.driver.copies == [("dtoh", VOCABULARY * 4)] * 2
 
 
-@pytest.mark.parametrize(("batch", "frames", "problem", "key"), [
-    (4, 20, "encoder.plan: input features is (4, 3, 20), but its optimization profile has 1 to 3 at axis 0",
-     "engine.max_batch"),
-    (1, 49, "profile has 4 to 32 at axis 2", "engine.max_seconds"),
-    (1, 3, "profile has 4 to 32 at axis 2", "engine.min_seconds"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("batch", "frames", "problem", "key"),
+    [
+        (
+            4,
+            20,
+            "encoder.plan: input features is (4, 3, 20), but its optimization profile has 1 to 3 at axis 0",
+            "engine.max_batch",
+        ),
+        (1, 49, "profile has 4 to 32 at axis 2", "engine.max_seconds"),
+        (1, 3, "profile has 4 to 32 at axis 2", "engine.min_seconds"),
+    ],
+)
 def test_audio_outside_the_profile_names_the_recipe_key(floats, batch, frames, problem, key):
     with open_pair(*floats, BIASES) as decoding:
         with pytest.raises(BuildError) as caught:

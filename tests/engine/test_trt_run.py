@@ -194,11 +194,14 @@ def test_results_do_not_change_when_the_next_utterance_runs(plan):
     np.testing.assert_array_equal(first, kept)
 
 
-@pytest.mark.parametrize("error", [
-    RuntimeError("cuStreamEndCapture: CUDA error 901"),
-    Cuda.Error("operation not permitted when stream is capturing"),
-    BuildError("TensorRT could not launch the plan", "see the log"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("cuStreamEndCapture: CUDA error 901"),
+        Cuda.Error("operation not permitted when stream is capturing"),
+        BuildError("TensorRT could not launch the plan", "see the log"),
+    ],
+)
 def test_where_capture_is_refused_plain_launches_go_on(plan, monkeypatch, error):
     def refuse(record, stream):
         raise error

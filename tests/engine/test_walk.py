@@ -117,8 +117,13 @@ def test_what_nobody_else_holds_is_dropped_behind_its_last_reader(graph, feature
 def test_a_new_constant_of_a_node_behind_is_read_there(graph, features):
     """As the bias of a linear layer, which another node adds."""
     weight = next(numpy_helper.to_array(item) for item in graph.graph.initializer if item.name == "head_weight")
-    streams = walk(graph, features, {"pw"}, lambda layer: Replaced(layer.quantized, {"head_weight": weight / 2}),
-                   lambda name, values: None)  # fmt: skip
+    streams = walk(
+        graph,
+        features,
+        {"pw"},
+        lambda layer: Replaced(layer.quantized, {"head_weight": weight / 2}),
+        lambda name, values: None,
+    )
     changed = onnx.ModelProto.FromString(graph.SerializeToString())
     for item in changed.graph.initializer:
         if item.name == "head_weight":

@@ -87,8 +87,17 @@ def decoder(kind=FLOAT):
     sketch.add("ReduceMax", chosen, axes=[1], keepdims=0, name="next_log_probs")
     return model(
         sketch,
-        [("tokens", INT, ["B", "L"]), ("positions", INT, ["B"]), ("token_bias", FLOAT, [VOCABULARY]),
-         *cache(kind, "cross", "S"), *cache(kind, "past", "P")],
-        [("logits", FLOAT, ["B", "L", VOCABULARY]), ("next_tokens", INT, ["B"]), ("next_log_probs", FLOAT, ["B"]),
-         *cache(kind, "present", "N")],
-    )  # fmt: skip
+        [
+            ("tokens", INT, ["B", "L"]),
+            ("positions", INT, ["B"]),
+            ("token_bias", FLOAT, [VOCABULARY]),
+            *cache(kind, "cross", "S"),
+            *cache(kind, "past", "P"),
+        ],
+        [
+            ("logits", FLOAT, ["B", "L", VOCABULARY]),
+            ("next_tokens", INT, ["B"]),
+            ("next_log_probs", FLOAT, ["B"]),
+            *cache(kind, "present", "N"),
+        ],
+    )

@@ -99,9 +99,11 @@ class Network:
         return self.layers[index]
 
     def add(self, node):
-        self.layers += [Layer(LayerType.UNSQUEEZE, node.input[0], unsqueezed(node)),
-                        Layer(LayerType.CONVOLUTION, unsqueezed(node), f"{node.name}_output"),
-                        Layer(LayerType.SQUEEZE, f"{node.name}_output", node.output[0])]  # fmt: skip
+        self.layers += [
+            Layer(LayerType.UNSQUEEZE, node.input[0], unsqueezed(node)),
+            Layer(LayerType.CONVOLUTION, unsqueezed(node), f"{node.name}_output"),
+            Layer(LayerType.SQUEEZE, f"{node.name}_output", node.output[0]),
+        ]
 
 
 def unsqueezed(node):
@@ -200,12 +202,18 @@ class Builder:
         monitor.phase_start("Building engine", None, 2)
         for name in filter(None, os.environ.get("FAKE_TRT_NO_INT8", "").split(",")):
             if any(node.name == name and node.input[0].endswith("_dequantized") for node in graph.node):
-                self.logger.log(Severity.ERROR, "[optimizer.cpp::computeCosts::4115] Error Code 10: Internal Error "
-                                f"(Could not find any implementation for node {name}.)")  # fmt: skip
+                self.logger.log(
+                    Severity.ERROR,
+                    "[optimizer.cpp::computeCosts::4115] Error Code 10: Internal Error "
+                    f"(Could not find any implementation for node {name}.)",
+                )
                 return None
         if os.environ.get("FAKE_TRT_NO_MEMORY"):
-            self.logger.log(Severity.ERROR, "Error Code 10: Internal Error (Could not find any implementation for node "
-                            f"{graph.node[0].name} due to insufficient workspace. See verbose log.)")  # fmt: skip
+            self.logger.log(
+                Severity.ERROR,
+                "Error Code 10: Internal Error (Could not find any implementation for node "
+                f"{graph.node[0].name} due to insufficient workspace. See verbose log.)",
+            )
             return None
         monitor.step_complete("Building engine", 0)
         calibrated, int8 = "", []
@@ -215,12 +223,19 @@ class Builder:
             int8 = [node.name for node in convolutions if known is None or unsqueezed(node) in known]
             for node in convolutions:
                 if node.name not in int8:
-                    self.logger.log(Severity.WARNING, f"Missing scale and zero-point for tensor {unsqueezed(node)}, "
-                                    "expect fall back to non-int8 implementation for any layer consuming or producing "
-                                    "given tensor")  # fmt: skip
+                    self.logger.log(
+                        Severity.WARNING,
+                        f"Missing scale and zero-point for tensor {unsqueezed(node)}, "
+                        "expect fall back to non-int8 implementation for any layer consuming or producing "
+                        "given tensor",
+                    )
         monitor.phase_finish("Building engine")
-        header = {"profile": config.profiles[0].shapes, "calibrated": calibrated, "int8": int8,
-                  "detailed": config.profiling_verbosity == ProfilingVerbosity.DETAILED}  # fmt: skip
+        header = {
+            "profile": config.profiles[0].shapes,
+            "calibrated": calibrated,
+            "int8": int8,
+            "detailed": config.profiling_verbosity == ProfilingVerbosity.DETAILED,
+        }
         return MAGIC + json.dumps(header).encode() + b"\n" + network.graph
 
 
@@ -291,8 +306,11 @@ class Engine:
 
     def get_tensor_dtype(self, name):
         kind = next(value for value in self.values if value.name == name).type.tensor_type.elem_type
-        return {TensorProto.FLOAT: DataType.FLOAT, TensorProto.FLOAT16: DataType.HALF,
-                TensorProto.INT64: DataType.INT64}[kind]  # fmt: skip
+        return {
+            TensorProto.FLOAT: DataType.FLOAT,
+            TensorProto.FLOAT16: DataType.HALF,
+            TensorProto.INT64: DataType.INT64,
+        }[kind]
 
     def create_execution_context(self):
         return ExecutionContext(self)
@@ -325,11 +343,15 @@ def described(node, engine):
     half = "FP16" if engine.precision != "FP32" else "FP32"
     quantized = node.input[0].endswith("_dequantized") or node.name in engine.header["int8"]
     kind = "Int8" if quantized else {"FP16": "Half", "FP32": "Float"}[half]
-    return {"Name": f"{node.input[1]} + {node.name}", "LayerType": "CaskConvolution",
-            "Inputs": [{"Name": node.input[0], "Format/Datatype": f"Row major linear {kind} format"}],
-            "Outputs": [{"Name": node.output[0], "Format/Datatype": f"Row major linear {half} format"}],
-            "Weights": {"Type": kind, "Count": 1}, "TacticName": f"fake_{kind.lower().replace('int', 'i')}",
-            "Metadata": f"[ONNX Layer: {node.name}]"}  # fmt: skip
+    return {
+        "Name": f"{node.input[1]} + {node.name}",
+        "LayerType": "CaskConvolution",
+        "Inputs": [{"Name": node.input[0], "Format/Datatype": f"Row major linear {kind} format"}],
+        "Outputs": [{"Name": node.output[0], "Format/Datatype": f"Row major linear {half} format"}],
+        "Weights": {"Type": kind, "Count": 1},
+        "TacticName": f"fake_{kind.lower().replace('int', 'i')}",
+        "Metadata": f"[ONNX Layer: {node.name}]",
+    }
 
 
 class ExecutionContext:

@@ -71,8 +71,17 @@ def moments(features: np.ndarray) -> np.ndarray:
 
 def block(filters: int, kernel: int, **options: object) -> dict:
     """One entry of the encoder's block list."""
-    return {"filters": filters, "repeat": 1, "kernel": [kernel], "stride": [1], "dilation": [1], "dropout": 0.0,
-            "residual": False, "separable": True, **options}  # fmt: skip
+    return {
+        "filters": filters,
+        "repeat": 1,
+        "kernel": [kernel],
+        "stride": [1],
+        "dilation": [1],
+        "dropout": 0.0,
+        "residual": False,
+        "separable": True,
+        **options,
+    }
 
 
 def quartznet15x5() -> dict:
@@ -95,18 +104,23 @@ SMALL_MODELS = {
     "jasper_dense_residual": encoder([block(16, 5, stride=[2], separable=False), dense(), dense(), dense()]),
     "stride_last": encoder([block(16, 7, repeat=3, stride=[2], stride_last=True), block(16, 3)]),
     "stride_every": encoder([block(16, 7, repeat=2, stride=[2]), block(16, 3)]),
-    "stride_add": encoder([block(16, 7, repeat=3, stride=[2], stride_last=True, residual=True,
-                                 residual_mode="stride_add"), block(16, 3, residual=True)]),
+    "stride_add": encoder(
+        [
+            block(16, 7, repeat=3, stride=[2], stride_last=True, residual=True, residual_mode="stride_add"),
+            block(16, 3, residual=True),
+        ]
+    ),
     "dilation": encoder([block(16, 9, dilation=[3], repeat=2, residual=True), block(16, 5, dilation=[2])]),
     "residual_max": encoder([block(16, 5), block(16, 5, residual=True, residual_mode="max")]),
     "kernel_size_factor": encoder([block(16, 11, kernel_size_factor=0.7), block(16, 6)]),
-    "future_context": encoder([block(16, 11, future_context=2, stride=[2]), block(16, 5, future_context=0),
-                               block(16, 3, future_context=3)]),
+    "future_context": encoder(
+        [block(16, 11, future_context=2, stride=[2]), block(16, 5, future_context=0), block(16, 3, future_context=3)]
+    ),
     "future_context_dilated": encoder([block(16, 5, future_context=1, dilation=[2]), block(16, 3)]),
     "no_conv_mask": encoder([block(16, 5, repeat=2, residual=True)], conv_mask=False),
     "frame_splicing": encoder([block(16, 5)], feat_in=32, frame_splicing=2),
     **{name: encoder([block(16, 5, repeat=2)], activation=name) for name in ("hardtanh", "selu", "swish")},
-}  # fmt: skip
+}
 
 
 def small_model(name: str) -> dict:

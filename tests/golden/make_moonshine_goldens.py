@@ -34,8 +34,10 @@ from trtasr.models.moonshine import Moonshine  # noqa: E402
 def reference(config: dict) -> MoonshineForConditionalGeneration:
     """The model of transformers with the weights of the seeded rule."""
     network = MoonshineForConditionalGeneration(MoonshineConfig(**config)).eval()
-    weights = {name: torch.from_numpy(moonshine_configs.weight(name, tuple(tensor.shape)))
-               for name, tensor in network.model.state_dict().items()}  # fmt: skip
+    weights = {
+        name: torch.from_numpy(moonshine_configs.weight(name, tuple(tensor.shape)))
+        for name, tensor in network.model.state_dict().items()
+    }
     network.model.load_state_dict(weights)
     network.tie_weights()
     network.generation_config.eos_token_id = None  # always all tokens
@@ -85,14 +87,17 @@ def compare_published(name: str, samples: int = 160001) -> str:
     audio, lengths = torch.from_numpy(moonshine_configs.waveform(samples))[None, None], torch.tensor([samples])
     encoded, positions = ours.encoder(audio, lengths)
     logits = ours(audio, lengths, torch.from_numpy(moonshine_configs.tokens(config["vocab_size"])))
-    differences = [np.abs(found[0].numpy() - theirs[key]).max()
-                   for found, key in ((encoded, "encoded"), (logits, "logits"))]  # fmt: skip
+    differences = [
+        np.abs(found[0].numpy() - theirs[key]).max() for found, key in ((encoded, "encoded"), (logits, "logits"))
+    ]
     equal = moonshine_configs.greedy(ours, audio, lengths)[0].tolist() == theirs["greedy"].tolist()
     parameters = sum(tensor.numel() for tensor in ours.parameters())
-    return (f"    {name}: {parameters / 1e6:.2f} M parameters, {len(network.model.state_dict())} tensors, "
-            f"{int(positions)} positions; largest difference encoded {differences[0]:.1e}, "
-            f"logits {differences[1]:.1e} of {np.abs(theirs['logits']).max():.1f}; greedy tokens equal: {equal}, "
-            f"{len(set(theirs['greedy'].tolist()))} different ones")  # fmt: skip
+    return (
+        f"    {name}: {parameters / 1e6:.2f} M parameters, {len(network.model.state_dict())} tensors, "
+        f"{int(positions)} positions; largest difference encoded {differences[0]:.1e}, "
+        f"logits {differences[1]:.1e} of {np.abs(theirs['logits']).max():.1f}; greedy tokens equal: {equal}, "
+        f"{len(set(theirs['greedy'].tolist()))} different ones"
+    )
 
 
 if __name__ == "__main__":

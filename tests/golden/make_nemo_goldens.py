@@ -45,10 +45,14 @@ def frontend_goldens() -> dict[str, np.ndarray]:
 
 def model(encoder: dict) -> torch.nn.Module:
     """NeMo's encoder and decoder with the weights of the seeded rule."""
-    parts = torch.nn.ModuleDict({
-        "encoder": ConvASREncoder(**encoder),
-        "decoder": ConvASRDecoder(encoder["jasper"][-1]["filters"], len(cases.VOCABULARY), vocabulary=cases.VOCABULARY),
-    })  # fmt: skip
+    parts = torch.nn.ModuleDict(
+        {
+            "encoder": ConvASREncoder(**encoder),
+            "decoder": ConvASRDecoder(
+                encoder["jasper"][-1]["filters"], len(cases.VOCABULARY), vocabulary=cases.VOCABULARY
+            ),
+        }
+    )
     shapes = {name: tuple(tensor.shape) for name, tensor in parts.state_dict().items()}
     parts.load_state_dict({name: torch.from_numpy(cases.random_weight(name, shape)) for name, shape in shapes.items()})
     return parts.eval()
@@ -92,10 +96,12 @@ class Unmasked(torch.nn.Sequential):
 def conformer_parts(encoder: dict) -> torch.nn.ModuleDict:
     """NeMo's Conformer encoder and decoder."""
     width = encoder.get("feat_out", encoder["d_model"])
-    return torch.nn.ModuleDict({
-        "encoder": ConformerEncoder(**encoder),
-        "decoder": ConvASRDecoder(width, len(cases.VOCABULARY), vocabulary=cases.VOCABULARY),
-    })  # fmt: skip
+    return torch.nn.ModuleDict(
+        {
+            "encoder": ConformerEncoder(**encoder),
+            "decoder": ConvASRDecoder(width, len(cases.VOCABULARY), vocabulary=cases.VOCABULARY),
+        }
+    )
 
 
 def shapes_of(parts: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -114,8 +120,9 @@ def conformer_goldens() -> dict[str, np.ndarray]:
             parts["encoder"].pre_encode.conv = Unmasked(*parts["encoder"].pre_encode.conv)
         shapes = shapes_of(parts)
         arrays[f"{name}/state"] = np.frombuffer(cases.state_lines(shapes), np.uint8)
-        parts.load_state_dict({key: torch.from_numpy(cases.conformer_weight(key, shape, encoder))
-                               for key, shape in shapes.items()})  # fmt: skip
+        parts.load_state_dict(
+            {key: torch.from_numpy(cases.conformer_weight(key, shape, encoder)) for key, shape in shapes.items()}
+        )
         found = log_probs(parts.eval(), cases.conformer_frames(name), encoder["feat_in"])
         arrays[f"{name}/log_probs"], arrays[f"{name}/lengths"] = found
     return arrays

@@ -49,8 +49,12 @@ from trtasr.text.generate import greedy  # noqa: E402
 def reference(config: dict) -> WhisperForConditionalGeneration:
     """The model of transformers with the weights of the seeded rule."""
     network = WhisperForConditionalGeneration(WhisperConfig(**config)).eval()
-    network.model.load_state_dict({name: torch.from_numpy(whisper_configs.weight(name, tuple(tensor.shape)))
-                                   for name, tensor in network.model.state_dict().items()})  # fmt: skip
+    network.model.load_state_dict(
+        {
+            name: torch.from_numpy(whisper_configs.weight(name, tuple(tensor.shape)))
+            for name, tensor in network.model.state_dict().items()
+        }
+    )
     network.tie_weights()
     return network
 
@@ -65,8 +69,9 @@ def short(network: WhisperForConditionalGeneration, features: torch.Tensor) -> t
     return encoder.layer_norm(hidden)
 
 
-def generated(network: WhisperForConditionalGeneration, settings: dict,
-              features: torch.Tensor) -> dict[str, np.ndarray]:  # fmt: skip
+def generated(
+    network: WhisperForConditionalGeneration, settings: dict, features: torch.Tensor
+) -> dict[str, np.ndarray]:
     """The prompt [B, P], the tokens behind it, padded [B, L], and their mean log-probabilities [B]."""
     network.generation_config = GenerationConfig(**settings)
     found = network.generate(features, do_sample=False, num_beams=1, return_dict_in_generate=True, output_scores=True)
@@ -134,19 +139,31 @@ def compare_published(name: str) -> str:
             parameter.normal_(std=parameter[0].numel() ** -0.5)
     features, tokens = whisper_configs.features(config)[:2], whisper_configs.tokens(config)[:2]
     theirs = network(torch.from_numpy(features), decoder_input_ids=torch.from_numpy(tokens)).logits
-    settings = {"decoder_start_token_id": config["decoder_start_token_id"], "eos_token_id": config["eos_token_id"],
-                "pad_token_id": config["pad_token_id"], "max_new_tokens": 24}  # fmt: skip
+    settings = {
+        "decoder_start_token_id": config["decoder_start_token_id"],
+        "eos_token_id": config["eos_token_id"],
+        "pad_token_id": config["pad_token_id"],
+        "max_new_tokens": 24,
+    }
     wanted = generated(network, settings, torch.from_numpy(features))["tokens"]
     ours = build_model("whisper", config, network.model.state_dict())
     lengths = np.array([features.shape[2]] * 2)
     logits = ours(*map(torch.from_numpy, (features, lengths, tokens)))
     generation = read_generation("whisper", config, settings, ("",) * config["vocab_size"])
-    found = greedy(TorchDecoding(ours, generation, config["vocab_size"]), features, lengths, np.full(2, 30.0),
-                   generation, guard=False)  # fmt: skip
-    return (f"    {name}: {sum(tensor.numel() for tensor in ours.parameters()) / 1e6:.2f} M parameters; largest "
-            f"difference of logits {(logits - theirs).abs().max():.1e} of {theirs.abs().max():.1f}; "
-            f"greedy tokens equal: {found.tokens == tuple(map(tuple, wanted.tolist()))}, "
-            f"{len(set(wanted.flatten().tolist()))} different ones")  # fmt: skip
+    found = greedy(
+        TorchDecoding(ours, generation, config["vocab_size"]),
+        features,
+        lengths,
+        np.full(2, 30.0),
+        generation,
+        guard=False,
+    )
+    return (
+        f"    {name}: {sum(tensor.numel() for tensor in ours.parameters()) / 1e6:.2f} M parameters; largest "
+        f"difference of logits {(logits - theirs).abs().max():.1e} of {theirs.abs().max():.1f}; "
+        f"greedy tokens equal: {found.tokens == tuple(map(tuple, wanted.tolist()))}, "
+        f"{len(set(wanted.flatten().tolist()))} different ones"
+    )
 
 
 if __name__ == "__main__":

@@ -10,32 +10,69 @@ NEW_TOKENS = 12
 
 def config(**options: object) -> dict:
     """``config.json`` of a small Moonshine."""
-    return {"model_type": "moonshine", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48,
-            "encoder_num_hidden_layers": 2, "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 2,
-            "decoder_num_attention_heads": 2, "encoder_num_key_value_heads": 2, "decoder_num_key_value_heads": 2,
-            "encoder_hidden_act": "gelu", "decoder_hidden_act": "silu", "max_position_embeddings": 194,
-            "attention_bias": False, "tie_word_embeddings": True, "bos_token_id": START,
-            "decoder_start_token_id": START, "eos_token_id": END, "pad_token_id": END, **options}  # fmt: skip
+    return {
+        "model_type": "moonshine",
+        "vocab_size": 61,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "encoder_num_hidden_layers": 2,
+        "decoder_num_hidden_layers": 2,
+        "encoder_num_attention_heads": 2,
+        "decoder_num_attention_heads": 2,
+        "encoder_num_key_value_heads": 2,
+        "decoder_num_key_value_heads": 2,
+        "encoder_hidden_act": "gelu",
+        "decoder_hidden_act": "silu",
+        "max_position_embeddings": 194,
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+        "bos_token_id": START,
+        "decoder_start_token_id": START,
+        "eos_token_id": END,
+        "pad_token_id": END,
+        **options,
+    }
 
 
 def published(width: int, layers: int, share: float) -> dict:
     """A size that Useful Sensors publishes, in the form of its ``config.json``."""
-    return config(vocab_size=32768, hidden_size=width, intermediate_size=4 * width, encoder_num_hidden_layers=layers,
-                  decoder_num_hidden_layers=layers, encoder_num_attention_heads=8, decoder_num_attention_heads=8,
-                  encoder_num_key_value_heads=8, decoder_num_key_value_heads=8, pad_head_dim_to_multiple_of=8,
-                  partial_rotary_factor=share, rope_scaling=None, rope_theta=10000.0)  # fmt: skip
+    return config(
+        vocab_size=32768,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        encoder_num_hidden_layers=layers,
+        decoder_num_hidden_layers=layers,
+        encoder_num_attention_heads=8,
+        decoder_num_attention_heads=8,
+        encoder_num_key_value_heads=8,
+        decoder_num_key_value_heads=8,
+        pad_head_dim_to_multiple_of=8,
+        partial_rotary_factor=share,
+        rope_scaling=None,
+        rope_theta=10000.0,
+    )
 
 
 # Numbers that turn in each head: 14 of 16, 7 (so 8) of 12, all 12, 7 (so 8) of 8.
 SMALL = {
     "partly_turned": config(partial_rotary_factor=0.9, rope_theta=10000.0, pad_head_dim_to_multiple_of=8),
-    "odd_share": config(hidden_size=24, encoder_num_hidden_layers=1, decoder_num_hidden_layers=3,
-                        rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.62}),
-    "wholly_turned": config(hidden_size=24, partial_rotary_factor=1.0,
-                            rope_scaling={"type": "default", "rope_theta": 100.0}),
-    "defaults": config(hidden_size=8, encoder_num_attention_heads=1, decoder_num_attention_heads=1,
-                       encoder_num_key_value_heads=None, decoder_num_key_value_heads=None),
-}  # fmt: skip
+    "odd_share": config(
+        hidden_size=24,
+        encoder_num_hidden_layers=1,
+        decoder_num_hidden_layers=3,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.62},
+    ),
+    "wholly_turned": config(
+        hidden_size=24, partial_rotary_factor=1.0, rope_scaling={"type": "default", "rope_theta": 100.0}
+    ),
+    "defaults": config(
+        hidden_size=8,
+        encoder_num_attention_heads=1,
+        decoder_num_attention_heads=1,
+        encoder_num_key_value_heads=None,
+        decoder_num_key_value_heads=None,
+    ),
+}
 PUBLISHED = {"tiny": published(288, 6, 0.9), "base": published(416, 8, 0.62)}
 # Attention that chooses, and logits that are largest for tokens unlike the last one, so that greedy tokens vary.
 FACTORS = {"q_proj": 2, "k_proj": 2, "embed_tokens": 3, "decoder.norm": -0.25}

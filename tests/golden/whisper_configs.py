@@ -8,32 +8,76 @@ from golden import cases
 
 def config(**options: object) -> dict:
     """``config.json`` of a small multilingual Whisper."""
-    return {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "vocab_size": 97,
-            "num_mel_bins": 16, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 64, "max_source_positions": 40,
-            "max_target_positions": 24, "activation_function": "gelu", "scale_embedding": False,
-            "decoder_start_token_id": START, "bos_token_id": END, "eos_token_id": END, "pad_token_id": END,
-            **options}  # fmt: skip
+    return {
+        "model_type": "whisper",
+        "architectures": ["WhisperForConditionalGeneration"],
+        "vocab_size": 97,
+        "num_mel_bins": 16,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 64,
+        "max_source_positions": 40,
+        "max_target_positions": 24,
+        "activation_function": "gelu",
+        "scale_embedding": False,
+        "decoder_start_token_id": START,
+        "bos_token_id": END,
+        "eos_token_id": END,
+        "pad_token_id": END,
+        **options,
+    }
 
 
 def published(width: int, layers: tuple[int, int], heads: int, vocabulary: int = 51865, rows: int = 80) -> dict:
     """A size that OpenAI publishes, in the form of its ``config.json``."""
     end = 50256 if vocabulary == 51864 else 50257
-    return config(vocab_size=vocabulary, num_mel_bins=rows, d_model=width, encoder_layers=layers[0],
-                  decoder_layers=layers[1], encoder_attention_heads=heads, decoder_attention_heads=heads,
-                  encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width, max_source_positions=1500,
-                  max_target_positions=448, decoder_start_token_id=end + 1, bos_token_id=end, eos_token_id=end,
-                  pad_token_id=end)  # fmt: skip
+    return config(
+        vocab_size=vocabulary,
+        num_mel_bins=rows,
+        d_model=width,
+        encoder_layers=layers[0],
+        decoder_layers=layers[1],
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        max_source_positions=1500,
+        max_target_positions=448,
+        decoder_start_token_id=end + 1,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
 
 
 END, START, LANGUAGES, TRANSLATE, TRANSCRIBE, NO_SPEECH, NO_TIMESTAMPS = 88, 89, (90, 91, 92), 93, 94, 95, 96
-SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|haw|>", "<|translate|>", "<|transcribe|>",
-           "<|nospeech|>", "<|notimestamps|>")  # fmt: skip
+SPECIAL = (
+    "<|endoftext|>",
+    "<|startoftranscript|>",
+    "<|en|>",
+    "<|de|>",
+    "<|haw|>",
+    "<|translate|>",
+    "<|transcribe|>",
+    "<|nospeech|>",
+    "<|notimestamps|>",
+)
 GENERATION = {
-    "decoder_start_token_id": START, "bos_token_id": END, "eos_token_id": END, "pad_token_id": END, "max_length": 17,
-    "is_multilingual": True, "lang_to_id": dict(zip(SPECIAL[2:5], LANGUAGES, strict=True)),
-    "task_to_id": {"translate": TRANSLATE, "transcribe": TRANSCRIBE}, "no_timestamps_token_id": NO_TIMESTAMPS,
-    "return_timestamps": False}  # fmt: skip
+    "decoder_start_token_id": START,
+    "bos_token_id": END,
+    "eos_token_id": END,
+    "pad_token_id": END,
+    "max_length": 17,
+    "is_multilingual": True,
+    "lang_to_id": dict(zip(SPECIAL[2:5], LANGUAGES, strict=True)),
+    "task_to_id": {"translate": TRANSLATE, "transcribe": TRANSCRIBE},
+    "no_timestamps_token_id": NO_TIMESTAMPS,
+    "return_timestamps": False,
+}
 ENGLISH = {key: GENERATION[key] for key in GENERATION if key not in ("lang_to_id", "task_to_id")}
 # name -> generation_config.json: what is named and what is found, and lists that change what is chosen
 GENERATIONS = {
@@ -41,15 +85,28 @@ GENERATIONS = {
     "detected": GENERATION | {"task": "transcribe"},
     "forced": GENERATION | {"forced_decoder_ids": [[1, None], [2, TRANSCRIBE]]},
     "forced_language": GENERATION | {"forced_decoder_ids": [[1, 92], [2, TRANSLATE], [3, NO_TIMESTAMPS]]},
-    "suppressed": GENERATION | {"language": "<|en|>", "task": "transcribe", "suppress_tokens": [*range(20, 97)],
-                                "begin_suppress_tokens": [*range(10)]},
+    "suppressed": GENERATION
+    | {
+        "language": "<|en|>",
+        "task": "transcribe",
+        "suppress_tokens": [*range(20, 97)],
+        "begin_suppress_tokens": [*range(10)],
+    },
     "ended": GENERATION | {"language": "en", "eos_token_id": [4, 6]},
     "english": ENGLISH | {"is_multilingual": False, "forced_decoder_ids": [[1, NO_TIMESTAMPS]], "max_length": 448},
     "new_tokens": ENGLISH | {"is_multilingual": False, "max_new_tokens": 5},
-}  # fmt: skip
-SMALL = {"even": config(),
-         "uneven": config(d_model=24, encoder_layers=1, decoder_layers=3, encoder_attention_heads=2,
-                          decoder_attention_heads=3, num_mel_bins=20)}  # fmt: skip
+}
+SMALL = {
+    "even": config(),
+    "uneven": config(
+        d_model=24,
+        encoder_layers=1,
+        decoder_layers=3,
+        encoder_attention_heads=2,
+        decoder_attention_heads=3,
+        num_mel_bins=20,
+    ),
+}
 PUBLISHED = {
     "tiny": published(384, (4, 4), 6),
     "tiny.en": published(384, (4, 4), 6, 51864),
@@ -61,8 +118,12 @@ PUBLISHED = {
 }
 BATCH = 4
 SHORT_FRAMES = (51, 24, 1)  # below all positions: only our own layers take them
-FRONTENDS = {f"{rows}/{seconds}/{padding}": (rows, seconds, padding)
-             for rows in (80, 128) for seconds in (0.0127, 0.437, 3.30006) for padding in ("max_length", "longest")}
+FRONTENDS = {
+    f"{rows}/{seconds}/{padding}": (rows, seconds, padding)
+    for rows in (80, 128)
+    for seconds in (0.0127, 0.437, 3.30006)
+    for padding in ("max_length", "longest")
+}
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -102,7 +163,10 @@ def byte_sequences() -> list[list[int]]:
     pieces = byte_pieces()
     texts = ["na\u00efve \u20ac 5", " \U0001f600 ok", "\u65e5\u672c\u8a9e", "tab\tnew\nline"]
     spelled = {byte: index for index, byte in enumerate([*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)])}
-    spelled |= {byte: len(spelled) + place for place, byte in enumerate(
-        byte for byte in range(256) if byte not in spelled)}  # fmt: skip
-    return [*([spelled[byte] for byte in text.encode()] for text in texts),
-            *(draw.integers(0, len(pieces), draw.integers(0, 12)).tolist() for _ in range(60))]  # fmt: skip
+    spelled |= {
+        byte: len(spelled) + place for place, byte in enumerate(byte for byte in range(256) if byte not in spelled)
+    }
+    return [
+        *([spelled[byte] for byte in text.encode()] for text in texts),
+        *(draw.integers(0, len(pieces), draw.integers(0, 12)).tolist() for _ in range(60)),
+    ]

@@ -23,9 +23,11 @@ from golden import moonshine_configs, whisper_configs  # noqa: E402
 
 from trtasr.models.load import FAMILIES  # noqa: E402
 
-SIZES = {f"{family}-{size}": config for family, sizes in (("whisper", whisper_configs.PUBLISHED),
-                                                          ("moonshine", moonshine_configs.PUBLISHED))
-         for size, config in sizes.items()}  # fmt: skip
+SIZES = {
+    f"{family}-{size}": config
+    for family, sizes in (("whisper", whisper_configs.PUBLISHED), ("moonshine", moonshine_configs.PUBLISHED))
+    for size, config in sizes.items()
+}
 
 
 def random_weight(name, shape, generator):
@@ -41,16 +43,34 @@ def special_tokens(config):
     """Token strings behind the text tokens, as Whisper has them in order, and what generation needs of them."""
     first = config["eos_token_id"]
     languages = config["vocab_size"] - first - 1501 - 8  # without end, start, tasks, previous, no speech ...
-    names = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|l{index}|>" for index in range(languages)),
-             "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
-             "<|notimestamps|>", *(f"<|{index / 50:.2f}|>" for index in range(1501))]  # fmt: skip
+    names = [
+        "<|endoftext|>",
+        "<|startoftranscript|>",
+        *(f"<|l{index}|>" for index in range(languages)),
+        "<|translate|>",
+        "<|transcribe|>",
+        "<|startoflm|>",
+        "<|startofprev|>",
+        "<|nospeech|>",
+        "<|notimestamps|>",
+        *(f"<|{index / 50:.2f}|>" for index in range(1501)),
+    ]
     names[2] = "<|en|>"
     ids = {name: first + index for index, name in enumerate(names)}
-    rules = {"decoder_start_token_id": first + 1, "eos_token_id": first, "pad_token_id": first, "max_length": 448,
-             "is_multilingual": True, "lang_to_id": {"<|en|>": ids["<|en|>"]}, "language": "<|en|>",
-             "task": "transcribe", "task_to_id": {"transcribe": ids["<|transcribe|>"]},
-             "no_timestamps_token_id": ids["<|notimestamps|>"], "suppress_tokens": [],
-             "begin_suppress_tokens": [first]}  # fmt: skip
+    rules = {
+        "decoder_start_token_id": first + 1,
+        "eos_token_id": first,
+        "pad_token_id": first,
+        "max_length": 448,
+        "is_multilingual": True,
+        "lang_to_id": {"<|en|>": ids["<|en|>"]},
+        "language": "<|en|>",
+        "task": "transcribe",
+        "task_to_id": {"transcribe": ids["<|transcribe|>"]},
+        "no_timestamps_token_id": ids["<|notimestamps|>"],
+        "suppress_tokens": [],
+        "begin_suppress_tokens": [first],
+    }
     return ids, rules
 
 

@@ -22,31 +22,36 @@ def graph(body, inputs="float[B,C,T] x, float[B,C,T] w, int64[B,C,T] n", output=
 MASK = """a = Constant <value_int=0> () b = Constant <value_int=1> () c = Clip(n, a, b) m = Cast <to=1> (c)"""
 
 
-@pytest.mark.parametrize(("body", "low"), [
-    ("y = Relu(x)", 0.0),
-    ("y = Sigmoid(x)", 0.0),
-    ("s = Sigmoid(x) y = Mul(x, s)", SWISH_LOW),
-    ("s = Sigmoid(x) y = Mul(s, x)", SWISH_LOW),
-    ("s = Sigmoid(w) y = Mul(x, s)", None),  # a gate, not a Swish
-    ("r = Relu(w) s = Sigmoid(x) y = Mul(r, s)", 0.0),
-    ("s = Sigmoid(x) t = Mul(x, s) " + MASK + " y = Mul(t, m)", SWISH_LOW),
-    ("r = Relu(x) " + MASK + " y = Mul(m, r)", 0.0),
-    (MASK + " y = Mul(x, m)", None),
-    ("r = Relu(x) q = Relu(w) y = Add(r, q)", 0.0),
-    ("r = Relu(x) s = Sigmoid(w) t = Mul(w, s) y = Add(r, t)", SWISH_LOW),
-    ("r = Relu(x) y = Add(r, w)", None),
-    ("r = Relu(x) y = Max(w, r)", 0.0),
-    ("r = Relu(x) t = Transpose <perm=[0,2,1]> (r) y = Transpose <perm=[0,2,1]> (t)", 0.0),
-    ("y = Neg(x)", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("body", "low"),
+    [
+        ("y = Relu(x)", 0.0),
+        ("y = Sigmoid(x)", 0.0),
+        ("s = Sigmoid(x) y = Mul(x, s)", SWISH_LOW),
+        ("s = Sigmoid(x) y = Mul(s, x)", SWISH_LOW),
+        ("s = Sigmoid(w) y = Mul(x, s)", None),  # a gate, not a Swish
+        ("r = Relu(w) s = Sigmoid(x) y = Mul(r, s)", 0.0),
+        ("s = Sigmoid(x) t = Mul(x, s) " + MASK + " y = Mul(t, m)", SWISH_LOW),
+        ("r = Relu(x) " + MASK + " y = Mul(m, r)", 0.0),
+        (MASK + " y = Mul(x, m)", None),
+        ("r = Relu(x) q = Relu(w) y = Add(r, q)", 0.0),
+        ("r = Relu(x) s = Sigmoid(w) t = Mul(w, s) y = Add(r, t)", SWISH_LOW),
+        ("r = Relu(x) y = Add(r, w)", None),
+        ("r = Relu(x) y = Max(w, r)", 0.0),
+        ("r = Relu(x) t = Transpose <perm=[0,2,1]> (r) y = Transpose <perm=[0,2,1]> (t)", 0.0),
+        ("y = Neg(x)", None),
+    ],
+)
 def test_the_least_value_follows_from_the_operators_and_is_true(body, low):
     model = graph(body)
     assert lowest(model).get("y") == low
     if low is not None:
         random = np.random.default_rng(0)
-        feeds = {"x": 3 * random.normal(size=(2, 3, 400)).astype(np.float32),
-                 "w": 3 * random.normal(size=(2, 3, 400)).astype(np.float32),
-                 "n": random.integers(-1, 3, (2, 3, 400))}  # fmt: skip
+        feeds = {
+            "x": 3 * random.normal(size=(2, 3, 400)).astype(np.float32),
+            "w": 3 * random.normal(size=(2, 3, 400)).astype(np.float32),
+            "n": random.integers(-1, 3, (2, 3, 400)),
+        }
         used = {item.name for item in model.graph.input if any(item.name in node.input for node in model.graph.node)}
         for item in [item for item in model.graph.input if item.name not in used]:
             model.graph.input.remove(item)

@@ -84,8 +84,11 @@ def test_cpu_graph_is_integer_but_for_attention_and_depthwise_before_swish(confo
 
 
 def test_layers_with_the_same_input_share_its_codes_on_the_cpu(conformer):
-    made = {name: node for node in quantize_for_cpu(conformer.fp32, conformer.table).model.graph.node
-            for name in (node.name,)}  # fmt: skip
+    made = {
+        name: node
+        for node in quantize_for_cpu(conformer.fp32, conformer.table).model.graph.node
+        for name in (node.name,)
+    }
     inputs = {made[f"/encoder/layers.0/self_attn/linear_{part}/MatMul"].input[0] for part in "qkv"}
     assert len(inputs) == 1
     assert len({made[f"/encoder/layers.{i}/self_attn/linear_pos/MatMul"].input[0] for i in range(LAYERS)}) == 1
@@ -103,8 +106,13 @@ def test_batch_of_mixed_lengths_equals_one_by_one(conformer, kind):
     model = lower(conformer, kind)
     together = run_graph(model, conformer.feeds)
     for item, length in enumerate(conformer.feeds["lengths"]):
-        alone = run_graph(model, {"features": conformer.feeds["features"][item : item + 1, :, :length],
-                                  "lengths": conformer.feeds["lengths"][item : item + 1]})  # fmt: skip
+        alone = run_graph(
+            model,
+            {
+                "features": conformer.feeds["features"][item : item + 1, :, :length],
+                "lengths": conformer.feeds["lengths"][item : item + 1],
+            },
+        )
         first, second = valid(together, item), valid(alone, 0)
         assert first.shape == second.shape
         if kind == "fp32":

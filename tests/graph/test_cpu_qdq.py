@@ -41,8 +41,10 @@ def test_every_convolution_is_an_integer_operator_under_its_own_name(fp32, lower
 def test_batch_of_mixed_lengths_equals_one_by_one_bit_for_bit(lowered, feeds):
     together = run_graph(lowered.model, feeds)
     for item, length in enumerate(feeds["lengths"]):
-        alone = run_graph(lowered.model, {"features": feeds["features"][item : item + 1, :, :length],
-                                          "lengths": feeds["lengths"][item : item + 1]})  # fmt: skip
+        alone = run_graph(
+            lowered.model,
+            {"features": feeds["features"][item : item + 1, :, :length], "lengths": feeds["lengths"][item : item + 1]},
+        )
         assert np.array_equal(valid(together, item), valid(alone, 0))
 
 
@@ -119,8 +121,15 @@ def test_other_operators_run_in_float_between_integer_convolutions():
     weight = np.random.default_rng(0).normal(size=(4, 4, 3)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
     scales = (np.abs(weight).max((1, 2)) / 127).astype(np.float32)
-    table = ScaleTable({"x": TensorScale(4, "max"), "a": TensorScale(20, "max"), "s": TensorScale(1, "max", True),
-                        "y": TensorScale(12, "max")}, {"w": WeightScale(scales, 0)})  # fmt: skip
+    table = ScaleTable(
+        {
+            "x": TensorScale(4, "max"),
+            "a": TensorScale(20, "max"),
+            "s": TensorScale(1, "max", True),
+            "y": TensorScale(12, "max"),
+        },
+        {"w": WeightScale(scales, 0)},
+    )
     x = {"x": np.random.default_rng(1).normal(size=(2, 4, 30)).astype(np.float32)}
     lowered = quantize_for_cpu(model, table).model
     check_model(lowered)
@@ -157,11 +166,17 @@ def test_convolutions_and_linear_layers_may_meet(name):
     for index, node in enumerate(model.graph.node):
         node.name = f"node{index}"
     draw = np.random.default_rng(0)
-    values = {"w": draw.normal(size=(6, 6, 3)), "v": draw.normal(size=(6, 6, 3)), "m": draw.normal(size=(6, 6)),
-              "b": draw.normal(size=6), "one": draw.normal(size=1)}  # fmt: skip
+    values = {
+        "w": draw.normal(size=(6, 6, 3)),
+        "v": draw.normal(size=(6, 6, 3)),
+        "m": draw.normal(size=(6, 6)),
+        "b": draw.normal(size=6),
+        "one": draw.normal(size=1),
+    }
     used = {name for node in model.graph.node for name in node.input}
-    model.graph.initializer.extend(numpy_helper.from_array(value.astype(np.float32), key)
-                                   for key, value in values.items() if key in used)  # fmt: skip
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value.astype(np.float32), key) for key, value in values.items() if key in used
+    )
     x = {"x": draw.normal(size=(3, 6, 6)).astype(np.float32)}
     lowered = quantize_for_cpu(model, table_of(model, x)).model
     check_model(lowered)

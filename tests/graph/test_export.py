@@ -19,10 +19,15 @@ from trtasr.values import CalibrationSet
 
 CONFORMERS = {
     "conformer": {},
-    "fastconformer": {"subsampling": "dw_striding", "subsampling_factor": 8, "subsampling_conv_channels": 24,
-                      "use_bias": False, "xscaling": False},
+    "fastconformer": {
+        "subsampling": "dw_striding",
+        "subsampling_factor": 8,
+        "subsampling_conv_channels": 24,
+        "use_bias": False,
+        "xscaling": False,
+    },
     "vggnet": {"subsampling": "vggnet", "subsampling_conv_channels": 8, "n_heads": 1, "feat_out": 20},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=CONFORMERS)
@@ -97,9 +102,20 @@ def test_network_without_means_and_shifts_can_be_calibrated(correction, tmp_path
     assert set(table.weights) == set(sites)
 
 
-@pytest.mark.parametrize("lengths", [
-    [1], [2, 1], [64, 40], [64, 64, 64], [65], [201, 130, 8, 1], [97, 0], [333],
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [1],
+        [2, 1],
+        [64, 40],
+        [64, 64, 64],
+        [65],
+        [201, 130, 8, 1],
+        [97, 0],
+        [333],
+    ],
+    ids=str,
+)
 def test_conformer_graph_equals_torch_at_unseen_shapes(conformer, lengths):
     network, graph = conformer
     features = np.random.default_rng(len(lengths)).normal(size=(len(lengths), 64, lengths[0])).astype(np.float32)

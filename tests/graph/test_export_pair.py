@@ -31,16 +31,25 @@ def batch():
 def encoded_by(module, feeds):
     encoded, positions = module.encoder(*map(torch.from_numpy, feeds.values()))
     flat = [item.numpy() for item in chain.from_iterable(module.decoder.cross(encoded))]
-    return {"encoded": encoded.numpy(), "positions": positions.numpy(),
-            **dict(zip(cache_names("cross", LAYERS), flat, strict=True))}  # fmt: skip
+    return {
+        "encoded": encoded.numpy(),
+        "positions": positions.numpy(),
+        **dict(zip(cache_names("cross", LAYERS), flat, strict=True)),
+    }
 
 
 def decoder_feeds(encoded, tokens, **changes):
     """Inputs with an empty past and no bias."""
     cross = {name: encoded[name] for name in cache_names("cross", LAYERS)}
     past = {name.replace("cross", "past"): value[:, :, :0] for name, value in cross.items()}
-    return {"tokens": tokens, "positions": encoded["positions"], "token_bias": np.zeros(VOCABULARY, np.float32),
-            **cross, **past, **changes}  # fmt: skip
+    return {
+        "tokens": tokens,
+        "positions": encoded["positions"],
+        "token_bias": np.zeros(VOCABULARY, np.float32),
+        **cross,
+        **past,
+        **changes,
+    }
 
 
 @torch.no_grad()
@@ -65,10 +74,19 @@ def test_inputs_and_outputs_have_their_names_and_types(pair):
     encoder, decoder = pair.encoder.graph, pair.decoder.graph
     assert described(encoder.input) == [("features", FLOAT, 3), ("lengths", INT, 1)]
     assert described(encoder.output) == [("encoded", FLOAT, 3), ("positions", INT, 1), *caches("cross")]
-    assert described(decoder.input) == [("tokens", INT, 2), ("positions", INT, 1), ("token_bias", FLOAT, 1),
-                                        *caches("cross"), *caches("past")]  # fmt: skip
-    assert described(decoder.output) == [("logits", FLOAT, 3), ("next_tokens", INT, 1), ("next_log_probs", FLOAT, 1),
-                                         *caches("present")]  # fmt: skip
+    assert described(decoder.input) == [
+        ("tokens", INT, 2),
+        ("positions", INT, 1),
+        ("token_bias", FLOAT, 1),
+        *caches("cross"),
+        *caches("past"),
+    ]
+    assert described(decoder.output) == [
+        ("logits", FLOAT, 3),
+        ("next_tokens", INT, 1),
+        ("next_log_probs", FLOAT, 1),
+        *caches("present"),
+    ]
     sizes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in decoder.input}
     assert sizes["token_bias"] == [VOCABULARY]
     assert sizes["past_value.1"] == ["batch", HEADS, "past", WIDTH]
@@ -153,17 +171,24 @@ def test_nodes_bear_the_names_of_their_modules_and_the_encoder_has_the_cross_pro
     encoder, decoder = weighted(pair.encoder), weighted(pair.decoder)
     assert [name for name in encoder if not name.startswith("/encoder/")] == cross
     assert {"/encoder/conv1/Conv", "/encoder/layers.1/self_attn/k_proj/MatMul", "/encoder/layers.0/fc2/MatMul"} <= set(
-        encoder)  # fmt: skip
-    assert {"/decoder/layers.0/encoder_attn/q_proj/MatMul", "/decoder/layers.1/self_attn/v_proj/MatMul",
-            "/decoder/layers.1/fc1/MatMul", "/decoder/MatMul"} <= set(decoder)  # fmt: skip
+        encoder
+    )
+    assert {
+        "/decoder/layers.0/encoder_attn/q_proj/MatMul",
+        "/decoder/layers.1/self_attn/v_proj/MatMul",
+        "/decoder/layers.1/fc1/MatMul",
+        "/decoder/MatMul",
+    } <= set(decoder)
     assert all(name.startswith("/decoder/") for name in decoder)
     weights = {item.name for item in pair.encoder.graph.initializer}
     assert {name.strip("/").replace("/", ".").replace("MatMul", "weight") for name in cross} <= weights
 
 
 def test_no_scale_of_one_graph_could_be_taken_for_the_others(pair):
-    names = [{name for node in graph.graph.node for name in node.output} | {x.name for x in graph.graph.initializer}
-             for graph in (pair.encoder, pair.decoder)]  # fmt: skip
+    names = [
+        {name for node in graph.graph.node for name in node.output} | {x.name for x in graph.graph.initializer}
+        for graph in (pair.encoder, pair.decoder)
+    ]
     assert not names[1].intersection(activation_tensors(pair.encoder))
     assert not names[0].intersection(activation_tensors(pair.decoder))
 

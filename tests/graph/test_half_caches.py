@@ -58,8 +58,13 @@ def test_their_shapes_are_still_read(cached):
 def feeds_of(found, tokens, kind, past=None):
     cross = {name: found[name].astype(kind) for name in NAMES["cross"]}
     past = past or {name.replace("cross", "past"): value[:, :, :0] for name, value in cross.items()}
-    return {"tokens": tokens, "positions": found["positions"], "token_bias": np.zeros(VOCABULARY, np.float32),
-            **cross, **past}  # fmt: skip
+    return {
+        "tokens": tokens,
+        "positions": found["positions"],
+        "token_bias": np.zeros(VOCABULARY, np.float32),
+        **cross,
+        **past,
+    }
 
 
 def test_the_function_is_that_of_the_halved_graphs_step_by_step(halved, cached):
@@ -75,8 +80,7 @@ def test_the_function_is_that_of_the_halved_graphs_step_by_step(halved, cached):
         for name, value in wanted.items():
             assert found[name].dtype == (np.float16 if name in NAMES["present"] else value.dtype)
             np.testing.assert_array_equal(found[name], value, err_msg=name)
-        pasts = [{name.replace("present", "past"): side[name] for name in NAMES["present"]}
-                 for side in (wanted, found)]  # fmt: skip
+        pasts = [{name.replace("present", "past"): side[name] for name in NAMES["present"]} for side in (wanted, found)]
     np.testing.assert_array_equal(narrow["cross_value.1"], wide["cross_value.1"])
     np.testing.assert_array_equal(narrow["encoded"], wide["encoded"])
 

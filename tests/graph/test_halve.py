@@ -102,8 +102,13 @@ def spoken(pair):
     crosses = {name: value for name, value in encoded.items() if name.startswith("cross")}
     pasts = {name.replace("cross", "past"): value[:, :, :0] for name, value in crosses.items()}
     tokens = np.random.default_rng(0).integers(0, START, (3, 6))
-    return heard, {"tokens": tokens, "positions": encoded["positions"], **crosses, **pasts,
-                   "token_bias": np.zeros(VOCABULARY, np.float32)}  # fmt: skip
+    return heard, {
+        "tokens": tokens,
+        "positions": encoded["positions"],
+        **crosses,
+        **pasts,
+        "token_bias": np.zeros(VOCABULARY, np.float32),
+    }
 
 
 def test_an_encoder_and_a_decoder_stay_close_in_half(pair, spoken):
@@ -119,8 +124,10 @@ def test_embeddings_are_half_and_the_chosen_token_stays_an_integer(pair):
     halved = halve(pair.decoder)
     found, stored = types(halved), {item.name: item for item in halved.graph.initializer}
     looked_up = [node for node in halved.graph.node if node.name in lookups(pair.decoder)]
-    assert [node.input[0] for node in looked_up] == ["decoder.embed_tokens.weight_fp16",
-                                                     "decoder.embed_positions.weight_fp16"]  # fmt: skip
+    assert [node.input[0] for node in looked_up] == [
+        "decoder.embed_tokens.weight_fp16",
+        "decoder.embed_positions.weight_fp16",
+    ]
     for node in looked_up:
         assert stored[node.input[0]].data_type == found[node.output[0]] == TensorProto.FLOAT16
     assert not [item.name for item in stored.values() if item.data_type == TensorProto.FLOAT and len(item.dims) > 1]
@@ -130,4 +137,5 @@ def test_embeddings_are_half_and_the_chosen_token_stays_an_integer(pair):
     products = [node for node in halved.graph.node if node.op_type == "MatMul"]
     assert {found[node.output[0]] for node in products} == {TensorProto.FLOAT16}
     assert {value.name: value.type for value in halved.graph.input} == {
-        value.name: value.type for value in pair.decoder.graph.input}  # fmt: skip
+        value.name: value.type for value in pair.decoder.graph.input
+    }

@@ -28,26 +28,35 @@ MEL = 16
 LENGTHS = (61, 40)
 CONFORMER = {"feat_in": MEL, "d_model": 16, "n_heads": 2, "conv_kernel_size": 5, "ff_expansion_factor": 2}
 SEPARABLE = [block(16, 5, stride=[2]), block(16, 5, repeat=2, residual=True), block(16, 1, separable=False)]
-DENSE = [block(16, 5, stride=[2], separable=False),
-         *(block(16, 3, repeat=repeat, residual=True, residual_dense=True, separable=False) for repeat in (2, 1)),
-         block(24, 3, separable=False, dilation=[2])]  # fmt: skip
+DENSE = [
+    block(16, 5, stride=[2], separable=False),
+    *(block(16, 3, repeat=repeat, residual=True, residual_dense=True, separable=False) for repeat in (2, 1)),
+    block(24, 3, separable=False, dilation=[2]),
+]
 JASPERS = {
     "quartznet": {"jasper": SEPARABLE},
     "jasper": {"jasper": DENSE},
     "max": {"jasper": SEPARABLE, "residual_mode": "max"},
-    "first block": {"jasper": [block(16, 5, residual=True),
-                               block(16, 5, stride=[2], residual=True, residual_mode="stride_add")]},
+    "first block": {
+        "jasper": [block(16, 5, residual=True), block(16, 5, stride=[2], residual=True, residual_mode="stride_add")]
+    },
     "hardtanh": {"jasper": SEPARABLE, "activation": "hardtanh"},
     "swish": {"jasper": SEPARABLE, "activation": "swish"},
-    "future context": {"jasper": [block(16, 5, stride=[2], future_context=1),
-                                  block(16, 5, repeat=2, residual=True, future_context=0)]},
-}  # fmt: skip
+    "future context": {
+        "jasper": [block(16, 5, stride=[2], future_context=1), block(16, 5, repeat=2, residual=True, future_context=0)]
+    },
+}
 CONFORMERS = {
     "striding": {},
-    "dw_striding": {"subsampling": "dw_striding", "subsampling_factor": 8, "subsampling_conv_channels": 8,
-                    "use_bias": False, "xscaling": False},
+    "dw_striding": {
+        "subsampling": "dw_striding",
+        "subsampling_factor": 8,
+        "subsampling_conv_channels": 8,
+        "use_bias": False,
+        "xscaling": False,
+    },
     "vggnet": {"subsampling": "vggnet", "subsampling_conv_channels": 8, "feat_out": 12},
-}  # fmt: skip
+}
 # Measured: 60 to 106 dB and steps of 1; 47 to 50 dB and 3 steps, where the twin itself is 44 dB from the float graph.
 FLOOR_DB, STEPS = {False: 50, True: 42}, {False: 1, True: 5}
 
@@ -115,8 +124,10 @@ def executor(case):
 
 def alone(feeds, item):
     """One utterance of a batch, without its padding."""
-    return {"features": feeds["features"][item : item + 1, :, : feeds["lengths"][item]],
-            "lengths": feeds["lengths"][item : item + 1]}  # fmt: skip
+    return {
+        "features": feeds["features"][item : item + 1, :, : feeds["lengths"][item]],
+        "lengths": feeds["lengths"][item : item + 1],
+    }
 
 
 def assert_same(outputs, executed):
@@ -126,8 +137,9 @@ def assert_same(outputs, executed):
 
 def test_graph_is_valid_and_its_outputs_are_integers(case):
     check_model(case.model)
-    inputs, outputs = ([item.type.tensor_type.elem_type for item in side]
-                       for side in (case.model.graph.input, case.model.graph.output))  # fmt: skip
+    inputs, outputs = (
+        [item.type.tensor_type.elem_type for item in side] for side in (case.model.graph.input, case.model.graph.output)
+    )
     assert inputs == [TensorProto.FLOAT, TensorProto.INT64]
     assert outputs == [TensorProto.INT32, TensorProto.INT64]
     assert [item.name for item in case.model.graph.output] == ["logits", "output_lengths"]
@@ -145,8 +157,11 @@ def test_metadata_says_what_a_logit_is_and_how_long_speech_may_be(case):
 
 
 def test_weighted_nodes_keep_their_names_and_read_codes(case):
-    sites = {node.name: node for node in case.fp32.graph.node
-             if node.op_type in ("Conv", "MatMul") and node.input[1] in case.table.weights}  # fmt: skip
+    sites = {
+        node.name: node
+        for node in case.fp32.graph.node
+        if node.op_type in ("Conv", "MatMul") and node.input[1] in case.table.weights
+    }
     made = {node.name: node for node in case.model.graph.node if node.op_type in ("ConvInteger", "MatMulInteger")}
     assert made.keys() == sites.keys()
     stored = {item.name: numpy_helper.to_array(item) for item in case.model.graph.initializer}
@@ -203,13 +218,13 @@ def test_log_probabilities_are_those_of_the_twin_but_for_roundings(case):
 def codes_of_twin(case):
     """Tensor -> codes minus zero point of what every weighted layer of the twin reads, and zero points."""
     stored = {item.name: numpy_helper.to_array(item) for item in case.twin.graph.initializer}
-    zeros = {node.output[0]: stored[node.input[2]] for node in case.twin.graph.node
-             if node.op_type == "QuantizeLinear"}  # fmt: skip
+    zeros = {node.output[0]: stored[node.input[2]] for node in case.twin.graph.node if node.op_type == "QuantizeLinear"}
     outlets = onnx.ModelProto()
     outlets.CopyFrom(case.twin)
     outlets.graph.output.extend(
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(zero.dtype), None)
-        for name, zero in zeros.items())  # fmt: skip
+        for name, zero in zeros.items()
+    )
     found = run_graph(outlets, case.feeds, list(zeros))
     return {name: codes - zeros[name].astype(int) for name, codes in found.items()}, zeros
 
@@ -312,9 +327,17 @@ def test_missing_scales_name_the_tensor(quartznet):
         integerize(quartznet, dataclasses.replace(table, weights=weights))
 
 
-@pytest.mark.parametrize(("weight", "scale", "bias"), [
-    (1e-9, 1e-11, 0.7), (1e-20, 1e-22, 0.7), (0.0, 1e-10, 0.7), (0.0, 1e-10, 0.0), (0.0, 1e-30, -3.0), (0.0, 1.0, 0.7),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("weight", "scale", "bias"),
+    [
+        (1e-9, 1e-11, 0.7),
+        (1e-20, 1e-22, 0.7),
+        (0.0, 1e-10, 0.7),
+        (0.0, 1e-10, 0.0),
+        (0.0, 1e-30, -3.0),
+        (0.0, 1.0, 0.7),
+    ],
+)
 def test_channels_that_are_all_bias_or_dead(quartznet, weight, scale, bias):
     """At scale s_a s_w their bias would not fit an int32: their scale grows until it does."""
     fp32, feeds = edited(quartznet, weight=weight, bias=bias), lengths_batch(LENGTHS, MEL)

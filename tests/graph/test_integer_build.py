@@ -49,8 +49,10 @@ def ran(build, output, x, elem_type=TensorProto.INT32):
 def expected(x, ratio, low, high):
     """clip(round(x ratio)), halves up, exact."""
     half = Fraction(1, 2)
-    made = [(Fraction(int(q)) * Fraction(float(factor)) + half).__floor__() for q, factor in
-            zip(x.ravel(), np.broadcast_to(ratio, x.shape).ravel(), strict=True)]  # fmt: skip
+    made = [
+        (Fraction(int(q)) * Fraction(float(factor)) + half).__floor__()
+        for q, factor in zip(x.ravel(), np.broadcast_to(ratio, x.shape).ravel(), strict=True)
+    ]
     return np.clip(np.array(made), low, high).reshape(x.shape)
 
 
@@ -156,9 +158,15 @@ def test_the_limit_is_no_more_than_can_be_reached():
     assert ran(build, made.name, np.array([[1000, -1000], [1000, 0]])).tolist() == [[2**20, -(2**20)], [2**19, 0]]
 
 
-@pytest.mark.parametrize(("scale", "bound", "kept"), [
-    (0.5, 2 * WIDE_LIMIT, True), (0.5, 2 * WIDE_LIMIT + 1, False), ([0.5], 5, True), ([0.5, 0.5], 5, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("scale", "bound", "kept"),
+    [
+        (0.5, 2 * WIDE_LIMIT, True),
+        (0.5, 2 * WIDE_LIMIT + 1, False),
+        ([0.5], 5, True),
+        ([0.5, 0.5], 5, False),
+    ],
+)
 def test_values_with_one_scale_and_few_bits_are_wide_already(scale, bound, kept):
     build = builder(value_of(scale, bound, amax=100.0))
     assert (build.wide(build.values["x"]) is build.values["x"]) == kept
@@ -182,7 +190,8 @@ def test_exponents_saturate():
     made = build.exponent(build.values["x"])
     assert made.bound == EXPONENT_LIMIT
     assert ran(build, made.name, np.array([[1, -1, 0, -2]])).tolist() == [
-        [EXPONENT_LIMIT, -EXPONENT_LIMIT, 0, -EXPONENT_LIMIT]]  # fmt: skip
+        [EXPONENT_LIMIT, -EXPONENT_LIMIT, 0, -EXPONENT_LIMIT]
+    ]
 
 
 def test_conversions_are_made_once_per_format():
@@ -209,18 +218,23 @@ def test_two_views_of_one_tensor_are_converted_by_their_own_scales():
 # sums and products
 
 
-@pytest.mark.parametrize(("bound", "first", "second", "kind"), [
-    (SUM_LIMIT, TensorProto.INT32, TensorProto.INT32, np.int32),
-    (SUM_LIMIT + 1, TensorProto.INT32, TensorProto.INT32, np.int64),
-    (5, TensorProto.INT32, TensorProto.INT64, np.int64),
-    (5, TensorProto.INT64, TensorProto.INT64, np.int64),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("bound", "first", "second", "kind"),
+    [
+        (SUM_LIMIT, TensorProto.INT32, TensorProto.INT32, np.int32),
+        (SUM_LIMIT + 1, TensorProto.INT32, TensorProto.INT32, np.int64),
+        (5, TensorProto.INT32, TensorProto.INT64, np.int64),
+        (5, TensorProto.INT64, TensorProto.INT64, np.int64),
+    ],
+)
 def test_results_have_the_smallest_type_that_holds_them(bound, first, second, kind):
     build = builder()
     build.emit("Cast", ["x"], "a", to=first)
     build.emit("Cast", ["x"], "b", to=second)
-    operands = tuple(Value(name, np.asarray(scale), 2.0, 10**9, elem_type)
-                     for name, scale, elem_type in (("a", 0.5, first), ("b", 0.25, second)))  # fmt: skip
+    operands = tuple(
+        Value(name, np.asarray(scale), 2.0, 10**9, elem_type)
+        for name, scale, elem_type in (("a", 0.5, first), ("b", 0.25, second))
+    )
     made = build.binary("Add", operands, "y", bound)
     assert (KINDS[made.elem_type], made.bound, float(made.scale), made.amax) == (kind, bound, 0.5, 2.0)
     found = ran(build, "y", np.array([[10**9, -7]]))
@@ -247,7 +261,9 @@ def test_numbers_are_shared_and_have_the_kind_of_their_name():
     assert build.number(7) == build.number(7) == "int64_7"
     assert build.number(7, "uint8") == "uint8_7"
     assert {name: (str(item.dtype), item.shape) for name, item in initializers(build).items()} == {
-        "int64_7": ("int64", ()), "uint8_7": ("uint8", ())}  # fmt: skip
+        "int64_7": ("int64", ()),
+        "uint8_7": ("uint8", ()),
+    }
 
 
 def test_magnitudes_are_the_tables_where_it_has_them():

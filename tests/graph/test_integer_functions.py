@@ -22,8 +22,14 @@ PARAMETERS = {
     "Rescale": "int64[C] multiplier, int64[D] addend, int64 divisor, uint64 low, uint64 high, int64 zero",
     "Normalize": "int64[N,K] ones, int64 count, int64 shift, int64 eps",
 }
-SHAPES = {"Exp2": "int64[N] t", "Sigmoid": "int32[N] t", "Softmax": "int32[M,N] t", "Isqrt": "int64[N,1] n",
-          "Rescale": "int64[M,N] x", "Normalize": "int32[M,N] x"}  # fmt: skip
+SHAPES = {
+    "Exp2": "int64[N] t",
+    "Sigmoid": "int32[N] t",
+    "Softmax": "int32[M,N] t",
+    "Isqrt": "int64[N,1] n",
+    "Rescale": "int64[M,N] x",
+    "Normalize": "int32[M,N] x",
+}
 
 
 def calling(name):
@@ -77,9 +83,14 @@ def rescale_parameters(ratio, bound, limit, offset=0.0):
     unit = 1 << found.shift
     addend = np.rint(np.ldexp(offset, found.shift)).astype(np.int64) + unit // 2 + found.raise_by * unit
     low, high = found.raise_by - limit, found.raise_by + limit
-    feeds = {"multiplier": found.multiplier, "addend": np.broadcast_to(addend, found.multiplier.shape),
-             "divisor": np.int64(unit), "low": np.uint64(low), "high": np.uint64(high),
-             "zero": np.int64(found.raise_by)}  # fmt: skip
+    feeds = {
+        "multiplier": found.multiplier,
+        "addend": np.broadcast_to(addend, found.multiplier.shape),
+        "divisor": np.int64(unit),
+        "low": np.uint64(low),
+        "high": np.uint64(high),
+        "zero": np.int64(found.raise_by),
+    }
     reference = ((found.multiplier, addend, np.int64(unit)), (np.int64(low), np.int64(high)), np.int64(found.raise_by))
     return feeds, reference
 
@@ -114,8 +125,14 @@ def test_exp2_equals_the_mathematics():
 
 
 def test_sigmoid_equals_the_mathematics():
-    t = np.concatenate([np.arange(-SIGMOID_LIMIT, SIGMOID_LIMIT + 1, 11), drawn(50_000, -(2**31), 2**31 - 1),
-                        signed(0, 1, 2, UNIT, 2**24, 2**30, 2**31 - 2), [-(2**31)]])  # fmt: skip
+    t = np.concatenate(
+        [
+            np.arange(-SIGMOID_LIMIT, SIGMOID_LIMIT + 1, 11),
+            drawn(50_000, -(2**31), 2**31 - 1),
+            signed(0, 1, 2, UNIT, 2**24, 2**30, 2**31 - 2),
+            [-(2**31)],
+        ]
+    )
     assert np.array_equal(ran("Sigmoid", t=t.astype(np.int32)), integer_math.sigmoid(t))
 
 
@@ -179,8 +196,14 @@ def test_isqrt_of_squares_and_their_neighbours():
 def normalized(x, eps):
     width = x.shape[-1]
     shift = 1 << int(np.abs(x).max()).bit_length()
-    return ran("Normalize", x=x.astype(np.int32), ones=np.ones((width, 1), np.int64), count=np.int64(width),
-               shift=np.int64(shift), eps=np.int64(eps))  # fmt: skip
+    return ran(
+        "Normalize",
+        x=x.astype(np.int32),
+        ones=np.ones((width, 1), np.int64),
+        count=np.int64(width),
+        shift=np.int64(shift),
+        eps=np.int64(eps),
+    )
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 176, 1024])
@@ -216,8 +239,9 @@ def test_runtime_compares_uint64_and_int32_numbers_rightly():
     for op, compare in (("Max", np.maximum), ("Min", np.minimum)):
         found = run_pair(op, "uint64", first.ravel(), second.ravel())
         assert np.array_equal(found, compare(first.ravel(), second.ravel()))
-    clip = parsed("uint64[N] a", "uint64[N] y", "y = Clip(a, low, high)",
-                  {"low": np.uint64(3), "high": np.uint64(2**40)})  # fmt: skip
+    clip = parsed(
+        "uint64[N] a", "uint64[N] y", "y = Clip(a, low, high)", {"low": np.uint64(3), "high": np.uint64(2**40)}
+    )
     assert np.array_equal(run_graph(clip, {"a": numbers})["y"], np.clip(numbers, 3, 2**40))
 
 
@@ -227,10 +251,14 @@ EXTREMES = {
     "Softmax": {"t": drawn((9, 5000), -EXPONENT_LIMIT, EXPONENT_LIMIT + 1).astype(np.int32)},
     "Isqrt": {"n": np.concatenate([2 ** np.arange(62), drawn(1000, 1, 2**62), [2**62 - 1]])[:, None]},
     "Rescale": {"x": np.array([[2**40], [-(2**40)], [2**31]])} | rescale_parameters(np.ones(1), 2**40, 2**31)[0],
-    "Normalize": {"x": np.array([[2**25, -(2**25)] * 512, [0] * 1023 + [2**25]], np.int32),
-                  "ones": np.ones((1024, 1), np.int64), "count": np.int64(1024), "shift": np.int64(2**26),
-                  "eps": np.int64(1)},
-}  # fmt: skip
+    "Normalize": {
+        "x": np.array([[2**25, -(2**25)] * 512, [0] * 1023 + [2**25]], np.int32),
+        "ones": np.ones((1024, 1), np.int64),
+        "count": np.int64(1024),
+        "shift": np.int64(2**26),
+        "eps": np.int64(1),
+    },
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -238,16 +266,25 @@ def test_int64_comparisons_see_small_numbers_and_sums_exact_ones(name):
     """Every tensor that Clip, Max, Min or ReduceMax reads as int64 fits 31 bits; what ReduceSum makes fits 53."""
     model = inliner.inline_local_functions(calling(name))
     known = shape_inference.infer_shapes(model).graph
-    wide = {value.name for value in (*known.input, *known.value_info, *known.output)
-            if value.type.tensor_type.elem_type == TensorProto.INT64}  # fmt: skip
-    compared = {item for node in known.node if node.op_type in ("Clip", "Max", "Min", "ReduceMax")
-                for item in node.input if item in wide}  # fmt: skip
+    wide = {
+        value.name
+        for value in (*known.input, *known.value_info, *known.output)
+        if value.type.tensor_type.elem_type == TensorProto.INT64
+    }
+    compared = {
+        item
+        for node in known.node
+        if node.op_type in ("Clip", "Max", "Min", "ReduceMax")
+        for item in node.input
+        if item in wide
+    }
     summed = {node.output[0] for node in known.node if node.op_type == "ReduceSum"}
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     made = {value for node in known.node for value in node.output} - {"y"}
-    watched.graph.output.extend(helper.make_tensor_value_info(item, TensorProto.INT64, None)
-                                for item in (compared | summed) & made)  # fmt: skip
+    watched.graph.output.extend(
+        helper.make_tensor_value_info(item, TensorProto.INT64, None) for item in (compared | summed) & made
+    )
     found = run_graph(watched, {key: np.asarray(value) for key, value in EXTREMES[name].items()})
     assert all(np.abs(found[item]).max() < 2**31 for item in compared & made)
     assert all(np.abs(found[item]).max() < 2**53 for item in summed)

@@ -21,11 +21,26 @@ def floats(*shape, seed=0):
 
 
 FEEDS = {"features": floats(2, 4, 30), "lengths": np.array([30, 17])}
-WEIGHTS = {"unit": np.float32(1), "half": np.float32(0.5), "third": np.float32(-1 / 3), "one": np.float32(1),
-           "low": np.float32(-1), "high": np.float32(1), "zero": np.float32(0), "six": np.float32(2.5),
-           "w": floats(4, 4, 1), "b": floats(4), "w_again": floats(4, 4, 1, seed=1), "w2": floats(3, 4, 1),
-           "b2": floats(3), "gamma": floats(4, seed=1), "beta": floats(4, seed=2), "column": floats(4, 1),
-           "linear": floats(4, 4), "linear_bias": floats(4, seed=3)}  # fmt: skip
+WEIGHTS = {
+    "unit": np.float32(1),
+    "half": np.float32(0.5),
+    "third": np.float32(-1 / 3),
+    "one": np.float32(1),
+    "low": np.float32(-1),
+    "high": np.float32(1),
+    "zero": np.float32(0),
+    "six": np.float32(2.5),
+    "w": floats(4, 4, 1),
+    "b": floats(4),
+    "w_again": floats(4, 4, 1, seed=1),
+    "w2": floats(3, 4, 1),
+    "b2": floats(3),
+    "gamma": floats(4, seed=1),
+    "beta": floats(4, seed=2),
+    "column": floats(4, 1),
+    "linear": floats(4, 4),
+    "linear_bias": floats(4, seed=3),
+}
 CLOSE = 5e-4
 FIRST = "[scale] scaled = Mul(features, unit) [conv] x = Conv(scaled, w, b)"
 AGAIN = "[again] v = Conv(scaled, w_again)"
@@ -39,8 +54,12 @@ def graph(*body, **changed):
     """y, of the shape of x [B, 4, T], from x."""
     weights = WEIGHTS | changed
     used = {name: value for name, value in weights.items() if name in " ".join((FIRST, *body, END))}
-    model = parsed("float[B,4,T] features, int64[B] lengths", "float[B,T,3] log_probs, int64[B] output_lengths",
-                   " ".join((FIRST, *body, END)), used)  # fmt: skip
+    model = parsed(
+        "float[B,4,T] features, int64[B] lengths",
+        "float[B,T,3] log_probs, int64[B] output_lengths",
+        " ".join((FIRST, *body, END)),
+        used,
+    )
     del model.opset_import[1:]
     return onnx.shape_inference.infer_shapes(model)
 
@@ -73,47 +92,58 @@ def test_wrong_numbers_are_far_above_the_limit():
     assert deviation(fp32, table, model, opened(model)(FEEDS), FEEDS) > 3 * CLOSE
 
 
-@pytest.mark.parametrize("body", [
-    ["[keep] y = Identity(x)"],
-    ["[relu] y = Relu(x)"],
-    ["[relu] z = Relu(x) [relu2] y = Relu(z)"],
-    ["[hardtanh] y = Clip(x, low, high)"],
-    ["[relu6] y = Clip(x, zero, six)"],
-    ["[by] y = Mul(x, half)"],
-    ["[by] y = Mul(third, x)"],
-    ["[by] z = Mul(x, third) [relu] y = Relu(z)"],
-    [AGAIN, "[add] y = Add(x, v)"],
-    [AGAIN, "[max] y = Max(x, v)"],
-    [AGAIN, "[by] y = Mul(x, v)"],
-    ["[add] y = Add(x, column)"],
-    ["[add] z = Add(x, column) [add2] y = Add(half, z)"],
-    ["[gate] g = Sigmoid(x) [swish] y = Mul(x, g)"],
-    ["[gate] g = Sigmoid(x) [swish] z = Mul(g, x) [relu] y = Relu(z)"],
-    ["[gate] y = Sigmoid(x)"],
-    ["[gate] g = Sigmoid(x) [rest] y = Sub(one, g)"],
-    [TURN, "[shares] ty = Softmax <axis=-1> (tx)", BACK],
-    [TURN, AGAIN, "[turn2] tv = Transpose <perm=[0,2,1]> (v) [add] z = Add(tx, tv)",
-     "[shares] ty = Softmax <axis=-1> (z)", BACK],
-    [TURN, "[norm] ty = LayerNormalization <axis=-1> (tx, gamma, beta)", BACK],
-    [TURN, "[norm] ty = LayerNormalization <axis=-1> (tx, gamma)", BACK],
-    [TURN, "[norm] ty = LayerNormalization <axis=-1, epsilon=0.5> (tx, gamma, beta)", BACK],
-    [TURN, "[linear] ty = MatMul(tx, linear)", BACK],
-    [TURN, "[linear] z = MatMul(tx, linear) [bias] ty = Add(z, linear_bias)", BACK],
-    [TURN, "[linear] z = MatMul(tx, linear) [bias] ty = Add(linear_bias, z)", BACK],
-    [TURN, AGAIN, "[score] s = MatMul(tx, v) [shares] p = Softmax <axis=-1> (s) [attend] ty = MatMul(p, tx)", BACK],
-    ["[grouped] y = Conv <group=2> (x, w_grouped)"],
-    ["[deep] y = Conv <group=4, pads=[1,1]> (x, w_deep)"],
-    ["[sides] y = Conv <pads=[2,0], kernel_shape=[3]> (x, w_long)"],
-    ["[wide] y = Conv <pads=[2,2], dilations=[2]> (x, w_long)"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        ["[keep] y = Identity(x)"],
+        ["[relu] y = Relu(x)"],
+        ["[relu] z = Relu(x) [relu2] y = Relu(z)"],
+        ["[hardtanh] y = Clip(x, low, high)"],
+        ["[relu6] y = Clip(x, zero, six)"],
+        ["[by] y = Mul(x, half)"],
+        ["[by] y = Mul(third, x)"],
+        ["[by] z = Mul(x, third) [relu] y = Relu(z)"],
+        [AGAIN, "[add] y = Add(x, v)"],
+        [AGAIN, "[max] y = Max(x, v)"],
+        [AGAIN, "[by] y = Mul(x, v)"],
+        ["[add] y = Add(x, column)"],
+        ["[add] z = Add(x, column) [add2] y = Add(half, z)"],
+        ["[gate] g = Sigmoid(x) [swish] y = Mul(x, g)"],
+        ["[gate] g = Sigmoid(x) [swish] z = Mul(g, x) [relu] y = Relu(z)"],
+        ["[gate] y = Sigmoid(x)"],
+        ["[gate] g = Sigmoid(x) [rest] y = Sub(one, g)"],
+        [TURN, "[shares] ty = Softmax <axis=-1> (tx)", BACK],
+        [
+            TURN,
+            AGAIN,
+            "[turn2] tv = Transpose <perm=[0,2,1]> (v) [add] z = Add(tx, tv)",
+            "[shares] ty = Softmax <axis=-1> (z)",
+            BACK,
+        ],
+        [TURN, "[norm] ty = LayerNormalization <axis=-1> (tx, gamma, beta)", BACK],
+        [TURN, "[norm] ty = LayerNormalization <axis=-1> (tx, gamma)", BACK],
+        [TURN, "[norm] ty = LayerNormalization <axis=-1, epsilon=0.5> (tx, gamma, beta)", BACK],
+        [TURN, "[linear] ty = MatMul(tx, linear)", BACK],
+        [TURN, "[linear] z = MatMul(tx, linear) [bias] ty = Add(z, linear_bias)", BACK],
+        [TURN, "[linear] z = MatMul(tx, linear) [bias] ty = Add(linear_bias, z)", BACK],
+        [TURN, AGAIN, "[score] s = MatMul(tx, v) [shares] p = Softmax <axis=-1> (s) [attend] ty = MatMul(p, tx)", BACK],
+        ["[grouped] y = Conv <group=2> (x, w_grouped)"],
+        ["[deep] y = Conv <group=4, pads=[1,1]> (x, w_deep)"],
+        ["[sides] y = Conv <pads=[2,0], kernel_shape=[3]> (x, w_long)"],
+        ["[wide] y = Conv <pads=[2,2], dilations=[2]> (x, w_long)"],
+    ],
+)
 def test_operator_is_close_to_its_twin(body):
     weights = {"w_grouped": floats(4, 2, 1), "w_deep": floats(4, 1, 3), "w_long": floats(4, 4, 3)}
     assert compared(graph(*body, **weights)) < CLOSE
 
 
 def test_parts_of_a_split_are_gated():
-    fp32 = graph("[split] p, q = Split <axis=1, num_outputs=2> (x) [gate] g = Sigmoid(q) [glu] h = Mul(p, g)",
-                 "[widen] y = Conv(h, w_wide)", w_wide=floats(4, 2, 1))  # fmt: skip
+    fp32 = graph(
+        "[split] p, q = Split <axis=1, num_outputs=2> (x) [gate] g = Sigmoid(q) [glu] h = Mul(p, g)",
+        "[widen] y = Conv(h, w_wide)",
+        w_wide=floats(4, 2, 1),
+    )
     assert compared(fp32) < CLOSE
 
 
@@ -141,30 +171,39 @@ def test_moves_with_initializers(move):
     assert compared(graph(MOVES[move][0], **{name: AXES[name] for name in MOVES[move][1]})) < CLOSE
 
 
-@pytest.mark.parametrize("body", [
-    ["[by] z = Mul(x, half) [add] y = Add(x, z)"],
-    ["[by] z = Mul(x, half) [s1] s = Sigmoid(x) [p1] p = Mul(x, s) [s2] t = Sigmoid(z) [p2] q = Mul(z, t)",
-     "[add] y = Add(p, q)"],
-    [TURN, "[by] z = Mul(x, half) [t2] tz = Transpose <perm=[0,2,1]> (z) [add] ty = Add(tx, tz)", BACK],
-    [TURN, "[shares] p = Softmax <axis=-1> (tx) [gate] g = Sigmoid(tx) [add] ty = Add(p, g)", BACK],
-], ids=["sum", "two swishes", "two transposes", "softmax and sigmoid"])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        ["[by] z = Mul(x, half) [add] y = Add(x, z)"],
+        [
+            "[by] z = Mul(x, half) [s1] s = Sigmoid(x) [p1] p = Mul(x, s) [s2] t = Sigmoid(z) [p2] q = Mul(z, t)",
+            "[add] y = Add(p, q)",
+        ],
+        [TURN, "[by] z = Mul(x, half) [t2] tz = Transpose <perm=[0,2,1]> (z) [add] ty = Add(tx, tz)", BACK],
+        [TURN, "[shares] p = Softmax <axis=-1> (tx) [gate] g = Sigmoid(tx) [add] ty = Add(p, g)", BACK],
+    ],
+    ids=["sum", "two swishes", "two transposes", "softmax and sigmoid"],
+)
 def test_a_tensor_and_a_scaled_view_of_it_are_read_in_one_graph(body):
     """The integers are the same, so one conversion must not be taken for the other."""
     assert compared(graph(*body)) < CLOSE
 
 
-@pytest.mark.parametrize(("body", "node"), [
-    ("[odd] y = Softmax <axis=1> (x)", "odd: no integer form of this Softmax"),
-    ("[odd] y = Tanh(x)", "odd: no integer form of this Tanh"),
-    ("[odd] y = Div(x, half)", "odd: no integer form of this Div"),
-    ("[odd] y = Mul(x, column)", "odd: no integer form of this Mul"),
-    ("[odd] y = Mul(x, zero)", "odd: no integer form of this Mul"),
-    ("[odd] y = Mul(x, large)", "odd: no integer form of this Mul"),
-    ("[odd] y = Clip(x, far, farther)", "odd: no integer form of this Clip"),
-    ("[odd] y = Clip(x, low)", "odd: no integer form of this Clip"),
-    ("[odd] y = Sub(half, x)", "odd: no integer form of this Sub"),
-    ("[odd] y = Sub(x, half)", "integer-only inference cannot follow"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("body", "node"),
+    [
+        ("[odd] y = Softmax <axis=1> (x)", "odd: no integer form of this Softmax"),
+        ("[odd] y = Tanh(x)", "odd: no integer form of this Tanh"),
+        ("[odd] y = Div(x, half)", "odd: no integer form of this Div"),
+        ("[odd] y = Mul(x, column)", "odd: no integer form of this Mul"),
+        ("[odd] y = Mul(x, zero)", "odd: no integer form of this Mul"),
+        ("[odd] y = Mul(x, large)", "odd: no integer form of this Mul"),
+        ("[odd] y = Clip(x, far, farther)", "odd: no integer form of this Clip"),
+        ("[odd] y = Clip(x, low)", "odd: no integer form of this Clip"),
+        ("[odd] y = Sub(half, x)", "odd: no integer form of this Sub"),
+        ("[odd] y = Sub(x, half)", "integer-only inference cannot follow"),
+    ],
+)
 def test_forms_without_an_integer_form_are_refused(body, node):
     fp32 = graph(body, large=np.float32(np.inf), far=np.float32(1e3), farther=np.float32(2e3))
     table = table_of(graph("[keep] y = Identity(x)"), FEEDS)
@@ -188,9 +227,14 @@ def faint(factor, body):
     return graph(*body, w=WEIGHTS["w"] * tiny, b=WEIGHTS["b"] * tiny)
 
 
-@pytest.mark.parametrize(("factor", "body"), [
-    (1e-3, ["[hardtanh] y = Clip(x, low, high)"]), (1e-5, ["[hardtanh] y = Clip(x, low, high)"]), (1e-6, NORM),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("factor", "body"),
+    [
+        (1e-3, ["[hardtanh] y = Clip(x, low, high)"]),
+        (1e-5, ["[hardtanh] y = Clip(x, low, high)"]),
+        (1e-6, NORM),
+    ],
+)
 def test_activations_that_are_almost_zero(factor, body):
     assert compared(faint(factor, body)) < CLOSE
 
@@ -208,8 +252,22 @@ def test_a_norm_that_only_its_epsilon_decides_is_refused():
 
 
 def test_operators_that_are_written_for_are_tested_here():
-    tested = {"Mul", "Sub", "Max", "Relu", "Clip", "Sigmoid", "Softmax", "LayerNormalization", "Transpose", "Slice",
-              "Split", "Squeeze", "Unsqueeze", "Identity"}  # fmt: skip
+    tested = {
+        "Mul",
+        "Sub",
+        "Max",
+        "Relu",
+        "Clip",
+        "Sigmoid",
+        "Softmax",
+        "LayerNormalization",
+        "Transpose",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+    }
     assert set(OPERATORS) - tested == {"Reshape", "Flatten", "Pad"}  # which Conformer and future context need
 
 

@@ -38,9 +38,15 @@ LAYER = f"""{QUANTIZE}
 
 def layer(weight, bias, **changed):
     """A convolution as integer-only inference has it: sums, bias, dyadic rescaling, codes."""
-    weights = {"w": (weight + 128).astype(np.uint8), "bias": np.int32(bias), "multiplier": np.int64(2**20),
-               "addend": np.int64(2**29), "divisor": np.int64(2**30), "low": np.int64(0),
-               "high": np.int64(255)}  # fmt: skip
+    weights = {
+        "w": (weight + 128).astype(np.uint8),
+        "bias": np.int32(bias),
+        "multiplier": np.int64(2**20),
+        "addend": np.int64(2**29),
+        "divisor": np.int64(2**30),
+        "low": np.int64(0),
+        "high": np.int64(255),
+    }
     return model_of(LAYER, output=f"uint8[B,{len(weight)},U] y", **weights | changed)
 
 
@@ -67,8 +73,15 @@ def test_a_layer_is_proved():
     proof = prove(layer(random_weight(3), np.zeros((3, 1))), LONGEST)
     assert proof.integer_only
     assert (proof.tensors, proof.floats, proof.boundary) == (9, (), ("quantize",))
-    assert proof.operators == {"Add": 2, "Cast": 2, "Clip": 1, "ConvInteger": 1, "Div": 1, "Mul": 1,
-                               "QuantizeLinear": 1}  # fmt: skip
+    assert proof.operators == {
+        "Add": 2,
+        "Cast": 2,
+        "Clip": 1,
+        "ConvInteger": 1,
+        "Div": 1,
+        "Mul": 1,
+        "QuantizeLinear": 1,
+    }
     assert list(proof.operators) == sorted(proof.operators)
     (sums,) = proof.accumulators
     assert (sums.node, sums.op, sums.products, sums.capacity) == ("conv", "ConvInteger", 12, 31)
@@ -93,8 +106,12 @@ def test_the_bound_with_a_bias_is_reached(bias):
 
 def test_a_matrix_product_is_proved():
     weight = np.random.default_rng(4).integers(-128, 128, (6, 5))
-    model = model_of(f"{QUANTIZE} [linear] y = MatMulInteger(q, w, z, z)", "float[T,6] features", "int32[T,5] y",
-                     w=(weight + 128).astype(np.uint8))  # fmt: skip
+    model = model_of(
+        f"{QUANTIZE} [linear] y = MatMulInteger(q, w, z, z)",
+        "float[T,6] features",
+        "int32[T,5] y",
+        w=(weight + 128).astype(np.uint8),
+    )
     (sums,) = prove(model, LONGEST).accumulators
     made = run_graph(model, {"features": worst_inputs(weight.T)})["y"]
     assert (sums.products, sums.bound) == (6, np.abs(made).max())
@@ -102,9 +119,13 @@ def test_a_matrix_product_is_proved():
 
 def test_only_a_constant_counts_as_bias_and_only_computed_tensors_as_wide():
     weight = np.full((4, 4), 129, np.uint8)
-    model = model_of(f"""{QUANTIZE} [linear] a = MatMulInteger(q, w, z, z) b = Add(a, a)
+    model = model_of(
+        f"""{QUANTIZE} [linear] a = MatMulInteger(q, w, z, z) b = Add(a, a)
         far = Constant <value_int=4611686018427387904> () l = Cast <to=7> (b) y = Div(l, far)""",
-                     "float[T,4] features", "int64[T,4] y", w=weight)  # fmt: skip
+        "float[T,4] features",
+        "int64[T,4] y",
+        w=weight,
+    )
     proof = prove(model, LONGEST)
     assert (proof.accumulators[0].bound, proof.widest) == (4 * 128, (8 * 128).bit_length())
     alone = model_of(f"{QUANTIZE} y = MatMulInteger(q, w, z, z)", "float[T,4] features", "int32[T,4] y", w=weight)
@@ -126,16 +147,21 @@ def test_long_sums_that_onnx_runtime_adds_in_floating_point_are_refused():
         prove(lines(made, "y = ReduceSum(k, a)"), LONGEST)
 
 
-@pytest.mark.parametrize(("maker", "floats"), [
-    ("[floating] f = Cast <to=1> (q) g = Mul(f, one) y = Cast <to=7> (g)", ("f", "one", "g")),
-    ("d = DequantizeLinear(q, s, z) y = Cast <to=7> (d)", ("s", "d")),
-    ("i = Cast <to=7> (q) m = Greater(i, seven) y = Cast <to=7> (m)", ("m",)),  # bool
-    ("h = Cast <to=10> (q) y = Cast <to=7> (h)", ("h",)),
-    ("f = Cast <to=7> (features) i = Cast <to=7> (q) y = Add(f, i)", ("features",)),
-    ("i = Cast <to=7> (q) c = Constant <value_float=0.5> () t = Cast <to=7> (c) y = Add(i, t)", ("c",)),
-    ("h = Shape(features) i = Cast <to=7> (q) k = Constant <value_int=2> () e = Gather(h, k) y = Add(e, i)",
-     ("features",)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("maker", "floats"),
+    [
+        ("[floating] f = Cast <to=1> (q) g = Mul(f, one) y = Cast <to=7> (g)", ("f", "one", "g")),
+        ("d = DequantizeLinear(q, s, z) y = Cast <to=7> (d)", ("s", "d")),
+        ("i = Cast <to=7> (q) m = Greater(i, seven) y = Cast <to=7> (m)", ("m",)),  # bool
+        ("h = Cast <to=10> (q) y = Cast <to=7> (h)", ("h",)),
+        ("f = Cast <to=7> (features) i = Cast <to=7> (q) y = Add(f, i)", ("features",)),
+        ("i = Cast <to=7> (q) c = Constant <value_float=0.5> () t = Cast <to=7> (c) y = Add(i, t)", ("c",)),
+        (
+            "h = Shape(features) i = Cast <to=7> (q) k = Constant <value_int=2> () e = Gather(h, k) y = Add(e, i)",
+            ("features",),
+        ),
+    ],
+)
 def test_every_tensor_of_another_type_is_found(maker, floats):
     assert inspect_integer(lines(maker), LONGEST).floats == floats
     assert not inspect_integer(lines(maker), LONGEST).integer_only
@@ -148,15 +174,25 @@ def test_a_float_tensor_is_named_with_the_node_that_makes_it():
         prove(model, LONGEST)
 
 
-@pytest.mark.parametrize(("maker", "words"), [
-    ("[greater] m = Greater(q, z) y = Cast <to=7> (m)", r"'m', made by node 'greater' \(Greater\), is bool"),
-    ("[cast] f = Cast <to=7> (features) y = Identity(f)", r"'features', a graph input read by node 'cast' \(Cast\)"),
-    ("[times] f = Mul(one, one) y = Cast <to=7> (q)", r"'one', a weight read by node 'times' \(Mul\), is float"),
-    ("[cast] i = Cast <to=7> (s) l = Cast <to=7> (q) y = Add(i, l)",
-     r"'s', a weight read by node 'cast' \(Cast\), is float"),
-    ("several = SequenceConstruct(q, q) y = Cast <to=7> (q)",
-     r"node 'several' \(SequenceConstruct\): the type of tensor 'several'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("maker", "words"),
+    [
+        ("[greater] m = Greater(q, z) y = Cast <to=7> (m)", r"'m', made by node 'greater' \(Greater\), is bool"),
+        (
+            "[cast] f = Cast <to=7> (features) y = Identity(f)",
+            r"'features', a graph input read by node 'cast' \(Cast\)",
+        ),
+        ("[times] f = Mul(one, one) y = Cast <to=7> (q)", r"'one', a weight read by node 'times' \(Mul\), is float"),
+        (
+            "[cast] i = Cast <to=7> (s) l = Cast <to=7> (q) y = Add(i, l)",
+            r"'s', a weight read by node 'cast' \(Cast\), is float",
+        ),
+        (
+            "several = SequenceConstruct(q, q) y = Cast <to=7> (q)",
+            r"node 'several' \(SequenceConstruct\): the type of tensor 'several'",
+        ),
+    ],
+)
 def test_other_tensors_are_named_too(maker, words):
     with pytest.raises(QualityError, match=words):
         prove(lines(maker), LONGEST)
@@ -177,8 +213,10 @@ def test_only_a_graph_input_with_a_constant_scale_is_a_boundary():
 
 
 def test_the_scale_may_be_a_constant_node():
-    model = model_of("t = Constant <value_float=0.5> () [quantize] q = QuantizeLinear(features, t, z) "
-                     "y = Cast <to=7> (q)", output="int64[B,4,T] y")  # fmt: skip
+    model = model_of(
+        "t = Constant <value_float=0.5> () [quantize] q = QuantizeLinear(features, t, z) y = Cast <to=7> (q)",
+        output="int64[B,4,T] y",
+    )
     proof = prove(model, LONGEST)
     assert (proof.tensors, proof.boundary) == (2, ("quantize",))
 
@@ -190,8 +228,11 @@ FUNCTIONS = """
 
 
 def nested(body, opset=20):
-    return model_of(f"{QUANTIZE} [call] y = trtasr.Outer(q)", output="int64[B,4,T] y",
-                    functions=FUNCTIONS.format(body=body, opset=opset))  # fmt: skip
+    return model_of(
+        f"{QUANTIZE} [call] y = trtasr.Outer(q)",
+        output="int64[B,4,T] y",
+        functions=FUNCTIONS.format(body=body, opset=opset),
+    )
 
 
 def test_nested_functions_are_looked_through():
@@ -261,8 +302,12 @@ def test_a_bias_that_overflows_is_found(bias):
 
 @pytest.mark.parametrize(("terms", "fits"), [(2**31 // (128 * 127), True), (2**31 // (128 * 127) + 1, False)])
 def test_a_sum_of_too_many_products_is_found(terms, fits):
-    model = model_of(f"{QUANTIZE} [linear] y = MatMulInteger(q, w, z, z)", f"float[T,{terms}] features", "int32[T,1] y",
-                     w=np.full((terms, 1), 255, np.uint8))  # fmt: skip
+    model = model_of(
+        f"{QUANTIZE} [linear] y = MatMulInteger(q, w, z, z)",
+        f"float[T,{terms}] features",
+        "int32[T,1] y",
+        w=np.full((terms, 1), 255, np.uint8),
+    )
     if fits:
         (sums,) = prove(model, LONGEST).accumulators
         assert sums.headroom == 0
@@ -298,8 +343,13 @@ def test_a_loop_is_refused():
     """Its body is a graph of its own, here with a float tensor."""
     body = """steps (int64 n, bool go, int64[4] v) => (bool on, int64[4] w) {
         on = Identity(go) f = Cast <to=1> (v) w = Cast <to=7> (f) }"""
-    model = model_of(f'[loop] y = Loop <body = {body}> (two, "", four)', "int64 unused", "int64[4] y",
-                     two=np.int64(2), four=np.arange(4))  # fmt: skip
+    model = model_of(
+        f'[loop] y = Loop <body = {body}> (two, "", four)',
+        "int64 unused",
+        "int64[4] y",
+        two=np.int64(2),
+        four=np.arange(4),
+    )
     assert run_graph(model, {"unused": np.array(0)})["y"].tolist() == [0, 1, 2, 3]
     with pytest.raises(QualityError, match=r"node 'loop' \(Loop\): no interval rule"):
         prove(model, LONGEST)
@@ -307,9 +357,13 @@ def test_a_loop_is_refused():
 
 def test_a_branch_is_refused():
     branch = "{} () => (int64[4] {}) {{ {} = Identity(four) }}"
-    model = model_of(f"y = If (cond) <then_branch = {branch.format('yes', 'a', 'a')}, "
-                     f"else_branch = {branch.format('no', 'b', 'b')}>", "bool cond", "int64[4] y",
-                     four=np.arange(4))  # fmt: skip
+    model = model_of(
+        f"y = If (cond) <then_branch = {branch.format('yes', 'a', 'a')}, "
+        f"else_branch = {branch.format('no', 'b', 'b')}>",
+        "bool cond",
+        "int64[4] y",
+        four=np.arange(4),
+    )
     with pytest.raises(QualityError, match=r"tensor 'cond', a graph input read by node 'y' \(If\), is bool"):
         prove(model, LONGEST)
 
@@ -322,9 +376,11 @@ def test_a_sum_over_time_has_as_many_terms_as_the_longest(longest):
 
 def test_a_product_over_time_has_as_many_terms_as_the_longest():
     """Attention: scores over four channels, then over T frames."""
-    model = model_of(f"""{QUANTIZE} i = Cast <to=6> (q) t = Transpose <perm=[0,2,1]> (i)
+    model = model_of(
+        f"""{QUANTIZE} i = Cast <to=6> (q) t = Transpose <perm=[0,2,1]> (i)
         [scores] a = MatMul(t, i) [wide] l = Cast <to=7> (a) v = Cast <to=7> (t) [mix] y = MatMul(l, v)""",
-                     output="int64[B,T,4] y")  # fmt: skip
+        output="int64[B,T,4] y",
+    )
     scores, mix = prove(model, LONGEST).accumulators
     assert (scores.products, scores.bound, scores.capacity) == (4, 4 * 255**2, 31)
     assert (mix.products, mix.bound, mix.capacity) == (LONGEST, LONGEST * 4 * 255**3, 63)
@@ -334,11 +390,13 @@ def test_a_product_over_time_has_as_many_terms_as_the_longest():
 
 def test_dimensions_come_through_a_computed_reshape():
     """Heads, as in attention: what is summed over is known although B and T are not."""
-    model = model_of(f"""{QUANTIZE} whole = Shape(q) two = Constant <value_ints=[0, 2]> () bt = Gather(whole, two)
+    model = model_of(
+        f"""{QUANTIZE} whole = Shape(q) two = Constant <value_ints=[0, 2]> () bt = Gather(whole, two)
         heads = Constant <value_ints=[2, 2]> () full = Concat <axis=0> (bt, heads)
         t = Transpose <perm=[0,2,1]> (q) i = Cast <to=6> (t) r = Reshape(i, full)
         a = Transpose <perm=[0,2,1,3]> (r) b = Transpose <perm=[0,2,3,1]> (r) [scores] y = MatMul(a, b)""",
-                     output="int32[B,2,T,T] y")  # fmt: skip
+        output="int32[B,2,T,T] y",
+    )
     (scores,) = prove(model, LONGEST).accumulators
     assert scores.products == 2
     assert run_graph(model, {"features": np.zeros((2, 4, 5), np.float32)})["y"].shape == (2, 2, 5, 5)
@@ -346,8 +404,14 @@ def test_dimensions_come_through_a_computed_reshape():
 
 def test_lengths_are_counts():
     """A mask without bool: 1 where a frame is below its length, lengths up to 2^31 - 1."""
-    model = model_of("""[ahead] d = Sub(lengths, frames) [mask] y = Clip(d, zero, one)""", "int64[B,1] lengths",
-                     "int64[B,4] y", frames=np.arange(4), zero=np.int64(0), one=np.int64(1))  # fmt: skip
+    model = model_of(
+        """[ahead] d = Sub(lengths, frames) [mask] y = Clip(d, zero, one)""",
+        "int64[B,1] lengths",
+        "int64[B,4] y",
+        frames=np.arange(4),
+        zero=np.int64(0),
+        one=np.int64(1),
+    )
     assert prove(model, LONGEST).widest == 31
     made = run_graph(model, {"lengths": np.array([[0], [2], [9]])})["y"]
     assert made.tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
@@ -364,8 +428,9 @@ def test_other_integer_inputs_have_any_value_of_their_type():
 
 
 def test_signed_codes():
-    model = model_of("q = QuantizeLinear(features, s, zero) y = Cast <to=6> (q)", output="int32[B,4,T] y",
-                     zero=np.int8(0))  # fmt: skip
+    model = model_of(
+        "q = QuantizeLinear(features, s, zero) y = Cast <to=6> (q)", output="int32[B,4,T] y", zero=np.int8(0)
+    )
     assert prove(model, LONGEST).widest == 8  # -128
 
 
@@ -377,10 +442,15 @@ def test_a_weight_that_callers_may_replace_is_no_constant():
 
 def test_floating_parts_do_not_stop_the_inspection():
     """What is computed from floats has no bound; sums that are not keep theirs."""
-    model = model_of(f"""{QUANTIZE} [known] a = MatMulInteger(q, w, z, z) f = Cast <to=1> (a) e = Exp(f)
+    model = model_of(
+        f"""{QUANTIZE} [known] a = MatMulInteger(q, w, z, z) f = Cast <to=1> (a) e = Exp(f)
         i = Cast <to=7> (e) [unknown] b = MatMul(i, v) m = Mul(b, b) [again] c = QuantizeLinear(e, s, z)
-        [behind] y = MatMulInteger(c, w, z, z)""", "float[T,3] features", "int32[T,3] y",
-                     w=np.full((3, 3), 130, np.uint8), v=np.ones((3, 3), np.int64))  # fmt: skip
+        [behind] y = MatMulInteger(c, w, z, z)""",
+        "float[T,3] features",
+        "int32[T,3] y",
+        w=np.full((3, 3), 130, np.uint8),
+        v=np.ones((3, 3), np.int64),
+    )
     proof = inspect_integer(model, LONGEST)
     assert [(item.node, item.bound) for item in proof.accumulators] == [("known", 768), ("behind", 768)]
     assert (proof.floats, proof.boundary) == (("f", "e", "s"), ("quantize",))

@@ -11,12 +11,20 @@ from onnx import TensorProto, helper
 from trtasr.errors import QualityError
 from trtasr.graph import intervals
 from trtasr.graph.check import run_graph
-from trtasr.graph.intervals import Interval, Operand, Step, bounds, products, weighted_sums
+from trtasr.graph.interval import Interval, weighted_sums
+from trtasr.graph.intervals import Operand, Step, bounds, products
 
 SMALL = [Interval(low, high) for low in range(-4, 5) for high in range(low, 5)]
 UNARY = {"Abs": abs, "Neg": lambda a: -a, "Relu": lambda a: max(a, 0)}
-BINARY = {"Add": lambda a, b: a + b, "Sub": lambda a, b: a - b, "Mul": lambda a, b: a * b, "Max": max, "Min": min,
-          "Div": lambda a, b: int(a / b), "Mod": lambda a, b: a % b}  # fmt: skip
+BINARY = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Max": max,
+    "Min": min,
+    "Div": lambda a, b: int(a / b),
+    "Mod": lambda a, b: a % b,
+}
 DIVISIONS = ("Div", "Mod")
 SHIFTS = ("LEFT", "RIGHT")
 
@@ -126,8 +134,12 @@ def test_the_rule_of_clip_is_exact():
     x, ends = operand("x", Interval(-3, 9)), [(-5, -4), (-1, 2), (4, 7), (10, 12)]
     for low, high in product(ends, ends):
         limits = operand("low", Interval(*low)), operand("high", Interval(*high))
-        values = [min(max(a, b), c) for a in range(-3, 10) for b in range(low[0], low[1] + 1)
-                  for c in range(high[0], high[1] + 1)]  # fmt: skip
+        values = [
+            min(max(a, b), c)
+            for a in range(-3, 10)
+            for b in range(low[0], low[1] + 1)
+            for c in range(high[0], high[1] + 1)
+        ]
         assert bounds(step("Clip", x, *limits)) == Interval(min(values), max(values)), (low, high)
 
 
@@ -176,8 +188,10 @@ def test_division_by_an_interval_with_zero_is_refused(op, divisor):
 
 
 def test_operators_without_a_rule_are_refused():
-    for found in (step("Erf", operand("x", Interval(0, 1))),
-                  step("Mod", operand("x", Interval(0, 1)), operand("y", Interval(1, 1)), fmod=1)):  # fmt: skip
+    for found in (
+        step("Erf", operand("x", Interval(0, 1))),
+        step("Mod", operand("x", Interval(0, 1)), operand("y", Interval(1, 1)), fmod=1),
+    ):
         with pytest.raises(QualityError, match=f"node 'n' .{found.node.op_type}.: no interval rule"):
             bounds(found)
 
@@ -188,12 +202,15 @@ def test_a_second_output_has_no_rule():
         bounds(Step(node, (operand("x", Interval(0, 9)),), np.dtype(np.int8), 1))
 
 
-@pytest.mark.parametrize(("found", "kind", "words"), [
-    (Interval(0, 300), "uint8", "up to 300 do not fit uint8"),
-    (Interval(-1, 3), "uint64", "down to -1 do not fit uint64"),
-    (Interval(-(2**31) - 1, 0), "int32", "down to -2147483649 do not fit int32"),
-    (Interval(0, 2**70), "int64", r"up to 2\^70 do not fit int64"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("found", "kind", "words"),
+    [
+        (Interval(0, 300), "uint8", "up to 300 do not fit uint8"),
+        (Interval(-1, 3), "uint64", "down to -1 do not fit uint64"),
+        (Interval(-(2**31) - 1, 0), "int32", "down to -2147483649 do not fit int32"),
+        (Interval(0, 2**70), "int64", r"up to 2\^70 do not fit int64"),
+    ],
+)
 def test_values_must_fit_their_type(found, kind, words):
     with pytest.raises(QualityError, match=rf"node 'n' \(Identity\): values {words}"):
         bound("Identity", found, dtype=kind)
@@ -205,13 +222,16 @@ def test_all_values_of_a_type_fit_it(kind):
     assert bound("Identity", Interval(limits.min, limits.max), dtype=kind) == Interval(limits.min, limits.max)
 
 
-@pytest.mark.parametrize(("shape", "axes", "low", "high"), [
-    ((2, 5, 7), [1], -15, 20),  # exactly five
-    ((2, None, 7), [1], -300, 400),  # one to a hundred
-    ((2, None, 7), [-1, 1], -2100, 2800),
-    ((2, 5, 7), [], -210, 280),  # all
-    (None, [-1], -300, 400),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "axes", "low", "high"),
+    [
+        ((2, 5, 7), [1], -15, 20),  # exactly five
+        ((2, None, 7), [1], -300, 400),  # one to a hundred
+        ((2, None, 7), [-1, 1], -2100, 2800),
+        ((2, 5, 7), [], -210, 280),  # all
+        (None, [-1], -300, 400),
+    ],
+)
 def test_a_sum_has_as_many_terms_as_its_axes(shape, axes, low, high):
     found = bounds(step("ReduceSum", operand("x", Interval(-3, 4), shape=shape), constant("axes", axes)))
     assert found == Interval(low, high)
@@ -259,27 +279,40 @@ def test_weighted_sums_of_wide_weights_do_not_wrap():
 def test_zero_points_of_a_matrix_product(per_column):
     """Columns [3, 1] and [0, 4] minus 2, x of 0 .. 255 minus 128."""
     zeros = [2, 2] if per_column else 2
-    inputs = (operand("x", Interval(0, 255), shape=(None, 2)), constant("w", [[3, 0], [1, 4]], np.uint8),
-              constant("xz", 128, np.uint8), constant("wz", zeros, np.uint8))  # fmt: skip
+    inputs = (
+        operand("x", Interval(0, 255), shape=(None, 2)),
+        constant("w", [[3, 0], [1, 4]], np.uint8),
+        constant("xz", 128, np.uint8),
+        constant("wz", zeros, np.uint8),
+    )
     found = step("MatMulInteger", *inputs, dtype=np.int32)
     assert bounds(found) == Interval(-2 * 128 - 2 * 127, 2 * 127 + 2 * 128)
     assert products(found) == 2
 
 
 def test_zero_points_of_a_convolution_are_per_channel():
-    inputs = (operand("x", Interval(0, 10)), constant("w", [[[5, 5]], [[9, 1]]], np.uint8), None,
-              constant("wz", [5, 2], np.uint8))  # fmt: skip
+    inputs = (
+        operand("x", Interval(0, 10)),
+        constant("w", [[[5, 5]], [[9, 1]]], np.uint8),
+        None,
+        constant("wz", [5, 2], np.uint8),
+    )
     assert bounds(step("ConvInteger", *inputs, dtype=np.int32)) == Interval(-10, 70)
 
 
 def test_zero_points_of_a_constant_left_matrix_are_per_row():
-    inputs = (constant("a", [[5, 5], [9, 1]], np.uint8), operand("b", Interval(0, 10), shape=(2, None)),
-              constant("az", [5, 2], np.uint8))  # fmt: skip
+    inputs = (
+        constant("a", [[5, 5], [9, 1]], np.uint8),
+        operand("b", Interval(0, 10), shape=(2, None)),
+        constant("az", [5, 2], np.uint8),
+    )
     assert bounds(step("MatMulInteger", *inputs, dtype=np.int32)) == Interval(-10, 70)
 
 
-@pytest.mark.parametrize(("left", "right", "count"), [((None, 6), (6, None), 6), ((None, None), (None, None, 4), 100),
-                                                      ((2, None), (8,), 8), ((2, None), (3, 8, 4), 8)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("left", "right", "count"),
+    [((None, 6), (6, None), 6), ((None, None), (None, None, 4), 100), ((2, None), (8,), 8), ((2, None), (3, 8, 4), 8)],
+)
 def test_products_of_two_activations(left, right, count):
     found = step("MatMul", operand("a", Interval(-3, 2), shape=left), operand("b", Interval(1, 5), shape=right))
     assert products(found) == count

@@ -17,7 +17,12 @@ tiny (float[1, n, 4] x) => (float[1, n, 3] y) <float[4, 3] w = {0,0,0,0,0,0,0,0,
 def test_only_what_the_graph_has():
     scale, weight, bias = TensorScale(1.0, "max"), WeightScale(np.ones(3, np.float32), 1), np.zeros(3, np.float32)
     mine = ScaleTable({"x": scale, "p": scale}, {"w": weight}, {"layer": 0.5}, {"p": bias}, {"a": 1}, {"b": bias})
-    other = {"activations": {"z": scale}, "weights": {"v": weight}, "alphas": {"elsewhere": 1.0},
-             "offsets": {"q": bias}, "corrected": {"c": bias}}  # fmt: skip
+    other = {
+        "activations": {"z": scale},
+        "weights": {"v": weight},
+        "alphas": {"elsewhere": 1.0},
+        "offsets": {"q": bias},
+        "corrected": {"c": bias},
+    }
     both = ScaleTable(settings={"a": 1}, **{name: {**getattr(mine, name), **more} for name, more in other.items()})
     assert own_part(both, onnx.parser.parse_model(GRAPH)) == mine

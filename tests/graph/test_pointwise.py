@@ -36,8 +36,9 @@ def test_lowering_after_quantization_keeps_scales_and_values(fp32, table, feeds)
     assert_parity(run_graph(quantized, feeds), run_graph(lowered, feeds), 1e-2)
 
 
-@pytest.mark.parametrize("attributes", ["kernel_shape=[1], strides=[2]", "kernel_shape=[1], pads=[1,0]",
-                                        "kernel_shape=[1], group=2"])  # fmt: skip
+@pytest.mark.parametrize(
+    "attributes", ["kernel_shape=[1], strides=[2]", "kernel_shape=[1], pads=[1,0]", "kernel_shape=[1], group=2"]
+)
 def test_other_convolutions_are_left_alone(attributes):
     inputs = 2 if "group" in attributes else 4
     model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 20]>

@@ -30,8 +30,9 @@ MEL, WIDTH, SHORT = 16, 16, 12
 
 @pytest.fixture(scope="module")
 def fp32(tmp_path_factory, one_thread):
-    network = conformer_network(feat_in=MEL, d_model=WIDTH, n_heads=2, conv_kernel_size=5, ff_expansion_factor=2,
-                                subsampling_conv_channels=4)  # fmt: skip
+    network = conformer_network(
+        feat_in=MEL, d_model=WIDTH, n_heads=2, conv_kernel_size=5, ff_expansion_factor=2, subsampling_conv_channels=4
+    )
     path = tmp_path_factory.mktemp("positions") / "model.onnx"
     export_onnx(fold_batchnorm(network), path, MEL)
     return onnx.load(path)
@@ -70,8 +71,9 @@ def test_first_and_last_rows_are_the_longest_distances(positions):
 
 def test_the_table_replaces_what_every_layer_reads(fp32, positions):
     readers = [node for node in consumers(fp32)[positions.name] if node.op_type == "MatMul"]
-    assert [node.name for node in readers] == [f"/encoder/layers.{index}/self_attn/linear_pos/MatMul"
-                                               for index in range(2)]  # fmt: skip
+    assert [node.name for node in readers] == [
+        f"/encoder/layers.{index}/self_attn/linear_pos/MatMul" for index in range(2)
+    ]
 
 
 def looked_up(positions, read, frames):
@@ -88,8 +90,9 @@ def looked_up(positions, read, frames):
 @pytest.mark.parametrize("frames", [1, 5, 30, LONGEST])
 @pytest.mark.parametrize("read", [Codes(np.float32(1 / 127), 128), Codes(np.float32(0.01), 37)])
 def test_codes_that_are_looked_up_are_those_of_quantizelinear(positions, frames, read):
-    quantized = parsed("float[A,P,W] x", "uint8[A,P,W] y", "y = QuantizeLinear(x, s, z)",
-                       {"s": read.scale, "z": np.uint8(read.zero)})  # fmt: skip
+    quantized = parsed(
+        "float[A,P,W] x", "uint8[A,P,W] y", "y = QuantizeLinear(x, s, z)", {"s": read.scale, "z": np.uint8(read.zero)}
+    )
     expected = run_graph(quantized, {"x": rows(positions.values, frames)})["y"]
     found = looked_up(positions, read, frames)
     assert np.array_equal(found, expected)
@@ -109,8 +112,9 @@ def test_graphs_without_positions_have_no_table():
     assert position_tables(parsed("float[N] x", "float[N] y", "y = Relu(x)")) == {}
 
 
-@pytest.mark.parametrize("body", ["[wave] y = Sin(x)", "[times] z = Mul(x, x) [wave] y = Sin(z)",
-                                  "[wide] z = Abs(x) [wave] y = Sin(z)"])  # fmt: skip
+@pytest.mark.parametrize(
+    "body", ["[wave] y = Sin(x)", "[times] z = Mul(x, x) [wave] y = Sin(z)", "[wide] z = Abs(x) [wave] y = Sin(z)"]
+)
 def test_sines_of_something_else_are_refused(body):
     with pytest.raises(BuildError, match="wave: sines of something else than a range of positions"):
         position_tables(parsed("float[N] x", "float[N] y", body))

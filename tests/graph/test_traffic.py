@@ -23,8 +23,9 @@ def test_every_weighted_layer_of_the_tiny_network_by_hand(fp32):
     ]
     found = layer_traffic(fp32, 3, 101)
     rows = [(t.macs, t.inputs, t.outputs, t.weights, t.depthwise) for t in found]
-    assert sorted(rows) == sorted((w * written, i * read, o * written, w, depthwise)
-                                  for i, o, w, read, written, depthwise in expected)  # fmt: skip
+    assert sorted(rows) == sorted(
+        (w * written, i * read, o * written, w, depthwise) for i, o, w, read, written, depthwise in expected
+    )
     assert [t.node for t in found] == [site.node for site in sites(fp32)]
 
 

@@ -84,7 +84,8 @@ def test_codes_are_moved_and_scales_kept_bit_for_bit():
     assert np.array_equal(codes, before["w_int8"].transpose(2, 1, 0))
     assert "w_int8" not in after
     assert {name: after[name].tobytes() for name in ("w_scale", "v_scale", "r_scale")} == {
-        name: before[name].tobytes() for name in ("w_scale", "v_scale", "r_scale")}  # fmt: skip
+        name: before[name].tobytes() for name in ("w_scale", "v_scale", "r_scale")
+    }
     pairs = [node for node in lowered.graph.node if node.op_type == "QuantizeLinear"]
     assert [list(node.input[1:]) for node in pairs] == [["r_scale", "int8_zero"]] * 2
     names = {node.name: node.op_type for node in lowered.graph.node}

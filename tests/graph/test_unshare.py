@@ -37,8 +37,11 @@ def assert_separate(model):
     assert len(set(names)) == len(names)
     assert not others & set(names)
     outputs = {value.name for value in model.graph.output}
-    assert not [node for node in model.graph.node if node.op_type == "Identity" and node.input[0] in stored
-                and node.output[0] not in outputs]  # fmt: skip
+    assert not [
+        node
+        for node in model.graph.node
+        if node.op_type == "Identity" and node.input[0] in stored and node.output[0] not in outputs
+    ]
 
 
 BODIES = {
@@ -65,8 +68,15 @@ def test_the_graph_computes_the_same_and_layers_share_nothing(body):
     assert unshare(separate) is separate
 
 
-@pytest.mark.parametrize("body", ["h = MatMul(x, w) y = MatMul(h, w)", "c = Identity(w) y = Gemm(x, w, c)",
-                                  "h = MatMul(w, x) y = MatMul(h, w)", "y = Gemm(x, w, w)"])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        "h = MatMul(x, w) y = MatMul(h, w)",
+        "c = Identity(w) y = Gemm(x, w, c)",
+        "h = MatMul(w, x) y = MatMul(h, w)",
+        "y = Gemm(x, w, w)",
+    ],
+)
 def test_matrix_products_are_layers_too(body):
     model = graph(body, "float[3,3] x", "float[3,3] y", rank=2)
     separate = unshare(model)
@@ -112,8 +122,13 @@ def test_exported_layers_of_equal_constants_have_their_own(alike, feeds):
     check_model(exported)
     assert_separate(exported)
     assert {name for name in layer_constants(exported) if name.endswith("bias")} == {
-        "stem.1.conv.bias", "mconv.1.conv.bias", "mconv.5.conv.bias", "res.0.conv.bias", "dense.0.conv.bias",
-        "decoder.0.bias"}  # fmt: skip
+        "stem.1.conv.bias",
+        "mconv.1.conv.bias",
+        "mconv.5.conv.bias",
+        "res.0.conv.bias",
+        "dense.0.conv.bias",
+        "decoder.0.bias",
+    }
     with torch.no_grad():
         log_probs, lengths = model(*(torch.from_numpy(feeds[name]) for name in ("features", "lengths")))
     expected = {"log_probs": log_probs.numpy(), "output_lengths": lengths.numpy()}

@@ -29,8 +29,17 @@ class Tiny(nn.Module):
         c = CHANNELS
         norm = nn.BatchNorm1d
         self.stem = nn.ModuleList([Masked(MEL, MEL, 5, 2, MEL), Masked(MEL, c, 1), norm(c)])
-        self.mconv = nn.ModuleList([Masked(c, c, 7, 1, c), Masked(c, c, 1), norm(c), nn.ReLU(),
-                                    Masked(c, c, 7, 1, c), Masked(c, c, 1), norm(c)])  # fmt: skip
+        self.mconv = nn.ModuleList(
+            [
+                Masked(c, c, 7, 1, c),
+                Masked(c, c, 1),
+                norm(c),
+                nn.ReLU(),
+                Masked(c, c, 7, 1, c),
+                Masked(c, c, 1),
+                norm(c),
+            ]
+        )
         self.res = nn.ModuleList([Masked(c, c, 1), norm(c)])
         self.dense = nn.ModuleList([Masked(c, c, 3), norm(c)])
         self.decoder = nn.Sequential(nn.Conv1d(c, CLASSES, 1))
@@ -74,6 +83,7 @@ def table_of(graph, inputs):
     for info in weight_tensors(graph):
         channels = np.moveaxis(arrays[info.name], info.axis, 0).reshape(info.shape[info.axis], -1)
         weights[info.name] = WeightScale((np.abs(channels).max(1) / np.float32(127)).astype(np.float32), info.axis)
-    activations = {name: TensorScale(float(np.abs(values[name]).max()), "max", bool((values[name] >= 0).all()))
-                   for name in names}  # fmt: skip
+    activations = {
+        name: TensorScale(float(np.abs(values[name]).max()), "max", bool((values[name] >= 0).all())) for name in names
+    }
     return ScaleTable(activations, weights)

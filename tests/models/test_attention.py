@@ -74,11 +74,13 @@ def attend(layer, x, count):
     for head in range(len(u)):
         part = slice(head * size, (head + 1) * size)
         for i in range(frames):
-            scores = np.array([
-                (query[i, part] + u[head]) @ key[j, part]
-                + (query[i, part] + v[head]) @ (weight["linear_pos"] @ embedding(i - j, width))[part]
-                for j in range(count)
-            ]) / math.sqrt(size)  # fmt: skip
+            scores = np.array(
+                [
+                    (query[i, part] + u[head]) @ key[j, part]
+                    + (query[i, part] + v[head]) @ (weight["linear_pos"] @ embedding(i - j, width))[part]
+                    for j in range(count)
+                ]
+            ) / math.sqrt(size)
             chances = np.exp(scores - scores.max())
             out[i, part] = chances / chances.sum() @ value[:count, part]
     return out @ weight["linear_out"].T + bias["linear_out"]

@@ -44,8 +44,9 @@ def run(name, frames, fill=None):
 @pytest.mark.parametrize("name", [*cases.SMALL_CONFORMERS, *cases.PUBLISHED_CONFORMERS])
 def test_state_dict_has_nemo_names_and_shapes(name):
     encoder = {**ENCODERS, **cases.PUBLISHED_CONFORMERS}[name]
-    ours, theirs = (lines.decode().splitlines()
-                    for lines in (cases.state_lines(shapes(encoder)), GOLDEN[f"{name}/state"].tobytes()))  # fmt: skip
+    ours, theirs = (
+        lines.decode().splitlines() for lines in (cases.state_lines(shapes(encoder)), GOLDEN[f"{name}/state"].tobytes())
+    )
     assert ours == theirs
 
 

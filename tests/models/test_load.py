@@ -22,8 +22,11 @@ def weights():
 
 def test_loads_every_weight_in_float32_without_gradients(weights):
     halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    halves |= {"preprocessor.featurizer.window": torch.zeros(3), "spec_augmentation.x": torch.zeros(1),
-               "loss.weight": torch.zeros(1)}  # fmt: skip
+    halves |= {
+        "preprocessor.featurizer.window": torch.zeros(3),
+        "spec_augmentation.x": torch.zeros(1),
+        "loss.weight": torch.zeros(1),
+    }
     model = build_model("jasper", CONFIG, halves)
     assert not model.training
     for name, tensor in model.state_dict().items():
@@ -34,8 +37,11 @@ def test_loads_every_weight_in_float32_without_gradients(weights):
 
 def test_missing_and_extra_names_are_listed(weights):
     weights["encoder.extra.weight"] = weights.pop("decoder.decoder_layers.0.bias")
-    with pytest.raises(CheckpointError, match=r"missing \(1\): decoder\.decoder_layers\.0\.bias; "
-                                              r"extra \(1\): encoder\.extra\.weight"):  # fmt: skip
+    with pytest.raises(
+        CheckpointError,
+        match=r"missing \(1\): decoder\.decoder_layers\.0\.bias; "
+        r"extra \(1\): encoder\.extra\.weight",
+    ):
         build_model("jasper", CONFIG, weights)
 
 
@@ -65,11 +71,14 @@ def test_weights_without_the_counters_of_batch_norms(weights):
         assert not any(tensor.is_meta for tensor in model.state_dict().values())
 
 
-@pytest.mark.parametrize("change", [
-    {"residual": True, "stride": [2]},
-    {"residual": True, "stride": [2], "residual_mode": "stride_add", "repeat": 2},
-    {"residual": True, "dilation": [2], "future_context": 2},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"residual": True, "stride": [2]},
+        {"residual": True, "stride": [2], "residual_mode": "stride_add", "repeat": 2},
+        {"residual": True, "dilation": [2], "future_context": 2},
+    ],
+)
 def test_residual_branches_of_other_lengths(change):
     """Each would stop torch in the middle of a compile."""
     encoder = cases.encoder([cases.block(8, 3), cases.block(8, 3, **change)])
@@ -113,9 +122,13 @@ def test_unknown_family(weights):
         build_model("wav2vec2", CONFIG, weights)
 
 
-@pytest.mark.parametrize(("family", "network", "config"), [
-    ("whisper", Whisper, whisper_configs.config()), ("moonshine", Moonshine, moonshine_configs.config()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "network", "config"),
+    [
+        ("whisper", Whisper, whisper_configs.config()),
+        ("moonshine", Moonshine, moonshine_configs.config()),
+    ],
+)
 def test_encoder_decoders_take_their_whole_configuration(family, network, config):
     state = {name: tensor.half() for name, tensor in network(config).state_dict().items()}
     extra = {"encoder.rotary_emb.inv_freq": torch.zeros(4)}
@@ -131,12 +144,15 @@ def test_encoder_decoders_take_their_whole_configuration(family, network, config
         build_model(family, config, state | {"decoder.embed_tokens.weight": state["decoder.embed_tokens.weight"].int()})
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda tensor: tensor.to(torch.float8_e4m3fn), "not of real numbers"),
-    (lambda tensor: tensor.to(torch.complex64), "not of real numbers"),
-    (lambda tensor: tensor.to(torch.int32), "not of real numbers"),
-    (lambda tensor: -tensor.abs() - 1, "negative"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensor: tensor.to(torch.float8_e4m3fn), "not of real numbers"),
+        (lambda tensor: tensor.to(torch.complex64), "not of real numbers"),
+        (lambda tensor: tensor.to(torch.int32), "not of real numbers"),
+        (lambda tensor: -tensor.abs() - 1, "negative"),
+    ],
+)
 def test_numbers_that_a_cast_would_change_and_negative_variances_are_refused(weights, change, words):
     name = next(key for key in weights if key.endswith("running_var"))
     weights[name] = change(weights[name])

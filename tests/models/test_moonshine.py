@@ -35,8 +35,9 @@ def shapes(config):
 
 @cache
 def model(name):
-    weights = {key: torch.from_numpy(moonshine_configs.weight(key, shape))
-               for key, shape in shapes(SMALL[name]).items()}  # fmt: skip
+    weights = {
+        key: torch.from_numpy(moonshine_configs.weight(key, shape)) for key, shape in shapes(SMALL[name]).items()
+    }
     return build_model("moonshine", SMALL[name], weights)
 
 
@@ -188,10 +189,17 @@ def test_exported_decoder_equals_torch_at_unseen_shapes(graphs, rows, before, ne
     past = network.decoder(tokens[:, :before], empty(cross), cross, positions)[1] if before else empty(cross)
     logits, presents = network.decoder(tokens[:, before:], past, cross, positions)
     caches = {"cross": cross, "past": past, "present": presents}
-    flat = {kind: dict(zip(cache_names(kind, 3), (item.numpy() for item in chain.from_iterable(pairs)), strict=True))
-            for kind, pairs in caches.items()}  # fmt: skip
-    feeds = {"tokens": tokens[:, before:].numpy(), "positions": positions.numpy(), **flat["cross"], **flat["past"],
-             "token_bias": np.zeros(61, np.float32)}  # fmt: skip
+    flat = {
+        kind: dict(zip(cache_names(kind, 3), (item.numpy() for item in chain.from_iterable(pairs)), strict=True))
+        for kind, pairs in caches.items()
+    }
+    feeds = {
+        "tokens": tokens[:, before:].numpy(),
+        "positions": positions.numpy(),
+        **flat["cross"],
+        **flat["past"],
+        "token_bias": np.zeros(61, np.float32),
+    }
     assert_parity(flat["present"] | {"logits": logits.numpy()}, run_graph(graphs[1], feeds), TOLERANCE)
 
 

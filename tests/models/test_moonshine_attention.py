@@ -20,11 +20,16 @@ def test_repeated_numbers_change_no_product_and_no_output(width):
     attention, x = Attention(3 * width, 3), torch.randn(2, 5, 3 * width)
     key, value = attention.key_value(x, 2)
     query = attention.query(x, 2)
-    plain = {name: torch.nn.functional.linear(x, getattr(attention, f"{name}_proj").weight)
-             .reshape(2, 5, 3, width).transpose(1, 2) for name in ("q", "k", "v")}  # fmt: skip
+    plain = {
+        name: torch.nn.functional.linear(x, getattr(attention, f"{name}_proj").weight)
+        .reshape(2, 5, 3, width)
+        .transpose(1, 2)
+        for name in ("q", "k", "v")
+    }
     assert key.shape == value.shape == query.shape == (2, 3, 5, width + repeated(width))
-    torch.testing.assert_close(query @ key.transpose(2, 3), plain["q"] @ plain["k"].transpose(2, 3) / math.sqrt(width),
-                               atol=1e-5, rtol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        query @ key.transpose(2, 3), plain["q"] @ plain["k"].transpose(2, 3) / math.sqrt(width), atol=1e-5, rtol=1e-5
+    )
     expected = plain["v"].transpose(1, 2).reshape(2, 5, -1) @ attention.o_proj.weight.t()
     found = attention.o_proj(value.transpose(1, 2).reshape(2, 5, -1))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -18,10 +18,17 @@ def refused(**options):
     return error.value
 
 
-@pytest.mark.parametrize("accepted", [
-    *SMALL.values(), *PUBLISHED.values(), config(head_dim=16), config(rope_theta=10000, partial_rotary_factor=1),
-    config(rope_parameters=None, rope_scaling={}), config(partial_rotary_factor=0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        *SMALL.values(),
+        *PUBLISHED.values(),
+        config(head_dim=16),
+        config(rope_theta=10000, partial_rotary_factor=1),
+        config(rope_parameters=None, rope_scaling={}),
+        config(partial_rotary_factor=0.0),
+    ],
+)
 def test_what_is_computed_alike_is_accepted(accepted):
     check_config(accepted)
 
@@ -42,38 +49,41 @@ def test_sizes_must_be_there(key):
         check_config(values)
 
 
-@pytest.mark.parametrize(("key", "value", "repair"), [
-    ("encoder_hidden_act", "relu", "'gelu'"),
-    ("encoder_hidden_act", None, "'gelu'"),
-    ("decoder_hidden_act", "gelu", "'silu'"),
-    ("decoder_hidden_act", ["silu"], "'silu'"),
-    ("attention_bias", True, "False"),
-    ("attention_bias", "no", "False"),
-    ("tie_word_embeddings", False, "True"),
-    ("decoder_num_attention_heads", 4, "only 2"),
-    ("encoder_num_key_value_heads", 1, "only 2"),
-    ("decoder_num_key_value_heads", 1, "only 2"),
-    ("decoder_num_key_value_heads", "x" * 10_000, "only 2"),
-    ("head_dim", 32, "only 16"),
-    ("encoder_num_attention_heads", 3, "belongs to the weights"),
-    ("encoder_num_attention_heads", 32, "belongs to the weights"),  # heads of one number: no pair to turn
-    ("rope_theta", 0, "from 1 to 1e+09"),
-    ("rope_theta", None, "number"),
-    ("rope_theta", float("nan"), "number"),
-    ("rope_theta", True, "number"),
-    ("rope_theta", "x" * 10_000, "number"),
-    ("partial_rotary_factor", 1.5, "from 0 to 1"),
-    ("partial_rotary_factor", -0.1, "from 0 to 1"),
-    ("partial_rotary_factor", float("inf"), "from 0 to 1"),
-    ("partial_rotary_factor", [0.9], "from 0 to 1"),
-    ("rope_parameters", "default", "object"),
-    ("rope_parameters", [1], "object"),
-    ("rope_scaling", 4.0, "object"),
-    ("rope_scaling", {"rope_type": "dynamic", "factor": 2.0}, "'default'"),
-    ("rope_scaling", {"type": "linear", "factor": 2.0}, "'default'"),
-    ("rope_parameters", {"rope_type": "yarn"}, "'default'"),
-    ("rope_parameters", {"rope_type": {}}, "'default'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value", "repair"),
+    [
+        ("encoder_hidden_act", "relu", "'gelu'"),
+        ("encoder_hidden_act", None, "'gelu'"),
+        ("decoder_hidden_act", "gelu", "'silu'"),
+        ("decoder_hidden_act", ["silu"], "'silu'"),
+        ("attention_bias", True, "False"),
+        ("attention_bias", "no", "False"),
+        ("tie_word_embeddings", False, "True"),
+        ("decoder_num_attention_heads", 4, "only 2"),
+        ("encoder_num_key_value_heads", 1, "only 2"),
+        ("decoder_num_key_value_heads", 1, "only 2"),
+        ("decoder_num_key_value_heads", "x" * 10_000, "only 2"),
+        ("head_dim", 32, "only 16"),
+        ("encoder_num_attention_heads", 3, "belongs to the weights"),
+        ("encoder_num_attention_heads", 32, "belongs to the weights"),  # heads of one number: no pair to turn
+        ("rope_theta", 0, "from 1 to 1e+09"),
+        ("rope_theta", None, "number"),
+        ("rope_theta", float("nan"), "number"),
+        ("rope_theta", True, "number"),
+        ("rope_theta", "x" * 10_000, "number"),
+        ("partial_rotary_factor", 1.5, "from 0 to 1"),
+        ("partial_rotary_factor", -0.1, "from 0 to 1"),
+        ("partial_rotary_factor", float("inf"), "from 0 to 1"),
+        ("partial_rotary_factor", [0.9], "from 0 to 1"),
+        ("rope_parameters", "default", "object"),
+        ("rope_parameters", [1], "object"),
+        ("rope_scaling", 4.0, "object"),
+        ("rope_scaling", {"rope_type": "dynamic", "factor": 2.0}, "'default'"),
+        ("rope_scaling", {"type": "linear", "factor": 2.0}, "'default'"),
+        ("rope_parameters", {"rope_type": "yarn"}, "'default'"),
+        ("rope_parameters", {"rope_type": {}}, "'default'"),
+    ],
+)
 def test_unsupported_values_name_key_and_repair(key, value, repair):
     error = refused(**{key: value})
     assert key in error.problem

@@ -65,9 +65,14 @@ def test_striding_equals_its_formula():
     x, (weight, bias) = torch.randn(7, 5).double(), (p.double() for p in (layer.conv[0].weight, layer.conv[0].bias))
     padded = torch.zeros(9, 7).double()
     padded[1:8, 1:6] = x
-    planes = torch.stack([torch.stack([
-        (weight[:, 0] * padded[2 * t : 2 * t + 3, 2 * f : 2 * f + 3]).sum((1, 2)) + bias for f in range(3)])
-        for t in range(4)]).relu()  # fmt: skip
+    planes = torch.stack(
+        [
+            torch.stack(
+                [(weight[:, 0] * padded[2 * t : 2 * t + 3, 2 * f : 2 * f + 3]).sum((1, 2)) + bias for f in range(3)]
+            )
+            for t in range(4)
+        ]
+    ).relu()
     flat = planes.transpose(1, 2).reshape(4, -1)  # per frame: all bins of the first channel, then of the second ...
     expected = flat @ layer.out.weight.double().T + layer.out.bias.double()
     found, _ = layer(x.float()[None], torch.tensor([7]))

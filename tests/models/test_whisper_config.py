@@ -27,9 +27,14 @@ def test_sizes_are_integers_within_bounds(key, value):
         check_config(whisper_configs.config(**{key: value}))
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("activation_function", "relu"), ("scale_embedding", True), ("tie_word_embeddings", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("activation_function", "relu"),
+        ("scale_embedding", True),
+        ("tie_word_embeddings", False),
+    ],
+)
 def test_what_is_computed_otherwise(key, value):
     assert key in FIXED
     with pytest.raises(CheckpointError, match=f"{key} is {value!r}"):

@@ -6,8 +6,9 @@ from hypothesis.extra import numpy as hnp
 from trtasr.quant.centering import ChannelRange, centering, collect_channels
 from trtasr.quant.ranges import CODES, representable
 
-values = hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 40)),
-                    elements=st.floats(-100, 100, width=32))  # fmt: skip
+values = hnp.arrays(
+    np.float32, st.tuples(st.integers(1, 12), st.integers(1, 40)), elements=st.floats(-100, 100, width=32)
+)
 
 
 @given(values, st.floats(1.0, 2.0))

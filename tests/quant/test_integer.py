@@ -87,8 +87,13 @@ def test_matrix_products_have_bounds_too(op):
     cast = "" if op == "MatMulInteger" else "[wide] long = Cast <to=7> (codes)"
     inputs = "(codes, square, zero, zero)" if op == "MatMulInteger" else "(long, square)"
     kind = np.uint8 if op == "MatMulInteger" else np.int64
-    model = made(cast, f"[product] sums = {op} {inputs}", "[end] logits = Cast <to=6> (sums)", LENGTHS,
-                 square=np.full((9, 2), 3, kind))  # fmt: skip
+    model = made(
+        cast,
+        f"[product] sums = {op} {inputs}",
+        "[end] logits = Cast <to=6> (sums)",
+        LENGTHS,
+        square=np.full((9, 2), 3, kind),
+    )
     IntegerExecutor(model, {"product": 10**6})(FEATURES, LONG)
     with pytest.raises(QualityError, match=rf"product \({op}\): .* exceeds its bound 10\n"):
         IntegerExecutor(model, {"product": 10})(FEATURES, LONG)
@@ -103,9 +108,15 @@ def test_other_operators_have_no_bound():
 
 def wide_product(count):
     """One sum of `count` products 255 x 255."""
-    model = made("[flat] row = Reshape(codes, shape)", "[big] logits = MatMulInteger(row, column, none, none)",
-                 LENGTHS, output="int32[A,O] logits, int64[B] output_lengths", shape=np.array([1, -1]),
-                 none=np.uint8(0), column=np.full((count, 1), 255, np.uint8))  # fmt: skip
+    model = made(
+        "[flat] row = Reshape(codes, shape)",
+        "[big] logits = MatMulInteger(row, column, none, none)",
+        LENGTHS,
+        output="int32[A,O] logits, int64[B] output_lengths",
+        shape=np.array([1, -1]),
+        none=np.uint8(0),
+        column=np.full((count, 1), 255, np.uint8),
+    )
     return IntegerExecutor(model), np.full((1, 4, count // 4), 1e9, np.float32)
 
 
@@ -128,24 +139,47 @@ def test_a_bias_that_takes_a_sum_out_of_int32_is_caught():
 
 @pytest.mark.parametrize(("to", "kind"), [(2, "uint8"), (6, "int32"), (13, "uint64")])
 def test_a_cast_that_would_wrap_is_caught(to, kind):
-    model = made(CONV, "[wide] long = Cast <to=7> (sums)", "[shift] far = Mul(long, factor)",
-                 f"[cast] narrow = Cast <to={to}> (far)", "[end] logits = Cast <to=6> (sums)", LENGTHS,
-                 factor=np.int64(2**20))  # fmt: skip
+    model = made(
+        CONV,
+        "[wide] long = Cast <to=7> (sums)",
+        "[shift] far = Mul(long, factor)",
+        f"[cast] narrow = Cast <to={to}> (far)",
+        "[end] logits = Cast <to=6> (sums)",
+        LENGTHS,
+        factor=np.int64(2**20),
+    )
     with pytest.raises(QualityError, match=rf"cast \(Cast\): .* does not fit {kind}"):
         IntegerExecutor(model)(FEATURES, LONG)
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ("[planted] real = Cast <to=1> (sums) [back] logits = Cast <to=6> (real)", r"\(Cast\): real is float32, not an"),
-    ("[planted] half = Cast <to=10> (sums) [back] logits = Cast <to=6> (half)", r"\(Cast\): half is float16, not an"),
-    ("[planted] real = Constant <value = float {0.5}> () [back] logits = Identity(sums)",
-     r"\(Constant\): real is float32, not an"),
-    ("[planted] real = Add(scale, scale) [back] logits = Identity(sums)", r"\(Add\): reads a tensor that is no"),
-    ("[planted] real = Identity(features) [back] logits = Identity(sums)", r"\(Identity\): reads a tensor that is no"),
-    ("[planted] whole = Cast <to=6> (scale) [back] logits = Add(sums, whole)", r"\(Cast\): reads a tensor that is no"),
-    ("[planted] logits = Cast <to=6> (features)", r"\(Cast\): reads a tensor that is no"),
-    ("[planted] size = Shape(features) [back] logits = Identity(sums)", r"\(Shape\): reads a tensor that is no"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "[planted] real = Cast <to=1> (sums) [back] logits = Cast <to=6> (real)",
+            r"\(Cast\): real is float32, not an",
+        ),
+        (
+            "[planted] half = Cast <to=10> (sums) [back] logits = Cast <to=6> (half)",
+            r"\(Cast\): half is float16, not an",
+        ),
+        (
+            "[planted] real = Constant <value = float {0.5}> () [back] logits = Identity(sums)",
+            r"\(Constant\): real is float32, not an",
+        ),
+        ("[planted] real = Add(scale, scale) [back] logits = Identity(sums)", r"\(Add\): reads a tensor that is no"),
+        (
+            "[planted] real = Identity(features) [back] logits = Identity(sums)",
+            r"\(Identity\): reads a tensor that is no",
+        ),
+        (
+            "[planted] whole = Cast <to=6> (scale) [back] logits = Add(sums, whole)",
+            r"\(Cast\): reads a tensor that is no",
+        ),
+        ("[planted] logits = Cast <to=6> (features)", r"\(Cast\): reads a tensor that is no"),
+        ("[planted] size = Shape(features) [back] logits = Identity(sums)", r"\(Shape\): reads a tensor that is no"),
+    ],
+)
 def test_a_planted_float_tensor_names_the_node(line, words):
     with pytest.raises(QualityError, match=f"planted {words} integer\n"):
         IntegerExecutor(made(CONV, line, LENGTHS))(FEATURES, LONG)
@@ -166,8 +200,13 @@ def test_an_operator_without_a_kernel_is_refused_before_anything_runs():
 
 
 def test_tensors_live_until_their_last_reader():
-    model = made(CONV, "[a] double = Add(sums, sums)", "[b] triple = Add(double, sums)",
-                 "[c] logits = Sub(triple, sums)", LENGTHS)  # fmt: skip
+    model = made(
+        CONV,
+        "[a] double = Add(sums, sums)",
+        "[b] triple = Add(double, sums)",
+        "[c] logits = Sub(triple, sums)",
+        LENGTHS,
+    )
     assert np.array_equal(IntegerExecutor(model)(FEATURES, LONG)[0], 2 * expected_sums())
     assert last_use(list(model.graph.node))[1:5] == [["codes", "weight", "zero"], [], ["double"], ["triple", "sums"]]
 
@@ -180,8 +219,12 @@ def test_an_output_that_is_read_again_is_kept():
 
 
 def test_the_parts_of_a_split_go_separate_ways():
-    model = made(CONV, "[split] left, middle, right = Split <axis=2, num_outputs=3> (sums)",
-                 "[end] logits = Concat <axis=2> (right, middle, left)", LENGTHS)  # fmt: skip
+    model = made(
+        CONV,
+        "[split] left, middle, right = Split <axis=2, num_outputs=3> (sums)",
+        "[end] logits = Concat <axis=2> (right, middle, left)",
+        LENGTHS,
+    )
     sums = expected_sums()
     assert np.array_equal(IntegerExecutor(model)(FEATURES, LONG)[0], sums[:, :, [6, 7, 8, 3, 4, 5, 0, 1, 2]])
 
@@ -194,4 +237,8 @@ def test_constants_of_any_shape():
 def test_types_are_known_for_every_tensor():
     types = element_types(plain())
     assert {name: str(kind) for name, kind in types.items()} == {
-        "codes": "uint8", "sums": "int32", "logits": "int32", "output_lengths": "int64"}  # fmt: skip
+        "codes": "uint8",
+        "sums": "int32",
+        "logits": "int32",
+        "output_lengths": "int64",
+    }

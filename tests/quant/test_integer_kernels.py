@@ -22,11 +22,15 @@ def runtime(op, inputs, outputs="int64", **given_attributes):
     inputs = [None if item is None else np.asarray(item) for item in inputs]
     names = [f"x{index}" if item is not None else "" for index, item in enumerate(inputs)]
     node = helper.make_node(op, names, ["y"], **given_attributes)
-    kinds = [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(item.dtype), item.shape)
-             for name, item in zip(names, inputs, strict=True) if name]  # fmt: skip
+    kinds = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(item.dtype), item.shape)
+        for name, item in zip(names, inputs, strict=True)
+        if name
+    ]
     made = helper.make_tensor_value_info("y", helper.np_dtype_to_tensor_dtype(np.dtype(outputs)), None)
-    model = helper.make_model(helper.make_graph([node], "one", kinds, [made]), ir_version=9,
-                              opset_imports=[helper.make_opsetid("", 20)])  # fmt: skip
+    model = helper.make_model(
+        helper.make_graph([node], "one", kinds, [made]), ir_version=9, opset_imports=[helper.make_opsetid("", 20)]
+    )
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, {name: item for name, item in zip(names, inputs, strict=True) if name})[0], node
 
@@ -43,15 +47,31 @@ def longs(*values):
 # operator, inputs, type of the result, attributes
 CASES = [
     ("QuantizeLinear", [np.linspace(-3, 3, 1001, dtype=np.float32), np.float32(0.011), ZERO], "uint8", {}),
-    ("QuantizeLinear", [np.array([0.5, 1.5, 2.5, -0.5, -1.5, 1e9, -1e9, np.inf, -np.inf], np.float32), np.float32(1),
-                        ZERO], "uint8", {}),
+    (
+        "QuantizeLinear",
+        [np.array([0.5, 1.5, 2.5, -0.5, -1.5, 1e9, -1e9, np.inf, -np.inf], np.float32), np.float32(1), ZERO],
+        "uint8",
+        {},
+    ),
     ("ConvInteger", [CODES, drawn((4, 6, 3), 0, 256, np.uint8, 1), ZERO, ZERO], "int32", {"pads": [1, 1]}),
-    ("ConvInteger", [CODES, drawn((6, 1, 3), 0, 256, np.uint8, 2), ZERO, ZERO], "int32",
-     {"group": 6, "strides": [2], "dilations": [2], "pads": [2, 0]}),
-    ("ConvInteger", [drawn((2, 4, 9, 7), 0, 256, np.uint8), drawn((6, 2, 3, 3), 0, 256, np.uint8, 2), ZERO, ZERO],
-     "int32", {"group": 2, "strides": [2, 1], "pads": [0, 1, 1, 1]}),
-    ("MatMulInteger", [drawn((2, 5, 6), 0, 256, np.uint8), drawn((6, 7), 0, 256, np.uint8, 1), ZERO, ZERO],
-     "int32", {}),
+    (
+        "ConvInteger",
+        [CODES, drawn((6, 1, 3), 0, 256, np.uint8, 2), ZERO, ZERO],
+        "int32",
+        {"group": 6, "strides": [2], "dilations": [2], "pads": [2, 0]},
+    ),
+    (
+        "ConvInteger",
+        [drawn((2, 4, 9, 7), 0, 256, np.uint8), drawn((6, 2, 3, 3), 0, 256, np.uint8, 2), ZERO, ZERO],
+        "int32",
+        {"group": 2, "strides": [2, 1], "pads": [0, 1, 1, 1]},
+    ),
+    (
+        "MatMulInteger",
+        [drawn((2, 5, 6), 0, 256, np.uint8), drawn((6, 7), 0, 256, np.uint8, 1), ZERO, ZERO],
+        "int32",
+        {},
+    ),
     ("MatMul", [drawn((2, 3, 5, 6), -(2**16), 2**16), drawn((2, 3, 6, 4), -(2**20), 2**20)], "int64", {}),
     ("MatMul", [drawn((5, 6), kind=np.int32), drawn((6, 4), kind=np.int32)], "int32", {}),
     ("Add", [drawn((2, 3, 5)), drawn((3, 1))], "int64", {}),
@@ -78,8 +98,12 @@ CASES = [
     ("MaxPool", [CODES], "uint8", {"kernel_shape": [2], "strides": [2]}),
     ("MaxPool", [CODES[..., :10]], "uint8", {"kernel_shape": [2], "strides": [2]}),
     ("MaxPool", [CODES], "uint8", {"kernel_shape": [2], "strides": [2], "ceil_mode": 1}),
-    ("MaxPool", [drawn((2, 3, 7, 5), 0, 256, np.uint8)], "uint8",
-     {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
+    (
+        "MaxPool",
+        [drawn((2, 3, 7, 5), 0, 256, np.uint8)],
+        "uint8",
+        {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1},
+    ),
     ("MaxPool", [drawn((2, 3, 7, 5), 0, 256, np.uint8)], "uint8", {"kernel_shape": [3, 2], "strides": [3, 2]}),
     ("Reshape", [X4, longs(2, -1, 10)], "int64", {}),
     ("Reshape", [X4, longs(0, 0, 40)], "int64", {}),
@@ -95,7 +119,7 @@ CASES = [
     ("Flatten", [X4], "int64", {"axis": -1}),
     ("Pad", [X4, longs(0, 0, 1, 2, 0, 0, 3, 0)], "int64", {}),
     ("Pad", [X4, longs(0, 0, 1, 2, 0, 0, 3, 0), None], "int64", {}),
-]  # fmt: skip
+]
 
 
 def identity(case):
@@ -123,12 +147,16 @@ def convolutions(draw, axes):
     if draw(st.booleans()):  # depthwise
         groups = inside = outside = draw(st.integers(1, 4))
     limits = {"kernel": (1, 4), "strides": (1, 3), "dilations": (1, 3), "pads": (0, 4)}
-    numbers = {name: [draw(st.integers(low, high)) for _ in range(2 * axes if name == "pads" else axes)]
-               for name, (low, high) in limits.items()}  # fmt: skip
+    numbers = {
+        name: [draw(st.integers(low, high)) for _ in range(2 * axes if name == "pads" else axes)]
+        for name, (low, high) in limits.items()
+    }
     kernel, pads = numbers.pop("kernel"), numbers["pads"]
     spans = [(size - 1) * step + 1 for size, step in zip(kernel, numbers["dilations"], strict=True)]
-    sizes = [draw(st.integers(max(1, span - first - last), span + 6))
-             for span, first, last in zip(spans, pads[:axes], pads[axes:], strict=True)]  # fmt: skip
+    sizes = [
+        draw(st.integers(max(1, span - first - last), span + 6))
+        for span, first, last in zip(spans, pads[:axes], pads[axes:], strict=True)
+    ]
     seed, batch = draw(st.integers(0, 99)), draw(st.integers(1, 2))
     x = drawn((batch, inside, *sizes), -255, 256, seed=seed)
     return x, drawn((outside, inside // groups, *kernel), -255, 256, seed=seed + 1), numbers | {"group": groups}
@@ -140,8 +168,15 @@ def by_torch(x, weight, given_attributes):
     sides = [side for axis in reversed(range(axes)) for side in (pads[axis], pads[axes + axis])]
     padded = torch.nn.functional.pad(torch.from_numpy(x).double(), sides)
     convolve = torch.nn.functional.conv1d if axes == 1 else torch.nn.functional.conv2d
-    return convolve(padded, torch.from_numpy(weight).double(), None, given_attributes["strides"], 0,
-                    given_attributes["dilations"], given_attributes["group"]).numpy()  # fmt: skip
+    return convolve(
+        padded,
+        torch.from_numpy(weight).double(),
+        None,
+        given_attributes["strides"],
+        0,
+        given_attributes["dilations"],
+        given_attributes["group"],
+    ).numpy()
 
 
 @pytest.mark.parametrize("axes", [1, 2])
@@ -164,8 +199,11 @@ def test_convolution_has_the_defaults_of_onnx():
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 99))
 def test_codes_count_from_their_zero_points_and_padding_is_zero(first, second, seed):
     codes, weight = (drawn(shape, 0, 256, np.uint8, seed) for shape in ((1, 3, 5), (2, 3, 3)))
-    expected = by_torch(codes.astype(np.int64) - first, weight.astype(np.int64) - second,
-                        {"pads": [2, 2], "strides": [1], "dilations": [1], "group": 1})  # fmt: skip
+    expected = by_torch(
+        codes.astype(np.int64) - first,
+        weight.astype(np.int64) - second,
+        {"pads": [2, 2], "strides": [1], "dilations": [1], "group": 1},
+    )
     found = conv_integer([codes, weight, np.uint8(first), np.uint8(second)], {"pads": [2, 2]})
     assert np.array_equal(found, expected)
     product = matmul_integer([codes[0].T, weight[:, :, 0].T, np.uint8(first), np.uint8(second)], {})
@@ -181,16 +219,21 @@ def test_the_largest_products_of_codes_are_exact():
 
 def test_products_are_exact_beyond_what_a_float64_holds():
     first, second = drawn((3, 40), 2**29, 2**30), drawn((40, 3), 2**27, 2**28)
-    expected = [[sum(int(a) * int(b) for a, b in zip(row, column, strict=True)) for column in second.T]
-                for row in first]  # fmt: skip
+    expected = [
+        [sum(int(a) * int(b) for a, b in zip(row, column, strict=True)) for column in second.T] for row in first
+    ]
     assert multiplied(first, second).tolist() == expected
     assert max(map(max, expected)) > 2**61
 
 
-@pytest.mark.parametrize("given_attributes", [
-    {"kernel_shape": [3], "strides": [2]}, {"kernel_shape": [2]},
-    {"kernel_shape": [2], "strides": [2], "pads": [1, 0]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given_attributes",
+    [
+        {"kernel_shape": [3], "strides": [2]},
+        {"kernel_shape": [2]},
+        {"kernel_shape": [2], "strides": [2], "pads": [1, 0]},
+    ],
+)
 def test_windows_that_overlap_or_are_padded_are_refused(given_attributes):
     with pytest.raises(QualityError, match="MaxPool: overlapping or padded windows"):
         KERNELS["MaxPool"]([CODES], given_attributes)

@@ -53,7 +53,16 @@ def test_results_are_clipped_before_zero_is_taken_off():
 
 def test_quotients_are_rounded_down_below_zero_too():
     assert rescale(np.arange(-4, 5), scalars(1, 0, 2), scalars(-9, 9), np.int64(0)).tolist() == [
-        -2, -2, -1, -1, 0, 0, 1, 1, 2]  # fmt: skip
+        -2,
+        -2,
+        -1,
+        -1,
+        0,
+        0,
+        1,
+        1,
+        2,
+    ]
 
 
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=3, max_size=3), st.integers(-(2**30), 2**30))
@@ -164,8 +173,13 @@ def test_softmax_works_on_the_last_axis_of_any_shape():
 
 
 @settings(max_examples=400)
-@given(st.one_of(st.integers(1, 2**62 - 1), st.integers(0, 61).map(lambda bits: 2**bits),
-                 st.integers(2, 2**31 - 1).flatmap(lambda root: st.integers(root**2 - 1, root**2 + 1))))  # fmt: skip
+@given(
+    st.one_of(
+        st.integers(1, 2**62 - 1),
+        st.integers(0, 61).map(lambda bits: 2**bits),
+        st.integers(2, 2**31 - 1).flatmap(lambda root: st.integers(root**2 - 1, root**2 + 1)),
+    )
+)
 @example(2**62 - 1)
 @example((2**31 - 1) ** 2)
 @example((2**31 - 1) ** 2 - 1)

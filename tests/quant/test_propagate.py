@@ -62,8 +62,9 @@ def test_windows_times_weight_is_the_convolution(name):
     weight = weights(1, geometry)
     mine = np.matmul(weight, windows(x, geometry)).reshape(OUT, -1)
     kernel = torch.tensor(weight.reshape(OUT, -1, geometry.kernel), dtype=torch.float32)
-    theirs = torch.nn.functional.conv1d(torch.tensor(x), kernel, None, geometry.stride, geometry.pads[0],
-                                        geometry.dilation, geometry.groups)[0]  # fmt: skip
+    theirs = torch.nn.functional.conv1d(
+        torch.tensor(x), kernel, None, geometry.stride, geometry.pads[0], geometry.dilation, geometry.groups
+    )[0]
     np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-5)
 
 

@@ -102,8 +102,11 @@ def test_silent_tensor_gets_a_positive_scale() -> None:
 
 
 def test_sign_is_remembered_over_the_stream() -> None:
-    stream = [("a", np.array([0.5, 2.0], np.float32)), ("b", np.array([1.0], np.float32)),
-              ("b", np.array([-0.1], np.float32))]  # fmt: skip
+    stream = [
+        ("a", np.array([0.5, 2.0], np.float32)),
+        ("b", np.array([1.0], np.float32)),
+        ("b", np.array([-0.1], np.float32)),
+    ]
     histograms = collect(stream)
     assert activation_scale(histograms["a"], "max").non_negative
     assert not activation_scale(histograms["b"], "max").non_negative

@@ -12,8 +12,9 @@ from trtasr.quant.ranges import empty_histogram, update
 from trtasr.quant.scales import quantize_weight, scale_table, table_from_json, table_to_json, weight_scale
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
-weights = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=3, max_side=8),
-                     elements=st.floats(-50, 50, width=32))  # fmt: skip
+weights = hnp.arrays(
+    np.float32, hnp.array_shapes(min_dims=2, max_dims=3, max_side=8), elements=st.floats(-50, 50, width=32)
+)
 
 
 @given(weights, st.integers(0, 1))
@@ -65,8 +66,13 @@ def test_scales_are_fp16_values_not_below_what_is_needed(weight: np.ndarray) -> 
 @settings(max_examples=60, deadline=None)
 def test_table_survives_json_bit_for_bit(amax: float, sign: bool) -> None:
     scales = np.random.default_rng(0).uniform(1e-4, 1, 7).astype(np.float32)
-    table = ScaleTable({"a:0": TensorScale(amax, "max", sign, 31.25)}, {"w": WeightScale(scales, 0, 40.0, (1,))},
-                       {"layer": 0.5}, {"a:0": scales}, {"seed": 3})  # fmt: skip
+    table = ScaleTable(
+        {"a:0": TensorScale(amax, "max", sign, 31.25)},
+        {"w": WeightScale(scales, 0, 40.0, (1,))},
+        {"layer": 0.5},
+        {"a:0": scales},
+        {"seed": 3},
+    )
     back = table_from_json(json.loads(json.dumps(table_to_json(table))))
     assert back.activations["a:0"] == table.activations["a:0"]
     assert back.activations["a:0"].scale.tobytes() == table.activations["a:0"].scale.tobytes()

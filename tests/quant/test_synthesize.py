@@ -16,9 +16,12 @@ class TwoNorms(nn.Module):
         super().__init__()
         torch.manual_seed(1)
         self.layers = nn.Sequential(
-            nn.Conv1d(8, 16, 3, padding=1, bias=False), nn.BatchNorm1d(16, eps=1e-3), nn.ReLU(),
-            nn.Conv1d(16, 12, 5, padding=2, bias=False), nn.BatchNorm1d(12, eps=1e-3),
-        )  # fmt: skip
+            nn.Conv1d(8, 16, 3, padding=1, bias=False),
+            nn.BatchNorm1d(16, eps=1e-3),
+            nn.ReLU(),
+            nn.Conv1d(16, 12, 5, padding=2, bias=False),
+            nn.BatchNorm1d(12, eps=1e-3),
+        )
         self.train()
         for _ in range(60):
             self.layers(torch.randn(16, 8, 64) * 1.5 + 0.4)

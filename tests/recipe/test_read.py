@@ -24,39 +24,44 @@ def test_defaults_fill_what_a_recipe_leaves_out(tmp_path: Path) -> None:
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
-    text = ('checkpoint = "m.nemo"\n[engine]\ntiming_cache = "t.cache"\n[evaluation]\nmanifest = "/abs/m.json"\n'
-            '[calibration]\nmanifest = "c.json"\n')  # fmt: skip
+    text = (
+        'checkpoint = "m.nemo"\n[engine]\ntiming_cache = "t.cache"\n[evaluation]\nmanifest = "/abs/m.json"\n'
+        '[calibration]\nmanifest = "c.json"\n'
+    )
     recipe = load_recipe(written(tmp_path, text))
     assert recipe.engine.timing_cache == str(tmp_path / "t.cache")
     assert recipe.calibration.manifest == str(tmp_path / "c.json")
     assert recipe.evaluation.manifest == "/abs/m.json"
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ('checkpoint = "m"\nchekpoint = 1', "chekpoint"),
-    ('checkpoint = "m"\n[quantization]\nrange = "max"', "did you mean 'ranges'"),
-    ('checkpoint = "m"\n[calibration]\nsteps = "many"', "expected an integer"),
-    ('checkpoint = "m"\n[calibration]\nsteps = true', "expected an integer"),
-    ('checkpoint = "m"\n[calibration]\nmethod = "real"', "use one of synthetic"),
-    ('checkpoint = "m"\n[calibration]\nbatches = 0', "at least 1"),
-    ('checkpoint = "m"\n[quantization]\nexclude = "a"', "expected a list"),
-    ('checkpoint = "m"\ncalibration = 3', "expected a section"),
-    ('checkpoint = "m"\n[evaluation]\nmax_wer_increase = nan', "finite"),
-    ('checkpoint = "m"\n[evaluation]\nbench_seconds = [-1.0]', "bench_seconds"),
-    ('checkpoint = "m"\n[evaluation]\ngpu_seconds = []', "gpu_seconds"),
-    ('checkpoint = "m"\n[evaluation]\ngpu_seconds = [0.0]', "gpu_seconds"),
-    ('checkpoint = "m"\n[evaluation]\ngpu_batches = []', "gpu_batches"),
-    ('checkpoint = "m"\n[evaluation]\ngpu_batches = [0]', "at least 1"),
-    ('checkpoint = "m"\n[engine]\nworkspace_mb = -1', "at least 0"),
-    ('checkpoint = "m"\n[engine]\nunfold_channels = 0', "at least 1"),
-    ('checkpoint = "m"\n[engine]\ncompute_capability = 8.6', "put it in quotes"),
-    ('checkpoint = "m"\n[engine]\ncompute_capability = "8.7"', "use one of 7.5"),
-    ('checkpoint = "m"\n[engine]\nquantization = "none"', "use one of explicit"),
-    ('checkpoint = "m"\n[engine]\nmax_seconds = 1.0', "min <= opt <= max"),
-    ('checkpoint = "m"\n[engine]\nopt_batch = -3', "at least 1"),
-    ('name = "x"', "missing key 'checkpoint'"),
-    ('checkpoint = ', "not valid TOML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('checkpoint = "m"\nchekpoint = 1', "chekpoint"),
+        ('checkpoint = "m"\n[quantization]\nrange = "max"', "did you mean 'ranges'"),
+        ('checkpoint = "m"\n[calibration]\nsteps = "many"', "expected an integer"),
+        ('checkpoint = "m"\n[calibration]\nsteps = true', "expected an integer"),
+        ('checkpoint = "m"\n[calibration]\nmethod = "real"', "use one of synthetic"),
+        ('checkpoint = "m"\n[calibration]\nbatches = 0', "at least 1"),
+        ('checkpoint = "m"\n[quantization]\nexclude = "a"', "expected a list"),
+        ('checkpoint = "m"\ncalibration = 3', "expected a section"),
+        ('checkpoint = "m"\n[evaluation]\nmax_wer_increase = nan', "finite"),
+        ('checkpoint = "m"\n[evaluation]\nbench_seconds = [-1.0]', "bench_seconds"),
+        ('checkpoint = "m"\n[evaluation]\ngpu_seconds = []', "gpu_seconds"),
+        ('checkpoint = "m"\n[evaluation]\ngpu_seconds = [0.0]', "gpu_seconds"),
+        ('checkpoint = "m"\n[evaluation]\ngpu_batches = []', "gpu_batches"),
+        ('checkpoint = "m"\n[evaluation]\ngpu_batches = [0]', "at least 1"),
+        ('checkpoint = "m"\n[engine]\nworkspace_mb = -1', "at least 0"),
+        ('checkpoint = "m"\n[engine]\nunfold_channels = 0', "at least 1"),
+        ('checkpoint = "m"\n[engine]\ncompute_capability = 8.6', "put it in quotes"),
+        ('checkpoint = "m"\n[engine]\ncompute_capability = "8.7"', "use one of 7.5"),
+        ('checkpoint = "m"\n[engine]\nquantization = "none"', "use one of explicit"),
+        ('checkpoint = "m"\n[engine]\nmax_seconds = 1.0', "min <= opt <= max"),
+        ('checkpoint = "m"\n[engine]\nopt_batch = -3', "at least 1"),
+        ('name = "x"', "missing key 'checkpoint'"),
+        ("checkpoint = ", "not valid TOML"),
+    ],
+)
 def test_bad_recipes_name_the_key(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         load_recipe(written(tmp_path, text))
@@ -68,8 +73,16 @@ def test_missing_recipe(tmp_path: Path) -> None:
 
 
 def test_overrides_apply_in_order_and_keep_the_rest() -> None:
-    recipe = override(Recipe("a", "b"), ["calibration.seed=3", "calibration.seed=4", "quantization.ranges=mse",
-                                         'quantization.exclude=["/decoder/*"]', "engine.max_seconds=30"])  # fmt: skip
+    recipe = override(
+        Recipe("a", "b"),
+        [
+            "calibration.seed=3",
+            "calibration.seed=4",
+            "quantization.ranges=mse",
+            'quantization.exclude=["/decoder/*"]',
+            "engine.max_seconds=30",
+        ],
+    )
     assert recipe.calibration.seed == 4
     assert recipe.quantization.ranges == "mse"
     assert recipe.quantization.exclude == ("/decoder/*",)
@@ -77,9 +90,15 @@ def test_overrides_apply_in_order_and_keep_the_rest() -> None:
     assert recipe.calibration.batches == Recipe("a", "b").calibration.batches
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("calibration.sede=1", "did you mean 'seed'"), ("calibratoin.seed=1", "did you mean 'calibration'"),
-    ("calibration.seed", "no '='"), ("name.x=1", "unknown section")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("calibration.sede=1", "did you mean 'seed'"),
+        ("calibratoin.seed=1", "did you mean 'calibration'"),
+        ("calibration.seed", "no '='"),
+        ("name.x=1", "unknown section"),
+    ],
+)
 def test_bad_overrides(text: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         override(Recipe("a", "b"), [text])

@@ -24,14 +24,42 @@ def text(page: str) -> str:
 def test_page_shows_every_figure():
     shown = text(render(sample()))
     for figure in (
-        "quartznet", "Some CPU", "75.5 MB", "52.0 MB", "19.4 MB", "25.7 % of FP32", "13.19", "13.25", "+0.06",
-        "+0.09 [-0.21, +0.38]", "(no T4 here)", "400.0", "80.0", "5.00 x", "basic-en-v1", "61.90", "+48.71",
-        "24.3", "0.99812", "99.12 %", "polygraphy run model.qdq.onnx --onnxrt", "trtasr compile quartznet.nemo -o out",
-        "t4-rtx: 1 of 2 layers INT8 (90.0 % of MACs)", "kept FP16: 1 depthwise (no INT8 kernel on sm_75)",
-        "no INT8 kernel on sm_75", "enc.0.weight", "41.5", "corrected layers: 2, strength 0.25 to 0.75",
-        "1 of 1 transcripts differ from FP32", "ab" * 32, "cd" * 32, "onnxruntime 1.31.1", "model QuartzNet15x5",
-        "built 2026-11-30 02:15:00 UTC", "INT8 90.0 % FP16 10.0 %",
-    ):  # fmt: skip
+        "quartznet",
+        "Some CPU",
+        "75.5 MB",
+        "52.0 MB",
+        "19.4 MB",
+        "25.7 % of FP32",
+        "13.19",
+        "13.25",
+        "+0.06",
+        "+0.09 [-0.21, +0.38]",
+        "(no T4 here)",
+        "400.0",
+        "80.0",
+        "5.00 x",
+        "basic-en-v1",
+        "61.90",
+        "+48.71",
+        "24.3",
+        "0.99812",
+        "99.12 %",
+        "polygraphy run model.qdq.onnx --onnxrt",
+        "trtasr compile quartznet.nemo -o out",
+        "t4-rtx: 1 of 2 layers INT8 (90.0 % of MACs)",
+        "kept FP16: 1 depthwise (no INT8 kernel on sm_75)",
+        "no INT8 kernel on sm_75",
+        "enc.0.weight",
+        "41.5",
+        "corrected layers: 2, strength 0.25 to 0.75",
+        "1 of 1 transcripts differ from FP32",
+        "ab" * 32,
+        "cd" * 32,
+        "onnxruntime 1.31.1",
+        "model QuartzNet15x5",
+        "built 2026-11-30 02:15:00 UTC",
+        "INT8 90.0 % FP16 10.0 %",
+    ):
         assert figure in shown, figure
 
 
@@ -147,9 +175,13 @@ def test_rendering_is_deterministic():
 def test_a_gpu_host_shows_every_plan_beside_int8():
     shown = text(render(gpu_sample(4)))
     for figure in (
-        "Speedup int8 t4 over FP16 1.41 x", "Speedup int8 t4 over FP32 3.59 x", "8 x 16.7 s of audio, on Tesla T4",
-        "t4-fp32: 0 of 4 layers INT8", "no weights 30.0 %", "sm75_xmma_fprop_implicit_gemm_i8i8_nhwc_tn_n_tilesize0",
-    ):  # fmt: skip
+        "Speedup int8 t4 over FP16 1.41 x",
+        "Speedup int8 t4 over FP32 3.59 x",
+        "8 x 16.7 s of audio, on Tesla T4",
+        "t4-fp32: 0 of 4 layers INT8",
+        "no weights 30.0 %",
+        "sm75_xmma_fprop_implicit_gemm_i8i8_nhwc_tn_n_tilesize0",
+    ):
         assert figure in shown, figure
     assert "Size fp16 t4" not in shown
     assert "Speedup fp16 t4" not in shown

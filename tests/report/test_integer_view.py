@@ -16,11 +16,16 @@ from trtasr.report.integer_view import (
     steps_sentence,
 )
 
-SUMS = (Accumulator("/conv", "ConvInteger", 64, 2**20, 31), Accumulator("/attention/MatMul", "MatMul", 5000, 2**60, 63),
-        Accumulator("/head", "MatMulInteger", 32, 1_482_910, 31),
-        Accumulator("/gate", "MatMul", 5000, 2**40, 63), Accumulator("/dead", "ConvInteger", 9, 0, 31))  # fmt: skip
-PROOF = Proof(4123, (), ("features_quantized/QuantizeLinear",), {"Add": 12, "ConvInteger": 2, "MatMul": 1}, SUMS, 56,
-              5000)  # fmt: skip
+SUMS = (
+    Accumulator("/conv", "ConvInteger", 64, 2**20, 31),
+    Accumulator("/attention/MatMul", "MatMul", 5000, 2**60, 63),
+    Accumulator("/head", "MatMulInteger", 32, 1_482_910, 31),
+    Accumulator("/gate", "MatMul", 5000, 2**40, 63),
+    Accumulator("/dead", "ConvInteger", 9, 0, 31),
+)
+PROOF = Proof(
+    4123, (), ("features_quantized/QuantizeLinear",), {"Add": 12, "ConvInteger": 2, "MatMul": 1}, SUMS, 56, 5000
+)
 
 PROVED = """\
 float tensors between the quantized input and the logits: 0 of 4123
@@ -36,13 +41,18 @@ node   operator       products   bound           bits  headroom
 premises: lengths below 2^31, no axis that is summed over longer than 5000
 largest value of any other int32 or int64 tensor: 56 bits"""
 
-ROWS = (IntegerRow("fp32 (reference)", 13.19, 0.0, None, math.inf, 1.0),
-        IntegerRow("Q/DQ t4-rtx", 13.25, 0.06, (-0.1, 0.2), 38.34, 0.994),
-        IntegerRow("Q/DQ, every layer INT8", 13.3, 0.11, (-0.05, 0.3), 35.0, 0.99),
-        IntegerRow("integer-only", 13.28, 0.09, (-0.08, 0.28), 35.02, 0.9899))  # fmt: skip
-LAYERS = (LayerSteps("/a", 38.9, 38.9, 1000, 0, 0, 0, 0), LayerSteps("/b", 30.0, 30.1, 2000, 500, 2, 1, 1),
-          LayerSteps("/c", 25.0, 24.9, 1000, 500, 2, 0, 0),
-          LayerSteps("/d", 25.0, 24.9, 1000, 100, 1, 10, 1))  # fmt: skip
+ROWS = (
+    IntegerRow("fp32 (reference)", 13.19, 0.0, None, math.inf, 1.0),
+    IntegerRow("Q/DQ t4-rtx", 13.25, 0.06, (-0.1, 0.2), 38.34, 0.994),
+    IntegerRow("Q/DQ, every layer INT8", 13.3, 0.11, (-0.05, 0.3), 35.0, 0.99),
+    IntegerRow("integer-only", 13.28, 0.09, (-0.08, 0.28), 35.02, 0.9899),
+)
+LAYERS = (
+    LayerSteps("/a", 38.9, 38.9, 1000, 0, 0, 0, 0),
+    LayerSteps("/b", 30.0, 30.1, 2000, 500, 2, 1, 1),
+    LayerSteps("/c", 25.0, 24.9, 1000, 500, 2, 0, 0),
+    LayerSteps("/d", 25.0, 24.9, 1000, 100, 1, 10, 1),
+)
 OVER = (Difference("Q/DQ t4-rtx", 0.03, (-0.02, 0.08)), Difference("Q/DQ, every layer INT8", -0.02, (-0.1, 0.04)))
 FOUND = IntegerComparison(ROWS, OVER, LAYERS, 123456, 0, 20, 300, 4256, "WER", "basic-en-v1")
 
@@ -153,14 +163,18 @@ def steps(name, largest, own):
 
 def test_layers_that_add_more_than_one_step_are_named():
     found = steps_sentence([steps("/a", 1, 1), steps("/b", 3, 2), steps("/c", 2, 5)])
-    assert found == ("more than one step by themselves: /b (2), /c (5); 2 of 3 differ by more than one when "
-                     "differences add up: /b (3), /c (2)")  # fmt: skip
+    assert found == (
+        "more than one step by themselves: /b (2), /c (5); 2 of 3 differ by more than one when "
+        "differences add up: /b (3), /c (2)"
+    )
 
 
 def test_many_layers_are_counted_and_the_first_is_named():
     found = steps_sentence([steps("/a", 1, 1), *(steps(f"/{index}", 2 + index, 1) for index in range(5))])
-    assert found == ("no layer adds more than one step by itself; 5 of 6 differ by more than one when differences "
-                     "add up, first /0 (2), at most 6")  # fmt: skip
+    assert found == (
+        "no layer adds more than one step by itself; 5 of 6 differ by more than one when differences "
+        "add up, first /0 (2), at most 6"
+    )
 
 
 def test_no_layer_differs_by_more_than_one_step():
@@ -184,8 +198,15 @@ def test_json_of_the_proof():
     data = json.loads(json.dumps(proof_json(PROOF)))
     assert data["integer_only"] is True
     assert data["operators"] == {"Add": 12, "ConvInteger": 2, "MatMul": 1}
-    assert data["accumulators"][0] == {"node": "/conv", "op": "ConvInteger", "products": 64, "bound": 2**20,
-                                       "capacity": 31, "bits": 21, "headroom": 10}  # fmt: skip
+    assert data["accumulators"][0] == {
+        "node": "/conv",
+        "op": "ConvInteger",
+        "products": 64,
+        "bound": 2**20,
+        "capacity": 31,
+        "bits": 21,
+        "headroom": 10,
+    }
     assert not proof_json(replace(PROOF, floats=("x",)))["integer_only"]
 
 
@@ -195,6 +216,14 @@ def test_json_of_the_comparison_holds_no_nan():
     assert data["over"] == []
     assert data["rows"][0]["sqnr_db"] is None
     assert data["rows"][1]["interval"] == [-0.1, 0.2]
-    assert data["layers"][1] == {"tensor": "/b", "qdq_sqnr_db": 30.0, "integer_sqnr_db": 30.1, "codes": 2000,
-                                 "differing": 500, "largest": 2, "own_differing": 1, "own_largest": 1}  # fmt: skip
+    assert data["layers"][1] == {
+        "tensor": "/b",
+        "qdq_sqnr_db": 30.0,
+        "integer_sqnr_db": 30.1,
+        "codes": 2000,
+        "differing": 500,
+        "largest": 2,
+        "own_differing": 1,
+        "own_largest": 1,
+    }
     assert (data["elements"], data["unequal"], data["frames"]) == (123456, 0, 4256)

@@ -9,23 +9,36 @@ def layer(operands, macs=0, int8=False, time=0.0):
     return LayerRow("n", "gemm", operands, ("Half",), ("/n",), macs, int8, time_share=time)
 
 
-@pytest.mark.parametrize(("operands", "int8", "expected"), [
-    (("Int8", "Int8"), True, "INT8"), (("Half", "Half"), False, "FP16"), (("fp32", "fp32"), False, "FP32"),
-    (("Half", "Float"), False, "FP32"), (("Int8", "Half"), False, "FP16"), (("BF16", "BF16"), False, "other"),
-    ((), False, "other"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("operands", "int8", "expected"),
+    [
+        (("Int8", "Int8"), True, "INT8"),
+        (("Half", "Half"), False, "FP16"),
+        (("fp32", "fp32"), False, "FP32"),
+        (("Half", "Float"), False, "FP32"),
+        (("Int8", "Half"), False, "FP16"),
+        (("BF16", "BF16"), False, "other"),
+        ((), False, "other"),
+    ],
+)
 def test_precision_is_that_of_the_widest_operand(operands, int8, expected):
     assert precision(layer(operands, int8=int8)) == expected
 
 
 def test_shares_of_macs_and_of_time_add_up():
     layers = [
-        layer(("Int8", "Int8"), 600, True, 0.2), layer(("Half", "Half"), 300, time=0.2),
-        layer(("Float", "Float"), 100, time=0.1), layer(("Half",), time=0.5),
-    ]  # fmt: skip
+        layer(("Int8", "Int8"), 600, True, 0.2),
+        layer(("Half", "Half"), 300, time=0.2),
+        layer(("Float", "Float"), 100, time=0.1),
+        layer(("Half",), time=0.5),
+    ]
     assert [(s.precision, s.percent) for s in mac_shares(layers)] == [("INT8", 60), ("FP16", 30), ("FP32", 10)]
     assert [(s.precision, round(s.percent)) for s in time_shares(layers)] == [
-        ("INT8", 20), ("FP16", 20), ("FP32", 10), ("no weights", 50)]  # fmt: skip
+        ("INT8", 20),
+        ("FP16", 20),
+        ("FP32", 10),
+        ("no weights", 50),
+    ]
     assert time_shares([layer(("Half", "Half"), 1)]) == mac_shares([layer(("Half",))]) == ()
 
 
@@ -33,7 +46,9 @@ def test_a_layer_kept_out_of_int8_names_its_rule():
     data = sample()
     view = engine_view(data.engines[0], data.decisions["t4-rtx"], data.reasons)
     assert [(row.int8, row.macs, row.rule, row.reason) for row in view.rows] == [
-        (True, 90, "", ""), (False, 10, "depthwise", "no INT8 kernel on sm_75")]  # fmt: skip
+        (True, 90, "", ""),
+        (False, 10, "depthwise", "no INT8 kernel on sm_75"),
+    ]
     assert (view.timed, view.tactics) == (False, False)
 
 
@@ -52,8 +67,14 @@ def test_skipped_nodes_by_rule():
 
 
 def test_rules_come_by_how_many_layers_they_keep():
-    decisions = {"t4": [Decision("a", "Conv", False, "alignment"), Decision("b", "Conv", False, "depthwise"),
-                        Decision("c", "Conv", False, "depthwise"), Decision("d", "Conv", True, "int8")]}  # fmt: skip
+    decisions = {
+        "t4": [
+            Decision("a", "Conv", False, "alignment"),
+            Decision("b", "Conv", False, "depthwise"),
+            Decision("c", "Conv", False, "depthwise"),
+            Decision("d", "Conv", True, "int8"),
+        ]
+    }
     found = skipped(decisions, {"depthwise": "no kernel"})
     assert [(item.rule, item.nodes) for item in found] == [("depthwise", ("b", "c")), ("alignment", ("a",))]
 

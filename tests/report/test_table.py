@@ -160,7 +160,8 @@ def test_what_encoder_and_tokens_take_is_a_line_per_timed_engine():
     slow = BenchResult("fp32 (reference)", "fp32", 1, (replace(SPOKEN, p50_ms=633.0, encoder_ms=33.0),))
     assert generation_lines([timed, RTX, CPU, slow]) == [
         "fp32 (reference): encoder 33.0 ms, 10.0 ms per token (60 tokens)",
-        "int8 cpu: encoder 3.00 ms, 0.20 ms per token (60 tokens)"]  # fmt: skip
+        "int8 cpu: encoder 3.00 ms, 0.20 ms per token (60 tokens)",
+    ]
     assert generation_words(SPOKEN) == "encoder 3.00 ms, 0.20 ms per token (60 tokens)"
     assert generation_lines([FP32, CPU]) == []  # CTC models generate nothing
 

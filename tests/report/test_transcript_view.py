@@ -18,7 +18,10 @@ def test_what_int8_lost_most_comes_first_and_what_is_right_not_at_all():
     int8 = scored("int8 cpu", "cpu", {"a": "open the red door", "b": "open", "c": "red", "d": SPOKEN})
     found = mistakes([fp32, int8], int8)
     assert [(row.audio, row.added, row.errors) for row in found.rows] == [
-        ("c.wav", 4, 4), ("b.wav", 1, 4), ("a.wav", 1, 1)]  # fmt: skip
+        ("c.wav", 4, 4),
+        ("b.wav", 1, 4),
+        ("a.wav", 1, 1),
+    ]
     assert found.heading == "3 of 4 transcripts differ from FP32"
 
 

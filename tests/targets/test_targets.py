@@ -20,12 +20,21 @@ def skipped(target, site):
     return next((name for rule in target.rules if (name := rule(site))), None)
 
 
-@pytest.mark.parametrize(("site", "t4", "t4_rtx"), [
-    (POINTWISE, None, None), (DEPTHWISE, "depthwise", "depthwise"), (WIDE, None, None),
-    (FEW, None, "kernel"), (PLANE, None, "kernel"), (STRIDED, None, None), (DECODER, "alignment", None),
-    (LINEAR, None, None), (NARROW, "alignment", None),
-    (SOUND, "waveform", "waveform"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("site", "t4", "t4_rtx"),
+    [
+        (POINTWISE, None, None),
+        (DEPTHWISE, "depthwise", "depthwise"),
+        (WIDE, None, None),
+        (FEW, None, "kernel"),
+        (PLANE, None, "kernel"),
+        (STRIDED, None, None),
+        (DECODER, "alignment", None),
+        (LINEAR, None, None),
+        (NARROW, "alignment", None),
+        (SOUND, "waveform", "waveform"),
+    ],
+)
 def test_rules(site, t4, t4_rtx):
     assert skipped(T4, site) == t4
     assert skipped(T4_RTX, site) == t4_rtx
@@ -36,7 +45,8 @@ def test_targets_by_name_and_their_passes():
     assert {name: target.passes for name, target in TARGETS.items()} == {
         "t4": ("qdq", "halve", "half_caches"),
         "t4-rtx": ("qdq", "unfold", "pointwise", "gains", "halve", "half_caches"),
-        "cpu": ("cpu_qdq",)}  # fmt: skip
+        "cpu": ("cpu_qdq",),
+    }
 
 
 @pytest.mark.parametrize(("channels", "rules"), [(1, [None, None]), (256, [None, "kernel"]), (257, ["kernel"] * 2)])

@@ -27,6 +27,7 @@ def test_no_valid_frames_give_no_tokens():
 @given(arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 20)), elements=st.integers(0, 4)), st.data())
 def test_equals_the_definition(ids, data):
     lengths = np.array(data.draw(st.lists(st.integers(0, ids.shape[1]), min_size=len(ids), max_size=len(ids))))
-    expected = [[key for key, _ in groupby(row[:length].tolist()) if key != 4]
-                for row, length in zip(ids, lengths, strict=True)]  # fmt: skip
+    expected = [
+        [key for key, _ in groupby(row[:length].tolist()) if key != 4] for row, length in zip(ids, lengths, strict=True)
+    ]
     assert greedy(one_hot(ids, 5), lengths, 4) == expected

@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 from trtasr.text.generate import SUPPRESSED, Generated, Generation, biases, greedy, guarded, without_loops
 
 SIZE, END, START, NO_SPEECH = 12, 0, 1, 2
-GENERATION = Generation(start=START, prompt=(START, 3), end=(END,), suppress=(4,), begin_suppress=(END,), max_length=14,
-                        no_speech=NO_SPEECH, languages=(), tokens_per_second=0.0)  # fmt: skip
+GENERATION = Generation(
+    start=START,
+    prompt=(START, 3),
+    end=(END,),
+    suppress=(4,),
+    begin_suppress=(END,),
+    max_length=14,
+    no_speech=NO_SPEECH,
+    languages=(),
+    tokens_per_second=0.0,
+)
 SURE, UNSURE = -0.1, -2.0
 
 
@@ -60,8 +69,13 @@ def test_each_row_until_its_end():
     found = run(decoding)
     assert found.tokens == ((6, 7, 8), (9,), ())
     assert decoding.calls == [
-        ("begin", 3), ("first", [[START, 3]] * 3), ("start", NO_SPEECH), ("later", [[6], [9], [END]]),
-        ("later", [[7], [END], [END]]), ("later", [[8], [END], [END]])]  # fmt: skip
+        ("begin", 3),
+        ("first", [[START, 3]] * 3),
+        ("start", NO_SPEECH),
+        ("later", [[6], [9], [END]]),
+        ("later", [[7], [END], [END]]),
+        ("later", [[8], [END], [END]]),
+    ]
     np.testing.assert_allclose(found.log_probs, SURE, rtol=1e-6)
 
 
@@ -91,8 +105,9 @@ def test_a_rate_limits_tokens_by_seconds(seconds, count):
 def test_each_row_has_its_own_seconds():
     generation = replace(GENERATION, tokens_per_second=5.0)
     decoding = Script([None, None, [6]])
-    found = greedy(decoding, np.zeros((3, 8, 20), np.float32), np.full(3, 20), np.array([2.0, 1.0, 2.0]), generation,
-                   guard=False)  # fmt: skip
+    found = greedy(
+        decoding, np.zeros((3, 8, 20), np.float32), np.full(3, 20), np.array([2.0, 1.0, 2.0]), generation, guard=False
+    )
     assert found.tokens == ((5,) * 8, (5,) * 3, (6,))
 
 
@@ -128,10 +143,18 @@ def test_biases():
     assert np.isfinite(np.float16(SUPPRESSED))
 
 
-@pytest.mark.parametrize(("silence", "log_prob", "kept"), [
-    (0.0, UNSURE, True), (0.55, UNSURE, True), (0.65, SURE, True), (0.65, UNSURE, False), (0.89, SURE, True),
-    (0.95, SURE, False), (1.0, UNSURE, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("silence", "log_prob", "kept"),
+    [
+        (0.0, UNSURE, True),
+        (0.55, UNSURE, True),
+        (0.65, SURE, True),
+        (0.65, UNSURE, False),
+        (0.89, SURE, True),
+        (0.95, SURE, False),
+        (1.0, UNSURE, False),
+    ],
+)
 def test_silence_gives_no_transcript(silence, log_prob, kept):
     decoding = Script([[6, 7]], silence, log_prob)
     found = run(decoding)
@@ -153,13 +176,26 @@ def test_rows_are_guarded_one_by_one():
     assert found.tokens == ((6, 8), (), (9, 9))
 
 
-@pytest.mark.parametrize(("tokens", "kept"), [
-    ("", ""), ("a" * 9, "a" * 9), ("a" * 10, "a"), ("x" + "a" * 12 + "y", "xay"), ("ab" * 9, "ab" * 9),
-    ("ab" * 10, "ab"), ("x" + "abc" * 13, "xabc"), ("x" + "abc" * 13 + "ab", "xabc"),
-    ("abc" * 9 + "ab", "abc" * 9 + "ab"), ("abc" * 10 + "ad", "abcad"), ("abcdefgh" * 10, "abcdefgh"),
-    ("abcdefghi" * 10, "abcdefghi" * 10), ("a" * 10 + "b" * 10 + "cc", "abcc"), (("a" * 10 + "b") * 10, "ab"),
-    ("ab" * 10 + "cd" * 10, "abcd"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tokens", "kept"),
+    [
+        ("", ""),
+        ("a" * 9, "a" * 9),
+        ("a" * 10, "a"),
+        ("x" + "a" * 12 + "y", "xay"),
+        ("ab" * 9, "ab" * 9),
+        ("ab" * 10, "ab"),
+        ("x" + "abc" * 13, "xabc"),
+        ("x" + "abc" * 13 + "ab", "xabc"),
+        ("abc" * 9 + "ab", "abc" * 9 + "ab"),
+        ("abc" * 10 + "ad", "abcad"),
+        ("abcdefgh" * 10, "abcdefgh"),
+        ("abcdefghi" * 10, "abcdefghi" * 10),
+        ("a" * 10 + "b" * 10 + "cc", "abcc"),
+        (("a" * 10 + "b") * 10, "ab"),
+        ("ab" * 10 + "cd" * 10, "abcd"),
+    ],
+)
 def test_loops_are_written_once(tokens, kept):
     assert without_loops(tuple(tokens), GENERATION) == tuple(kept)
 
@@ -170,9 +206,12 @@ def test_no_loop_is_left_and_what_has_none_stays(tokens):
     kept = without_loops(tuple(tokens), GENERATION)
 
     def loops(row):
-        return any(len(row[place : place + width]) == width
-                   and row[place : place + 10 * width] == row[place : place + width] * 10
-                   for width in range(1, 9) for place in range(len(row)))  # fmt: skip
+        return any(
+            len(row[place : place + width]) == width
+            and row[place : place + 10 * width] == row[place : place + width] * 10
+            for width in range(1, 9)
+            for place in range(len(row))
+        )
 
     assert not loops(kept)
     assert loops(tuple(tokens)) or kept == tuple(tokens)
@@ -187,8 +226,13 @@ def test_a_loop_of_any_unit_becomes_shorter_than_two(unit, times, rest):
 
 
 @settings(deadline=None)
-@given(st.lists(st.none() | st.lists(st.integers(3, 11), max_size=20), min_size=1, max_size=4), st.integers(3, 30),
-       st.floats(0, 10), st.floats(0, 3), st.booleans())  # fmt: skip
+@given(
+    st.lists(st.none() | st.lists(st.integers(3, 11), max_size=20), min_size=1, max_size=4),
+    st.integers(3, 30),
+    st.floats(0, 10),
+    st.floats(0, 3),
+    st.booleans(),
+)
 def test_any_decoder_ends_within_its_bounds(rows, longest, rate, seconds, guard):
     generation = replace(GENERATION, max_length=longest, tokens_per_second=rate)
     decoding = Script(rows)
@@ -213,18 +257,34 @@ def test_broken_numbers_are_no_silence():
 NUMBERS = replace(GENERATION, digits=(5, 6, 7, 8, 9), separators=(3, 4), max_length=200, suppress=())
 
 
-@pytest.mark.parametrize("said", [
-    (5,) * 10, (5,) * 10 + (6,), (5, 4) * 12, (3, 5, 4) * 40, (10, *(5,) * 30, 11), (5, 6, 7) * 11, (7, 4, 4, 3) * 10,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "said",
+    [
+        (5,) * 10,
+        (5,) * 10 + (6,),
+        (5, 4) * 12,
+        (3, 5, 4) * 40,
+        (10, *(5,) * 30, 11),
+        (5, 6, 7) * 11,
+        (7, 4, 4, 3) * 10,
+    ],
+)
 def test_numbers_are_no_loops(said):
     """Ten zeros are a telephone number, an amount, a test of the microphone; each digit is a token of its own."""
     assert run(Script([list(said)]), NUMBERS).tokens == (said,)
 
 
-@pytest.mark.parametrize(("said", "kept"), [
-    ((10,) * 10, (10,)), ((3,) * 10, (3,)), ((4, 3) * 10, (4, 3)), ((5, 10) * 10, (5, 10)), ((10, 4) * 11, (10, 4)),
-    ((*(5,) * 12, *(10,) * 12, *(6,) * 12), (*(5,) * 12, 10, *(6,) * 12)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ((10,) * 10, (10,)),
+        ((3,) * 10, (3,)),
+        ((4, 3) * 10, (4, 3)),
+        ((5, 10) * 10, (5, 10)),
+        ((10, 4) * 11, (10, 4)),
+        ((*(5,) * 12, *(10,) * 12, *(6,) * 12), (*(5,) * 12, 10, *(6,) * 12)),
+    ],
+)
 def test_words_with_or_without_numbers_are_loops(said, kept):
     assert run(Script([list(said)]), NUMBERS).tokens == (kept,)
 
@@ -252,9 +312,16 @@ def test_numbers_without_end_stop_at_the_limit_and_say_so():
     assert found.cut == (True,)
 
 
-@pytest.mark.parametrize(("row", "cut"), [
-    ([6, 7], False), ([*range(5, 12)] * 2, True), (None, False), ([6, 7] * 3, False), ([6, 7, 8, 9] * 3, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "cut"),
+    [
+        ([6, 7], False),
+        ([*range(5, 12)] * 2, True),
+        (None, False),
+        ([6, 7] * 3, False),
+        ([6, 7, 8, 9] * 3, True),
+    ],
+)
 def test_a_transcript_that_the_limit_cut_is_marked(row, cut):
     """12 tokens fit behind the prompt; a loop that runs into the limit lacks nothing."""
     assert run(Script([row])).cut == (cut,)

@@ -85,14 +85,17 @@ def test_types_of_pieces_decide_not_their_look():
     assert tokens.decode([ids("<|en|>"), ids("lang"), ids("##"), ids("[noise]"), ids("a")]) == "<|en|>##a"
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (b"", "an empty file"),
-    (model_of(("<unk>", "xyz")).replace(b"xyz", b"x\xffz"), "not a SentencePiece model .*utf-8"),
-    (trained(unk_surface="xyz").replace(b"xyz", b"x\xffz"), "not a SentencePiece model .*utf-8"),
-    (b"\x0a\x00", "not a SentencePiece model"),
-    (b"not a model", "not a SentencePiece model"),
-    (sentencepieces()["bundled"][:-3], "not a SentencePiece model"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (b"", "an empty file"),
+        (model_of(("<unk>", "xyz")).replace(b"xyz", b"x\xffz"), "not a SentencePiece model .*utf-8"),
+        (trained(unk_surface="xyz").replace(b"xyz", b"x\xffz"), "not a SentencePiece model .*utf-8"),
+        (b"\x0a\x00", "not a SentencePiece model"),
+        (b"not a model", "not a SentencePiece model"),
+        (sentencepieces()["bundled"][:-3], "not a SentencePiece model"),
+    ],
+)
 def test_files_that_are_no_model_are_refused_with_the_repair(change, words):
     with pytest.raises(CheckpointError, match=words) as caught:
         SentencePieceTokenizer(change)

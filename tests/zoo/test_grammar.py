@@ -30,9 +30,16 @@ def test_same_seed_gives_the_same_sentences():
 
 @pytest.mark.parametrize(
     ("value", "spoken"),
-    [(0, "zero"), (7, "seven"), (100, "one hundred"), (1005, "one thousand and five"), (40, "forty"),
-     (2345, "two thousand three hundred and forty five"), (9999, "nine thousand nine hundred and ninety nine")],
-)  # fmt: skip
+    [
+        (0, "zero"),
+        (7, "seven"),
+        (100, "one hundred"),
+        (1005, "one thousand and five"),
+        (40, "forty"),
+        (2345, "two thousand three hundred and forty five"),
+        (9999, "nine thousand nine hundred and ninety nine"),
+    ],
+)
 def test_cardinal(value, spoken):
     assert " ".join(cardinal(value)) == spoken
 
@@ -42,7 +49,9 @@ def test_cardinals_are_distinct():
     assert len({tuple(below_hundred(value)) for value in range(100)}) == 100
 
 
-@pytest.mark.parametrize(("value", "spoken"), [(1, "first"), (20, "twentieth"), (22, "twenty second"),
-                                               (30, "thirtieth"), (31, "thirty first")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "spoken"),
+    [(1, "first"), (20, "twentieth"), (22, "twenty second"), (30, "thirtieth"), (31, "thirty first")],
+)
 def test_ordinal(value, spoken):
     assert " ".join(ordinal(value)) == spoken

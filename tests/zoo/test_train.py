@@ -26,8 +26,10 @@ def trained(request):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     sounds = np.random.default_rng(0)
-    clips = [Clip((0.1 * sounds.standard_normal(8000 + 800 * index)).astype(np.float32), text, "x+y")
-             for index, text in enumerate(TEXTS)]  # fmt: skip
+    clips = [
+        Clip((0.1 * sounds.standard_normal(8000 + 800 * index)).astype(np.float32), text, "x+y")
+        for index, text in enumerate(TEXTS)
+    ]
     recognizer = build(request.param)
     return recognizer, Speech(clips, None, recognizer, 0)
 

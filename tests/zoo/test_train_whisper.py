@@ -38,11 +38,16 @@ def material(recognizer):
 def test_every_token_of_the_text_and_its_end_is_asked_for_behind_the_one_before():
     tokens, wanted = forced([[7, 8], [], [9]])
     none = IGNORED
-    assert tokens.tolist() == [[START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS, 7, 8],
-                               [START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS, END, END],
-                               [START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS, 9, END]]  # fmt: skip
-    assert wanted.tolist() == [[ENGLISH, none, none, 7, 8, END], [NO_SPEECH, none, none, END, none, none],
-                               [ENGLISH, none, none, 9, END, none]]  # fmt: skip
+    assert tokens.tolist() == [
+        [START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS, 7, 8],
+        [START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS, END, END],
+        [START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS, 9, END],
+    ]
+    assert wanted.tolist() == [
+        [ENGLISH, none, none, 7, 8, END],
+        [NO_SPEECH, none, none, END, none, none],
+        [ENGLISH, none, none, 9, END, none],
+    ]
     assert tokens.dtype == wanted.dtype == torch.int64
 
 

@@ -50,10 +50,19 @@ def folder(recognizer, tmp_path_factory):
 
 def test_the_folder_has_the_files_that_transformers_reads(folder):
     assert {path.name for path in folder.iterdir()} == {
-        "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json",
-        "model.safetensors"}  # fmt: skip
-    names = {"config": "model_type", "preprocessor_config": "feature_extractor_type",
-             "tokenizer_config": "tokenizer_class", "generation_config": "no_timestamps_token_id"}  # fmt: skip
+        "config.json",
+        "generation_config.json",
+        "preprocessor_config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "model.safetensors",
+    }
+    names = {
+        "config": "model_type",
+        "preprocessor_config": "feature_extractor_type",
+        "tokenizer_config": "tokenizer_class",
+        "generation_config": "no_timestamps_token_id",
+    }
     for name, key in names.items():
         assert key in json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -86,7 +95,11 @@ def test_its_rules_are_whispers(folder):
     rules = checkpoint.generation
     assert rules.prompt == PROMPT
     assert [checkpoint.vocabulary[token] for token in rules.prompt] == [
-        "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]  # fmt: skip
+        "<|startoftranscript|>",
+        "<|en|>",
+        "<|transcribe|>",
+        "<|notimestamps|>",
+    ]
     assert checkpoint.vocabulary[PIECES:] == SPECIAL
     assert (rules.end, rules.max_length, rules.no_speech, rules.languages) == ((END,), LONGEST_TEXT, NO_SPEECH, ())
     assert set(rules.suppress) == set(range(PIECES, PIECES + len(SPECIAL))) - {END}

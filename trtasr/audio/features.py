@@ -18,19 +18,47 @@ from trtasr.errors import CheckpointError
 from trtasr.values import FloatArray
 
 STD_GUARD = 1e-5  # NeMo's CONSTANT: added to the standard deviation before dividing
-TRAINING_ONLY = {"_target_", "dither", "rng", "nb_augmentation_prob", "nb_max_freq", "stft_exact_pad", "stft_conv",
-                 "use_torchaudio", "use_grads", "max_duration"}  # fmt: skip
-WINDOWS = {"hann": torch.hann_window, "hamming": torch.hamming_window, "blackman": torch.blackman_window,
-           "bartlett": torch.bartlett_window}  # fmt: skip
+TRAINING_ONLY = {
+    "_target_",
+    "dither",
+    "rng",
+    "nb_augmentation_prob",
+    "nb_max_freq",
+    "stft_exact_pad",
+    "stft_conv",
+    "use_torchaudio",
+    "use_grads",
+    "max_duration",
+}
+WINDOWS = {
+    "hann": torch.hann_window,
+    "hamming": torch.hamming_window,
+    "blackman": torch.blackman_window,
+    "bartlett": torch.bartlett_window,
+}
 MAX_FFT = 2**15
 # Far above any published model, and what half a minute of audio can take:
 MAX_FRAMES = 1000  # a second
 MAX_OVERLAP = 64  # strides in a transform
 # Bounds, both included, far above any published model: an archive may come from anywhere and must not claim memory.
-INTEGERS = {"sample_rate": (1, 10**6), "features": (1, 512), "frame_splicing": (1, 64), "pad_to": (0, 4096),
-            "n_window_size": (0, MAX_FFT), "n_window_stride": (0, MAX_FFT), "n_fft": (0, MAX_FFT)}  # fmt: skip
-NUMBERS = {"lowfreq": (0, 10**6), "highfreq": (0, 10**6), "preemph": (-1, 1), "mag_power": (0, 16),
-           "pad_value": (-(10**6), 10**6), "window_size": (0, 60), "window_stride": (0, 60)}  # fmt: skip
+INTEGERS = {
+    "sample_rate": (1, 10**6),
+    "features": (1, 512),
+    "frame_splicing": (1, 64),
+    "pad_to": (0, 4096),
+    "n_window_size": (0, MAX_FFT),
+    "n_window_stride": (0, MAX_FFT),
+    "n_fft": (0, MAX_FFT),
+}
+NUMBERS = {
+    "lowfreq": (0, 10**6),
+    "highfreq": (0, 10**6),
+    "preemph": (-1, 1),
+    "mag_power": (0, 16),
+    "pad_value": (-(10**6), 10**6),
+    "window_size": (0, 60),
+    "window_stride": (0, 60),
+}
 OPTIONAL = {"n_window_size", "n_window_stride", "n_fft", "highfreq", "preemph"}
 
 
@@ -138,8 +166,9 @@ class FrontendConfig:
                 raise CheckpointError(f"preprocessor.{key}: {value!r:.80}", f"use {kind} from {low} to {high}")
         guard = self.log_zero_guard_value
         if guard not in ("tiny", "eps") and (type(guard) not in (int, float) or not 0 <= cast(float, guard) <= 1):
-            raise CheckpointError(f"preprocessor.log_zero_guard_value: {guard!r:.80}",
-                                  "use a number from 0 to 1, tiny or eps")  # fmt: skip
+            raise CheckpointError(
+                f"preprocessor.log_zero_guard_value: {guard!r:.80}", "use a number from 0 to 1, tiny or eps"
+            )
 
     def check_sizes(self) -> None:
         """Refuse sizes that no transform can have.
@@ -149,19 +178,27 @@ class FrontendConfig:
         """
         for key, samples in (("window_size", self.win_length), ("window_stride", self.hop_length)):
             if not 1 <= samples <= MAX_FFT:
-                raise CheckpointError(f"preprocessor.{key}: gives {samples} samples",
-                                      f"set {key} (seconds) or n_{key} (1 to {MAX_FFT} samples)")  # fmt: skip
+                raise CheckpointError(
+                    f"preprocessor.{key}: gives {samples} samples",
+                    f"set {key} (seconds) or n_{key} (1 to {MAX_FFT} samples)",
+                )
         if self.frames_per_second > MAX_FRAMES:
-            raise CheckpointError(f"preprocessor.window_stride: gives {self.frames_per_second:g} frames a second",
-                                  f"use at most {MAX_FRAMES}")  # fmt: skip
+            raise CheckpointError(
+                f"preprocessor.window_stride: gives {self.frames_per_second:g} frames a second",
+                f"use at most {MAX_FRAMES}",
+            )
         if self.fft_length > MAX_OVERLAP * self.hop_length:
-            raise CheckpointError(f"preprocessor.n_fft: {self.fft_length} samples, a stride of {self.hop_length}",
-                                  f"use at most {MAX_OVERLAP} strides")  # fmt: skip
+            raise CheckpointError(
+                f"preprocessor.n_fft: {self.fft_length} samples, a stride of {self.hop_length}",
+                f"use at most {MAX_OVERLAP} strides",
+            )
         if self.fft_length < self.win_length:
             raise CheckpointError(f"preprocessor.n_fft: {self.n_fft!r}", f"use at least the window, {self.win_length}")
         if self.exact_pad and self.hop_length > self.fft_length:
-            raise CheckpointError(f"preprocessor.exact_pad: the stride has {self.hop_length} samples",
-                                  f"use a stride of at most n_fft, {self.fft_length}")  # fmt: skip
+            raise CheckpointError(
+                f"preprocessor.exact_pad: the stride has {self.hop_length} samples",
+                f"use a stride of at most n_fft, {self.fft_length}",
+            )
         if self.lowfreq >= (self.highfreq or self.sample_rate / 2):
             raise CheckpointError(f"preprocessor.lowfreq: {self.lowfreq!r}", "use less than highfreq")
 
@@ -294,8 +331,16 @@ class MelFrontend:
     def _power_spectrum(self, audio: torch.Tensor) -> torch.Tensor:
         cfg = self.config
         audio = self._lengthened(audio)
-        stft = torch.stft(audio, cfg.fft_length, cfg.hop_length, cfg.win_length, self.window, not cfg.exact_pad,
-                          cfg.pad_mode, return_complex=True)  # fmt: skip
+        stft = torch.stft(
+            audio,
+            cfg.fft_length,
+            cfg.hop_length,
+            cfg.win_length,
+            self.window,
+            not cfg.exact_pad,
+            cfg.pad_mode,
+            return_complex=True,
+        )
         magnitude = torch.view_as_real(stft).pow(2).sum(-1).sqrt()
         return magnitude if cfg.mag_power == 1.0 else magnitude.pow(cfg.mag_power)
 

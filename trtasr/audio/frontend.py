@@ -48,8 +48,10 @@ def frontend_from_json(data: Mapping[str, Any]) -> Frontend:
     kind = KINDS.get(name) if isinstance(name, str) else None
     known = {field.name for field in fields(kind)} - {"stored"} if kind else set()
     if kind is None or not known >= set(values):
-        raise CheckpointError(f"front-end: {name!r:.80} with the keys {', '.join(values):.200}",
-                              f"use one of {', '.join(KINDS)} with its own keys")  # fmt: skip
+        raise CheckpointError(
+            f"front-end: {name!r:.80} with the keys {', '.join(values):.200}",
+            f"use one of {', '.join(KINDS)} with its own keys",
+        )
     found = kind(**values)
     found.check()
     return found

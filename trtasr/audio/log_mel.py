@@ -14,8 +14,13 @@ from trtasr.errors import CheckpointError
 
 SMALLEST_POWER = 1e-10
 DYNAMIC_RANGE = 8.0  # log10 units below the loudest bin that are kept
-BOUNDS = {"sample_rate": (1, 10**6), "features": (1, 512), "n_fft": (2, 2**15), "hop_length": (1, 2**15),
-          "pad_seconds": (0, 3600)}  # fmt: skip
+BOUNDS = {
+    "sample_rate": (1, 10**6),
+    "features": (1, 512),
+    "n_fft": (2, 2**15),
+    "hop_length": (1, 2**15),
+    "pad_seconds": (0, 3600),
+}
 NAMES = {"sample_rate": "sampling_rate", "features": "feature_size", "pad_seconds": "chunk_length"}  # Hugging Face's
 LONGEST_PADDING = 2**26  # samples
 UPPER_EDGE = 8000.0  # Hz, whatever the sample rate
@@ -47,11 +52,15 @@ class LogMelConfig:
         for key, (low, high) in BOUNDS.items():
             value = getattr(self, key)
             if type(value) is not int or not low <= value <= high:
-                raise CheckpointError(f"preprocessor_config.json: {NAMES.get(key, key)} = {value!r:.80}",
-                                      f"use an integer from {low} to {high}")  # fmt: skip
+                raise CheckpointError(
+                    f"preprocessor_config.json: {NAMES.get(key, key)} = {value!r:.80}",
+                    f"use an integer from {low} to {high}",
+                )
         if self.pad_seconds * self.sample_rate > LONGEST_PADDING:
-            raise CheckpointError(f"preprocessor_config.json: chunk_length = {self.pad_seconds} s",
-                                  f"use at most {LONGEST_PADDING} samples")  # fmt: skip
+            raise CheckpointError(
+                f"preprocessor_config.json: chunk_length = {self.pad_seconds} s",
+                f"use at most {LONGEST_PADDING} samples",
+            )
 
     @property
     def rows(self) -> int:
@@ -75,9 +84,13 @@ class LogMelFrontend:
         config.check()
         self.config = config
         self.window = torch.hann_window(config.n_fft)
-        self.bank = torch.from_numpy(mel_bank(FrontendConfig(
-            sample_rate=config.sample_rate, n_fft=config.n_fft, features=config.features,
-            highfreq=UPPER_EDGE)))  # fmt: skip
+        self.bank = torch.from_numpy(
+            mel_bank(
+                FrontendConfig(
+                    sample_rate=config.sample_rate, n_fft=config.n_fft, features=config.features, highfreq=UPPER_EDGE
+                )
+            )
+        )
 
     def __call__(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features of a zero-padded batch; each utterance as it would be alone.
@@ -107,8 +120,13 @@ class LogMelFrontend:
         if frames == 0:
             return samples.new_zeros(cfg.features, 0)
         short = max(0, cfg.n_fft // 2 + 1 - len(samples))  # what is reflected at the ends must exist
-        spectrum = torch.stft(torch.nn.functional.pad(samples, (0, short)), cfg.n_fft, cfg.hop_length,
-                              window=self.window, return_complex=True)  # fmt: skip
+        spectrum = torch.stft(
+            torch.nn.functional.pad(samples, (0, short)),
+            cfg.n_fft,
+            cfg.hop_length,
+            window=self.window,
+            return_complex=True,
+        )
         power = self.bank @ spectrum[:, :frames].abs().square()
         log_mel = power.clamp(min=SMALLEST_POWER).log10()
         return (torch.maximum(log_mel, log_mel.max() - DYNAMIC_RANGE) + 4.0) / 4.0

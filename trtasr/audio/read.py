@@ -40,8 +40,9 @@ class Reading:
 MIXED = Reading()
 
 
-def read_audio(path: Path, sample_rate: int, offset: float = 0.0, duration: float | None = None,
-               reading: Reading = MIXED) -> FloatArray:  # fmt: skip
+def read_audio(
+    path: Path, sample_rate: int, offset: float = 0.0, duration: float | None = None, reading: Reading = MIXED
+) -> FloatArray:
     """Read what libsndfile knows (WAV, FLAC, Ogg, MP3, AIFF, AU, CAF and more), resampled as NeMo does (soxr, HQ).
 
     The file is read in blocks, whatever its header claims; files that look broken are named in a warning.
@@ -104,8 +105,9 @@ class Mono:
             channel = self._reading.channel
             mono = block.mean(axis=1, dtype=np.float32) if channel is None else np.ascontiguousarray(block[:, channel])
             if not np.isfinite(mono).all():
-                raise AudioError(f"{shown(self._path)}: has samples that are not finite",
-                                 "repair or leave out this file")  # fmt: skip
+                raise AudioError(
+                    f"{shown(self._path)}: has samples that are not finite", "repair or leave out this file"
+                )
             self._level.add(block, mono)
             yield mono
 
@@ -117,8 +119,10 @@ class Mono:
         except soundfile.SoundFileError as error:
             known = stream.known_seconds
             promised = "" if known is None else f"; its header promises {known:.2f} s"
-            raise AudioError(f"{shown(self._path)}: not readable audio ({reason(error)}): damaged or cut off{promised}",
-                             "get it whole, or leave out this file") from error  # fmt: skip
+            raise AudioError(
+                f"{shown(self._path)}: not readable audio ({reason(error)}): damaged or cut off{promised}",
+                "get it whole, or leave out this file",
+            ) from error
 
 
 def resampled(blocks: Iterable[FloatArray], rate: int, sample_rate: int) -> FloatArray:

@@ -32,8 +32,10 @@ class WaveformConfig:
             CheckpointError: naming the key.
         """
         if type(self.sample_rate) is not int or not 1 <= self.sample_rate <= MAX_RATE:
-            raise CheckpointError(f"preprocessor_config.json: sampling_rate = {self.sample_rate!r:.80}",
-                                  f"use an integer from 1 to {MAX_RATE}")  # fmt: skip
+            raise CheckpointError(
+                f"preprocessor_config.json: sampling_rate = {self.sample_rate!r:.80}",
+                f"use an integer from 1 to {MAX_RATE}",
+            )
 
     @property
     def features(self) -> int:

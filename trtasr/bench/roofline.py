@@ -28,8 +28,7 @@ def bound(layer: Traffic, precision: str, int8: Set[str] = frozenset()) -> Bound
     requantized = bool(layer.readers) and set(layer.readers) <= int8
     written = layer.outputs * (1 if requantized else max(element, 2))
     moved = (layer.inputs + layer.weights) * element + written
-    return Bound(layer.node, precision, 2e3 * layer.macs / PEAKS[precision], 1e3 * moved / BANDWIDTH,
-                 layer.depthwise)  # fmt: skip
+    return Bound(layer.node, precision, 2e3 * layer.macs / PEAKS[precision], 1e3 * moved / BANDWIDTH, layer.depthwise)
 
 
 def roofline(layers: Sequence[Traffic], int8: Set[str], batch: int, seconds: float) -> Roofline:

@@ -200,8 +200,10 @@ def _refuse_nan(log_probs: FloatArray, group: Sequence[Indexed]) -> None:
 
 def _warn_of_little_recognized(result: WerResult) -> None:
     if result.rate >= (DEAF_WER if result.spaced else DEAF_UNSPACED_CER):
-        words = "the FP32 reference recognizes next to nothing (WER %.2f %%, CER %.2f %%, %d of %d words right): the " \
-                "figures of INT8 say nothing about quantization; is the speech in the model's language?"
+        words = (
+            "the FP32 reference recognizes next to nothing (WER %.2f %%, CER %.2f %%, %d of %d words right): the "
+            "figures of INT8 say nothing about quantization; is the speech in the model's language?"
+        )
         logger.warning(words, result.wer, result.cer, result.hits, result.words)
 
 

@@ -56,12 +56,18 @@ def read_generation(
     if not end:
         raise CheckpointError(f"{FILE}: no eos_token_id", CORRECT)
     return Generation(
-        start=start, prompt=prompt, end=end, suppress=token_ids(settings, "suppress_tokens", size),
+        start=start,
+        prompt=prompt,
+        end=end,
+        suppress=token_ids(settings, "suppress_tokens", size),
         begin_suppress=token_ids(settings, "begin_suppress_tokens", size),
         max_length=longest(config, settings, len(prompt) + bool(languages), family),
         no_speech=next((vocabulary.index(name) for name in NO_SPEECH if name in vocabulary), None),
-        languages=languages, tokens_per_second=rate, digits=digit_tokens(vocabulary),
-        separators=separator_tokens(vocabulary))  # fmt: skip
+        languages=languages,
+        tokens_per_second=rate,
+        digits=digit_tokens(vocabulary),
+        separators=separator_tokens(vocabulary),
+    )
 
 
 def token_ids(settings: Settings, key: str, size: int) -> tuple[int, ...]:
@@ -139,8 +145,10 @@ def token_tables(settings: Settings, vocabulary: tuple[str, ...], wanted: bool) 
     tasks = tasks or {task: places[f"<|{task}|>"] for task in TASKS if f"<|{task}|>" in places}
     if not languages or (settings.get("task") is not None and not tasks):
         named = {key: settings[key] for key in ("language", "task") if key in settings}
-        raise CheckpointError(f"{FILE}: {named!r:.160}, but the vocabulary has no token for it",
-                              "leave it out, or use a multilingual model")  # fmt: skip
+        raise CheckpointError(
+            f"{FILE}: {named!r:.160}, but the vocabulary has no token for it",
+            "leave it out, or use a multilingual model",
+        )
     return languages, tasks
 
 
@@ -178,8 +186,11 @@ def forced_tokens(settings: Settings, size: int) -> tuple[int | None, ...]:
         CheckpointError: another form.
     """
     pairs = settings.get("forced_decoder_ids") or []
-    usable = isinstance(pairs, list) and len(pairs) < 10 and all(isinstance(pair, list | tuple) and len(pair) == 2
-                                                                 for pair in pairs)  # fmt: skip
+    usable = (
+        isinstance(pairs, list)
+        and len(pairs) < 10
+        and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs)
+    )
     if not usable or [place for place, _ in pairs] != list(range(1, len(pairs) + 1)):
         raise CheckpointError(f"{FILE}: forced_decoder_ids = {pairs!r:.80}", "use pairs of 1, 2, 3 ... and a token")
     for place, token in pairs:
@@ -198,8 +209,10 @@ def chosen_language(settings: Settings, languages: Mapping[str, int]) -> int | N
     if language is None:
         return None
     if spoken(settings) not in languages:
-        raise CheckpointError(f"{FILE}: language {language!r:.80} is not in lang_to_id and not in the vocabulary",
-                              f"use one of {', '.join(languages):.200}")  # fmt: skip
+        raise CheckpointError(
+            f"{FILE}: language {language!r:.80} is not in lang_to_id and not in the vocabulary",
+            f"use one of {', '.join(languages):.200}",
+        )
     return languages[spoken(settings)]
 
 

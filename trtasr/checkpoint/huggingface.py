@@ -29,11 +29,19 @@ logger = logging.getLogger(__name__)
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 TARGETS = {"whisper": "WhisperForConditionalGeneration", "moonshine": "MoonshineForConditionalGeneration"}
 SUPPORTED = f"use a folder of {' or '.join(TARGETS.values())}, or a .nemo archive of a CTC model"
-FRONTEND_KEYS = {"sampling_rate": "sample_rate", "feature_size": "features", "n_fft": "n_fft",
-                 "hop_length": "hop_length"}  # fmt: skip
+FRONTEND_KEYS = {
+    "sampling_rate": "sample_rate",
+    "feature_size": "features",
+    "n_fft": "n_fft",
+    "hop_length": "hop_length",
+}
 # preprocessor settings that would change the features: only these values are computed
-FIXED: Mapping[str, tuple[Any, ...]] = {"do_normalize": (False, None), "dither": (0, None), "padding_value": (0, None),
-                                          "padding_side": ("right", None)}  # fmt: skip
+FIXED: Mapping[str, tuple[Any, ...]] = {
+    "do_normalize": (False, None),
+    "dither": (0, None),
+    "padding_value": (0, None),
+    "padding_side": ("right", None),
+}
 
 
 def read_huggingface(path: Path) -> Checkpoint:
@@ -71,8 +79,9 @@ def read_huggingface(path: Path) -> Checkpoint:
             path=path,
         )
         decoding = ignored_in_config(config) if file is None else ignored_decoding(file)
-        warn_of_ignored(path, {CONFIG if file is None else GENERATION: decoding,
-                               PREPROCESSOR: ignored_frontend(preprocessor)})  # fmt: skip
+        warn_of_ignored(
+            path, {CONFIG if file is None else GENERATION: decoding, PREPROCESSOR: ignored_frontend(preprocessor)}
+        )
         return checkpoint
     except CheckpointError as error:
         named = error.problem.startswith(str(path))
@@ -106,8 +115,10 @@ def model_family(config: Mapping[str, Any]) -> str:
     if not isinstance(architectures, list) or not all(name in known for name in architectures):
         raise CheckpointError(f"{CONFIG}: architectures {architectures!r:.80} is not supported", SUPPORTED)
     if config.get("quantization_config"):
-        raise CheckpointError(f"{CONFIG}: quantization_config: its weights are quantized already",
-                              "use the floating-point model that it was made from")  # fmt: skip
+        raise CheckpointError(
+            f"{CONFIG}: quantization_config: its weights are quantized already",
+            "use the floating-point model that it was made from",
+        )
     return family
 
 
@@ -150,8 +161,11 @@ def read_log_mel(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> 
     found = LogMelConfig(**{"features": config.get("num_mel_bins"), **given})
     found.check()
     if found.features != config.get("num_mel_bins"):
-        raise CheckpointError(f"{PREPROCESSOR}: feature_size is {found.features}, num_mel_bins of {CONFIG} is "
-                              f"{config.get('num_mel_bins')!r:.80}", "correct the one that is wrong")  # fmt: skip
+        raise CheckpointError(
+            f"{PREPROCESSOR}: feature_size is {found.features}, num_mel_bins of {CONFIG} is "
+            f"{config.get('num_mel_bins')!r:.80}",
+            "correct the one that is wrong",
+        )
     padding = preprocessor.get("padding") or "max_length"
     if padding not in ("max_length", "longest"):
         raise CheckpointError(f"{PREPROCESSOR}: padding is {padding!r:.80}", "use max_length or longest")
@@ -169,6 +183,9 @@ def padded(found: LogMelConfig, config: Mapping[str, Any], preprocessor: Mapping
     result = LogMelConfig(found.sample_rate, found.features, found.n_fft, found.hop_length, seconds)
     result.check()
     if not seconds or seconds * found.sample_rate // found.hop_length != frames:
-        raise CheckpointError(f"{PREPROCESSOR}: chunk_length {seconds} s is not what max_source_positions of {CONFIG} "
-                              f"has, {frames / found.frames_per_second:g} s", "correct the one that is wrong")
+        raise CheckpointError(
+            f"{PREPROCESSOR}: chunk_length {seconds} s is not what max_source_positions of {CONFIG} "
+            f"has, {frames / found.frames_per_second:g} s",
+            "correct the one that is wrong",
+        )
     return result

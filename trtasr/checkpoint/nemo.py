@@ -32,8 +32,10 @@ MAX_HEADER_BYTES = 16 * 2**20  # all headers of an archive together: tarfile kee
 MAX_EXPANSION = 32  # archive file -> weights; trained floats shrink by a tenth, a gzip bomb by 1000
 # tarfile's own classes, and what its parsing of odd headers lets through (PAX numbers, chained headers)
 UNREADABLE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError, IndexError, RecursionError)
-SUPPORTED = ("use a CTC model: QuartzNet or Jasper (ConvASREncoder), Conformer or FastConformer (ConformerEncoder), as "
-             "EncDecCTCModel or EncDecCTCModelBPE with ConvASRDecoder")
+SUPPORTED = (
+    "use a CTC model: QuartzNet or Jasper (ConvASREncoder), Conformer or FastConformer (ConformerEncoder), as "
+    "EncDecCTCModel or EncDecCTCModelBPE with ConvASRDecoder"
+)
 HYBRID = (
     "make a CTC model of it with NeMo (python examples/asr/asr_hybrid_transducer_ctc/helpers/"
     f"convert_nemo_asr_hybrid_to_ctc.py -i HYBRID.nemo -o CTC.nemo -m ctc), or {SUPPORTED}"
@@ -150,9 +152,12 @@ def scan(archive: tarfile.TarFile, reader: GuardedReader, largest: int) -> dict[
         if name in found or not member.isfile():
             raise CheckpointError(f"{name} is there twice or is no file", SAVE_AGAIN)
         if member.size > bounds[name]:
-            raise CheckpointError(f"{name} has {member.size} bytes, more than {bounds[name] / 2**20:.0f} MiB "
-                                  f"({MAX_CONFIG_BYTES >> 20} MiB for a configuration, {MAX_BYTES >> 20} MiB for "
-                                  f"tokenizers, {MAX_EXPANSION} times the archive file else)", SAVE_AGAIN)  # fmt: skip
+            raise CheckpointError(
+                f"{name} has {member.size} bytes, more than {bounds[name] / 2**20:.0f} MiB "
+                f"({MAX_CONFIG_BYTES >> 20} MiB for a configuration, {MAX_BYTES >> 20} MiB for "
+                f"tokenizers, {MAX_EXPANSION} times the archive file else)",
+                SAVE_AGAIN,
+            )
         reader.budget += member.size
         found[name] = member_content(archive, member)
     return found
@@ -221,11 +226,15 @@ def model_family(config: Mapping[str, Any]) -> str:
     encoder, decoder, preprocessor = (
         class_name(config[key].get("_target_")) for key in ("encoder", "decoder", "preprocessor")
     )
-    for key, name, known in (("encoder", encoder, tuple(FAMILIES)), ("decoder", decoder, ("ConvASRDecoder",)),
-                             ("preprocessor", preprocessor, ("AudioToMelSpectrogramPreprocessor",))):  # fmt: skip
+    for key, name, known in (
+        ("encoder", encoder, tuple(FAMILIES)),
+        ("decoder", decoder, ("ConvASRDecoder",)),
+        ("preprocessor", preprocessor, ("AudioToMelSpectrogramPreprocessor",)),
+    ):
         if name not in known:
-            raise CheckpointError(f"{key}._target_: {name} is not supported",
-                                  f"{SUPPORTED} (here {' or '.join(known)})")  # fmt: skip
+            raise CheckpointError(
+                f"{key}._target_: {name} is not supported", f"{SUPPORTED} (here {' or '.join(known)})"
+            )
     return FAMILIES[encoder]
 
 
@@ -249,8 +258,11 @@ def check_class(target: str) -> None:
 
 def describe(model: str) -> str:
     """What a NeMo class is, in words."""
-    kinds = (("Hybrid", "a hybrid transducer and CTC model"), ("RNNT", "a transducer (RNN-T)"),
-             ("MultiTask", "an attention encoder-decoder"))  # fmt: skip
+    kinds = (
+        ("Hybrid", "a hybrid transducer and CTC model"),
+        ("RNNT", "a transducer (RNN-T)"),
+        ("MultiTask", "an attention encoder-decoder"),
+    )
     return next((words for part, words in kinds if part in model), "another kind of model")
 
 
@@ -263,8 +275,10 @@ def read_frontend(config: Mapping[str, Any]) -> FrontendConfig:
     frontend = FrontendConfig.from_mapping(config["preprocessor"])
     rate = config.get("sample_rate") or frontend.sample_rate
     if rate != frontend.sample_rate:
-        raise CheckpointError(f"sample_rate is {rate} but preprocessor.sample_rate is {frontend.sample_rate}",
-                              "correct the one that is wrong in model_config.yaml")  # fmt: skip
+        raise CheckpointError(
+            f"sample_rate is {rate} but preprocessor.sample_rate is {frontend.sample_rate}",
+            "correct the one that is wrong in model_config.yaml",
+        )
     sizes = {"feat_in": config["encoder"].get("feat_in"), "frame_splicing": config["encoder"].get("frame_splicing", 1)}
     for key, value in sizes.items():
         if type(value) is not int:
@@ -272,6 +286,8 @@ def read_frontend(config: Mapping[str, Any]) -> FrontendConfig:
     expected = sizes["feat_in"] * sizes["frame_splicing"]
     if expected != frontend.features * frontend.frame_splicing:
         given = f"preprocessor.features gives {frontend.features * frontend.frame_splicing}"
-        raise CheckpointError(f"encoder.feat_in asks for {expected} features, {given}",
-                              "correct the one that is wrong in model_config.yaml")  # fmt: skip
+        raise CheckpointError(
+            f"encoder.feat_in asks for {expected} features, {given}",
+            "correct the one that is wrong in model_config.yaml",
+        )
     return frontend

@@ -21,8 +21,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if is_folder(path):
         return read_huggingface(path)
     if not is_there(path):
-        raise CheckpointError(f"{path}: no such file or folder",
-                              "give the path of a .nemo archive or of a Hugging Face folder")  # fmt: skip
+        raise CheckpointError(
+            f"{path}: no such file or folder", "give the path of a .nemo archive or of a Hugging Face folder"
+        )
     if not is_file(path):
         raise CheckpointError(f"{path}: is no regular file", "give a .nemo archive or a Hugging Face folder")
     if path.suffix in PARTS and (path.suffix != ".bin" or format_of(path) is PYTORCH):

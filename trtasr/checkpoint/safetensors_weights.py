@@ -36,8 +36,10 @@ def read_weights(folder: Folder) -> dict[str, Tensor]:
         raise CheckpointError(f"{folder.path}: weights are there with and without {PREFIX!r} in front", AGAIN)
     output = weights.pop(OUTPUT, None)
     if output is not None and not same(weights.setdefault(EMBEDDING, output), output):
-        raise CheckpointError(f"{folder.path}: {OUTPUT} differs from {EMBEDDING}",
-                              "use a model whose output projection is its token embedding")  # fmt: skip
+        raise CheckpointError(
+            f"{folder.path}: {OUTPUT} differs from {EMBEDDING}",
+            "use a model whose output projection is its token embedding",
+        )
     return weights
 
 

@@ -22,8 +22,10 @@ TRTEXEC: Mapping[str, tuple[str, str]] = {
     "--best": ("engines are INT8, and FP16 where the T4 has no INT8 kernel", LEAVE_OUT),
     "--stronglyTyped": ("explicit engines always are", LEAVE_OUT),
     "--onnx": ("trtasr exports the network itself", "give the checkpoint: a .nemo archive or a Hugging Face folder"),
-    "--calib": ("trtasr makes its own calibration cache and leaves it in the bundle as calibration.cache",
-                "leave it out; --calib-dir names the folder of committed scale tables"),
+    "--calib": (
+        "trtasr makes its own calibration cache and leaves it in the bundle as calibration.cache",
+        "leave it out; --calib-dir names the folder of committed scale tables",
+    ),
     "--workspace": ("the builder's memory is a value of the recipe", "use --set engine.workspace_mb=MIB"),
     "--memPoolSize": ("the builder's memory is a value of the recipe", "use --set engine.workspace_mb=MIB"),
     "--shapes": ("an engine has a smallest, a usual and a largest shape", "use --minShapes, --optShapes, --maxShapes"),
@@ -46,8 +48,13 @@ class Parser(argparse.ArgumentParser):
 class OfTrtexec(argparse.Action):
     """A flag that trtexec has and trtasr does not need: says what takes its place."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: str | None = None) -> NoReturn:  # fmt: skip
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> NoReturn:
         """Refuse the flag.
 
         Raises:
@@ -107,10 +114,17 @@ def verb(verbs: "argparse._SubParsersAction[Parser]", word: str, text: str) -> a
 
 def add_model(sub: argparse.ArgumentParser) -> None:
     """Flags that choose and change a recipe."""
-    sub.add_argument("model", type=name,
-                     help="bundled name (engines/NAME.toml), recipe.toml, .nemo file, Hugging Face folder")  # fmt: skip
-    sub.add_argument("--set", dest="assignments", action="append", default=[], metavar="SECTION.KEY=VALUE",
-                     help="override one recipe value; may be repeated")  # fmt: skip
+    sub.add_argument(
+        "model", type=name, help="bundled name (engines/NAME.toml), recipe.toml, .nemo file, Hugging Face folder"
+    )
+    sub.add_argument(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one recipe value; may be repeated",
+    )
     sub.add_argument("--manifest", type=name, help="speech to measure WER on: NeMo JSON lines or a LibriSpeech folder")
     sub.add_argument("--correction", help="of weights for earlier layers' errors: none (default), bias, qep or fade")
     sub.add_argument("--calib-dir", type=path, help="folder of committed scale tables (default: calib)")
@@ -127,23 +141,50 @@ def add_compile(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--quantize-depthwise", action="store_true", help="depthwise convolutions in INT8 too")
     sub.add_argument("--quantization", help="of target t4: explicit (default), or implicit (TensorRT 10 only)")
     sub.add_argument("--allow-slower", action="store_true", help="accept INT8 that is no faster than FP16 on the GPU")
-    sub.add_argument("--min-sqnr", type=float, metavar="DB",
-                     help="leave the worst layers in FP16 until the output reaches this SQNR; no audio")  # fmt: skip
-    sub.add_argument("--max-wer-drop", type=float, metavar="POINTS",
-                     help="leave the worst layers in FP16 until WER rises by at most this")  # fmt: skip
+    sub.add_argument(
+        "--min-sqnr",
+        type=float,
+        metavar="DB",
+        help="leave the worst layers in FP16 until the output reaches this SQNR; no audio",
+    )
+    sub.add_argument(
+        "--max-wer-drop",
+        type=float,
+        metavar="POINTS",
+        help="leave the worst layers in FP16 until WER rises by at most this",
+    )
     sub.add_argument("--controls", action="store_true", help="also calibrate by noise and by real audio")
     sub.add_argument("--recalibrate", action="store_true", help="ignore the committed scale table")
     sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the stages only")
     for which in ("min", "opt", "max"):
-        sub.add_argument(f"--{which}Shapes", dest=f"{which}_shapes", metavar="features:BxMELxT",
-                         help=f"trtexec's spelling of the {which} shape")  # fmt: skip
+        sub.add_argument(
+            f"--{which}Shapes",
+            dest=f"{which}_shapes",
+            metavar="features:BxMELxT",
+            help=f"trtexec's spelling of the {which} shape",
+        )
     sub.add_argument("--saveEngine", type=path, metavar="FILE", dest="save_engine", help="copy the plan here as well")
-    sub.add_argument("--timingCacheFile", type=name, metavar="FILE", dest="timing_cache",
-                     help="TensorRT's timings (default: one file per GPU and version in ~/.cache/trtasr)")  # fmt: skip
-    sub.add_argument("--exportProfile", type=path, metavar="FILE", dest="export_profile",
-                     help="write the layer times of a t4 engine in trtexec's form")  # fmt: skip
-    sub.add_argument("--exportLayerInfo", type=path, metavar="FILE", dest="export_layers",
-                     help="write the layer table in trtexec's form")  # fmt: skip
+    sub.add_argument(
+        "--timingCacheFile",
+        type=name,
+        metavar="FILE",
+        dest="timing_cache",
+        help="TensorRT's timings (default: one file per GPU and version in ~/.cache/trtasr)",
+    )
+    sub.add_argument(
+        "--exportProfile",
+        type=path,
+        metavar="FILE",
+        dest="export_profile",
+        help="write the layer times of a t4 engine in trtexec's form",
+    )
+    sub.add_argument(
+        "--exportLayerInfo",
+        type=path,
+        metavar="FILE",
+        dest="export_layers",
+        help="write the layer table in trtexec's form",
+    )
 
 
 def add_calibrate(sub: argparse.ArgumentParser) -> None:
@@ -156,8 +197,9 @@ def add_ablation(sub: argparse.ArgumentParser) -> None:
     add_model(sub)
     sub.add_argument("--seeds", type=int, default=5, help="seeds of synthetic features (default 5)")
     sub.add_argument("--bits", type=int, action="append", help="weight bits; may be repeated (default 8, 6 and 4)")
-    sub.add_argument("--only", action="append", metavar="NAME",
-                     help="one setting, for instance fade or 'qep 0.5'; may be repeated")  # fmt: skip
+    sub.add_argument(
+        "--only", action="append", metavar="NAME", help="one setting, for instance fade or 'qep 0.5'; may be repeated"
+    )
 
 
 def add_acceptance(sub: argparse.ArgumentParser) -> None:
@@ -182,8 +224,9 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--target", help="engine to compare with FP32 (default: cpu)")
     sub.add_argument("--manifest", type=path, help="speech to compare on (default: the recipe's)")
     sub.add_argument("--layers", action="store_true", help="SQNR of every layer's output instead")
-    sub.add_argument("--integer", action="store_true",
-                     help="FP32, Q/DQ and integer-only side by side instead (CTC models)")  # fmt: skip
+    sub.add_argument(
+        "--integer", action="store_true", help="FP32, Q/DQ and integer-only side by side instead (CTC models)"
+    )
     sub.add_argument("--all", action="store_true", help="with --integer: every layer")
     sub.add_argument("--utterances", type=int, help="how many (default 8; with --integer all)")
     sub.add_argument("-o", "--out", type=path, default=Path("comparison"), help="folder for Polygraphy's files")
@@ -194,8 +237,9 @@ def add_inspect(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("bundle", type=path, help="folder made by compile, or the model it was made from")
     sub.add_argument("--target", help="one engine only")
     sub.add_argument("--all", action="store_true", help="pointwise and shape layers too")
-    sub.add_argument("--integer", action="store_true",
-                     help="prove the integer-only graph: no float tensor, no overflow (CTC models)")  # fmt: skip
+    sub.add_argument(
+        "--integer", action="store_true", help="prove the integer-only graph: no float tensor, no overflow (CTC models)"
+    )
     sub.add_argument("--roofline", action="store_true", help="estimate where time would go on a Tesla T4 instead")
     sub.add_argument("--batch", type=int, default=1, help="utterances per run of the estimate (default 1)")
     sub.add_argument("--seconds", type=float, default=7.0, help="seconds of audio per utterance (default 7)")
@@ -205,7 +249,5 @@ def add_transcribe(sub: argparse.ArgumentParser) -> None:
     """Flags of ``transcribe``."""
     sub.add_argument("bundle", type=path, help="folder made by compile, or the model it was made from")
     sub.add_argument("audio", type=path, nargs="+", help="audio files, folders of them, or - for standard input")
-    sub.add_argument("--channel", type=int, metavar="N",
-                     help="the channel to hear, from 0 (default: the mean of all)")  # fmt: skip
+    sub.add_argument("--channel", type=int, metavar="N", help="the channel to hear, from 0 (default: the mean of all)")
     sub.add_argument("--target", help="engine to run (default: cpu)")
-

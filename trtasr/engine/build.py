@@ -31,8 +31,9 @@ def rtx_version() -> str | None:
     return None
 
 
-def build_rtx(onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapping[str, int],
-              capability: str = CAPABILITY) -> Engine:  # fmt: skip
+def build_rtx(
+    onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapping[str, int], capability: str = CAPABILITY
+) -> Engine:
     """Builds a TensorRT for RTX engine for a compute capability.
 
     The build runs in a child process, which Ctrl-C ends. The plan appears at `plan_path` only when it is complete.
@@ -56,8 +57,12 @@ def build_rtx(onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapping[s
         NoKernelError: it has no kernel for the named nodes.
     """
     require_rtx()
-    request = {"library": "tensorrt_rtx", "onnx": str(onnx_path), "shapes": profile.shapes(),
-               "capabilities": [capability.upper()]}  # fmt: skip
+    request = {
+        "library": "tensorrt_rtx",
+        "onnx": str(onnx_path),
+        "shapes": profile.shapes(),
+        "capabilities": [capability.upper()],
+    }
     product = Product("TensorRT for RTX", "tensorrt_rtx", RTX_REINSTALL, capability)
     log.info("building %s for %s", plan_path.name, capability)
     done = build_plan(request, onnx_path, plan_path, product)

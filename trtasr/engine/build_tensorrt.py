@@ -76,16 +76,20 @@ def require_tensorrt(calibrator: str = "") -> Host:
             missing.append(error)
     if missing:
         problems, repairs = ([getattr(error, key) for error in missing] for key in ("problem", "repair"))
-        raise MissingError(f"target t4 needs a T4 host: {'; '.join(problems)}",
-                           "; ".join(dict.fromkeys([RTX_OFFER, *repairs])))  # fmt: skip
+        raise MissingError(
+            f"target t4 needs a T4 host: {'; '.join(problems)}", "; ".join(dict.fromkeys([RTX_OFFER, *repairs]))
+        )
     trt, _, cuda = found
     if calibrator:
         require_calibrators(trt, calibrator)
     device = cuda.Device(0)
     host = Host(device.name(), device.compute_capability(), trt.__version__)
     if host.capability != T4_CAPABILITY:
-        log.warning("this GPU is a %s (sm_%d%d), not a T4 (sm_75): the plans and every figure are this card's",
-                    host.gpu, *host.capability)  # fmt: skip
+        log.warning(
+            "this GPU is a %s (sm_%d%d), not a T4 (sm_75): the plans and every figure are this card's",
+            host.gpu,
+            *host.capability,
+        )
     return host
 
 
@@ -113,17 +117,22 @@ def load_tensorrt() -> Any:
     except (ImportError, OSError) as error:
         raise MissingError(f"TensorRT cannot be loaded: {str(error).splitlines()[0]}", TRT_INSTALL) from error
     if not hasattr(trt, "__version__"):  # Python takes any folder of that name for a package
-        raise MissingError(f"TensorRT is not installed; {next(iter(trt.__path__))} is a folder of that name",
-                           TRT_INSTALL)  # fmt: skip
+        raise MissingError(
+            f"TensorRT is not installed; {next(iter(trt.__path__))} is a folder of that name", TRT_INSTALL
+        )
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if version < TRT_MINIMUM or version == BROKEN:
-        raise MissingError(f"TensorRT {trt.__version__} cannot build strongly typed INT8 for sm_75 (10.12 to 10.16 and "
-                           "11.1 or newer can)", TRT_INSTALL)  # fmt: skip
+        raise MissingError(
+            f"TensorRT {trt.__version__} cannot build strongly typed INT8 for sm_75 (10.12 to 10.16 and "
+            "11.1 or newer can)",
+            TRT_INSTALL,
+        )
     return trt
 
 
-def build_tensorrt(onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapping[str, int],
-                   options: TensorrtOptions, host: Host) -> Engine:  # fmt: skip
+def build_tensorrt(
+    onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapping[str, int], options: TensorrtOptions, host: Host
+) -> Engine:
     """Builds a TensorRT engine for the GPU that is here, in a child process.
 
     Args:
@@ -142,8 +151,13 @@ def build_tensorrt(onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapp
         NoKernelError: it has no kernel for the named nodes.
     """
     timing = options.timing_cache or timing_cache_path(host)
-    request = {"library": "tensorrt", "onnx": str(onnx_path), "shapes": profile.shapes(), "timing_cache": str(timing),
-               "workspace_mb": options.workspace_mb}  # fmt: skip
+    request = {
+        "library": "tensorrt",
+        "onnx": str(onnx_path),
+        "shapes": profile.shapes(),
+        "timing_cache": str(timing),
+        "workspace_mb": options.workspace_mb,
+    }
     product = Product(f"TensorRT {host.tensorrt}", "tensorrt", TRT_INSTALL)
     log.info("building %s for %s with TensorRT %s (timing cache %s)", plan_path.name, host.gpu, host.tensorrt, timing)
     with scratch() as folder:
@@ -152,8 +166,9 @@ def build_tensorrt(onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapp
             request["calibration"] = str(folder / "calibration.npz")
         done = build_plan(request, onnx_path, plan_path, product)
     if done.report.get("unsaved"):
-        log.warning("the timing cache cannot be kept (%s): the next build measures every kernel again",
-                    done.report["unsaved"])  # fmt: skip
+        log.warning(
+            "the timing cache cannot be kept (%s): the next build measures every kernel again", done.report["unsaved"]
+        )
     details = {
         "capability": "sm{}{}".format(*host.capability),
         "gpu": host.gpu,

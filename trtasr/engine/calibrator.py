@@ -53,8 +53,11 @@ def check_cache(cache: str, version: str, algorithm: str) -> None:
     found, _ = parse_cache(cache)
     expected = cache_header(version, algorithm)
     if found != expected:
-        raise UsageError(f"calibration cache: header {found!r}, but TensorRT {version} reads {expected!r} only and "
-                         "skips any other in silence", "compile the bundle again on this host")  # fmt: skip
+        raise UsageError(
+            f"calibration cache: header {found!r}, but TensorRT {version} reads {expected!r} only and "
+            "skips any other in silence",
+            "compile the bundle again on this host",
+        )
 
 
 def require_calibrators(trt: Trt, algorithm: str) -> type[Any]:
@@ -131,11 +134,15 @@ def make_calibrator(trt: Trt, source: Source, cuda: Any) -> Any:  # noqa: C901 -
         def check(self, built: bool) -> None:
             self.buffers.free()
             if self.error is not None:
-                raise BuildError(f"calibration stopped after {self.delivered} batches: {self.error!r}",
-                                 "free GPU memory or lower engine.opt_batch") from self.error  # fmt: skip
+                raise BuildError(
+                    f"calibration stopped after {self.delivered} batches: {self.error!r}",
+                    "free GPU memory or lower engine.opt_batch",
+                ) from self.error
             if built and not source.cache and self.delivered < len(source.feeds):
-                raise BuildError(f"TensorRT took {self.delivered} of {len(source.feeds)} calibration batches",
-                                 "see TensorRT's log; use --quantization explicit")  # fmt: skip
+                raise BuildError(
+                    f"TensorRT took {self.delivered} of {len(source.feeds)} calibration batches",
+                    "see TensorRT's log; use --quantization explicit",
+                )
 
     return Int8Calibrator()
 
@@ -193,15 +200,20 @@ def at_opt_shape(calibration: CalibrationSet, batch: int, frames: int) -> tuple[
                 pieces.append((np.pad(piece, ((0, 0), (0, frames - piece.shape[1]))), piece.shape[1]))
     whole = len(pieces) - len(pieces) % batch
     groups = (pieces[index : index + batch] for index in range(0, whole, batch))
-    feeds = tuple((np.stack([f for f, _ in group]).astype(np.float32), np.array([n for _, n in group], np.int64))
-                  for group in groups)  # fmt: skip
+    feeds = tuple(
+        (np.stack([f for f, _ in group]).astype(np.float32), np.array([n for _, n in group], np.int64))
+        for group in groups
+    )
     return feeds, len(pieces) - whole
 
 
 def save_source(path: Path, source: Source) -> None:
     """Write a source for the build process: one ``.npz`` file."""
-    arrays = {f"{kind}_{index}": array for index, feed in enumerate(source.feeds)
-              for kind, array in zip(("features", "lengths"), feed, strict=True)}  # fmt: skip
+    arrays = {
+        f"{kind}_{index}": array
+        for index, feed in enumerate(source.feeds)
+        for kind, array in zip(("features", "lengths"), feed, strict=True)
+    }
     np.savez(path, algorithm=np.array(source.algorithm), cache=np.array(source.cache), **arrays)  # type: ignore[arg-type]
 
 

@@ -118,8 +118,11 @@ def run_child(request: Mapping[str, Any]) -> dict[str, Any]:
         raise DiskError(f"{report.parent.parent}: the builder could not write here", OTHER_PLACE)
     if child.returncode != 0 or not report.is_file():
         reason = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no message"]
-        return {"ok": False, "errors": [f"the builder process ended with status {child.returncode}: {reason[0]}"],
-                "reproducible": fixed}  # fmt: skip
+        return {
+            "ok": False,
+            "errors": [f"the builder process ended with status {child.returncode}: {reason[0]}"],
+            "reproducible": fixed,
+        }
     answer: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     return {**answer, "reproducible": fixed}
 

@@ -107,8 +107,9 @@ def feature_inputs(feeds: Sequence[Feed]) -> list[dict[str, npt.NDArray[Any]]]:
     return inputs
 
 
-def run_both(paths: tuple[Path, Path], inputs: Sequence[Mapping[str, npt.NDArray[Any]]], labels: tuple[str, str],
-             files: Files) -> list[list[dict[str, npt.NDArray[Any]]]]:  # fmt: skip
+def run_both(
+    paths: tuple[Path, Path], inputs: Sequence[Mapping[str, npt.NDArray[Any]]], labels: tuple[str, str], files: Files
+) -> list[list[dict[str, npt.NDArray[Any]]]]:
     """Outputs of two graphs on the same inputs, run and saved by Polygraphy.
 
     Returns:
@@ -247,8 +248,7 @@ def output_sqnr(reference: Iterable[FloatArray], found: Iterable[FloatArray]) ->
     return sqnr_db(signal, noise)
 
 
-def layer_sqnr(reference: Observe, candidate: Observe, names: Sequence[str],
-               feeds: Sequence[Feed]) -> dict[str, float]:  # fmt: skip
+def layer_sqnr(reference: Observe, candidate: Observe, names: Sequence[str], feeds: Sequence[Feed]) -> dict[str, float]:
     """SQNR in dB of inner tensors over valid frames.
 
     Args:

@@ -97,8 +97,15 @@ class Sums:
     def steps(self, name: str) -> LayerSteps:
         """The result of the tensor of that name."""
         return LayerSteps(
-            name, sqnr_db(self.signal, self.qdq_noise), sqnr_db(self.signal, self.integer_noise), self.codes,
-            self.differing, self.largest, self.own_differing, self.own_largest)  # fmt: skip
+            name,
+            sqnr_db(self.signal, self.qdq_noise),
+            sqnr_db(self.signal, self.integer_noise),
+            self.codes,
+            self.differing,
+            self.largest,
+            self.own_differing,
+            self.own_largest,
+        )
 
 
 def formats(twin: Path, integer: Path) -> dict[str, tuple[float, int]]:

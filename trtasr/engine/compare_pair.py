@@ -32,8 +32,9 @@ class Dictated:
     kind: str
 
 
-def compare_pair(reference: Path, candidate: Path, spoken: Dictated, out_dir: Path,
-                 labels: tuple[str, str]) -> Comparison:  # fmt: skip
+def compare_pair(
+    reference: Path, candidate: Path, spoken: Dictated, out_dir: Path, labels: tuple[str, str]
+) -> Comparison:
     """Run both graphs of two encoder-decoders on the same inputs and save what Polygraphy loads again.
 
     The decoder is judged on given tokens (teacher forcing), all of an utterance at once: by itself, from the keys and
@@ -56,18 +57,24 @@ def compare_pair(reference: Path, candidate: Path, spoken: Dictated, out_dir: Pa
     size = vocabulary_size(decoders[0])
     kept = affordable(reference, feature_inputs(spoken.feeds))
     encoded = run_both(encoders, kept, labels, encoder_files)
-    own = [[decoder_inputs(found, ids, size) for found, ids in zip(side, spoken.tokens, strict=False)]
-           for side in encoded]  # fmt: skip
+    own = [
+        [decoder_inputs(found, ids, size) for found, ids in zip(side, spoken.tokens, strict=False)] for side in encoded
+    ]
     logits = run_both(decoders, own[0], labels, decoder_files)
     exact = rows_of(logits[0], "logits")
     chained = np.concatenate(run_graph(decoders[1], own[1]))
     commands = (polygraphy_command(*encoders, encoder_files), polygraphy_command(*decoders, decoder_files))
     return Comparison(
-        reference=labels[0], candidate=labels[1],
+        reference=labels[0],
+        candidate=labels[1],
         tensors=(judged("encoded", encoded, labels), judged("logits", logits, labels)),
-        token_agreement=float(np.mean(exact.argmax(axis=1) == chained.argmax(axis=1))), frames=len(exact),
-        features=spoken.kind, command=" && ".join(commands), results_file=encoder_files.results,
-        unit="tokens")  # fmt: skip
+        token_agreement=float(np.mean(exact.argmax(axis=1) == chained.argmax(axis=1))),
+        frames=len(exact),
+        features=spoken.kind,
+        command=" && ".join(commands),
+        results_file=encoder_files.results,
+        unit="tokens",
+    )
 
 
 def affordable(encoder: Path, inputs: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
@@ -90,8 +97,9 @@ def decoder_beside(encoder: Path) -> Path:
 
 def named(folder: Path, graph: str) -> Files:
     """The files of one graph's comparison."""
-    return Files(folder, f"comparison_{graph}_inputs.json", f"comparison_{graph}.json",
-                 f"comparison_{graph}_reference.json")  # fmt: skip
+    return Files(
+        folder, f"comparison_{graph}_inputs.json", f"comparison_{graph}.json", f"comparison_{graph}_reference.json"
+    )
 
 
 def vocabulary_size(decoder: Path) -> int:
@@ -105,8 +113,13 @@ def decoder_inputs(encoded: Mapping[str, Array], tokens: IntArray, vocabulary: i
     crosses = {name: value for name, value in encoded.items() if name.startswith("cross_")}
     pasts = {name.replace("cross_", "past_"): value[:, :, :0] for name, value in crosses.items()}
     positions = encoded["positions"]
-    return {"tokens": tokens.reshape(len(positions), -1), "positions": positions,
-            "token_bias": np.zeros(vocabulary, np.float32), **crosses, **pasts}  # fmt: skip
+    return {
+        "tokens": tokens.reshape(len(positions), -1),
+        "positions": positions,
+        "token_bias": np.zeros(vocabulary, np.float32),
+        **crosses,
+        **pasts,
+    }
 
 
 def run_graph(decoder: Path, inputs: Sequence[Mapping[str, Array]]) -> list[FloatArray]:

@@ -62,8 +62,9 @@ def load_libcuda() -> Any:
     try:
         return ctypes.CDLL(DRIVER)
     except OSError as error:
-        raise MissingError(f"{DRIVER} cannot be loaded: no NVIDIA driver",
-                           "run on a host with an NVIDIA GPU (docker run --gpus all)") from error  # fmt: skip
+        raise MissingError(
+            f"{DRIVER} cannot be loaded: no NVIDIA driver", "run on a host with an NVIDIA GPU (docker run --gpus all)"
+        ) from error
 
 
 def _check(name: str, status: int) -> None:

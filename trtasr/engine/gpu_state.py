@@ -7,8 +7,18 @@ from dataclasses import dataclass
 
 from trtasr.errors import MissingError
 
-FIELDS = ("name", "driver_version", "pstate", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw",
-          "power.limit", "temperature.gpu", "clocks_throttle_reasons.active")  # fmt: skip
+FIELDS = (
+    "name",
+    "driver_version",
+    "pstate",
+    "clocks.sm",
+    "clocks.max.sm",
+    "clocks.mem",
+    "power.draw",
+    "power.limit",
+    "temperature.gpu",
+    "clocks_throttle_reasons.active",
+)
 IDLE = 0x1  # the GPU clocks down because nothing runs: no throttling
 ABSENT = ("[N/A]", "[Not Supported]", "N/A", "[Unknown Error]", "")
 

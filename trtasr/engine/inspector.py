@@ -12,8 +12,14 @@ from trtasr.values import LayerRow
 
 # TensorRT 10 has one field for layout and type, TensorRT 11 one for each.
 TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")
-PHRASES = (("Int8", r"\bint8\b"), ("Half", r"\b(half|fp16|float16)\b"), ("Float", r"\b(float|fp32|float32)\b"),
-           ("Int64", r"\bint64\b"), ("Int32", r"\bint32\b"), ("Bool", r"\bbool\b"))  # fmt: skip
+PHRASES = (
+    ("Int8", r"\bint8\b"),
+    ("Half", r"\b(half|fp16|float16)\b"),
+    ("Float", r"\b(float|fp32|float32)\b"),
+    ("Int64", r"\bint64\b"),
+    ("Int32", r"\bint32\b"),
+    ("Bool", r"\bbool\b"),
+)
 INT8_TACTIC = re.compile(r"i8i8|i8816|i16832|imma|int8", re.IGNORECASE)
 UNKNOWN = "Unknown"
 MATRIX = re.compile(r"conv|gemm|matrix_?mul|correlation|runtime_fusion", re.IGNORECASE)
@@ -97,8 +103,14 @@ def trtexec_profile(times: Mapping[str, Sequence[float]]) -> list[dict[str, Any]
     """Layer times with the keys of ``trtexec --exportProfile``: the number of runs, then one entry per layer."""
     total = sum(sum(values) for values in times.values())
     entries = [
-        {"name": name, "timeMs": sum(values), "averageMs": sum(values) / len(values), "medianMs": median(values),
-         "percentage": 100 * sum(values) / total if total else 0.0}
-        for name, values in times.items() if values
-    ]  # fmt: skip
+        {
+            "name": name,
+            "timeMs": sum(values),
+            "averageMs": sum(values) / len(values),
+            "medianMs": median(values),
+            "percentage": 100 * sum(values) / total if total else 0.0,
+        }
+        for name, values in times.items()
+        if values
+    ]
     return [{"count": max(map(len, times.values()), default=0)}, *entries]

@@ -85,8 +85,9 @@ def use_timing_cache(config: BuilderConfig, known: bytes) -> TimingCache:
     return cache
 
 
-def add_profile(trt: Trt, builder: Builder, config: BuilderConfig,
-                shapes: Mapping[str, list[list[int]]]) -> OptimizationProfile:  # fmt: skip
+def add_profile(
+    trt: Trt, builder: Builder, config: BuilderConfig, shapes: Mapping[str, list[list[int]]]
+) -> OptimizationProfile:
     """One optimization profile from [min, opt, max] shapes."""
     profile = builder.create_optimization_profile()
     for name, (smallest, usual, largest) in shapes.items():

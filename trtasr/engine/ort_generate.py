@@ -74,8 +74,13 @@ class OrtDecoding:
             BundleError: the decoder cannot be run, or gives something else.
         """
         given = ort_values(tokens=tokens, token_bias=self._biases[bias])
-        found = dict(zip(self._decoded, self._decoder.run_with_ort_values(
-            self._decoded, {**given, **self._memory, **self._past}), strict=True))  # fmt: skip
+        found = dict(
+            zip(
+                self._decoded,
+                self._decoder.run_with_ort_values(self._decoded, {**given, **self._memory, **self._past}),
+                strict=True,
+            )
+        )
         self._past = {name.replace("present", "past"): found[name] for name in self._cache}
         with model_errors(self._files):
             if self._start is None:

@@ -58,11 +58,14 @@ class DecoderProfile:
         for key in ("batches", "positions"):
             smallest, usual, largest = getattr(self, key)
             if not 0 < smallest <= usual <= largest:
-                raise UsageError(f"profile {key}={getattr(self, key)} is not 0 < min <= opt <= max",
-                                 f"put {key} in that order")  # fmt: skip
+                raise UsageError(
+                    f"profile {key}={getattr(self, key)} is not 0 < min <= opt <= max", f"put {key} in that order"
+                )
         if not 0 < self.prompt <= self.max_length:
-            raise UsageError(f"a prompt of {self.prompt} tokens in a transcript of at most {self.max_length}",
-                             "raise max_length in the checkpoint's generation_config.json")  # fmt: skip
+            raise UsageError(
+                f"a prompt of {self.prompt} tokens in a transcript of at most {self.max_length}",
+                "raise max_length in the checkpoint's generation_config.json",
+            )
 
     def shapes(self) -> dict[str, list[list[int]]]:
         """Input name -> [min, opt, max] shape.
@@ -71,9 +74,11 @@ class DecoderProfile:
         [B, heads, T', d_k], ``past_key.i`` and ``past_value.i`` [B, heads, P, d_k].
         """
         new, before = (1, 1, self.prompt), (0, min(USUAL_PAST, self.max_length), self.max_length)
-        found = {"tokens": [[batch, length] for batch, length in zip(self.batches, new, strict=True)],
-                 "positions": [[batch] for batch in self.batches],
-                 "token_bias": [[self.vocabulary]] * 3}  # fmt: skip
+        found = {
+            "tokens": [[batch, length] for batch, length in zip(self.batches, new, strict=True)],
+            "positions": [[batch] for batch in self.batches],
+            "token_bias": [[self.vocabulary]] * 3,
+        }
         for layer in range(self.layers):
             for part in ("key", "value"):
                 found[f"cross_{part}.{layer}"] = self._cache(self.positions)

@@ -30,8 +30,11 @@ def load_model(model: Path | bytes, weights: bool = True) -> Any:
     name = "model" if isinstance(model, bytes) else str(model)
     try:
         with model_errors(name):
-            found = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(
-                model, load_external_data=weights)  # fmt: skip
+            found = (
+                onnx.load_from_string(model)
+                if isinstance(model, bytes)
+                else onnx.load(model, load_external_data=weights)
+            )
     except OSError as error:
         raise BundleError(f"{name}: cannot be read as an ONNX model ({said(error)})", REPAIR) from error
     if not found.graph.node:  # an empty file is one, to protobuf
@@ -124,7 +127,8 @@ class OrtRunner:
                 raise
             raise AudioError(
                 f"{features.shape[2]} feature frames: the integer-only graph cannot run them ({error.problem:.160})",
-                f"its self-attention takes at most {self._longest} frames behind subsampling; cut the audio") from error
+                f"its self-attention takes at most {self._longest} frames behind subsampling; cut the audio",
+            ) from error
         if not acoustic(found, len(lengths)):
             raise BundleError(f"{self._path}: gives no log-probabilities [B, T, tokens] with their lengths [B]", REPAIR)
         return found[0], found[1]
@@ -185,8 +189,10 @@ def utterances(calibration: CalibrationSet) -> Iterator[dict[str, Array]]:
     for batch, lengths in zip(calibration.batches, calibration.lengths, strict=True):
         for item, length in zip(batch, lengths, strict=True):
             if length > 0:
-                yield {"features": np.ascontiguousarray(item[None, :, : int(length)]),
-                       "lengths": np.array([length], np.int64)}  # fmt: skip
+                yield {
+                    "features": np.ascontiguousarray(item[None, :, : int(length)]),
+                    "lengths": np.array([length], np.int64),
+                }
 
 
 def cpu_name() -> str:

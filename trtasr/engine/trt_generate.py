@@ -29,8 +29,10 @@ BATCH = "widen engine.min_batch or engine.max_batch and build again"
 SECONDS = "widen engine.min_seconds or engine.max_seconds and build again"
 TOKENS = "compile the bundle again: prompt and max_length come from the checkpoint's generation_config.json"
 REPAIRS = {("features", 2): SECONDS, ("cross", 2): SECONDS, ("tokens", 1): TOKENS, ("past", 2): TOKENS}
-NEEDED = ({"features", "lengths"}, {"positions"}), ({"tokens", "positions", "token_bias"},
-                                                    {"logits", "next_tokens", "next_log_probs"})  # fmt: skip
+NEEDED = (
+    ({"features", "lengths"}, {"positions"}),
+    ({"tokens", "positions", "token_bias"}, {"logits", "next_tokens", "next_log_probs"}),
+)
 
 
 @contextmanager
@@ -94,8 +96,11 @@ class Plan:
         """
         for axis, (least, size, most) in enumerate(zip(self.limits[name][0], shape, self.limits[name][1], strict=True)):
             if not least <= size <= most:
-                raise BuildError(f"{self.path}: input {name} is {shape}, but its optimization profile has {least} to "
-                                 f"{most} at axis {axis}", repair(name, axis))  # fmt: skip
+                raise BuildError(
+                    f"{self.path}: input {name} is {shape}, but its optimization profile has {least} to "
+                    f"{most} at axis {axis}",
+                    repair(name, axis),
+                )
         if not self._context.set_input_shape(name, shape):
             raise BuildError(f"{self.path}: TensorRT refuses {shape} for input {name}", "see TensorRT's log above")
 
@@ -115,8 +120,9 @@ class Plan:
             BuildError: TensorRT refused.
         """
         if not self._context.execute_async_v3(stream):
-            raise BuildError(f"{self.path}: TensorRT could not launch the plan",
-                             "see TensorRT's log above; build the plan again")  # fmt: skip
+            raise BuildError(
+                f"{self.path}: TensorRT could not launch the plan", "see TensorRT's log above; build the plan again"
+            )
 
     def close(self) -> None:
         """Free the plan's GPU memory."""
@@ -152,8 +158,9 @@ class Arena:
             try:
                 self._device[name] = self.cuda.mem_alloc(size), size
             except self.cuda.Error as error:
-                raise BuildError(f"no GPU memory for {name} {shape}: {error}",
-                                 "free GPU memory, or run smaller batches") from error  # fmt: skip
+                raise BuildError(
+                    f"no GPU memory for {name} {shape}: {error}", "free GPU memory, or run smaller batches"
+                ) from error
         return int(self._device[name][0])
 
     def host(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> Array:
@@ -233,8 +240,14 @@ class TrtDecoding:
             self._decoder.set_shape(name, self._past_shape(name, self._batch, self._length))
         before, after = self._halves[self._turn], self._halves[1 - self._turn]
         written = {**after, "logits": self._logits(start=self._length == 0)}
-        self._decoder.bind({**written, **{name: before[present(name)] for name in self._past},
-                            "tokens": self._place_tokens(tokens), "token_bias": self._biases[bias]})  # fmt: skip
+        self._decoder.bind(
+            {
+                **written,
+                **{name: before[present(name)] for name in self._past},
+                "tokens": self._place_tokens(tokens),
+                "token_bias": self._biases[bias],
+            }
+        )
         self._decoder.enqueue(self._stream.handle)
         ids, log_probs = self._fetch(self._decoder, written, ["next_tokens", "next_log_probs"], self._batch)
         self._first = self._first or tokens.shape[1]
@@ -268,8 +281,10 @@ class TrtDecoding:
         shapes: dict[str, Shape] = {"next_tokens": (batch,), "next_log_probs": (batch,)}
         for name in self._past:
             shapes[present(name)] = self._past_shape(name, batch, self._decoder.limits[name][1][2] + longest)
-        places = {name: self._arena.reserve(f"{name}/{half}", shape, self._decoder.outputs[name])
-                  for name, shape in shapes.items()}  # fmt: skip
+        places = {
+            name: self._arena.reserve(f"{name}/{half}", shape, self._decoder.outputs[name])
+            for name, shape in shapes.items()
+        }
         self._arena.reserve(f"logits/{half}", (batch, longest, self._vocabulary), self._decoder.outputs["logits"])
         return places
 
@@ -287,8 +302,9 @@ class TrtDecoding:
 
     def _upload_bias(self, name: str, bias: FloatArray) -> int:
         if bias.shape != (self._vocabulary,):
-            raise BuildError(f"{self._decoder.path}: bias {name} has {bias.size} tokens, the plan {self._vocabulary}",
-                             COMPILE)  # fmt: skip
+            raise BuildError(
+                f"{self._decoder.path}: bias {name} has {bias.size} tokens, the plan {self._vocabulary}", COMPILE
+            )
         return self._upload(f"token_bias/{name}", bias, self._decoder.inputs["token_bias"])
 
     def _upload(self, name: str, array: Array, dtype: np.dtype[Any]) -> int:

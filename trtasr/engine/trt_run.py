@@ -162,15 +162,18 @@ class TrtRunner:
         self._shape = None
         for name in self._inputs:
             if not self._context.set_input_shape(name, arrays[name].shape):
-                raise BuildError(f"input {name} {arrays[name].shape} is outside the plan's optimization profile",
-                                 "widen engine.min_seconds, max_seconds or max_batch and build again")  # fmt: skip
+                raise BuildError(
+                    f"input {name} {arrays[name].shape} is outside the plan's optimization profile",
+                    "widen engine.min_seconds, max_seconds or max_batch and build again",
+                )
         for name in (*self._inputs, *self._outputs):
             dims = self._context.get_tensor_shape(name)
             try:
                 self._place(name, tuple(dims[axis] for axis in range(len(dims))))
             except self._cuda.Error as error:
-                raise BuildError(f"no GPU memory for tensor {name} {dims}: {error}",
-                                 "free GPU memory, or run smaller batches") from error  # fmt: skip
+                raise BuildError(
+                    f"no GPU memory for tensor {name} {dims}: {error}", "free GPU memory, or run smaller batches"
+                ) from error
         self._shape = tuple(arrays["features"].shape)
 
     def _place(self, name: str, shape: tuple[int, ...]) -> None:

@@ -59,9 +59,14 @@ class Streams:
     quantized: list[dict[str, Array]]
 
 
-def walk(model: onnx.ModelProto, full: Iterable[Mapping[str, Array]], layers: Set[str],
-         visit: Callable[[Visited], Replaced], seen: Callable[[str, FloatArray], None],
-         quantized: Iterable[Mapping[str, Array]] | None = None) -> Streams:  # fmt: skip
+def walk(
+    model: onnx.ModelProto,
+    full: Iterable[Mapping[str, Array]],
+    layers: Set[str],
+    visit: Callable[[Visited], Replaced],
+    seen: Callable[[str, FloatArray], None],
+    quantized: Iterable[Mapping[str, Array]] | None = None,
+) -> Streams:
     """Run a graph over calibration utterances in both streams at once.
 
     Each utterance runs alone at its own valid length: no padded frame enters a statistic. Of what the feeds hold, and
@@ -100,12 +105,21 @@ def walk(model: onnx.ModelProto, full: Iterable[Mapping[str, Array]], layers: Se
     return Streams(*([{name: values[name] for name in names} for values in stream] for stream in streams))
 
 
-def visited(node: NodeProto, here: Mapping[str, Array], full: Sequence[Mapping[str, Array]],
-            quantized: Sequence[Mapping[str, Array]]) -> Visited:  # fmt: skip
+def visited(
+    node: NodeProto,
+    here: Mapping[str, Array],
+    full: Sequence[Mapping[str, Array]],
+    quantized: Sequence[Mapping[str, Array]],
+) -> Visited:
     """The view of one layer."""
     data, output = node.input[0], node.output[0]
-    return Visited(node, here, [values[data] for values in full], [values[data] for values in quantized],
-                   [values[output] for values in full])  # fmt: skip
+    return Visited(
+        node,
+        here,
+        [values[data] for values in full],
+        [values[data] for values in quantized],
+        [values[output] for values in full],
+    )
 
 
 def tell(seen: Callable[[str, FloatArray], None], found: Mapping[str, Array]) -> None:
@@ -148,8 +162,10 @@ class Operator:
     def _open(self, inputs: Mapping[str, Array]) -> Any:
         import onnxruntime  # noqa: PLC0415 - half a second
 
-        typed = [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)
-                 for name, value in inputs.items()]  # fmt: skip
+        typed = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)
+            for name, value in inputs.items()
+        ]
         outputs = [onnx.ValueInfoProto(name=name) for name in self._node.output if name]
         graph = helper.make_graph([self._node], "operator", typed, outputs)
         options = onnxruntime.SessionOptions()
@@ -158,5 +174,6 @@ class Operator:
         options.add_session_config_entry(SPINNING, "0")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         model = helper.make_model(graph, opset_imports=self._opsets, ir_version=9)
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"],
-                                            enable_fallback=0)  # fmt: skip
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )

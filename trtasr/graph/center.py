@@ -51,8 +51,10 @@ def center(model: onnx.ModelProto, offsets: Mapping[str, FloatArray]) -> onnx.Mo
     possible, readers = centerable(model), _data_readers(model)
     unknown = sorted(set(offsets) - set(possible))
     if unknown:
-        raise UsageError(f"centering: {unknown[0]!r} is not between a depthwise and a pointwise convolution",
-                         "calibrate again for this graph")  # fmt: skip
+        raise UsageError(
+            f"centering: {unknown[0]!r} is not between a depthwise and a pointwise convolution",
+            "calibrate again for this graph",
+        )
     stored = constants(model)
     shifts: dict[str, np.typing.NDArray[np.float64]] = {}
     for name, offset in offsets.items():
@@ -105,8 +107,9 @@ def give_back_quantized(model: onnx.ModelProto, table: ScaleTable, quantized: Co
 
 def _data_readers(model: onnx.ModelProto) -> dict[str, list[NodeProto]]:
     """Consumers of each tensor's values; Shape reads none."""
-    return defaultdict(list, {name: [node for node in nodes if node.op_type != "Shape"]
-                              for name, nodes in consumers(model).items()})  # fmt: skip
+    return defaultdict(
+        list, {name: [node for node in nodes if node.op_type != "Shape"] for name, nodes in consumers(model).items()}
+    )
 
 
 def _carriers(name: str, readers: Mapping[str, list[NodeProto]]) -> tuple[str, ...]:

@@ -19,8 +19,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 
 
-def run_graph(model: onnx.ModelProto | Path, feeds: Mapping[str, npt.NDArray[Any]],
-              outputs: Sequence[str] | None = None) -> Arrays:  # fmt: skip
+def run_graph(
+    model: onnx.ModelProto | Path, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
+) -> Arrays:
     """Run a graph once in ONNX Runtime on the CPU.
 
     Args:
@@ -36,8 +37,9 @@ def run_graph(model: onnx.ModelProto | Path, feeds: Mapping[str, npt.NDArray[Any
     options.log_severity_level = 3
     options.intra_op_num_threads = threads()
     options.add_session_config_entry(SPINNING, "0")
-    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"],
-                                   disabled_optimizers=DISABLED_OPTIMIZERS, enable_fallback=0)  # fmt: skip
+    session = ort.InferenceSession(
+        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS, enable_fallback=0
+    )
     names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
@@ -47,8 +49,9 @@ def max_difference(reference: Mapping[str, npt.NDArray[Any]], test: Mapping[str,
     return {name: _max_difference(value, test[name]) for name, value in reference.items()}
 
 
-def assert_parity(reference: Mapping[str, npt.NDArray[Any]], test: Mapping[str, npt.NDArray[Any]],
-                  tolerance: float = 1e-4) -> None:  # fmt: skip
+def assert_parity(
+    reference: Mapping[str, npt.NDArray[Any]], test: Mapping[str, npt.NDArray[Any]], tolerance: float = 1e-4
+) -> None:
     """Require every output to agree within an absolute tolerance.
 
     Raises:

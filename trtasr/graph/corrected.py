@@ -30,12 +30,15 @@ def with_corrections(model: onnx.ModelProto, table: ScaleTable, quantized: Colle
     stored = constants(model)
     for name, values in table.corrected.items():
         if name not in stored or tuple(stored[name].dims) != values.shape:
-            raise UsageError(f"correction: {name!r} is not an initializer of this graph, or of another shape",
-                             "calibrate again for this graph")  # fmt: skip
+            raise UsageError(
+                f"correction: {name!r} is not an initializer of this graph, or of another shape",
+                "calibrate again for this graph",
+            )
     made = {name for node in model.graph.node if node.name in quantized for name in node.output}
     read = {name for node in model.graph.node if node.name in quantized or _adds(node, made) for name in node.input}
-    changed = {name: tensor(name, np.asarray(table.corrected[name], np.float32))
-               for name in table.corrected.keys() & read}  # fmt: skip
+    changed = {
+        name: tensor(name, np.asarray(table.corrected[name], np.float32)) for name in table.corrected.keys() & read
+    }
     return rebuilt(model, model.graph.node, [changed.get(item.name, item) for item in model.graph.initializer])
 
 

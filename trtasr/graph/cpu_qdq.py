@@ -24,10 +24,8 @@ from trtasr.graph.qdq import QdqResult, decide
 from trtasr.graph.tensors import attribute, data_path
 from trtasr.values import FloatArray, ScaleTable, TensorScale
 
-MICROSOFT = "com.microsoft"
-LARGEST_BIAS = 2.0**30
-ELEMENTWISE = ("Add", "Relu", "Max")
-LAYOUT = ("Transpose", "Reshape")
+MICROSOFT, LARGEST_BIAS = "com.microsoft", 2.0**30
+ELEMENTWISE, LAYOUT = ("Add", "Relu", "Max"), ("Transpose", "Reshape")
 SWAP = [0, 2, 1]
 TO_ROWS = {3: SWAP, 4: [0, 2, 3, 1]}  # by rank: channels last
 TO_COLUMNS = {3: SWAP, 4: [0, 3, 1, 2]}
@@ -110,9 +108,7 @@ class _Lowering:
         self.outputs = {value.name for value in model.graph.output}
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = dict(self.weights)
-        self.values = {
-            value.name: _Value(columns=value.name) for value in model.graph.input if value.name in self.on_path
-        }
+        self.values = {item.name: _Value(columns=item.name) for item in model.graph.input if item.name in self.on_path}
         self.masks_can_go = all(
             self._mask_of(node.input[0]) for node in model.graph.node if node.op_type == "Conv" and not framewise(node)
         )
@@ -191,9 +187,14 @@ class _Lowering:
         """A linear layer, with the bias that is added to its product and to nothing else."""
         data, output = self._plain(node.input[0]), node.output[0]
         codes, scales = self._weight(node, data)
-        inputs = [data.plain, self._constant(f"{node.name}/weight", codes), data.scale,
-                  self._constant(f"{node.name}/weight_scale", scales), data.zero,
-                  self._constant("int8_zero", np.int8(0))]  # fmt: skip
+        inputs = [
+            data.plain,
+            self._constant(f"{node.name}/weight", codes),
+            data.scale,
+            self._constant(f"{node.name}/weight_scale", scales),
+            data.zero,
+            self._constant("int8_zero", np.int8(0)),
+        ]
         if added := self._bias(output, scales.size):
             inputs, output = [*inputs, added[0]], added[1]
         self.values[output] = _Value(columns=self._emit_integer(node, "MatMulIntegerToFloat", inputs, output))
@@ -343,8 +344,9 @@ class _Lowering:
         made = {name for node in self.nodes for name in node.output}
         rows, keep = f"{mask}_rows", f"{mask}_keep"
         if keep not in made:
-            self._emit("Cast", [self._emit("Transpose", [mask], rows, perm=TO_ROWS[data.rank])], keep,
-                       to=TensorProto.BOOL)  # fmt: skip
+            self._emit(
+                "Cast", [self._emit("Transpose", [mask], rows, perm=TO_ROWS[data.rank])], keep, to=TensorProto.BOOL
+            )
         if output not in made:
             self._emit("Where", [keep, data.codes, data.zero], output)
         return output

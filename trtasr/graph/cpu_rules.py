@@ -39,8 +39,13 @@ def before_gelu(model: onnx.ModelProto) -> set[str]:
     that costs 5 dB, and such convolutions are a tenth of its work.
     """
     readers = consumers(model)
-    return {node.name for node in model.graph.node if node.op_type == "Conv" and not framewise(node)
-            and [reader.op_type for reader in readers.get(node.output[0], [])] == ["Gelu"]}  # fmt: skip
+    return {
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv"
+        and not framewise(node)
+        and [reader.op_type for reader in readers.get(node.output[0], [])] == ["Gelu"]
+    }
 
 
 def framewise(node: NodeProto) -> bool:

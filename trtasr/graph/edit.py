@@ -115,9 +115,12 @@ def weight_codes(weight: Array, scale: WeightScale) -> npt.NDArray[np.int8]:
 def dequantize_weight(node: NodeProto, codes: str, scales: str, axis: int) -> NodeProto:
     """The DequantizeLinear in front of a weighted node (zero points are 0 and left out)."""
     return helper.make_node(
-        "DequantizeLinear", [codes, scales], [f"{node.input[1]}_dequantized"],
-        name=f"{node.input[1]}/DequantizeLinear", axis=axis,
-    )  # fmt: skip
+        "DequantizeLinear",
+        [codes, scales],
+        [f"{node.input[1]}_dequantized"],
+        name=f"{node.input[1]}/DequantizeLinear",
+        axis=axis,
+    )
 
 
 def _check_scales(what: str, scales: Array) -> None:

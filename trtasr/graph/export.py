@@ -65,11 +65,20 @@ def export_onnx(model: nn.Module, path: Path, mel_bins: int) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model, example, str(path), dynamo=False, opset_version=OPSET,
-            input_names=["features", "lengths"], output_names=["log_probs", "output_lengths"],
-            dynamic_axes={"features": {0: "batch", 2: "time"}, "lengths": {0: "batch"},
-                          "log_probs": {0: "batch", 1: "frames"}, "output_lengths": {0: "batch"}},
-        )  # fmt: skip
+            model,
+            example,
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["features", "lengths"],
+            output_names=["log_probs", "output_lengths"],
+            dynamic_axes={
+                "features": {0: "batch", 2: "time"},
+                "lengths": {0: "batch"},
+                "log_probs": {0: "batch", 1: "frames"},
+                "output_lengths": {0: "batch"},
+            },
+        )
     graph = onnx.load(path)
     for rewrite in (unshare, fold_scale, named_weights):  # the exporter stores equal constants of layers once
         graph = rewrite(graph)

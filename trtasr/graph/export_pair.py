@@ -169,29 +169,62 @@ def export_pair(pair: Pair, encoder: Path, decoder: Path, rows: int) -> None:
         cross = list(chain.from_iterable(cast(Any, pair.decoder).cross(encoded)))
     layers = len(cross) // 2
     cached = {name: {0: "batch", 2: "positions"} for name in cache_names("cross", layers)}
-    write(EncoderStage(pair), (features, lengths), encoder,
-          (["features", "lengths"], ["encoded", "positions", *cached]),
-          {"features": {0: "batch", 2: "time"}, "lengths": {0: "batch"}, "encoded": {0: "batch", 1: "positions"},
-           "positions": {0: "batch"}, **cached})  # fmt: skip
+    write(
+        EncoderStage(pair),
+        (features, lengths),
+        encoder,
+        (["features", "lengths"], ["encoded", "positions", *cached]),
+        {
+            "features": {0: "batch", 2: "time"},
+            "lengths": {0: "batch"},
+            "encoded": {0: "batch", 1: "positions"},
+            "positions": {0: "batch"},
+            **cached,
+        },
+    )
     vocabulary = cast(nn.Embedding, cast(Any, pair.decoder).embed_tokens).num_embeddings
     past = [torch.zeros_like(item[:, :, :3]) for item in cross]
     before = {name: {0: "batch", 2: "past"} for name in cache_names("past", layers)}
     after = {name: {0: "batch", 2: "total"} for name in cache_names("present", layers)}
-    write(DecoderStage(pair), (torch.zeros(2, 2, dtype=torch.int64), positions, torch.zeros(vocabulary), *cross, *past),
-          decoder, (["tokens", "positions", "token_bias", *cached, *before],
-                    ["logits", "next_tokens", "next_log_probs", *after]),
-          {"tokens": {0: "batch", 1: "new"}, "positions": {0: "batch"}, "logits": {0: "batch", 1: "new"},
-           "next_tokens": {0: "batch"}, "next_log_probs": {0: "batch"}, **cached, **before, **after})  # fmt: skip
+    write(
+        DecoderStage(pair),
+        (torch.zeros(2, 2, dtype=torch.int64), positions, torch.zeros(vocabulary), *cross, *past),
+        decoder,
+        (["tokens", "positions", "token_bias", *cached, *before], ["logits", "next_tokens", "next_log_probs", *after]),
+        {
+            "tokens": {0: "batch", 1: "new"},
+            "positions": {0: "batch"},
+            "logits": {0: "batch", 1: "new"},
+            "next_tokens": {0: "batch"},
+            "next_log_probs": {0: "batch"},
+            **cached,
+            **before,
+            **after,
+        },
+    )
 
 
-def write(stage: nn.Module, example: tuple[Tensor, ...], path: Path, names: tuple[list[str], list[str]],
-          axes: dict[str, dict[int, str]]) -> None:  # fmt: skip
+def write(
+    stage: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    names: tuple[list[str], list[str]],
+    axes: dict[str, dict[int, str]],
+) -> None:
     """Export one stage and tidy its graph."""
     with warnings.catch_warnings(), torch.no_grad(), workspace(path.parent, OTHER_FOLDER) as work:
         warnings.simplefilter("ignore")
         raw = work / path.name  # the exporter writes one file per weight where they are large
-        torch.onnx.export(stage, example, str(raw), dynamo=False, opset_version=OPSET, input_names=names[0],
-                          output_names=names[1], dynamic_axes=axes)  # fmt: skip
+        torch.onnx.export(
+            stage,
+            example,
+            str(raw),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=names[0],
+            output_names=names[1],
+            dynamic_axes=axes,
+        )
         graph = onnx.load(raw)
     for rewrite in (unshare, fold_scale, named_weights):
         graph = rewrite(graph)

@@ -64,8 +64,10 @@ def gain_lint(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
         if node.op_type == "MatMul" and f"{node.name}/gain" in gains:
             gain, weight = numpy_helper.to_array(stored[gains[f"{node.name}/gain"]]), made_by[node.input[1]]
             codes = np.abs(numpy_helper.to_array(stored[weight.input[0]]).astype(np.float32)).sum(axis=0)
-            steps = [float(numpy_helper.to_array(stored[item.input[1]]))
-                     for item in (made_by[_source(node, made_by)], weight)]  # fmt: skip
+            steps = [
+                float(numpy_helper.to_array(stored[item.input[1]]))
+                for item in (made_by[_source(node, made_by)], weight)
+            ]
             if gain.min() < SMALLEST_NORMAL:
                 subnormal.append(node.name)
             if 127 * steps[0] * steps[1] * float(codes.max()) > LARGEST_HALF:
@@ -88,8 +90,9 @@ def _source(node: NodeProto, made_by: dict[str, NodeProto]) -> str:
     return name
 
 
-def _with_gain(node: NodeProto, weight: NodeProto, scale: float,
-               stored: dict[str, TensorProto]) -> tuple[list[NodeProto], list[TensorProto]]:  # fmt: skip
+def _with_gain(
+    node: NodeProto, weight: NodeProto, scale: float, stored: dict[str, TensorProto]
+) -> tuple[list[NodeProto], list[TensorProto]]:
     """Weight, product and gain, and the constants they read."""
     base, output = node.name, node.output[0]
     scales, power = numpy_helper.to_array(stored[weight.input[1]]), np.float32(2.0 ** math.ceil(math.log2(scale)))

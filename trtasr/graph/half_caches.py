@@ -20,12 +20,22 @@ def half_caches(model: onnx.ModelProto) -> onnx.ModelProto:
             stays as it is.
     """
     made_by, read_by = producers(model), consumers(model)
-    inputs = {value.name: read_by[value.name] for value in model.graph.input if value.name.startswith(CACHES)
-              and all(node.op_type in ("Cast", "Shape") for node in read_by[value.name])}  # fmt: skip
-    outputs = {value.name: made_by[value.name] for value in model.graph.output if value.name.startswith(CACHES)
-               and made_by[value.name].op_type == "Cast"}  # fmt: skip
-    casts = {node.name: (node.output[0], name) for name, readers in inputs.items() for node in readers
-             if node.op_type == "Cast"}  # fmt: skip
+    inputs = {
+        value.name: read_by[value.name]
+        for value in model.graph.input
+        if value.name.startswith(CACHES) and all(node.op_type in ("Cast", "Shape") for node in read_by[value.name])
+    }
+    outputs = {
+        value.name: made_by[value.name]
+        for value in model.graph.output
+        if value.name.startswith(CACHES) and made_by[value.name].op_type == "Cast"
+    }
+    casts = {
+        node.name: (node.output[0], name)
+        for name, readers in inputs.items()
+        for node in readers
+        if node.op_type == "Cast"
+    }
     dropped = casts.keys() | {node.name for node in outputs.values()}
     names = dict(casts.values())
     names |= {node.input[0]: name for name, node in outputs.items()}

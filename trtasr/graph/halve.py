@@ -35,8 +35,12 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     half_nodes = _half_nodes(model)
     integer_outputs = ("QuantizeLinear", "ArgMax")
-    half_tensors = {name for node in model.graph.node if node.name in half_nodes
-                    and node.op_type not in integer_outputs for name in node.output}  # fmt: skip
+    half_tensors = {
+        name
+        for node in model.graph.node
+        if node.name in half_nodes and node.op_type not in integer_outputs
+        for name in node.output
+    }
     types = _float_tensors(model)
     weights = constants(model)
     scales = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}

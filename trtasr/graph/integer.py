@@ -75,8 +75,9 @@ def multiply_add(build: Builder, node: NodeProto, biases: Mapping[str, Array], s
         product(build, node, terms or None)
 
 
-def elementary(build: Builder, node: NodeProto, model: onnx.ModelProto, tables: Mapping[str, Positions],
-               skipped: set[str]) -> None:  # fmt: skip
+def elementary(
+    build: Builder, node: NodeProto, model: onnx.ModelProto, tables: Mapping[str, Positions], skipped: set[str]
+) -> None:
     """All other operators: integers as they are, masks cast to integers, tables of positions looked up."""
     if node.op_type == "Constant":
         return  # an initializer where something reads it
@@ -111,8 +112,11 @@ def quantize_input(build: Builder, model: onnx.ModelProto) -> None:
     """The boundary: float features to 8-bit codes, at the scale at which the first weighted node reads them."""
     features = next(item.name for item in model.graph.input if item.type.tensor_type.elem_type in FLOATS)
     read = build.formats[first_read(model, features)]
-    codes = build.emit("QuantizeLinear", [features, build.constant(f"{features}_scale", read.scale),
-                                          build.number(read.zero, "uint8")], f"{features}_quantized")  # fmt: skip
+    codes = build.emit(
+        "QuantizeLinear",
+        [features, build.constant(f"{features}_scale", read.scale), build.number(read.zero, "uint8")],
+        f"{features}_quantized",
+    )
     build.values[features] = centered(build, codes, f"{features}_codes", read)
     if features in build.formats:  # read without a mask
         build.codes_of[features] = codes
@@ -186,7 +190,7 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
         if output.type.tensor_type.elem_type in FLOATS:
             output.name = LOGITS
             output.type.tensor_type.elem_type = TensorProto.INT32
-    del shell.graph.input[len(model.graph.input):]
+    del shell.graph.input[len(model.graph.input) :]
     return shell
 
 

@@ -64,8 +64,9 @@ class Builder:
         constants: its constants.
     """
 
-    def __init__(self, table: ScaleTable, formats: Mapping[str, Codes], types: Mapping[str, int],
-                 constants: Mapping[str, Array]) -> None:  # fmt: skip
+    def __init__(
+        self, table: ScaleTable, formats: Mapping[str, Codes], types: Mapping[str, int], constants: Mapping[str, Array]
+    ) -> None:
         self.table, self.formats, self.types, self.constants = table, formats, types, constants
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
@@ -134,22 +135,27 @@ class Builder:
             raised = self.rescale(value, scale, (-zero, LARGEST_CODE - zero, zero), f"{output}_raised")
         return self.cast(raised, output, TensorProto.UINT8)
 
-    def rescale(self, value: Value, scale: np.float64, limits: tuple[int, int, int], output: str,
-                offset: Array | None = None) -> str:  # fmt: skip
+    def rescale(
+        self, value: Value, scale: np.float64, limits: tuple[int, int, int], output: str, offset: Array | None = None
+    ) -> str:
         """clip(round(value / scale + offset), limits) + zero point: int64."""
         shift_by = np.zeros(()) if offset is None else offset
         found = dyadic(value.scale / scale, value.bound, shift_by, -limits[0])
         unit = 1 << found.shift
         addend = np.rint(np.ldexp(shift_by, found.shift)).astype(np.int64) + unit // 2 + found.raise_by * unit
         low, high = (found.raise_by + limit for limit in limits[:2])
-        inputs = [value.name, self.constant(f"{output}_multiplier", found.multiplier),
-                  self.constant(f"{output}_addend", addend), self.number(unit),
-                  self.number(low, "uint64"), self.number(high, "uint64"),
-                  self.number(found.raise_by - limits[2])]  # fmt: skip
+        inputs = [
+            value.name,
+            self.constant(f"{output}_multiplier", found.multiplier),
+            self.constant(f"{output}_addend", addend),
+            self.number(unit),
+            self.number(low, "uint64"),
+            self.number(high, "uint64"),
+            self.number(found.raise_by - limits[2]),
+        ]
         return self.emit("Rescale", inputs, output, DOMAIN)
 
-    def symmetric(self, value: Value, scale: np.float64, limit: int, output: str,
-                  offset: Array | None = None) -> Value:  # fmt: skip
+    def symmetric(self, value: Value, scale: np.float64, limit: int, output: str, offset: Array | None = None) -> Value:
         """A value at another scale, clipped to -limit .. limit, as int32; tighter where less is reached."""
         limit = min(limit, reach(value.scale / scale, value.bound, 0.0 if offset is None else offset))
         centered = self.rescale(value, scale, (-limit, limit, 0), f"{output}_rescaled", offset)
@@ -201,8 +207,10 @@ class Builder:
         return self.as_int64[value.name]
 
 
-UNSUPPORTED = ("integer-only inference knows QuartzNet, Jasper and Conformer graphs with ReLU, Hardtanh or Swish; "
-               "every other target works without it")  # fmt: skip
+UNSUPPORTED = (
+    "integer-only inference knows QuartzNet, Jasper and Conformer graphs with ReLU, Hardtanh or Swish; "
+    "every other target works without it"
+)
 
 
 def float_constants(model: onnx.ModelProto) -> dict[str, Array]:

@@ -85,8 +85,13 @@ def added(build: Builder, value: Value, constant: Array, output: str) -> Value:
     integers = np.rint(constant.astype(np.float64) / value.scale)
     bound = value.bound + int(np.abs(integers).max())
     kind = np.int64 if bound > SUM_LIMIT or value.elem_type == TensorProto.INT64 else np.int32
-    held = Value(build.constant(f"{output}_addend", integers.astype(kind)), value.scale, 0.0, bound,
-                 int(TensorProto.INT64 if kind is np.int64 else TensorProto.INT32))  # fmt: skip
+    held = Value(
+        build.constant(f"{output}_addend", integers.astype(kind)),
+        value.scale,
+        0.0,
+        bound,
+        int(TensorProto.INT64 if kind is np.int64 else TensorProto.INT32),
+    )
     made = build.binary("Add", (value, held), output, bound)
     return replace(made, amax=build.amax(output, value.amax + float(np.abs(constant).max())))
 
@@ -107,7 +112,8 @@ def add(build: Builder, node: NodeProto, exponents: bool) -> None:
     first, second = aligned(build, node, exponents)
     build.values[node.output[0]] = replace(
         build.binary("Add", (first, second), node.output[0], first.bound + second.bound),
-        amax=build.amax(node.output[0], first.amax + second.amax))  # fmt: skip
+        amax=build.amax(node.output[0], first.amax + second.amax),
+    )
 
 
 def aligned(build: Builder, node: NodeProto, exponents: bool = False) -> tuple[Value, Value]:
@@ -140,8 +146,9 @@ def subtract(build: Builder, node: NodeProto) -> None:
     number, bound = int(whole), value.bound + abs(int(whole))
     kind = "int32" if value.elem_type == TensorProto.INT32 else "int64"
     build.emit("Sub", [build.number(number, kind), value.name], node.output[0])
-    build.values[node.output[0]] = replace(value, name=node.output[0], bound=bound,
-                                           amax=value.amax + abs(number) * float(value.scale))  # fmt: skip
+    build.values[node.output[0]] = replace(
+        value, name=node.output[0], bound=bound, amax=value.amax + abs(number) * float(value.scale)
+    )
 
 
 def multiply(build: Builder, node: NodeProto) -> None:
@@ -153,11 +160,13 @@ def multiply(build: Builder, node: NodeProto) -> None:
         return
     first, second = (build.value(name) for name in node.input)
     if first.bound * second.bound > SUM_LIMIT:
-        first, second = (item if item.per_tensor and item.bound <= 2 * WIDE_LIMIT else build.wide(item)
-                         for item in (first, second))  # fmt: skip
+        first, second = (
+            item if item.per_tensor and item.bound <= 2 * WIDE_LIMIT else build.wide(item) for item in (first, second)
+        )
     made = build.binary("Mul", (first, second), output, first.bound * second.bound)
-    build.values[output] = replace(made, scale=first.scale * second.scale,
-                                   amax=build.amax(output, first.amax * second.amax))  # fmt: skip
+    build.values[output] = replace(
+        made, scale=first.scale * second.scale, amax=build.amax(output, first.amax * second.amax)
+    )
 
 
 def scaled(build: Builder, node: NodeProto, constant: Array) -> Value:
@@ -209,8 +218,9 @@ def clip(build: Builder, node: NodeProto) -> None:
         raise refused(node)
     limits = [int(np.rint(np.clip(limit, -value.bound, value.bound))) for limit in exact]
     build.emit("Clip", [value.name, *(build.number(limit, "int32") for limit in limits)], node.output[0])
-    build.values[node.output[0]] = replace(value, name=node.output[0], bound=max(map(abs, limits)),
-                                           amax=build.amax(node.output[0], value.amax))  # fmt: skip
+    build.values[node.output[0]] = replace(
+        value, name=node.output[0], bound=max(map(abs, limits)), amax=build.amax(node.output[0], value.amax)
+    )
 
 
 def sigmoid(build: Builder, node: NodeProto) -> None:
@@ -228,8 +238,9 @@ def softmax(build: Builder, node: NodeProto) -> None:
 def share(build: Builder, node: NodeProto, op: str, value: Value) -> None:
     """Emit Softmax or Sigmoid, whose results are shares of one."""
     build.emit(op, [value.name], node.output[0], DOMAIN)
-    build.values[node.output[0]] = Value(node.output[0], np.asarray(2.0**-SHARE_BITS), 1.0, 1 << SHARE_BITS,
-                                         int(TensorProto.INT64))  # fmt: skip
+    build.values[node.output[0]] = Value(
+        node.output[0], np.asarray(2.0**-SHARE_BITS), 1.0, 1 << SHARE_BITS, int(TensorProto.INT64)
+    )
 
 
 def layer_norm(build: Builder, node: NodeProto) -> None:
@@ -242,8 +253,13 @@ def layer_norm(build: Builder, node: NodeProto) -> None:
     eps = max(1, round(count * float(attribute(node, "epsilon", 1e-5)) / float(value.scale) ** 2))
     if eps >= 1 << PRODUCT_BITS - 2:
         raise refused(node)  # numbers so small that only the epsilon decides
-    inputs = [value.name, build.constant(f"ones_{count}", np.ones((count, 1), np.int64)), build.number(count),
-              build.number(1 << value.bound.bit_length()), build.number(eps)]  # fmt: skip
+    inputs = [
+        value.name,
+        build.constant(f"ones_{count}", np.ones((count, 1), np.int64)),
+        build.number(count),
+        build.number(1 << value.bound.bit_length()),
+        build.number(eps),
+    ]
     made = build.emit("Normalize", inputs, f"{output}_normalized", DOMAIN)
     amax = build.amax(output, float((np.abs(gamma) * sqrt(count) + np.abs(beta)).max()))
     scale = np.float64(amax / 2**WIDE_BITS)
@@ -286,7 +302,15 @@ def refused(node: NodeProto) -> BuildError:
 
 Handler = Callable[[Builder, NodeProto], None]
 OPERATORS: Mapping[str, Handler] = {
-    "Mul": multiply, "Sub": subtract, "Max": maximum, "Relu": relu, "Clip": clip, "Sigmoid": sigmoid,
-    "Softmax": softmax, "LayerNormalization": layer_norm,
-    **dict.fromkeys(("Transpose", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Pad"),
-                    moved)}  # fmt: skip
+    "Mul": multiply,
+    "Sub": subtract,
+    "Max": maximum,
+    "Relu": relu,
+    "Clip": clip,
+    "Sigmoid": sigmoid,
+    "Softmax": softmax,
+    "LayerNormalization": layer_norm,
+    **dict.fromkeys(
+        ("Transpose", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Pad"), moved
+    ),
+}

@@ -13,11 +13,22 @@ from onnx import NodeProto, TensorProto, helper, inliner, numpy_helper, shape_in
 
 from trtasr.errors import QualityError
 from trtasr.graph.edit import Array, consumers, outline, producers
-from trtasr.graph.intervals import SUMS, Interval, Operand, Step, bounds, of_array, of_type, products, title
+from trtasr.graph.interval import Interval, of_array, of_type
+from trtasr.graph.intervals import SUMS, Operand, Step, bounds, products, title
 from trtasr.integer_only import Accumulator, Proof
 
-INTEGERS = frozenset({TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8,
-                      TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64})  # fmt: skip
+INTEGERS = frozenset(
+    {
+        TensorProto.INT8,
+        TensorProto.INT16,
+        TensorProto.INT32,
+        TensorProto.INT64,
+        TensorProto.UINT8,
+        TensorProto.UINT16,
+        TensorProto.UINT32,
+        TensorProto.UINT64,
+    }
+)
 LENGTHS = Interval(0, 2**31 - 1)  # of int64 graph inputs
 COMPARISONS = ("Clip", "Max", "Min", "ReduceMax", "ReduceMin")
 BLIND = ("Shape", "QuantizeLinear")  # their intervals do not depend on what they read
@@ -47,8 +58,11 @@ class _Inlined:
 
     def boundary(self, node: NodeProto) -> bool:
         """Whether a node quantizes a graph input with a constant scale and zero point."""
-        return (node.op_type == "QuantizeLinear" and node.input[0] in self.inputs
-                and all(name in self.arrays for name in node.input[1:] if name))  # fmt: skip
+        return (
+            node.op_type == "QuantizeLinear"
+            and node.input[0] in self.inputs
+            and all(name in self.arrays for name in node.input[1:] if name)
+        )
 
 
 def prove(model: onnx.ModelProto, longest: int) -> Proof:
@@ -73,9 +87,11 @@ def prove(model: onnx.ModelProto, longest: int) -> Proof:
     floats = _floats(inlined)
     if floats:
         kind = TensorProto.DataType.Name(inlined.types[floats[0]]).lower()
-        raise QualityError(f"tensor {floats[0]!r}, {_origin(inlined, floats[0])}, is {kind}: no integer",
-                           "compute it in integers; only a QuantizeLinear with a constant scale that reads a graph "
-                           "input may see floating point")  # fmt: skip
+        raise QualityError(
+            f"tensor {floats[0]!r}, {_origin(inlined, floats[0])}, is {kind}: no integer",
+            "compute it in integers; only a QuantizeLinear with a constant scale that reads a graph "
+            "input may see floating point",
+        )
     return _inspect(inlined, longest)
 
 
@@ -120,24 +136,32 @@ def _inline(model: onnx.ModelProto) -> _Inlined:
     small = inliner.inline_local_functions(small)
     made = Counter(name for node in small.graph.node for name in node.output if name)
     if made and max(made.values()) > 1:
-        raise QualityError(f"tensor {made.most_common(1)[0][0]!r} is made by more than one node",
-                           "compile the bundle again; if it stays, report the checkpoint")  # fmt: skip
+        raise QualityError(
+            f"tensor {made.most_common(1)[0][0]!r} is made by more than one node",
+            "compile the bundle again; if it stays, report the checkpoint",
+        )
     del small.graph.value_info[:]
     for node in small.graph.node:
         if node.domain not in ("", "ai.onnx"):
-            raise QualityError(f"{title(node)}: the body of {node.domain}.{node.op_type} cannot be looked into",
-                               "make it a function of the model, of the model's own opset")  # fmt: skip
+            raise QualityError(
+                f"{title(node)}: the body of {node.domain}.{node.op_type} cannot be looked into",
+                "make it a function of the model, of the model's own opset",
+            )
     try:
         small = shape_inference.infer_shapes(small, check_type=True, strict_mode=True, data_prop=True)
     except shape_inference.InferenceError as error:
-        raise QualityError(f"the types of the integer graph cannot be inferred: {error}",
-                           "make it pass `onnx.shape_inference.infer_shapes(strict_mode=True)`") from error  # fmt: skip
+        raise QualityError(
+            f"the types of the integer graph cannot be inferred: {error}",
+            "make it pass `onnx.shape_inference.infer_shapes(strict_mode=True)`",
+        ) from error
     inputs = tuple(value.name for value in model.graph.input)
     for item in model.graph.initializer:
         if item.name in inputs:
-            raise QualityError(f"constant {item.name!r} is a graph input too: a caller may change it",
-                               "take it out of the graph's inputs")  # fmt: skip
-    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer }
+            raise QualityError(
+                f"constant {item.name!r} is a graph input too: a caller may change it",
+                "take it out of the graph's inputs",
+            )
+    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     return _Inlined(small, inputs, arrays | _constant_nodes(small), _types(small), _shapes(small))
 
 
@@ -171,8 +195,10 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     for node in graph.node:
         for name in (*node.input, *node.output):
             if name and not types.get(name, TensorProto.UNDEFINED):
-                raise QualityError(f"{title(node)}: the type of tensor {name!r} cannot be inferred",
-                                   "use operators of ONNX whose types can be inferred")  # fmt: skip
+                raise QualityError(
+                    f"{title(node)}: the type of tensor {name!r} cannot be inferred",
+                    "use operators of ONNX whose types can be inferred",
+                )
     return types
 
 
@@ -239,8 +265,10 @@ def _exact_on_every_machine(inlined: _Inlined, node: NodeProto) -> None:
     if node.op_type in ("ConvInteger", "MatMulInteger"):
         for name in node.input[:2]:
             if inlined.types[name] == TensorProto.INT8:
-                raise QualityError(f"{title(node)}: {name!r} is int8, whose products saturate on some machines",
-                                   "hold codes as uint8 with a zero point")  # fmt: skip
+                raise QualityError(
+                    f"{title(node)}: {name!r} is int8, whose products saturate on some machines",
+                    "hold codes as uint8 with a zero point",
+                )
 
 
 def _computed_exactly(step: Step, found: Interval) -> None:
@@ -252,16 +280,23 @@ def _computed_exactly(step: Step, found: Interval) -> None:
     op, wide = step.node.op_type, step.dtype.name == "int64"
     read = max((item.interval.magnitude for item in step.operands if item), default=0)
     if wide and op in COMPARISONS and read >= 2**31:
-        raise QualityError(f"{title(step.node)}: compares int64 values up to 2^{read.bit_length()}, and ONNX Runtime "
-                           "compares only their lower halves", "compare them as int32 or uint64")  # fmt: skip
+        raise QualityError(
+            f"{title(step.node)}: compares int64 values up to 2^{read.bit_length()}, and ONNX Runtime "
+            "compares only their lower halves",
+            "compare them as int32 or uint64",
+        )
     if wide and op == "ReduceSum" and found.magnitude > 2**53:
-        raise QualityError(f"{title(step.node)}: sums up to 2^{found.magnitude.bit_length()}, and ONNX Runtime adds in "
-                           "float64", "multiply with ones (MatMul) instead")  # fmt: skip
+        raise QualityError(
+            f"{title(step.node)}: sums up to 2^{found.magnitude.bit_length()}, and ONNX Runtime adds in float64",
+            "multiply with ones (MatMul) instead",
+        )
 
 
 def _step(inlined: _Inlined, node: NodeProto, known: Mapping[str, Interval], longest: int) -> Step:
-    operands = tuple(Operand(name, known[name], inlined.arrays.get(name), inlined.shapes[name])
-                     if name in known else None for name in node.input)  # fmt: skip
+    operands = tuple(
+        Operand(name, known[name], inlined.arrays.get(name), inlined.shapes[name]) if name in known else None
+        for name in node.input
+    )
     return Step(node, operands, helper.tensor_dtype_to_np_dtype(inlined.types[node.output[0]]), longest)
 
 
@@ -272,8 +307,11 @@ def _accumulators(inlined: _Inlined, known: Mapping[str, Interval], longest: int
     for node in inlined.model.graph.node:
         name = node.output[0] if node.output else ""
         if node.op_type in SUMS and name in known:
-            biased = [reader.output[0] for reader in readers.get(name, []) if reader.op_type == "Add"
-                      and any(other in inlined.arrays for other in reader.input)]  # fmt: skip
+            biased = [
+                reader.output[0]
+                for reader in readers.get(name, [])
+                if reader.op_type == "Add" and any(other in inlined.arrays for other in reader.input)
+            ]
             step = _step(inlined, node, known, longest)
             bound = max(known[held].magnitude for held in (name, *biased))
             capacity = of_type(step.dtype).high.bit_length()
@@ -283,7 +321,13 @@ def _accumulators(inlined: _Inlined, known: Mapping[str, Interval], longest: int
 
 def _widest(inlined: _Inlined, known: Mapping[str, Interval], sums: set[str]) -> int:
     """Bits of the largest magnitude of an int32 or int64 tensor that a node computes and no accumulator holds."""
-    others = [name for node in inlined.model.graph.node for name in node.output
-              if name in known and name not in sums and name not in inlined.arrays
-              and inlined.types[name] in (TensorProto.INT32, TensorProto.INT64)]  # fmt: skip
+    others = [
+        name
+        for node in inlined.model.graph.node
+        for name in node.output
+        if name in known
+        and name not in sums
+        and name not in inlined.arrays
+        and inlined.types[name] in (TensorProto.INT32, TensorProto.INT64)
+    ]
     return max((known[name].magnitude.bit_length() for name in others), default=0)

@@ -6,7 +6,6 @@ integers, so that a value which the tensor's own type cannot hold is seen instea
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import product, starmap
 from math import prod
 from typing import Any
 
@@ -15,23 +14,26 @@ from onnx import NodeProto, numpy_helper
 
 from trtasr.errors import QualityError
 from trtasr.graph.edit import Array
+from trtasr.graph.interval import (
+    Interval,
+    absolute,
+    add,
+    divide,
+    hull,
+    maximum,
+    minimum,
+    modulo,
+    multiply,
+    negate,
+    of_array,
+    of_type,
+    relu,
+    subtract,
+    weighted_sums,
+)
 from trtasr.graph.tensors import attribute
 
 SUMS = ("ConvInteger", "MatMulInteger", "MatMul")
-_EXACT_BELOW = 2**40  # larger numbers are told as powers of two
-
-
-@dataclass(frozen=True)
-class Interval:
-    """All integers from low to high, both included."""
-
-    low: int
-    high: int
-
-    @property
-    def magnitude(self) -> int:
-        """Largest absolute value."""
-        return max(abs(self.low), abs(self.high))
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,11 @@ def bounds(step: Step) -> Interval:
     try:
         found = rule(step)
     except ZeroDivisionError:
-        raise QualityError(f"{title(step.node)}: division by zero is possible, the divisor lies in "
-                           f"{_told(step.interval(1).low)} .. {_told(step.interval(1).high)}",
-                           "keep the divisor away from zero, as with Max(divisor, 1)") from None  # fmt: skip
+        raise QualityError(
+            f"{title(step.node)}: division by zero is possible, the divisor lies in "
+            f"{_told(step.interval(1).low)} .. {_told(step.interval(1).high)}",
+            "keep the divisor away from zero, as with Max(divisor, 1)",
+        ) from None
     _check_fits(step, found)
     return found
 
@@ -118,110 +122,6 @@ def products(step: Step) -> int:
 def title(node: NodeProto) -> str:
     """How messages name a node."""
     return f"node {node.name or node.output[0]!r} ({node.op_type})"
-
-
-def of_type(dtype: np.dtype[Any]) -> Interval:
-    """All values of an integer type."""
-    info = np.iinfo(dtype)
-    return Interval(int(info.min), int(info.max))
-
-
-def of_array(array: Array) -> Interval:
-    """Hull of the values of an integer array; 0 of an empty one."""
-    return Interval(int(array.min()), int(array.max())) if array.size else Interval(0, 0)
-
-
-def hull(*many: Interval) -> Interval:
-    """The smallest interval that holds all of these."""
-    return Interval(min(item.low for item in many), max(item.high for item in many))
-
-
-def add(a: Interval, b: Interval) -> Interval:
-    """The interval of a + b."""
-    return Interval(a.low + b.low, a.high + b.high)
-
-
-def subtract(a: Interval, b: Interval) -> Interval:
-    """The interval of a - b."""
-    return Interval(a.low - b.high, a.high - b.low)
-
-
-def multiply(a: Interval, b: Interval) -> Interval:
-    """The interval of a b: the extremes lie at the corners."""
-    return _corners(lambda x, y: x * y, a, b)
-
-
-def divide(a: Interval, b: Interval) -> Interval:
-    """The interval of a / b toward zero: the extremes lie at the corners, as b keeps its sign.
-
-    Raises:
-        ZeroDivisionError: b may be zero.
-    """
-    _check_divisor(b)
-    return _corners(lambda x, y: abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1), a, b)
-
-
-def modulo(a: Interval, b: Interval) -> Interval:
-    """The interval of a mod b, which has the sign of b: between 0 and b, itself excluded.
-
-    Raises:
-        ZeroDivisionError: b may be zero.
-    """
-    _check_divisor(b)
-    if b.high < 0:
-        return negate(modulo(negate(a), negate(b)))
-    if a.low >= 0 and a.high < b.low:
-        return a
-    return Interval(0, min(a.high, b.high - 1) if a.low >= 0 else b.high - 1)
-
-
-def maximum(*many: Interval) -> Interval:
-    """The interval of the largest."""
-    return Interval(max(item.low for item in many), max(item.high for item in many))
-
-
-def minimum(*many: Interval) -> Interval:
-    """The interval of the smallest."""
-    return Interval(min(item.low for item in many), min(item.high for item in many))
-
-
-def negate(a: Interval) -> Interval:
-    """The interval of -a."""
-    return Interval(-a.high, -a.low)
-
-
-def absolute(a: Interval) -> Interval:
-    """The interval of |a|."""
-    return Interval(max(0, a.low, -a.high), a.magnitude)
-
-
-def relu(a: Interval) -> Interval:
-    """The interval of max(a, 0)."""
-    return maximum(a, Interval(0, 0))
-
-
-def weighted_sums(x: Interval, weight: Array, axes: tuple[int, ...]) -> Interval:
-    """Hull of sum(w x) over these axes of the weight, each x anywhere in an interval that holds 0.
-
-    Exact: the largest sum has the highest x at positive weights and the lowest at negative ones. Because x may be 0,
-    partial sums are within it too.
-    """
-    x = hull(x, Interval(0, 0))
-    ups = np.ravel(np.maximum(weight, 0).sum(axis=axes))
-    downs = np.ravel(np.minimum(weight, 0).sum(axis=axes))
-    pairs = [(int(up), int(down)) for up, down in zip(ups, downs, strict=True)]
-    return Interval(min((up * x.low + down * x.high for up, down in pairs), default=0),
-                    max((up * x.high + down * x.low for up, down in pairs), default=0))  # fmt: skip
-
-
-def _corners(function: Callable[[int, int], int], a: Interval, b: Interval) -> Interval:
-    values = list(starmap(function, product((a.low, a.high), (b.low, b.high))))
-    return Interval(min(values), max(values))
-
-
-def _check_divisor(b: Interval) -> None:
-    if b.low <= 0 <= b.high:
-        raise ZeroDivisionError
 
 
 def _each(function: Callable[..., Interval]) -> Rule:
@@ -251,8 +151,10 @@ def _shifted(step: Step) -> Interval:
     """Of unsigned numbers; a shift by all bits is undefined in the runtime."""
     number, count = step.interval(0), step.interval(1)
     if count.high >= 8 * step.dtype.itemsize:
-        raise QualityError(f"{title(step.node)}: shifts {step.dtype} by up to {_told(count.high)} bits",
-                           "clip the shift below the width of the type")  # fmt: skip
+        raise QualityError(
+            f"{title(step.node)}: shifts {step.dtype} by up to {_told(count.high)} bits",
+            "clip the shift below the width of the type",
+        )
     if attribute(step.node, "direction", b"LEFT") == b"LEFT":
         return Interval(number.low << count.low, number.high << count.high)
     return Interval(number.low >> count.high, number.high >> count.low)
@@ -336,14 +238,18 @@ def _wide(array: Array) -> Array:
 
 def _dims(operand: Operand) -> tuple[int | None, ...]:
     if operand.shape is None:
-        raise QualityError(f"tensor {operand.name!r}: the number of its dimensions is unknown, so a sum has no bound",
-                           "give the Reshape that makes it a constant shape")  # fmt: skip
+        raise QualityError(
+            f"tensor {operand.name!r}: the number of its dimensions is unknown, so a sum has no bound",
+            "give the Reshape that makes it a constant shape",
+        )
     return operand.shape
 
 
 def _unknown(node: NodeProto) -> QualityError:
-    return QualityError(f"{title(node)}: no interval rule for this operator",
-                        "add one to trtasr/graph/intervals.py, or write the graph without it")  # fmt: skip
+    return QualityError(
+        f"{title(node)}: no interval rule for this operator",
+        "add one to trtasr/graph/intervals.py, or write the graph without it",
+    )
 
 
 def _single(node: NodeProto) -> bool:
@@ -356,8 +262,10 @@ def _check_fits(step: Step, found: Interval) -> None:
     if limits.low <= found.low and found.high <= limits.high:
         return
     how, value = ("up", found.high) if found.high > limits.high else ("down", found.low)
-    raise QualityError(f"{title(step.node)}: values {how} to {_told(value)} do not fit {step.dtype}",
-                       "clip its operands, or compute it in a wider type")  # fmt: skip
+    raise QualityError(
+        f"{title(step.node)}: values {how} to {_told(value)} do not fit {step.dtype}",
+        "clip its operands, or compute it in a wider type",
+    )
 
 
 def _told(value: int) -> str:
@@ -367,8 +275,25 @@ def _told(value: int) -> str:
 
 
 # Operators that move, pick or convert values.
-_MOVES = ("Cast", "CastLike", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "MaxPool", "ReduceMax",
-          "ReduceMin", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze")  # fmt: skip
+_MOVES = (
+    "Cast",
+    "CastLike",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "GatherElements",
+    "Identity",
+    "MaxPool",
+    "ReduceMax",
+    "ReduceMin",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+)
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_MOVES, lambda step: step.interval(0)),
     "Abs": _each(absolute),
@@ -394,3 +319,6 @@ RULES: Mapping[str, Rule] = {
     "Shape": lambda _step: Interval(0, 2**31 - 1),
     "Sub": _each(subtract),
 }
+
+
+_EXACT_BELOW = 2**40  # larger numbers are told as powers of two

@@ -51,8 +51,9 @@ def large_activations(table: ScaleTable) -> list[str]:
     return [name for name, entry in table.activations.items() if entry.amax * HEADROOM > LARGEST_HALF]
 
 
-def accumulator_bound(node: onnx.NodeProto, codes: npt.NDArray[np.int8], bias: npt.ArrayLike,
-                      table: ScaleTable) -> npt.NDArray[np.float64]:  # fmt: skip
+def accumulator_bound(
+    node: onnx.NodeProto, codes: npt.NDArray[np.int8], bias: npt.ArrayLike, table: ScaleTable
+) -> npt.NDArray[np.float64]:
     """Bound of the integer accumulator of each output channel, float64 [O]; `bias` holds magnitudes, [O] or 0."""
     entry = weight_scale(table, node.input[1])
     axes = tuple(axis for axis in range(codes.ndim) if axis != entry.axis)

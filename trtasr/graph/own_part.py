@@ -19,6 +19,8 @@ def own_part(table: ScaleTable, model: onnx.ModelProto) -> ScaleTable:
     graph = model.graph
     names = {item.name for item in (*graph.input, *graph.initializer, *graph.node)}
     names.update(name for node in graph.node for name in node.output)
-    parts = {field: {name: entry for name, entry in getattr(table, field).items() if name in names}
-             for field in ("activations", "weights", "alphas", "offsets", "corrected")}  # fmt: skip
+    parts = {
+        field: {name: entry for name, entry in getattr(table, field).items() if name in names}
+        for field in ("activations", "weights", "alphas", "offsets", "corrected")
+    }
     return replace(table, **parts)

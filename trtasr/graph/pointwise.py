@@ -40,8 +40,11 @@ def pointwise_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
             if dequantize is not None:
                 nodes.append(dequantize_columns(dequantize, columns))
         rank, rows = len(weights[source].dims), f"{node.name}_rows"
-        nodes.append(helper.make_node("Transpose", [node.input[0]], [rows], name=f"{node.name}/rows",
-                                      perm=[0, *range(2, rank), 1]))  # fmt: skip
+        nodes.append(
+            helper.make_node(
+                "Transpose", [node.input[0]], [rows], name=f"{node.name}/rows", perm=[0, *range(2, rank), 1]
+            )
+        )
         nodes += product_nodes(node, rows, columns if dequantize is None else f"{columns}_dequantized", rank)
     return rebuilt(model, nodes, [*model.graph.initializer, *added.values()])
 
@@ -58,8 +61,9 @@ def is_pointwise(node: NodeProto, weight: TensorProto) -> bool:
 
 def dequantize_columns(original: NodeProto, columns: str) -> NodeProto:
     """The DequantizeLinear of a weight [O, I, k], for its matrix [kI, O] ``columns`` -> ``columns``_dequantized."""
-    node = helper.make_node("DequantizeLinear", [columns, *original.input[1:]], [f"{columns}_dequantized"],
-                            name=original.name)  # fmt: skip
+    node = helper.make_node(
+        "DequantizeLinear", [columns, *original.input[1:]], [f"{columns}_dequantized"], name=original.name
+    )
     if attribute(original, "axis", None) is not None:
         node.attribute.append(helper.make_attribute("axis", 1))
     return node
@@ -78,8 +82,13 @@ def product_nodes(node: NodeProto, rows: str, weight: str, rank: int) -> list[No
     to_columns = [0, rank - 1, *range(1, rank - 1)]
     has_bias = len(node.input) > 2 and node.input[2]
     matmul = helper.make_node("MatMul", [rows, weight], [product], name=base)
-    after = helper.make_node("Transpose", [f"{product}_biased" if has_bias else product], list(node.output),
-                             name=f"{base}/columns", perm=to_columns)  # fmt: skip
+    after = helper.make_node(
+        "Transpose",
+        [f"{product}_biased" if has_bias else product],
+        list(node.output),
+        name=f"{base}/columns",
+        perm=to_columns,
+    )
     if not has_bias:
         return [matmul, after]
     bias = helper.make_node("Add", [product, node.input[2]], [f"{product}_biased"], name=f"{base}/bias")

@@ -35,8 +35,9 @@ class Positions:
         codes = np.clip(np.rint(self.values / read.scale) + read.zero, 0, LARGEST_CODE)
         rows = self.values.shape[1] // 2
         middle, axis = build.number(rows), build.constant("axis_1", np.array([1], np.int64))
-        frames = build.emit("Reshape", [self.frames, build.constant("one_number", np.array([1], np.int64))],
-                            f"{self.name}_frames")  # fmt: skip
+        frames = build.emit(
+            "Reshape", [self.frames, build.constant("one_number", np.array([1], np.int64))], f"{self.name}_frames"
+        )
         first = build.emit("Sub", [middle, frames], f"{self.name}_first")
         last = build.emit("Add", [middle, frames], f"{self.name}_last")
         stored = build.constant(f"{self.name}_table", codes.astype(np.uint8))

@@ -33,8 +33,13 @@ class QdqResult:
     decisions: tuple[Decision, ...]
 
 
-def insert_qdq(model: onnx.ModelProto, table: ScaleTable, rules: Sequence[Callable[[Site], str | None]],
-               exclude: Sequence[str] = (), formats: Mapping[str, Codes] | None = None) -> QdqResult:  # fmt: skip
+def insert_qdq(
+    model: onnx.ModelProto,
+    table: ScaleTable,
+    rules: Sequence[Callable[[Site], str | None]],
+    exclude: Sequence[str] = (),
+    formats: Mapping[str, Codes] | None = None,
+) -> QdqResult:
     """Explicit quantization by TensorRT's placement rules: inputs and weights of weighted nodes, never their outputs.
 
         x ---------> Conv(W, b) -> y
@@ -79,8 +84,9 @@ def insert_qdq(model: onnx.ModelProto, table: ScaleTable, rules: Sequence[Callab
     return QdqResult(rebuilt(model, nodes, [*weights.values(), *added.values()]), decisions)
 
 
-def decide(model: onnx.ModelProto, rules: Sequence[Callable[[Site], str | None]],
-           exclude: Sequence[str] = ()) -> tuple[Decision, ...]:  # fmt: skip
+def decide(
+    model: onnx.ModelProto, rules: Sequence[Callable[[Site], str | None]], exclude: Sequence[str] = ()
+) -> tuple[Decision, ...]:
     """Decide each Conv, MatMul and Gemm node.
 
     The rule names that are not a target's: ``int8`` (quantized), ``exclude`` (a pattern of the recipe), ``activations``
@@ -93,8 +99,10 @@ def decide(model: onnx.ModelProto, rules: Sequence[Callable[[Site], str | None]]
     weighted = [node for node in model.graph.node if node.op_type in WEIGHTED]
     for pattern in exclude:
         if not any(fnmatchcase(node.name, pattern) for node in weighted):
-            raise RecipeError(f"exclude: {pattern!r} matches no Conv, MatMul or Gemm node",
-                              "use node names as in layers.json; * matches any characters")  # fmt: skip
+            raise RecipeError(
+                f"exclude: {pattern!r} matches no Conv, MatMul or Gemm node",
+                "use node names as in layers.json; * matches any characters",
+            )
     decisions = []
     for node in weighted:
         rule = _skip_rule(node, described.get(node.name), rules, exclude)
@@ -102,8 +110,9 @@ def decide(model: onnx.ModelProto, rules: Sequence[Callable[[Site], str | None]]
     return tuple(decisions)
 
 
-def _skip_rule(node: NodeProto, site: Site | None, rules: Sequence[Callable[[Site], str | None]],
-               exclude: Sequence[str]) -> str | None:  # fmt: skip
+def _skip_rule(
+    node: NodeProto, site: Site | None, rules: Sequence[Callable[[Site], str | None]], exclude: Sequence[str]
+) -> str | None:
     if any(fnmatchcase(node.name, pattern) for pattern in exclude):
         return "exclude"
     if site is None:
@@ -114,19 +123,25 @@ def _skip_rule(node: NodeProto, site: Site | None, rules: Sequence[Callable[[Sit
 Made = tuple[list[NodeProto], list[TensorProto]]
 
 
-def _activation_pair(formats: Mapping[str, Codes], node: NodeProto, table: ScaleTable,
-                     _weights: dict[str, TensorProto]) -> Made:  # fmt: skip
+def _activation_pair(
+    formats: Mapping[str, Codes], node: NodeProto, table: ScaleTable, _weights: dict[str, TensorProto]
+) -> Made:
     name = node.input[0]
     scale, zero = tensor(f"{name}_scale", activation_scale(table, name).scale), tensor("int8_zero", np.int8(0))
     if name in formats:
         scale = tensor(f"{name}_scale", formats[name].scale)
         zero = tensor(f"{name}_zero_point", np.uint8(formats[name].zero))
     return [
-        helper.make_node("QuantizeLinear", [name, scale.name, zero.name], [f"{name}_quantized"],
-                         name=f"{name}/QuantizeLinear"),
-        helper.make_node("DequantizeLinear", [f"{name}_quantized", scale.name, zero.name], [f"{name}_dequantized"],
-                         name=f"{name}/DequantizeLinear"),
-    ], [scale, zero]  # fmt: skip
+        helper.make_node(
+            "QuantizeLinear", [name, scale.name, zero.name], [f"{name}_quantized"], name=f"{name}/QuantizeLinear"
+        ),
+        helper.make_node(
+            "DequantizeLinear",
+            [f"{name}_quantized", scale.name, zero.name],
+            [f"{name}_dequantized"],
+            name=f"{name}/DequantizeLinear",
+        ),
+    ], [scale, zero]
 
 
 def _weight(node: NodeProto, table: ScaleTable, weights: dict[str, TensorProto]) -> Made:

@@ -20,6 +20,12 @@ def store(model: onnx.ModelProto, path: Path) -> None:
         return
     weights = path.with_name(f"{path.name}.data")
     weights.unlink(missing_ok=True)  # onnx appends
-    onnx.save(model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=weights.name,
-              size_threshold=SMALL)  # fmt: skip
+    onnx.save(
+        model,
+        path,
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=weights.name,
+        size_threshold=SMALL,
+    )
     onnx.load_external_data_for_model(model, str(path.parent))  # saving has taken the values out

@@ -11,10 +11,38 @@ from onnx import NodeProto, TensorProto, helper
 from trtasr.values import Site
 
 WEIGHTED = ("Conv", "MatMul", "Gemm")
-_DATA_OPS = ("Conv", "MatMul", "Gemm", "Relu", "Clip", "Selu", "Sigmoid", "HardSigmoid", "Gelu", "Erf", "Tanh", "Mul",
-             "Add", "Sub", "Div", "Max", "Pad", "Transpose", "Identity")  # fmt: skip
-_ATTENTION_OPS = ("LayerNormalization", "Softmax", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Concat",
-                  "MaxPool")  # fmt: skip
+_DATA_OPS = (
+    "Conv",
+    "MatMul",
+    "Gemm",
+    "Relu",
+    "Clip",
+    "Selu",
+    "Sigmoid",
+    "HardSigmoid",
+    "Gelu",
+    "Erf",
+    "Tanh",
+    "Mul",
+    "Add",
+    "Sub",
+    "Div",
+    "Max",
+    "Pad",
+    "Transpose",
+    "Identity",
+)
+_ATTENTION_OPS = (
+    "LayerNormalization",
+    "Softmax",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Unsqueeze",
+    "Concat",
+    "MaxPool",
+)
 
 
 @dataclass(frozen=True)
@@ -70,8 +98,9 @@ def data_path(model: onnx.ModelProto) -> tuple[str, ...]:
 
 def lookups(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of the nodes that look rows of a float table up: embeddings of tokens and positions."""
-    tables = {item.name for item in model.graph.initializer
-              if item.data_type == TensorProto.FLOAT and len(item.dims) > 1}  # fmt: skip
+    tables = {
+        item.name for item in model.graph.initializer if item.data_type == TensorProto.FLOAT and len(item.dims) > 1
+    }
     return tuple(node.name for node in model.graph.node if node.op_type == "Gather" and node.input[0] in tables)
 
 
@@ -90,8 +119,11 @@ def layer_outputs(model: onnx.ModelProto) -> tuple[str, ...]:
     """What weighted nodes make, in graph order; behind a linear layer also the sum with its bias."""
     stored = {tensor.name for tensor in model.graph.initializer}
     made = {node.output[0] for node in model.graph.node if node.op_type in WEIGHTED}
-    return tuple(node.output[0] for node in model.graph.node if node.op_type in WEIGHTED
-                 or (node.op_type == "Add" and made & set(node.input) and stored & set(node.input)))  # fmt: skip
+    return tuple(
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type in WEIGHTED or (node.op_type == "Add" and made & set(node.input) and stored & set(node.input))
+    )
 
 
 def rows_per_frame(model: onnx.ModelProto) -> dict[str, int]:

@@ -68,9 +68,14 @@ def _rows(node: NodeProto, quantize: NodeProto, size: int, channels: int) -> tup
     before, after = attribute(node, "pads", [0, 0])
     base, rows, scale = node.name, f"{node.name}_rows", list(quantize.input[1:])
     constant = {
-        f"{base}_pads": np.array([0, before, 0, 0, after, 0]), f"{base}_taps": np.arange(size) * dilation,
-        f"{base}_span": np.array((size - 1) * dilation), f"{base}_shape": np.array([0, 0, size * channels]),
-        f"stride_{stride}": np.array(stride), "first_row": np.array(0), "last_axis": np.array([1])}  # fmt: skip
+        f"{base}_pads": np.array([0, before, 0, 0, after, 0]),
+        f"{base}_taps": np.arange(size) * dilation,
+        f"{base}_span": np.array((size - 1) * dilation),
+        f"{base}_shape": np.array([0, 0, size * channels]),
+        f"stride_{stride}": np.array(stride),
+        "first_row": np.array(0),
+        "last_axis": np.array([1]),
+    }
     nodes = [helper.make_node("Transpose", quantize.input[:1], [rows], name=f"{base}/rows", perm=[0, 2, 1])]
     if before or after:
         nodes.append(helper.make_node("Pad", [rows, f"{base}_pads"], [f"{base}_padded"], name=f"{base}/pad"))

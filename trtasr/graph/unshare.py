@@ -36,8 +36,11 @@ def _without_identities(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = {name: source for name, source in behind.items() if name in outputs}  # the name is taken: read the source
     copies = {name: source for name, source in behind.items() if name not in outputs}
     stored = constants(model)
-    nodes = [_reading(node, [kept.get(name, name) for name in node.input])
-             for node in model.graph.node if node.output[0] not in copies]  # fmt: skip
+    nodes = [
+        _reading(node, [kept.get(name, name) for name in node.input])
+        for node in model.graph.node
+        if node.output[0] not in copies
+    ]
     added = [_copied(stored[source], name) for name, source in copies.items()]
     return rebuilt(model, nodes, [*model.graph.initializer, *added])
 

@@ -121,8 +121,10 @@ class ConformerEncoder(nn.Module):
         check_encoder(config)
         width, channels = config["d_model"], config.get("subsampling_conv_channels", -1)
         self.pre_encode = ConvSubsampling(
-            config.get("subsampling", "striding"), config.get("subsampling_factor", 4),
-            (config["feat_in"], width if channels == -1 else channels, width))  # fmt: skip
+            config.get("subsampling", "striding"),
+            config.get("subsampling_factor", 4),
+            (config["feat_in"], width if channels == -1 else channels, width),
+        )
         self.scale = width**0.5 if config.get("xscaling", True) else 1.0
         self.layers = nn.ModuleList([ConformerLayer(config) for _ in range(config["n_layers"])])
         out = config.get("feat_out", -1)

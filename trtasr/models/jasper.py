@@ -16,18 +16,47 @@ from trtasr.models.checks import check_integer, check_switches
 from trtasr.models.decoder import CtcNetwork
 from trtasr.models.layers import depthwise_channels_last, length_mask
 
-BLOCK_KEYS = {"filters", "repeat", "kernel", "stride", "dilation", "dropout", "residual", "groups", "separable",
-              "heads", "residual_mode", "residual_dense", "se", "se_reduction_ratio", "se_context_size",
-              "se_interpolation_mode", "kernel_size_factor", "stride_last", "future_context"}  # fmt: skip
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "hardtanh": nn.Hardtanh, "selu": nn.SELU,
-                                              "swish": nn.SiLU, "silu": nn.SiLU, "gelu": nn.GELU}  # fmt: skip
+BLOCK_KEYS = {
+    "filters",
+    "repeat",
+    "kernel",
+    "stride",
+    "dilation",
+    "dropout",
+    "residual",
+    "groups",
+    "separable",
+    "heads",
+    "residual_mode",
+    "residual_dense",
+    "se",
+    "se_reduction_ratio",
+    "se_context_size",
+    "se_interpolation_mode",
+    "kernel_size_factor",
+    "stride_last",
+    "future_context",
+}
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "hardtanh": nn.Hardtanh,
+    "selu": nn.SELU,
+    "swish": nn.SiLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+}
 RESIDUAL_MODES = ("add", "stride_add", "max")
 BATCHNORM_EPS = 1e-3
 MAX_BLOCKS = 256
 MAX_CONVOLUTIONS = 1024  # of all blocks together; Jasper 10x5 with dense residuals has 108
 # Bounds far above any published model: a configuration may come from anywhere and must not claim memory.
-BLOCK_INTEGERS = {"filters": (1, 8192), "repeat": (1, 64), "groups": (1, 8192), "heads": (-1, 64),
-                  "future_context": (-1, 4096)}  # fmt: skip
+BLOCK_INTEGERS = {
+    "filters": (1, 8192),
+    "repeat": (1, 64),
+    "groups": (1, 8192),
+    "heads": (-1, 64),
+    "future_context": (-1, 4096),
+}
 BLOCK_SIZES = {"kernel": (1, 4096), "stride": (1, 64), "dilation": (1, 64)}  # an integer, or a list of one
 BLOCK_SWITCHES = ("residual", "residual_dense", "separable", "se", "stride_last")
 
@@ -44,8 +73,15 @@ class MaskedConv1d(nn.Module):
         masked: False for a model trained with ``conv_mask: false``.
     """
 
-    def __init__(self, shape: tuple[int, int, int], stride: int = 1, dilation: int = 1,
-                 padding: tuple[int, int] = (0, 0), groups: int = 1, masked: bool = True) -> None:  # fmt: skip
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        stride: int = 1,
+        dilation: int = 1,
+        padding: tuple[int, int] = (0, 0),
+        groups: int = 1,
+        masked: bool = True,
+    ) -> None:
         super().__init__()
         self.symmetric = padding[0] == padding[1]
         self.conv = nn.Conv1d(*shape, stride, padding[0] if self.symmetric else 0, dilation, groups, bias=False)
@@ -81,8 +117,9 @@ class JasperBlock(nn.Module):
         masked: whether convolutions mask their input.
     """
 
-    def __init__(self, channels: int, config: Mapping[str, Any], panes: Sequence[int],
-                 activation: type[nn.Module], masked: bool) -> None:  # fmt: skip
+    def __init__(
+        self, channels: int, config: Mapping[str, Any], panes: Sequence[int], activation: type[nn.Module], masked: bool
+    ) -> None:
         super().__init__()
         filters, dropout = config["filters"], config.get("dropout", 0.0)
         strides = block_strides(config)
@@ -225,19 +262,24 @@ def check_encoder(config: Mapping[str, Any]) -> None:
         CheckpointError: naming the key and what is supported.
     """
     if str(config.get("activation")) not in ACTIVATIONS:
-        raise CheckpointError(f"encoder.activation: {config.get('activation')!r:.80}",
-                              f"use one of {', '.join(ACTIVATIONS)}")  # fmt: skip
+        raise CheckpointError(
+            f"encoder.activation: {config.get('activation')!r:.80}", f"use one of {', '.join(ACTIVATIONS)}"
+        )
     if config.get("normalization_mode", "batch") != "batch":
-        raise CheckpointError(f"encoder.normalization_mode: {config['normalization_mode']!r:.80}",
-                              "only 'batch' works: data-free calibration needs batch-norm statistics")  # fmt: skip
+        raise CheckpointError(
+            f"encoder.normalization_mode: {config['normalization_mode']!r:.80}",
+            "only 'batch' works: data-free calibration needs batch-norm statistics",
+        )
     check_integer("encoder.feat_in", config.get("feat_in"), (1, 8192))
     check_integer("encoder.frame_splicing", config.get("frame_splicing", 1), (1, 64))
     check_switches("encoder", config, ("conv_mask",))
     check_mode("encoder", config)
     blocks = config.get("jasper")
     if not isinstance(blocks, list | tuple) or not 0 < len(blocks) <= MAX_BLOCKS:
-        raise CheckpointError(f"encoder.jasper: no list of 1 to {MAX_BLOCKS} blocks",
-                              "use the configuration of a QuartzNet or Jasper encoder")  # fmt: skip
+        raise CheckpointError(
+            f"encoder.jasper: no list of 1 to {MAX_BLOCKS} blocks",
+            "use the configuration of a QuartzNet or Jasper encoder",
+        )
     for index, block in enumerate(blocks):
         check_block(f"encoder.jasper[{index}]", block)
     if (count := convolutions(blocks)) > MAX_CONVOLUTIONS:
@@ -265,12 +307,15 @@ def check_block(where: str, block: Mapping[str, Any]) -> None:
     unknown = sorted(map(str, set(block) - BLOCK_KEYS))
     missing = sorted({"filters", "repeat", "kernel", "stride", "dilation", "residual"} - set(block))
     if unknown or missing:
-        raise CheckpointError(f"{where}: unknown keys {unknown}, missing keys {missing}",
-                              "use the block keys of NeMo's ConvASREncoder")  # fmt: skip
+        raise CheckpointError(
+            f"{where}: unknown keys {unknown}, missing keys {missing}", "use the block keys of NeMo's ConvASREncoder"
+        )
     check_block_values(where, block)
     if block.get("se", False):
-        raise CheckpointError(f"{where}: squeeze-and-excitation (se: true) is not supported yet",
-                              "use a QuartzNet, Jasper or Conformer; Citrinet and ContextNet are refused")  # fmt: skip
+        raise CheckpointError(
+            f"{where}: squeeze-and-excitation (se: true) is not supported yet",
+            "use a QuartzNet, Jasper or Conformer; Citrinet and ContextNet are refused",
+        )
     if block.get("groups", 1) != 1 or block.get("heads", -1) != -1:
         raise CheckpointError(f"{where}: groups or heads are set", "use groups: 1 and heads: -1")
     if _first(block["stride"]) > 1 and _first(block["dilation"]) > 1:
@@ -288,8 +333,9 @@ def check_block_values(where: str, block: Mapping[str, Any]) -> None:
         check_integer(f"{where}.{key}", block[key], BLOCK_INTEGERS[key])
     for key, bounds in BLOCK_SIZES.items():
         value = block[key]
-        check_integer(f"{where}.{key}", value[0] if isinstance(value, list | tuple) and len(value) == 1 else value,
-                      bounds)  # fmt: skip
+        check_integer(
+            f"{where}.{key}", value[0] if isinstance(value, list | tuple) and len(value) == 1 else value, bounds
+        )
     check_switches(where, block, BLOCK_SWITCHES)
     for key, (low, high) in {"dropout": (0, 1), "kernel_size_factor": (1e-3, 16)}.items():
         value = block.get(key, low)
@@ -304,8 +350,9 @@ def check_mode(where: str, section: Mapping[str, Any]) -> None:
         CheckpointError: naming the key.
     """
     if section.get("residual_mode", "add") not in RESIDUAL_MODES:
-        raise CheckpointError(f"{where}.residual_mode: {section['residual_mode']!r:.80}",
-                              f"use one of {', '.join(RESIDUAL_MODES)}")  # fmt: skip
+        raise CheckpointError(
+            f"{where}.residual_mode: {section['residual_mode']!r:.80}", f"use one of {', '.join(RESIDUAL_MODES)}"
+        )
 
 
 def _first(value: int | Sequence[int]) -> int:

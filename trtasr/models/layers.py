@@ -32,6 +32,7 @@ def depthwise_channels_last(x: Tensor, conv: nn.Conv1d) -> Tensor:
     """
     flat = x[:, :, None].to(memory_format=torch.channels_last)
     padding = (0, cast(int, conv.padding[0]))
-    out = nn.functional.conv2d(flat, conv.weight[:, :, None], conv.bias, (1, conv.stride[0]), padding,
-                               (1, conv.dilation[0]), conv.groups)  # fmt: skip
+    out = nn.functional.conv2d(
+        flat, conv.weight[:, :, None], conv.bias, (1, conv.stride[0]), padding, (1, conv.dilation[0]), conv.groups
+    )
     return out[:, :, 0]

@@ -85,8 +85,10 @@ def check_layers(model: CtcNetwork, encoder: Section) -> None:
             model.eval()(*shapes)
     except RuntimeError as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(f"encoder: its layers do not fit each other ({reason:.160})",
-                              "correct strides, dilations and residual branches in model_config.yaml") from error
+        raise CheckpointError(
+            f"encoder: its layers do not fit each other ({reason:.160})",
+            "correct strides, dilations and residual branches in model_config.yaml",
+        ) from error
 
 
 def canonical(name: str, expected: Mapping[str, Tensor]) -> str:
@@ -106,9 +108,12 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
     problems = {
         "missing": [name for name in expected if name not in given],
         "extra": [name for name in given if name not in expected],
-        "other shape": [f"{name} {list(given[name].shape)} instead of {list(expected[name].shape)}"
-                        for name in common if given[name].shape != expected[name].shape],
-    }  # fmt: skip
+        "other shape": [
+            f"{name} {list(given[name].shape)} instead of {list(expected[name].shape)}"
+            for name in common
+            if given[name].shape != expected[name].shape
+        ],
+    }
     if any(problems.values()):
         raise CheckpointError("weights do not fit the configuration; " + listing(problems), REPAIR)
     kinds = {"not of real numbers": [name for name in common if unusable(given[name], expected[name].dtype)]}

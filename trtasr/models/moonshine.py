@@ -126,7 +126,8 @@ class Encoder(nn.Module):
         self.rotary_emb = Rotary(config)
         self.layers = nn.ModuleList(
             EncoderLayer(width, config["encoder_num_attention_heads"], config["intermediate_size"])
-            for _ in range(config["encoder_num_hidden_layers"]))  # fmt: skip
+            for _ in range(config["encoder_num_hidden_layers"])
+        )
         self.layer_norm = nn.LayerNorm(width, bias=False)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,8 +176,9 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.LayerNorm(width, bias=False)
         self.final_layernorm = nn.LayerNorm(width, bias=False)
 
-    def forward(self, x: Tensor, past: KeyValue, cross: KeyValue, biases: tuple[Tensor, Tensor],
-                run: Run) -> tuple[Tensor, KeyValue]:  # fmt: skip
+    def forward(
+        self, x: Tensor, past: KeyValue, cross: KeyValue, biases: tuple[Tensor, Tensor], run: Run
+    ) -> tuple[Tensor, KeyValue]:
         """Decode new tokens.
 
         Args:
@@ -209,15 +211,17 @@ class Decoder(nn.Module):
         self.rotary_emb = Rotary(config)
         self.layers = nn.ModuleList(
             DecoderLayer(width, config["decoder_num_attention_heads"], config["intermediate_size"])
-            for _ in range(config["decoder_num_hidden_layers"]))  # fmt: skip
+            for _ in range(config["decoder_num_hidden_layers"])
+        )
         self.norm = nn.LayerNorm(width, bias=False)
 
     def cross(self, encoded: Tensor) -> list[KeyValue]:
         """Keys and values of every layer's cross-attention, from encoded [B, T', d]."""
         return cross_of(self.layers, encoded)
 
-    def forward(self, tokens: Tensor, past: Sequence[KeyValue], cross: Sequence[KeyValue],
-                positions: Tensor) -> tuple[Tensor, list[KeyValue]]:  # fmt: skip
+    def forward(
+        self, tokens: Tensor, past: Sequence[KeyValue], cross: Sequence[KeyValue], positions: Tensor
+    ) -> tuple[Tensor, list[KeyValue]]:
         """Decode new tokens.
 
         Args:

@@ -54,8 +54,13 @@ def vggnet(channels: int, halvings: int) -> list[nn.Module]:
     """Two convolutions with ReLU, then the maximum of two by two."""
     layers: list[nn.Module] = []
     for index in range(halvings):
-        layers += [nn.Conv2d(channels if index else 1, channels, 3, 1, 1), nn.ReLU(),
-                   nn.Conv2d(channels, channels, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2, 2, ceil_mode=True)]  # fmt: skip
+        layers += [
+            nn.Conv2d(channels if index else 1, channels, 3, 1, 1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, 1, 1),
+            nn.ReLU(),
+            nn.MaxPool2d(2, 2, ceil_mode=True),
+        ]
     return layers
 
 

@@ -36,8 +36,9 @@ class Attention(nn.Module):
         """Keys and values [B, heads, T, d_k] of x [B, T, d]."""
         return cast(KeyValue, self(x, batch))  # by a call, so that exported nodes bear this module's name
 
-    def forward(self, x: Tensor, batch: int, memory: KeyValue | None = None,
-                bias: Tensor | None = None) -> Tensor | KeyValue:  # fmt: skip
+    def forward(
+        self, x: Tensor, batch: int, memory: KeyValue | None = None, bias: Tensor | None = None
+    ) -> Tensor | KeyValue:
         """Attend from x to keys and values.
 
         Args:
@@ -103,7 +104,8 @@ class Encoder(nn.Module):
         self.embed_positions = nn.Embedding(config["max_source_positions"], width)
         self.layers = nn.ModuleList(
             EncoderLayer(width, config["encoder_attention_heads"], config["encoder_ffn_dim"])
-            for _ in range(config["encoder_layers"]))  # fmt: skip
+            for _ in range(config["encoder_layers"])
+        )
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,8 +148,9 @@ class DecoderLayer(nn.Module):
         self.fc2 = nn.Linear(inner, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, past: KeyValue, cross: KeyValue,
-                biases: tuple[Tensor, Tensor]) -> tuple[Tensor, KeyValue]:  # fmt: skip
+    def forward(
+        self, x: Tensor, past: KeyValue, cross: KeyValue, biases: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, KeyValue]:
         """Decode new tokens.
 
         Args:
@@ -181,15 +184,17 @@ class Decoder(nn.Module):
         self.embed_positions = nn.Embedding(config["max_target_positions"], width)
         self.layers = nn.ModuleList(
             DecoderLayer(width, config["decoder_attention_heads"], config["decoder_ffn_dim"])
-            for _ in range(config["decoder_layers"]))  # fmt: skip
+            for _ in range(config["decoder_layers"])
+        )
         self.layer_norm = nn.LayerNorm(width)
 
     def cross(self, encoded: Tensor) -> list[KeyValue]:
         """Keys and values of every layer's cross-attention, from encoded [B, T', d]."""
         return cross_of(self.layers, encoded)
 
-    def forward(self, tokens: Tensor, past: Sequence[KeyValue], cross: Sequence[KeyValue],
-                positions: Tensor) -> tuple[Tensor, list[KeyValue]]:  # fmt: skip
+    def forward(
+        self, tokens: Tensor, past: Sequence[KeyValue], cross: Sequence[KeyValue], positions: Tensor
+    ) -> tuple[Tensor, list[KeyValue]]:
         """Decode new tokens.
 
         Args:

@@ -32,8 +32,11 @@ def collect_channels(stream: Iterable[tuple[str, FloatArray]]) -> dict[str, Chan
     for name, values in stream:
         low, high = values.min(axis=1), values.max(axis=1)
         seen = ranges.get(name)
-        ranges[name] = ChannelRange(np.minimum(seen.minimum, low), np.maximum(seen.maximum, high)) if seen else (
-            ChannelRange(low, high))  # fmt: skip
+        ranges[name] = (
+            ChannelRange(np.minimum(seen.minimum, low), np.maximum(seen.maximum, high))
+            if seen
+            else (ChannelRange(low, high))
+        )
     return ranges
 
 

@@ -15,8 +15,9 @@ Codes = npt.NDArray[np.int8]
 Doubles = npt.NDArray[np.float64]
 
 
-def gptq_codes(weight: FloatArray | Doubles, gram: Doubles, scales: FloatArray, levels: int = CODES,
-               damping: float = 0.01) -> Codes:  # fmt: skip
+def gptq_codes(
+    weight: FloatArray | Doubles, gram: Doubles, scales: FloatArray, levels: int = CODES, damping: float = 0.01
+) -> Codes:
     """Codes that approximately minimise tr((W - Wq) H (W - Wq)^T) with Wq = s codes (GPTQ, arXiv 2210.17323).
 
     Algorithm 1: with U upper triangular, U^T U = (H + lambda I)^-1, lambda = damping mean(diag H), column i is rounded
@@ -50,13 +51,17 @@ def gptq_codes(weight: FloatArray | Doubles, gram: Doubles, scales: FloatArray, 
 def _check(weight: FloatArray | Doubles, gram: Doubles, scales: FloatArray, levels: int) -> None:
     groups, outputs, inputs = weight.shape
     if gram.shape != (groups, inputs, inputs) or scales.shape != (groups, outputs):
-        raise ValueError(f"weight {weight.shape} needs a gram matrix {(groups, inputs, inputs)} and scales "
-                         f"{(groups, outputs)}, got {gram.shape} and {scales.shape}")  # fmt: skip
+        raise ValueError(
+            f"weight {weight.shape} needs a gram matrix {(groups, inputs, inputs)} and scales "
+            f"{(groups, outputs)}, got {gram.shape} and {scales.shape}"
+        )
     if not 1 <= levels <= CODES:
         raise ValueError(f"levels is {levels}, must be 1 to {CODES}")
     if not (np.isfinite(weight).all() and np.isfinite(gram).all() and np.isfinite(scales).all() and (scales > 0).all()):
-        raise QualityError("a weight, scale or input statistic is NaN or infinite, or a scale is not positive",
-                           "check the checkpoint and the calibration batches")  # fmt: skip
+        raise QualityError(
+            "a weight, scale or input statistic is NaN or infinite, or a scale is not positive",
+            "check the checkpoint and the calibration batches",
+        )
 
 
 def _factor(gram: Doubles, damping: float) -> Doubles:
@@ -73,8 +78,10 @@ def _factor(gram: Doubles, damping: float) -> Doubles:
         lower = np.linalg.cholesky(damped[:, ::-1, ::-1])
         return cast(Doubles, np.linalg.inv(lower[:, ::-1, ::-1]))
     except np.linalg.LinAlgError as error:
-        raise QualityError("the input statistics of a layer are not positive definite",
-                           "raise the damping or calibrate with more batches") from error  # fmt: skip
+        raise QualityError(
+            "the input statistics of a layer are not positive definite",
+            "raise the damping or calibrate with more batches",
+        ) from error
 
 
 def _round_columns(steps: Doubles, factor: Doubles, levels: int) -> Codes:
@@ -83,7 +90,8 @@ def _round_columns(steps: Doubles, factor: Doubles, levels: int) -> Codes:
     for start in range(0, steps.shape[2], BLOCK):
         stop = min(start + BLOCK, steps.shape[2])
         codes[:, :, start:stop], errors = _round_block(
-            steps[:, :, start:stop], factor[:, start:stop, start:stop], levels)  # fmt: skip
+            steps[:, :, start:stop], factor[:, start:stop, start:stop], levels
+        )
         steps[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
     return codes
 

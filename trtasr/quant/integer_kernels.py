@@ -68,8 +68,13 @@ def convolved(x: IntArray, weight: IntArray, given: Mapping[str, Any]) -> IntArr
     windows = windows[tuple(taken)]
     if groups == x.shape[1] and weight.shape[1] == 1 and weight.shape[0] == groups:
         return depthwise(windows, weight[:, 0])
-    return np.concatenate([unfolded(part, kernel) for part, kernel in zip(
-        np.split(windows, groups, 1), np.split(weight, groups, 0), strict=True)], 1)  # fmt: skip
+    return np.concatenate(
+        [
+            unfolded(part, kernel)
+            for part, kernel in zip(np.split(windows, groups, 1), np.split(weight, groups, 0), strict=True)
+        ],
+        1,
+    )
 
 
 def depthwise(windows: IntArray, weight: IntArray) -> IntArray:

@@ -16,8 +16,9 @@ from trtasr.fixed_point import (
 from trtasr.values import IntArray
 
 
-def rescale(x: IntArray, factor: tuple[IntArray, IntArray, IntArray], limits: tuple[IntArray, IntArray],
-            zero: IntArray) -> IntArray:  # fmt: skip
+def rescale(
+    x: IntArray, factor: tuple[IntArray, IntArray, IntArray], limits: tuple[IntArray, IntArray], zero: IntArray
+) -> IntArray:
     """clip(floor((x m + a) / 2^e), low, high) - zero: dyadic requantization (Q-ASR, section 3).
 
     With a = 2^(e-1) + z 2^e, low = z + l, high = z + h and zero = z - p this is clip(round(x m / 2^e), l, h) + p,

@@ -83,8 +83,9 @@ def windows(values: FloatArray, geometry: Geometry, step: int = 1) -> FloatArray
     return np.ascontiguousarray(columns, np.float32).reshape(geometry.groups, -1, columns.shape[1])
 
 
-def columns(full: Sequence[FloatArray], quantized: Sequence[FloatArray], geometry: Geometry,
-            most: int = MOST_VALUES) -> Columns:  # fmt: skip
+def columns(
+    full: Sequence[FloatArray], quantized: Sequence[FloatArray], geometry: Geometry, most: int = MOST_VALUES
+) -> Columns:
     """Columns of a layer over utterances of valid frames only.
 
     Args:
@@ -104,8 +105,9 @@ def joined(parts: Sequence[Columns]) -> Columns:
     """The columns of all parts."""
     if len(parts) == 1:
         return parts[0]
-    return Columns(*(np.concatenate(side, axis=2) for side in ([part.quantized for part in parts],
-                                                               [part.error for part in parts])))  # fmt: skip
+    return Columns(
+        *(np.concatenate(side, axis=2) for side in ([part.quantized for part in parts], [part.error for part in parts]))
+    )
 
 
 def product(first: FloatArray, second: FloatArray) -> Matrix:
@@ -181,8 +183,10 @@ def reliability(weight: Matrix, halves: tuple[Columns, Columns], damping: float)
     loss of the other.
     """
     first, second = halves
-    return min(best_step(weight, correction(weight, first, damping), second),
-               best_step(weight, correction(weight, second, damping), first))  # fmt: skip
+    return min(
+        best_step(weight, correction(weight, first, damping), second),
+        best_step(weight, correction(weight, second, damping), first),
+    )
 
 
 def vulnerability(weight: Matrix, levels: int) -> float:

@@ -63,18 +63,25 @@ def update(histogram: Histogram, values: FloatArray) -> Histogram:
     """
     amax, minimum = float(np.abs(values).max(initial=0.0)), float(values.min(initial=math.inf))
     if not math.isfinite(amax):
-        raise QualityError("calibration met NaN or infinite activations",
-                           "check the checkpoint: its FP32 outputs are not finite")  # fmt: skip
+        raise QualityError(
+            "calibration met NaN or infinite activations", "check the checkpoint: its FP32 outputs are not finite"
+        )
     if amax < NEGLIGIBLE:
         counts = histogram.counts.copy()
         counts[0] += values.size
-        return Histogram(counts, histogram.limit, max(histogram.amax, amax), min(histogram.minimum, minimum),
-                         histogram.power)  # fmt: skip
+        return Histogram(
+            counts, histogram.limit, max(histogram.amax, amax), min(histogram.minimum, minimum), histogram.power
+        )
     counts, limit = grow(histogram.counts, histogram.limit, amax)
     bins = np.minimum(np.abs(values).ravel() * np.float32(BINS / limit), BINS - 1).astype(np.int32)
     power = float(np.dot(values.ravel(), values.ravel()))
-    return Histogram(counts + np.bincount(bins, minlength=BINS), limit, max(histogram.amax, amax),
-                     min(histogram.minimum, minimum), histogram.power + power)  # fmt: skip
+    return Histogram(
+        counts + np.bincount(bins, minlength=BINS),
+        limit,
+        max(histogram.amax, amax),
+        min(histogram.minimum, minimum),
+        histogram.power + power,
+    )
 
 
 def grow(counts: Counts, limit: float, amax: float) -> tuple[Counts, float]:
@@ -156,7 +163,11 @@ def _divergence(counts: Counts, stop: int) -> float:
 
 
 OBSERVERS: Mapping[str, Callable[[Histogram], float]] = {
-    "max": max_amax, "percentile": percentile_amax, "mse": mse_amax, "entropy": entropy_amax}  # fmt: skip
+    "max": max_amax,
+    "percentile": percentile_amax,
+    "mse": mse_amax,
+    "entropy": entropy_amax,
+}
 
 
 def representable(scales: npt.ArrayLike) -> FloatArray:

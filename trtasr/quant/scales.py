@@ -99,8 +99,13 @@ def weight_sqnr_db(weight: FloatArray, scales: FloatArray, axis: int) -> float:
     return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.nan
 
 
-def scale_table(histograms: Mapping[str, Histogram], weights: Mapping[str, tuple[FloatArray, int]], method: str,
-                headroom: float = 1.0, centered: Mapping[str, float] | None = None) -> ScaleTable:  # fmt: skip
+def scale_table(
+    histograms: Mapping[str, Histogram],
+    weights: Mapping[str, tuple[FloatArray, int]],
+    method: str,
+    headroom: float = 1.0,
+    centered: Mapping[str, float] | None = None,
+) -> ScaleTable:
     """Scales of every observed activation and every weight.
 
     Args:
@@ -131,12 +136,15 @@ def check_table(table: ScaleTable) -> None:
     """
     for name, entry in table.activations.items():
         if not (math.isfinite(entry.scale) and entry.scale > 0):
-            raise QualityError(f"activation {name}: scale {entry.scale} is not positive and finite",
-                               "calibrate again with `make calib`; if it stays, exclude the layer")  # fmt: skip
+            raise QualityError(
+                f"activation {name}: scale {entry.scale} is not positive and finite",
+                "calibrate again with `make calib`; if it stays, exclude the layer",
+            )
     for name, weight in table.weights.items():
         if not (np.isfinite(weight.scales).all() and (weight.scales > 0).all()):
-            raise QualityError(f"weight {name}: a channel scale is not positive and finite",
-                               "check the checkpoint for NaN weights")  # fmt: skip
+            raise QualityError(
+                f"weight {name}: a channel scale is not positive and finite", "check the checkpoint for NaN weights"
+            )
     warn_dead_channels(table)
 
 
@@ -146,25 +154,44 @@ def warn_dead_channels(table: ScaleTable) -> None:
     if dead:
         worst = sorted(dead, key=lambda name: -len(dead[name]))[:3]
         named = ", ".join(f"{name} {list(dead[name][:4])}" for name in worst)
-        logger.warning("%d dead output channels in %d weights, scale raised to the floor (scales.json lists all): %s",
-                       sum(map(len, dead.values())), len(dead), named)  # fmt: skip
+        logger.warning(
+            "%d dead output channels in %d weights, scale raised to the floor (scales.json lists all): %s",
+            sum(map(len, dead.values())),
+            len(dead),
+            named,
+        )
 
 
 def table_to_json(table: ScaleTable) -> dict[str, Any]:
     """JSON form; floats keep every bit (``scale`` is the float32 that Q/DQ nodes and the cache carry)."""
     activations = {
-        name: {"amax": e.amax, "scale": float(e.scale), "method": e.method, "non_negative": e.non_negative,
-               "sqnr_db": _finite(e.sqnr_db)}
+        name: {
+            "amax": e.amax,
+            "scale": float(e.scale),
+            "method": e.method,
+            "non_negative": e.non_negative,
+            "sqnr_db": _finite(e.sqnr_db),
+        }
         for name, e in table.activations.items()
-    }  # fmt: skip
+    }
     weights = {
-        name: {"axis": w.axis, "scales": [float(s) for s in w.scales], "sqnr_db": _finite(w.sqnr_db),
-               "floored": list(w.floored)}
+        name: {
+            "axis": w.axis,
+            "scales": [float(s) for s in w.scales],
+            "sqnr_db": _finite(w.sqnr_db),
+            "floored": list(w.floored),
+        }
         for name, w in table.weights.items()
-    }  # fmt: skip
+    }
     offsets = {name: [float(v) for v in values] for name, values in table.offsets.items()}
-    return {"activations": activations, "weights": weights, "alphas": dict(table.alphas), "offsets": offsets,
-            "corrected": sorted(table.corrected), "settings": dict(table.settings)}  # fmt: skip
+    return {
+        "activations": activations,
+        "weights": weights,
+        "alphas": dict(table.alphas),
+        "offsets": offsets,
+        "corrected": sorted(table.corrected),
+        "settings": dict(table.settings),
+    }
 
 
 def table_from_json(data: Mapping[str, Any]) -> ScaleTable:
@@ -185,10 +212,14 @@ def table_of(stored: StoredTable) -> ScaleTable:
     Raises:
         RecipeError: a scale that does not follow from its amax, or that float32 cannot hold.
     """
-    activations = {name: TensorScale(entry.amax, entry.method, entry.non_negative, _number(entry.sqnr_db))
-                   for name, entry in stored.activations.items()}  # fmt: skip
-    weights = {name: WeightScale(np.array(entry.scales, np.float32), entry.axis, _number(entry.sqnr_db), entry.floored)
-               for name, entry in stored.weights.items()}  # fmt: skip
+    activations = {
+        name: TensorScale(entry.amax, entry.method, entry.non_negative, _number(entry.sqnr_db))
+        for name, entry in stored.activations.items()
+    }
+    weights = {
+        name: WeightScale(np.array(entry.scales, np.float32), entry.axis, _number(entry.sqnr_db), entry.floored)
+        for name, entry in stored.weights.items()
+    }
     offsets = {name: np.array(values, np.float32) for name, values in stored.offsets.items()}
     table = ScaleTable(activations, weights, stored.alphas, offsets, settings=stored.settings)
     for name, entry in activations.items():

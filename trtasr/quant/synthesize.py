@@ -85,7 +85,8 @@ def synthesize(model: nn.Module, mel_bins: int, settings: SynthesisSettings) -> 
         for index in range(settings.batches):
             start = speech_shaped_noise(shape, generator)
             features, first, last = optimize(
-                start, lambda x: matching_loss(model, norms, x, lengths, settings.bfloat16), settings, bar)  # fmt: skip
+                start, lambda x: matching_loss(model, norms, x, lengths, settings.bfloat16), settings, bar
+            )
             logger.info("synthetic batch %d of %d: loss %.2f -> %.2f", index + 1, settings.batches, first, last)
             batches.append(features.numpy())
             bar.update((index + 1) * settings.steps - bar.n)
@@ -136,19 +137,24 @@ def check_statistics(norms: list[nn.BatchNorm1d]) -> None:
         CheckpointError: no batch norm, or a variance that is negative or not finite.
     """
     if not norms:
-        raise CheckpointError("the model has no batch norm: there are no statistics to match",
-                              "calibrate from audio with --set calibration.method=\"audio\"")  # fmt: skip
+        raise CheckpointError(
+            "the model has no batch norm: there are no statistics to match",
+            'calibrate from audio with --set calibration.method="audio"',
+        )
     for index, norm in enumerate(norms):
         mean, var = norm.running_mean, norm.running_var
         if mean is None or var is None or not bool(torch.isfinite(mean).all() and torch.isfinite(var).all()):
-            raise CheckpointError(f"batch norm {index}: stored statistics are missing or not finite",
-                                  "export the checkpoint again after training has seen data")  # fmt: skip
+            raise CheckpointError(
+                f"batch norm {index}: stored statistics are missing or not finite",
+                "export the checkpoint again after training has seen data",
+            )
         if bool((var < 0).any()):
             raise CheckpointError(f"batch norm {index}: negative running variance", "repair the checkpoint")
 
 
-def optimize(start: Tensor, loss_of: Callable[[Tensor], Tensor], settings: SynthesisSettings,
-             bar: "tqdm[Any]") -> tuple[Tensor, float, float]:  # fmt: skip
+def optimize(
+    start: Tensor, loss_of: Callable[[Tensor], Tensor], settings: SynthesisSettings, bar: "tqdm[Any]"
+) -> tuple[Tensor, float, float]:
     """Adam on the features until the step limit or a plateau.
 
     Returns:
@@ -177,17 +183,24 @@ def optimize(start: Tensor, loss_of: Callable[[Tensor], Tensor], settings: Synth
         bar.set_postfix_str(f"loss {value:.2f}")
         bar.update(1)
     if not math.isfinite(best):
-        raise QualityError("synthesis: the batch-norm loss is not finite",
-                           "try --set calibration.bfloat16=false; if it stays, check the checkpoint")  # fmt: skip
+        raise QualityError(
+            "synthesis: the batch-norm loss is not finite",
+            "try --set calibration.bfloat16=false; if it stays, check the checkpoint",
+        )
     return best_features, first, best
 
 
-def matching_loss(model: nn.Module, norms: list[nn.BatchNorm1d], features: Tensor, lengths: Tensor,
-                  bfloat16: bool) -> Tensor:  # fmt: skip
+def matching_loss(
+    model: nn.Module, norms: list[nn.BatchNorm1d], features: Tensor, lengths: Tensor, bfloat16: bool
+) -> Tensor:
     """Sum over batch norms of the mean channel divergence between stored and batch statistics (scalar)."""
     losses: list[Tensor] = []
-    hooks = [norm.register_forward_pre_hook(lambda norm, inputs: losses.append(
-        layer_divergence(cast(nn.BatchNorm1d, norm), inputs[0]))) for norm in norms]  # fmt: skip
+    hooks = [
+        norm.register_forward_pre_hook(
+            lambda norm, inputs: losses.append(layer_divergence(cast(nn.BatchNorm1d, norm), inputs[0]))
+        )
+        for norm in norms
+    ]
     try:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             model(features, lengths)

@@ -55,8 +55,9 @@ def weight_rows(scales: ScaleTable) -> list[WeightRow]:
     """Weights whose SQNR was measured, the worst first."""
     rows = [
         WeightRow(name, w.sqnr_db, format_db(w.sqnr_db), len(w.scales), len(w.floored))
-        for name, w in scales.weights.items() if math.isfinite(w.sqnr_db)
-    ]  # fmt: skip
+        for name, w in scales.weights.items()
+        if math.isfinite(w.sqnr_db)
+    ]
     return sorted(rows, key=lambda row: row.sqnr_db)
 
 

@@ -120,9 +120,12 @@ class File(NamedTuple):
 def render(data: ReportData) -> str:
     """The page as one HTML string; every string of `data` is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trtasr", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.PackageLoader("trtasr", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    )
     return environment.get_template("report.html.j2").render(
         data=data,
         chips=_chips(data),

@@ -29,12 +29,16 @@ def proof_text(proof: Proof, show_all: bool) -> str:
         lines.append(f"not integer: {_listed(proof.floats)}")
     lines += [f"quantized at: {', '.join(proof.boundary) or '-'}", paragraph, ""]
     if sums := [item for item in proof.accumulators if show_all or item.capacity < LONG]:
-        lines += ["sums, the least headroom first; no input makes one larger than its bound:",
-                  *accumulator_lines(sums, show_all)]  # fmt: skip
+        lines += [
+            "sums, the least headroom first; no input makes one larger than its bound:",
+            *accumulator_lines(sums, show_all),
+        ]
     if len(sums) < len(proof.accumulators):
         longer = [item for item in proof.accumulators if item.capacity >= LONG]
-        lines.append(f"{len(longer)} sums in int64, of attention and layer norms: at most "
-                     f"{max(item.bits for item in longer)} of {LONG} bits (--all)")  # fmt: skip
+        lines.append(
+            f"{len(longer)} sums in int64, of attention and layer norms: at most "
+            f"{max(item.bits for item in longer)} of {LONG} bits (--all)"
+        )
     lines.append(f"premises: lengths below 2^31, no axis that is summed over longer than {proof.longest}")
     lines.append(f"largest value of any other int32 or int64 tensor: {proof.widest} bits")
     return "\n".join(lines)
@@ -47,8 +51,9 @@ def accumulator_lines(accumulators: Sequence[Accumulator], show_all: bool) -> li
     rows = [["node", "operator", "products", "bound", "", "bits", "headroom"]]
     for item in shown:
         power = f"2^{_log2(item.bound):.1f}" if item.bound else "-"
-        rows.append([item.node, item.op, str(item.products), power, str(item.bound), str(item.capacity),
-                     str(item.headroom)])  # fmt: skip
+        rows.append(
+            [item.node, item.op, str(item.products), power, str(item.bound), str(item.capacity), str(item.headroom)]
+        )
     return [align(rows, right={2, 3, 4, 5, 6}), *_more(len(worst) - len(shown))]
 
 
@@ -68,13 +73,20 @@ def integer_text(found: IntegerComparison, show_all: bool) -> str:
     """
     words = f"{found.words} words, normalizer {found.normalizer}" if found.words else "no transcripts"
     lines = [row_table(found.rows, found.measure), f"{found.utterances} utterances, {words}, {found.frames} frames"]
-    lines += [f"integer-only against {item.graph}: {format_delta(item.points)} points of {found.measure}, 95 % "
-              f"interval {format_interval(item.interval)}" for item in found.over]  # fmt: skip
-    lines += [f"executor against ONNX Runtime: {found.unequal} of {found.elements} logits differ "
-              f"({found.utterances} utterances)", "",
-              "8-bit codes that layers with weights read, integer-only against the Q/DQ graph with every layer in INT8",
-              "(own: the layers before were given that graph's codes):",
-              *layer_lines(found.layers, show_all), steps_sentence(found.layers)]  # fmt: skip
+    lines += [
+        f"integer-only against {item.graph}: {format_delta(item.points)} points of {found.measure}, 95 % "
+        f"interval {format_interval(item.interval)}"
+        for item in found.over
+    ]
+    lines += [
+        f"executor against ONNX Runtime: {found.unequal} of {found.elements} logits differ "
+        f"({found.utterances} utterances)",
+        "",
+        "8-bit codes that layers with weights read, integer-only against the Q/DQ graph with every layer in INT8",
+        "(own: the layers before were given that graph's codes):",
+        *layer_lines(found.layers, show_all),
+        steps_sentence(found.layers),
+    ]
     return "\n".join(lines)
 
 
@@ -82,8 +94,12 @@ def row_table(rows: Sequence[IntegerRow], measure: str = "WER") -> str:
     """One line per graph; the first is what the others are compared with."""
     cells = [["graph", f"{measure} %", "delta", "95 % interval", "SQNR dB", "tokens %"]]
     for index, row in enumerate(rows):
-        compared = [format_delta(_known(row.delta)), format_interval(row.interval), decibels(row.sqnr_db),
-                    f"{100 * row.token_agreement:.2f}"]  # fmt: skip
+        compared = [
+            format_delta(_known(row.delta)),
+            format_interval(row.interval),
+            decibels(row.sqnr_db),
+            f"{100 * row.token_agreement:.2f}",
+        ]
         cells.append([row.graph, format_wer(_known(row.wer)), *(compared if index else ["-"] * 4)])
     return align(cells, right={1, 2, 3, 4, 5})
 
@@ -94,23 +110,35 @@ def layer_lines(layers: Sequence[LayerSteps], show_all: bool) -> list[str]:
     shown = layers if show_all else worst[:SHOWN]
     rows = [["tensor", "Q/DQ dB", "integer dB", "differ %", "steps", "own %", "own steps"]]
     for layer in shown:
-        rows.append([layer.tensor, decibels(layer.qdq_sqnr_db), decibels(layer.integer_sqnr_db),
-                     f"{_share(layer.differing, layer.codes):.2f}", str(layer.largest),
-                     f"{_share(layer.own_differing, layer.codes):.3f}", str(layer.own_largest)])  # fmt: skip
+        rows.append(
+            [
+                layer.tensor,
+                decibels(layer.qdq_sqnr_db),
+                decibels(layer.integer_sqnr_db),
+                f"{_share(layer.differing, layer.codes):.2f}",
+                str(layer.largest),
+                f"{_share(layer.own_differing, layer.codes):.3f}",
+                str(layer.own_largest),
+            ]
+        )
     return [align(rows, right={1, 2, 3, 4, 5, 6}), *_more(len(layers) - len(shown))]
 
 
 def steps_sentence(layers: Sequence[LayerSteps]) -> str:
     """Which layers differ by more than one step: by themselves, and when differences add up."""
     own = [f"{layer.tensor} ({layer.own_largest})" for layer in layers if layer.own_largest > 1]
-    first = f"more than one step by themselves: {', '.join(own)}" if own else (
-        "no layer adds more than one step by itself")  # fmt: skip
+    first = (
+        f"more than one step by themselves: {', '.join(own)}" if own else ("no layer adds more than one step by itself")
+    )
     summed = [layer for layer in layers if layer.largest > 1]
     names = [f"{layer.tensor} ({layer.largest})" for layer in summed]
     if not summed:
         return f"{first}; none differs by more than one when differences add up"
-    where = f": {', '.join(names)}" if len(names) <= FEW else (
-        f", first {names[0]}, at most {max(layer.largest for layer in summed)}")  # fmt: skip
+    where = (
+        f": {', '.join(names)}"
+        if len(names) <= FEW
+        else (f", first {names[0]}, at most {max(layer.largest for layer in summed)}")
+    )
     return f"{first}; {len(summed)} of {len(layers)} differ by more than one when differences add up{where}"
 
 
@@ -127,9 +155,16 @@ def decibels(value: float) -> str:
 def proof_json(proof: Proof) -> dict[str, Any]:
     """The proof as plain values, with bits and headroom of every accumulator."""
     sums = [asdict(item) | {"bits": item.bits, "headroom": item.headroom} for item in proof.accumulators]
-    return {"integer_only": proof.integer_only, "tensors": proof.tensors, "floats": list(proof.floats),
-            "boundary": list(proof.boundary), "operators": dict(proof.operators), "accumulators": sums,
-            "widest": proof.widest, "longest": proof.longest}  # fmt: skip
+    return {
+        "integer_only": proof.integer_only,
+        "tensors": proof.tensors,
+        "floats": list(proof.floats),
+        "boundary": list(proof.boundary),
+        "operators": dict(proof.operators),
+        "accumulators": sums,
+        "widest": proof.widest,
+        "longest": proof.longest,
+    }
 
 
 def integer_json(found: IntegerComparison) -> dict[str, Any]:

@@ -16,8 +16,14 @@ def roofline_text(estimate: Roofline) -> str:
     lines = [
         f"ESTIMATE for a Tesla T4, {shape}: lower bounds of the layers with weights (not of products in attention), "
         "from peak arithmetic and memory bandwidth, nothing measured",
-        _totals(estimate), "", "slowest layers of the INT8 engine:", _slowest(estimate.int8), "",
-        _memory_sentence(estimate.int8), _depthwise_sentence(estimate.int8, totals)]  # fmt: skip
+        _totals(estimate),
+        "",
+        "slowest layers of the INT8 engine:",
+        _slowest(estimate.int8),
+        "",
+        _memory_sentence(estimate.int8),
+        _depthwise_sentence(estimate.int8, totals),
+    ]
     return "\n".join(lines)
 
 
@@ -35,16 +41,24 @@ def _totals(estimate: Roofline) -> str:
 def _slowest(bounds: Sequence[Bound]) -> str:
     rows = [["layer", "precision", "us", "bound by"]]
     for item in sorted(bounds, key=lambda item: -item.milliseconds)[:SHOWN]:
-        rows.append([item.node, item.precision.upper(), f"{1e3 * item.milliseconds:.1f}",
-                     "memory" if item.memory_bound else "arithmetic"])  # fmt: skip
+        rows.append(
+            [
+                item.node,
+                item.precision.upper(),
+                f"{1e3 * item.milliseconds:.1f}",
+                "memory" if item.memory_bound else "arithmetic",
+            ]
+        )
     return align(rows, right={2})
 
 
 def _memory_sentence(bounds: Sequence[Bound]) -> str:
     limited = [item for item in bounds if item.memory_bound]
     depthwise = sum(item.depthwise for item in limited)
-    return (f"{len(limited)} of {len(bounds)} layers are memory-bound ({depthwise} of them depthwise): "
-            "faster arithmetic does not help them, fewer bytes do")  # fmt: skip
+    return (
+        f"{len(limited)} of {len(bounds)} layers are memory-bound ({depthwise} of them depthwise): "
+        "faster arithmetic does not help them, fewer bytes do"
+    )
 
 
 def _depthwise_sentence(bounds: Sequence[Bound], totals: dict[str, float]) -> str:
@@ -52,5 +66,7 @@ def _depthwise_sentence(bounds: Sequence[Bound], totals: dict[str, float]) -> st
         return "no depthwise convolutions: nothing is kept from INT8 for lack of such a kernel"
     gain = totals["int8"] - totals["int8_depthwise"]
     share = 100 * gain / totals["int8"] if totals["int8"] else 0.0
-    return (f"an INT8 depthwise kernel, which sm_75 lacks, would take off {gain:.3f} of {totals['int8']:.3f} ms "
-            f"({share:.0f} %)")
+    return (
+        f"an INT8 depthwise kernel, which sm_75 lacks, would take off {gain:.3f} of {totals['int8']:.3f} ms "
+        f"({share:.0f} %)"
+    )

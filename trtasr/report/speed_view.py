@@ -100,11 +100,19 @@ def _latency_row(results: Sequence[BenchResult], result: BenchResult, latency: L
         return None if result.target in baselines else speedup(results, latency, baselines)
 
     return LatencyRow(
-        result.engine, device_words(latency), latency.shape, format_ms(latency.p50_ms),
-        format_ms(latency.p95_ms), format_ms(latency.p99_ms), latency.runs, format_rtfx(latency.rtfx),
-        over(FP32_TARGETS), None if result.target in FP32_TARGETS else over(FP16_TARGETS),
-        format_ms(latency.encoder_ms) if latency.tokens else "", format_ms(latency.token_ms) if latency.tokens else "",
-    )  # fmt: skip
+        result.engine,
+        device_words(latency),
+        latency.shape,
+        format_ms(latency.p50_ms),
+        format_ms(latency.p95_ms),
+        format_ms(latency.p99_ms),
+        latency.runs,
+        format_rtfx(latency.rtfx),
+        over(FP32_TARGETS),
+        None if result.target in FP32_TARGETS else over(FP16_TARGETS),
+        format_ms(latency.encoder_ms) if latency.tokens else "",
+        format_ms(latency.token_ms) if latency.tokens else "",
+    )
 
 
 def bar_groups(results: Sequence[BenchResult]) -> list[BarGroup]:
@@ -121,8 +129,10 @@ def _bar_group(pairs: Sequence[tuple[BenchResult, Latency]]) -> BarGroup:
     bars = []
     for result, latency in pairs:
         label = f"{format_ms(latency.p50_ms)} / {format_ms(latency.p95_ms)} ms"
-        title = (f"{result.engine}: p50 {latency.p50_ms:.2f} ms, p95 {latency.p95_ms:.2f} ms, "
-                 f"p99 {latency.p99_ms:.2f} ms, {latency.runs} runs")  # fmt: skip
+        title = (
+            f"{result.engine}: p50 {latency.p50_ms:.2f} ms, p95 {latency.p95_ms:.2f} ms, "
+            f"p99 {latency.p99_ms:.2f} ms, {latency.runs} runs"
+        )
         tail = 100 * (latency.p95_ms - latency.p50_ms) / longest
         width = 100 * latency.p50_ms / longest
         bars.append(Bar(result.engine, colour_of(result.target), width, tail, label, title))

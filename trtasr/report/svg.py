@@ -78,9 +78,9 @@ def _numbered(points: Sequence[Point], places: Sequence[tuple[float, float]]) ->
 
 def _numbered_dot(point: Point, cx: float, cy: float, number: Markup) -> Markup:
     hollow = "" if point.rtfx else " hollow"
-    return Markup(
-        '<g><title>{}: {}, {:.2f} %</title><circle class="dot {}{}" cx="{}" cy="{}" r="6"/>{}</g>'
-    ).format(point.engine, point.shape, point.wer, point.colour, hollow, _n(cx), _n(cy), number)
+    return Markup('<g><title>{}: {}, {:.2f} %</title><circle class="dot {}{}" cx="{}" cy="{}" r="6"/>{}</g>').format(
+        point.engine, point.shape, point.wer, point.colour, hollow, _n(cx), _n(cy), number
+    )
 
 
 def sqnr_stems(tensors: Mapping[str, TensorScale]) -> Markup:

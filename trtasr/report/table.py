@@ -109,15 +109,17 @@ def summary_table(results: Sequence[BenchResult]) -> str:
     rows = [["engine", "size", "measured on", "p50 / p95 ms", "RTFx", *rates(results, results[0]), ""]]
     for result in reference_first(results):
         latency = shown_latency(result)
-        rows.append([
-            result.engine,
-            format_size(result.size_bytes),
-            measured_on(result),
-            f"{format_ms(latency.p50_ms)} / {format_ms(latency.p95_ms)}" if latency else "-",
-            format_rtfx(latency.rtfx) if latency else "-",
-            *rates(results, result).values(),
-            f"({result.note})" if result.note else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                result.engine,
+                format_size(result.size_bytes),
+                measured_on(result),
+                f"{format_ms(latency.p50_ms)} / {format_ms(latency.p95_ms)}" if latency else "-",
+                format_rtfx(latency.rtfx) if latency else "-",
+                *rates(results, result).values(),
+                f"({result.note})" if result.note else "",
+            ]
+        )
     return "\n".join([align(rows, right={1, 3, 4, 5, 6, 7}), *conditions(results)])
 
 
@@ -157,8 +159,10 @@ def generation_lines(results: Sequence[BenchResult]) -> list[str]:
 
 def generation_words(latency: Latency) -> str:
     """What encoder and decoder take of a latency."""
-    return (f"encoder {format_ms(latency.encoder_ms)} ms, {format_ms(latency.token_ms)} ms per token "
-            f"({latency.tokens} tokens)")  # fmt: skip
+    return (
+        f"encoder {format_ms(latency.encoder_ms)} ms, {format_ms(latency.token_ms)} ms per token "
+        f"({latency.tokens} tokens)"
+    )
 
 
 def coverage_line(target: str, layers: Sequence[LayerRow]) -> str:
@@ -201,15 +205,17 @@ def layer_table(layers: Sequence[LayerRow], show_all: bool = False) -> str:
     rows = [["layer", "type", "operands", "output", "INT8", "MACs %", "ONNX nodes"]]
     for layer in shown:
         share = f"{100 * layer.macs / total:.2f}" if layer.macs else "-"
-        rows.append([
-            _clip(layer.name, show_all),
-            layer.kind,
-            " x ".join(layer.operands) or "-",
-            ", ".join(layer.outputs) or "-",
-            "yes" if layer.int8 else "-",
-            share,
-            _nodes(layer.onnx_nodes, show_all),
-        ])  # fmt: skip
+        rows.append(
+            [
+                _clip(layer.name, show_all),
+                layer.kind,
+                " x ".join(layer.operands) or "-",
+                ", ".join(layer.outputs) or "-",
+                "yes" if layer.int8 else "-",
+                share,
+                _nodes(layer.onnx_nodes, show_all),
+            ]
+        )
     lines = [align(rows, right={5})]
     if hidden := len(layers) - len(shown):
         lines.append(f"({hidden} layer{'s'[: hidden != 1]} without weights not shown)")

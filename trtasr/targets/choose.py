@@ -26,8 +26,10 @@ def choose(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
     """
     first = ("t4" if gpu else "t4-rtx") if engine.target == "auto" else engine.target
     if engine.compute_capability != TURING and first != "t4-rtx":
-        raise RecipeError(f"engine.compute_capability = {engine.compute_capability}: is for t4-rtx, not for {first}",
-                          "use --target t4-rtx, which builds for GPUs that are not here")  # fmt: skip
+        raise RecipeError(
+            f"engine.compute_capability = {engine.compute_capability}: is for t4-rtx, not for {first}",
+            "use --target t4-rtx, which builds for GPUs that are not here",
+        )
     if engine.quantization == "implicit" and first != "t4":
         raise RecipeError(f"engine.quantization = 'implicit': target {first} has no calibrator", "use --target t4")
     target = t4_rtx(engine.unfold_channels) if first == T4_RTX.name else TARGETS[first]
@@ -47,6 +49,8 @@ def with_depthwise(target: Target) -> Target:
         RecipeError: TensorRT for RTX on sm_75 would quantize and compute in FP16: the cost of both, the gain of none.
     """
     if target.name == T4_RTX.name:
-        raise RecipeError("engine.quantize_depthwise: TensorRT for RTX has no INT8 convolution on sm_75",
-                          "leave it out, or build for another GPU: --compute-capability 8.6")  # fmt: skip
+        raise RecipeError(
+            "engine.quantize_depthwise: TensorRT for RTX has no INT8 convolution on sm_75",
+            "leave it out, or build for another GPU: --compute-capability 8.6",
+        )
     return replace(target, rules=tuple(rule for rule in target.rules if rule not in (depthwise, unasked)))

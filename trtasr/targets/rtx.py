@@ -9,5 +9,9 @@ def rtx(capability: str) -> Target:
     Args:
         capability: ``sm86``, ``sm89`` or ``sm120``.
     """
-    return Target(f"rtx-{capability}", rules=(waveform, unasked, alignment), passes=("qdq", "halve", "half_caches"),
-                  capability=capability)  # fmt: skip
+    return Target(
+        f"rtx-{capability}",
+        rules=(waveform, unasked, alignment),
+        passes=("qdq", "halve", "half_caches"),
+        capability=capability,
+    )

@@ -126,8 +126,14 @@ def biases(generation: Generation, vocabulary_size: int) -> dict[str, FloatArray
     return {"first": first, "later": later, "language": language}
 
 
-def greedy(decoding: Decoding, features: FloatArray, lengths: IntArray, seconds: FloatArray, generation: Generation,
-           guard: bool = True) -> Generated:  # fmt: skip
+def greedy(
+    decoding: Decoding,
+    features: FloatArray,
+    lengths: IntArray,
+    seconds: FloatArray,
+    generation: Generation,
+    guard: bool = True,
+) -> Generated:
     """Transcribe a batch, each utterance until its end or its longest length; the encoder runs once.
 
     Args:

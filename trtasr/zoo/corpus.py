@@ -96,8 +96,10 @@ def _synthesize_all(stem: Path, wanted: Sequence[Order], processes: int) -> None
     with ProcessPoolExecutor(processes) as pool:
         sounds = list(tqdm(pool.map(fulfil, wanted, chunksize=16), "espeak-ng", len(wanted), disable=None))
     np.save(stem.with_suffix(".npy"), np.concatenate(sounds))
-    index = [{"text": order.text, "voice": str(order.voice), "samples": len(sound)}
-             for order, sound in zip(wanted, sounds, strict=True)]  # fmt: skip
+    index = [
+        {"text": order.text, "voice": str(order.voice), "samples": len(sound)}
+        for order, sound in zip(wanted, sounds, strict=True)
+    ]
     stem.with_suffix(".json").write_text(json.dumps(index))
     logger.info("%s: %d utterances, %.0f s", stem.name, len(sounds), sum(map(len, sounds)) / SAMPLE_RATE)
 

@@ -10,11 +10,42 @@ from collections.abc import Callable, Sequence
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh",
-            "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth",
-            "nineteenth", "twentieth")  # fmt: skip
-MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
-          "november", "december")  # fmt: skip
+ORDINALS = (
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+    "sixteenth",
+    "seventeenth",
+    "eighteenth",
+    "nineteenth",
+    "twentieth",
+)
+MONTHS = (
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+)
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 DAY_PARTS = ("in the morning", "in the afternoon", "in the evening", "at night")
 DAYS = ("today", "tomorrow", "tonight", "next week", "next month", "next year", "last week", "last year")
@@ -27,10 +58,34 @@ CITIES = ("london", "paris", "berlin", "rome", "madrid", "vienna", "dublin")
 GOODS = ("milk", "bread", "coffee", "water", "sugar", "butter", "apples", "rice")
 DIRECTIONS = ("north", "south", "east", "west", "left", "right")
 MEDIA = ("song", "album", "track", "message", "video", "book")
-FIXED = ("yes", "no", "stop", "cancel", "repeat that please", "help", "thank you", "go back", "what time is it",
-         "what is the weather in", "good morning", "good night", "never mind", "volume up", "volume down", "mute",
-         "louder please", "quieter please", "start again", "take a picture", "show me the news", "wake up",
-         "show the calendar", "lock all doors", "where is my phone", "read my list")  # fmt: skip
+FIXED = (
+    "yes",
+    "no",
+    "stop",
+    "cancel",
+    "repeat that please",
+    "help",
+    "thank you",
+    "go back",
+    "what time is it",
+    "what is the weather in",
+    "good morning",
+    "good night",
+    "never mind",
+    "volume up",
+    "volume down",
+    "mute",
+    "louder please",
+    "quieter please",
+    "start again",
+    "take a picture",
+    "show me the news",
+    "wake up",
+    "show the calendar",
+    "lock all doors",
+    "where is my phone",
+    "read my list",
+)
 
 Choice = random.Random
 
@@ -176,7 +231,14 @@ def ask(rng: Choice) -> list[str]:
 
 
 FAMILIES: tuple[tuple[Callable[[Choice], list[str]], int], ...] = (
-    (digit_string, 20), (number, 15), (time, 13), (date, 17), (switch, 14), (remind, 14), (ask, 7))  # fmt: skip
+    (digit_string, 20),
+    (number, 15),
+    (time, 13),
+    (date, 17),
+    (switch, 14),
+    (remind, 14),
+    (ask, 7),
+)
 
 
 def sample(rng: random.Random) -> str:
@@ -189,8 +251,26 @@ def sample(rng: random.Random) -> str:
 def vocabulary(sentences: int = 20_000) -> set[str]:
     """Every word the grammar can say: the words of its tables and of enough sampled sentences to reach the rest."""
     rng = random.Random(0)  # noqa: S311
-    tables = (DIGITS, TEENS, TENS, ORDINALS, MONTHS, WEEKDAYS, DAY_PARTS, DAYS, UNITS, ROOMS, DEVICES, OPENINGS,
-              PEOPLE, CITIES, GOODS, DIRECTIONS, MEDIA, FIXED)  # fmt: skip
+    tables = (
+        DIGITS,
+        TEENS,
+        TENS,
+        ORDINALS,
+        MONTHS,
+        WEEKDAYS,
+        DAY_PARTS,
+        DAYS,
+        UNITS,
+        ROOMS,
+        DEVICES,
+        OPENINGS,
+        PEOPLE,
+        CITIES,
+        GOODS,
+        DIRECTIONS,
+        MEDIA,
+        FIXED,
+    )
     words = {word for table in tables for entry in table for word in entry.split()}
     return words | {word for _ in range(sentences) for word in sample(rng).split()}
 

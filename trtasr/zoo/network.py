@@ -98,8 +98,14 @@ def jasper() -> dict[str, Any]:
 
 def block(filters: int, kernel: int, repeat: int = 1, stride: int = 1, dilation: int = 1) -> dict[str, Any]:
     """The sizes in one entry of the ``jasper`` list."""
-    return {"filters": filters, "repeat": repeat, "kernel": [kernel], "stride": [stride], "dilation": [dilation],
-            "dropout": 0.0}  # fmt: skip
+    return {
+        "filters": filters,
+        "repeat": repeat,
+        "kernel": [kernel],
+        "stride": [stride],
+        "dilation": [dilation],
+        "dropout": 0.0,
+    }
 
 
 def jasper_configuration(blocks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -109,46 +115,87 @@ def jasper_configuration(blocks: list[dict[str, Any]]) -> dict[str, Any]:
         "sample_rate": 16000,
         "labels": list(LABELS),
         "preprocessor": preprocessor(features=64, window=0.02),
-        "encoder": {"_target_": "nemo.collections.asr.modules.ConvASREncoder", "feat_in": 64, "activation": "relu",
-                    "conv_mask": True, "jasper": blocks},
+        "encoder": {
+            "_target_": "nemo.collections.asr.modules.ConvASREncoder",
+            "feat_in": 64,
+            "activation": "relu",
+            "conv_mask": True,
+            "jasper": blocks,
+        },
         "decoder": decoder(blocks[-1]["filters"], LABELS),
-    }  # fmt: skip
+    }
 
 
 def conformer() -> dict[str, Any]:
     """A Conformer of 5 layers of width 128 over SentencePiece pieces, one output frame per 40 ms."""
-    encoder = {"_target_": "nemo.collections.asr.modules.ConformerEncoder", "feat_in": 80, "feat_out": -1,
-               "n_layers": 5, "d_model": 128, "subsampling": "striding", "subsampling_factor": 4,
-               "subsampling_conv_channels": 64, "ff_expansion_factor": 4, "self_attention_model": "rel_pos",
-               "n_heads": 4, "att_context_size": [-1, -1], "xscaling": True, "untie_biases": True,
-               "pos_emb_max_len": 5000, "conv_kernel_size": 15, "conv_norm_type": "batch_norm", "dropout": 0.0,
-               "dropout_emb": 0.0, "dropout_att": 0.0}  # fmt: skip
+    encoder = {
+        "_target_": "nemo.collections.asr.modules.ConformerEncoder",
+        "feat_in": 80,
+        "feat_out": -1,
+        "n_layers": 5,
+        "d_model": 128,
+        "subsampling": "striding",
+        "subsampling_factor": 4,
+        "subsampling_conv_channels": 64,
+        "ff_expansion_factor": 4,
+        "self_attention_model": "rel_pos",
+        "n_heads": 4,
+        "att_context_size": [-1, -1],
+        "xscaling": True,
+        "untie_biases": True,
+        "pos_emb_max_len": 5000,
+        "conv_kernel_size": 15,
+        "conv_norm_type": "batch_norm",
+        "dropout": 0.0,
+        "dropout_emb": 0.0,
+        "dropout_att": 0.0,
+    }
     return {
         "target": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE",
         "sample_rate": 16000,
-        "tokenizer": {"dir": "bpe", "type": "bpe", "model_path": f"nemo:{pieces.MODEL}",
-                      "vocab_path": f"nemo:{VOCAB_FILE}"},
+        "tokenizer": {
+            "dir": "bpe",
+            "type": "bpe",
+            "model_path": f"nemo:{pieces.MODEL}",
+            "vocab_path": f"nemo:{VOCAB_FILE}",
+        },
         "preprocessor": preprocessor(features=80, window=0.025),
         "encoder": encoder,
         "decoder": decoder(128, pieces.pieces()),
-    }  # fmt: skip
+    }
 
 
 def preprocessor(features: int, window: float) -> dict[str, Any]:
     """The ``preprocessor`` section: mel bins, and the window in seconds."""
-    return {"_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
-            "normalize": "per_feature", "window_size": window, "sample_rate": 16000, "window_stride": 0.01,
-            "window": "hann", "features": features, "n_fft": 512, "frame_splicing": 1, "dither": 1e-5}  # fmt: skip
+    return {
+        "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+        "normalize": "per_feature",
+        "window_size": window,
+        "sample_rate": 16000,
+        "window_stride": 0.01,
+        "window": "hann",
+        "features": features,
+        "n_fft": 512,
+        "frame_splicing": 1,
+        "dither": 1e-5,
+    }
 
 
 def decoder(channels: int, vocabulary: list[str] | tuple[str, ...]) -> dict[str, Any]:
     """The ``decoder`` section."""
-    return {"_target_": "nemo.collections.asr.modules.ConvASRDecoder", "feat_in": channels,
-            "num_classes": len(vocabulary), "vocabulary": list(vocabulary)}  # fmt: skip
+    return {
+        "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
+        "feat_in": channels,
+        "num_classes": len(vocabulary),
+        "vocabulary": list(vocabulary),
+    }
 
 
 NETWORKS: Mapping[str, Callable[[], dict[str, Any]]] = {
-    "quartznet": quartznet, "jasper": jasper, "conformer": conformer}  # fmt: skip
+    "quartznet": quartznet,
+    "jasper": jasper,
+    "conformer": conformer,
+}
 
 
 def configuration(name: str) -> dict[str, Any]:
@@ -181,8 +228,11 @@ def save_nemo(path: Path, config: Mapping[str, Any], model: Network, frontend: M
     text = yaml.safe_dump(dict(config), sort_keys=False).encode()
     members = {**tokenizer_files(config), "model_config.yaml": text, "model_weights.ckpt": weights.getvalue()}
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed, \
-            tarfile.open(fileobj=packed, mode="w") as archive:  # fmt: skip
+    with (
+        partial.open("wb") as raw,
+        gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
         for name, content in members.items():
             entry = tarfile.TarInfo(f"./{name}")
             entry.size = len(content)

@@ -30,9 +30,17 @@ def train_pieces(count: int = PIECES, sentences: int = SENTENCES, seed: int = 0)
     """
     rng, model = random.Random(seed), io.BytesIO()  # noqa: S311
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([sample(rng) for _ in range(sentences)]), model_writer=model, model_type="bpe",
-        vocab_size=count, character_coverage=1.0, normalization_rule_name="identity", bos_id=-1, eos_id=-1,
-        num_threads=1, minloglevel=2)  # fmt: skip
+        sentence_iterator=iter([sample(rng) for _ in range(sentences)]),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=count,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        bos_id=-1,
+        eos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
     return model.getvalue()
 
 

@@ -16,15 +16,85 @@ from trtasr.zoo.grammar import DIGITS
 SAMPLE_RATE = 16000
 ACCENTS = ("en-gb", "en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 TRAIN_VARIANTS = (
-    "m1", "m2", "m3", "m4", "m5", "m6", "m8", "f1", "f2", "f3", "f5", "Alex", "Alicia", "Andrea", "Denis", "Gene",
-    "Henrique", "Hugo", "Jacky", "Lee", "Marco", "Mario", "Michael", "Nguyen", "RicishayMax", "RicishayMax2",
-    "adam", "anika", "announcer", "antonio", "aunty", "belinda", "boris", "david", "edward", "grandma", "gustave",
-    "iven", "iven2", "iven3", "john", "kaukovalta", "klatt", "klatt2", "klatt4", "linda", "marcelo", "michel",
-    "miguel", "norbert", "pablo", "paul", "pedro", "rob", "robert", "sandro", "shelby", "steph", "steph2", "victor",
-)  # fmt: skip
+    "m1",
+    "m2",
+    "m3",
+    "m4",
+    "m5",
+    "m6",
+    "m8",
+    "f1",
+    "f2",
+    "f3",
+    "f5",
+    "Alex",
+    "Alicia",
+    "Andrea",
+    "Denis",
+    "Gene",
+    "Henrique",
+    "Hugo",
+    "Jacky",
+    "Lee",
+    "Marco",
+    "Mario",
+    "Michael",
+    "Nguyen",
+    "RicishayMax",
+    "RicishayMax2",
+    "adam",
+    "anika",
+    "announcer",
+    "antonio",
+    "aunty",
+    "belinda",
+    "boris",
+    "david",
+    "edward",
+    "grandma",
+    "gustave",
+    "iven",
+    "iven2",
+    "iven3",
+    "john",
+    "kaukovalta",
+    "klatt",
+    "klatt2",
+    "klatt4",
+    "linda",
+    "marcelo",
+    "michel",
+    "miguel",
+    "norbert",
+    "pablo",
+    "paul",
+    "pedro",
+    "rob",
+    "robert",
+    "sandro",
+    "shelby",
+    "steph",
+    "steph2",
+    "victor",
+)
 DEV_VARIANTS = ("m7", "Annie", "edward2", "klatt3", "iven4")
-EVAL_VARIANTS = ("f4", "Andy", "Diogo", "Gene2", "Mike", "RicishayMax3", "benjamin", "ed", "grandpa", "klatt5", "max",
-                 "quincy", "steph3", "travis", "zac")  # fmt: skip
+EVAL_VARIANTS = (
+    "f4",
+    "Andy",
+    "Diogo",
+    "Gene2",
+    "Mike",
+    "RicishayMax3",
+    "benjamin",
+    "ed",
+    "grandpa",
+    "klatt5",
+    "max",
+    "quincy",
+    "steph3",
+    "travis",
+    "zac",
+)
 HELD_OUT_EVERY = 9  # one in nine accent and variant combinations of the training variants is kept for evaluation
 
 
@@ -63,8 +133,11 @@ def voices(split: str) -> list[Voice]:
     """
     if split == "dev":
         return [Voice(accent, variant) for accent in ACCENTS for variant in DEV_VARIANTS]
-    pairs = [(Voice(accent, variant), (3 * row + column) % HELD_OUT_EVERY == 0)
-             for row, accent in enumerate(ACCENTS) for column, variant in enumerate(TRAIN_VARIANTS)]  # fmt: skip
+    pairs = [
+        (Voice(accent, variant), (3 * row + column) % HELD_OUT_EVERY == 0)
+        for row, accent in enumerate(ACCENTS)
+        for column, variant in enumerate(TRAIN_VARIANTS)
+    ]
     if split == "train":
         return [voice for voice, held_out in pairs if not held_out]
     unheard = [Voice(accent, variant) for accent in ACCENTS for variant in EVAL_VARIANTS]
@@ -97,8 +170,19 @@ def synthesize(text: str, voice: Voice, style: Style) -> FloatArray:
     program = shutil.which("espeak-ng")
     if program is None:
         raise MissingError("espeak-ng: program not found", "install it, on Debian: apt-get install espeak-ng")
-    command = [program, "-v", str(voice), "-s", str(style.speed), "-p", str(style.pitch), "-g", str(style.gap),
-               "--stdout", text]  # fmt: skip
+    command = [
+        program,
+        "-v",
+        str(voice),
+        "-s",
+        str(style.speed),
+        "-p",
+        str(style.pitch),
+        "-g",
+        str(style.gap),
+        "--stdout",
+        text,
+    ]
     sound = subprocess.run(command, check=True, capture_output=True).stdout
     (rate,) = struct.unpack_from("<I", sound, 24)  # a WAV header; its length field is not filled in on a pipe
     samples = np.frombuffer(sound[44 : 44 + (len(sound) - 44) // 2 * 2], np.int16).astype(np.float32)

@@ -84,8 +84,14 @@ class Speech:
         masks: bands and spans that training does not see, in each utterance.
     """
 
-    def __init__(self, clips: Sequence[Clip], recordings: DigitRecordings | None,
-                 recognizer: Transcriber, seed: int, masks: int = 0) -> None:  # fmt: skip
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        recordings: DigitRecordings | None,
+        recognizer: Transcriber,
+        seed: int,
+        masks: int = 0,
+    ) -> None:
         self.clips = clips
         self.recordings = recordings
         self.frontend = recognizer.frontend
@@ -272,8 +278,9 @@ def parse_arguments() -> argparse.Namespace:
     return with_schedule(parser.parse_args(), lambda arguments: SCHEDULES[arguments.network])
 
 
-def with_schedule(arguments: argparse.Namespace,
-                  schedule_of: Callable[[argparse.Namespace], Schedule]) -> argparse.Namespace:  # fmt: skip
+def with_schedule(
+    arguments: argparse.Namespace, schedule_of: Callable[[argparse.Namespace], Schedule]
+) -> argparse.Namespace:
     """The network's own time and learning rate where the command line gives none."""
     schedule = schedule_of(arguments)
     arguments.minutes, arguments.peak = arguments.minutes or schedule.minutes, arguments.peak or schedule.peak
@@ -292,8 +299,10 @@ def dev_clips(cache: Path, seed: int) -> list[Clip]:
     """Disturbed utterances of the voices kept for watching the training."""
     rng = random.Random(seed)  # noqa: S311
     clean = espeak_corpus(cache, "dev", 200, seed)
-    return [Clip(disturb(clip.waveform(), clean[index - 1].waveform(), DEV_CONDITIONS, rng), clip.text, clip.voice)
-            for index, clip in enumerate(clean)]  # fmt: skip
+    return [
+        Clip(disturb(clip.waveform(), clean[index - 1].waveform(), DEV_CONDITIONS, rng), clip.text, clip.voice)
+        for index, clip in enumerate(clean)
+    ]
 
 
 def join(rank: int, arguments: argparse.Namespace, store: str) -> None:
@@ -312,8 +321,13 @@ def work(rank: int, arguments: argparse.Namespace, store: str) -> None:
     if arguments.init:
         model.load_state_dict(load_nemo(arguments.init).model.state_dict())
     clips = espeak_corpus(arguments.cache, "train", arguments.utterances, arguments.seed)
-    speech = Speech(clips, recordings_of(arguments.digits), recognizer, arguments.processes * arguments.seed + rank,
-                    SCHEDULES[arguments.network].masks)  # fmt: skip
+    speech = Speech(
+        clips,
+        recordings_of(arguments.digits),
+        recognizer,
+        arguments.processes * arguments.seed + rank,
+        SCHEDULES[arguments.network].masks,
+    )
     dev = dev_clips(arguments.cache, arguments.seed)
 
     def report(line: str) -> None:
@@ -332,9 +346,15 @@ def work(rank: int, arguments: argparse.Namespace, store: str) -> None:
 def log_figures(recognizer: Transcriber, arguments: argparse.Namespace, steps: int, figures: dict[str, Any]) -> None:
     """One line of JSON: how the network was trained, and its WER on development voices and on real digits."""
     dev = dev_clips(arguments.cache, arguments.seed)
-    figures |= {"parameters": sum(p.numel() for p in recognizer.model.parameters()), "minutes": arguments.minutes,
-                "peak": arguments.peak, "processes": arguments.processes, "steps": steps, "seed": arguments.seed,
-                "dev_wer": round(word_error_rate(recognizer, dev), 2)}  # fmt: skip
+    figures |= {
+        "parameters": sum(p.numel() for p in recognizer.model.parameters()),
+        "minutes": arguments.minutes,
+        "peak": arguments.peak,
+        "processes": arguments.processes,
+        "steps": steps,
+        "seed": arguments.seed,
+        "dev_wer": round(word_error_rate(recognizer, dev), 2),
+    }
     if arguments.digits.is_dir():
         figures["real_digits_wer"] = round(word_error_rate(recognizer, digit_strings(arguments.digits)), 2)
     logger.info("figures %s", json.dumps(figures))

@@ -79,8 +79,9 @@ class Dictation(Speech):
         seed: of order and augmentation.
     """
 
-    def __init__(self, clips: Sequence[Clip], recordings: DigitRecordings | None, recognizer: WhisperRecognizer,
-                 seed: int) -> None:  # fmt: skip
+    def __init__(
+        self, clips: Sequence[Clip], recordings: DigitRecordings | None, recognizer: WhisperRecognizer, seed: int
+    ) -> None:
         super().__init__(clips, recordings, recognizer, seed, SCHEDULE.masks)
 
     def epoch(self, shortest_first: bool = False) -> list[list[Clip]]:
@@ -143,8 +144,9 @@ def joint_loss(model: Whisper, head: nn.Linear, batch: Batch) -> Tensor:
         encoded, positions = model.encoder(batch.features, batch.frames)
         cross = model.decoder.cross(encoded)
         logits, _ = model.decoder(batch.tokens, no_past(cross), cross, positions)
-    attention = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch.wanted.flatten(), ignore_index=IGNORED,
-                                            label_smoothing=SMOOTHING)  # fmt: skip
+    attention = nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), batch.wanted.flatten(), ignore_index=IGNORED, label_smoothing=SMOOTHING
+    )
     log_probs = torch.log_softmax(head(encoded.float()), 2).transpose(0, 1)
     ctc = nn.functional.ctc_loss(log_probs, batch.targets, positions, batch.target_lengths, PIECES, zero_infinity=True)
     return (1 - CTC_SHARE) * attention + CTC_SHARE * ctc

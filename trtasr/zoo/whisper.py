@@ -27,8 +27,16 @@ from trtasr.values import FloatArray, IntArray
 from trtasr.zoo.grammar import sample
 
 PIECES, SENTENCES = 512, 20_000
-SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>",
-           "<|nospeech|>", "<|notimestamps|>")  # fmt: skip
+SPECIAL = (
+    "<|endoftext|>",
+    "<|startoftranscript|>",
+    "<|en|>",
+    "<|translate|>",
+    "<|transcribe|>",
+    "<|startofprev|>",
+    "<|nospeech|>",
+    "<|notimestamps|>",
+)
 END, START, ENGLISH, TRANSLATE, TRANSCRIBE, PREVIOUS, NO_SPEECH, NO_TIMESTAMPS = range(PIECES, PIECES + len(SPECIAL))
 PROMPT = (START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS)
 LONGEST_TEXT = 64  # tokens, the prompt included
@@ -39,40 +47,85 @@ NAME = "whisper"
 def configuration() -> dict[str, Any]:
     """``config.json``: Whisper with 4 encoder and 2 decoder layers of width 224."""
     return {
-        "architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper", "activation_function": "gelu",
-        "d_model": 224, "num_mel_bins": 80, "vocab_size": PIECES + len(SPECIAL), "scale_embedding": False,
-        "encoder_layers": 4, "encoder_attention_heads": 4, "encoder_ffn_dim": 896, "max_source_positions": 50 * SECONDS,
-        "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 896, "max_target_positions": LONGEST_TEXT,
-        "decoder_start_token_id": START, "bos_token_id": END, "eos_token_id": END, "pad_token_id": END,
-        "is_encoder_decoder": True, "use_cache": True, "dropout": 0.0, "attention_dropout": 0.0,
-        "activation_dropout": 0.0, "torch_dtype": "float16"}  # fmt: skip
+        "architectures": ["WhisperForConditionalGeneration"],
+        "model_type": "whisper",
+        "activation_function": "gelu",
+        "d_model": 224,
+        "num_mel_bins": 80,
+        "vocab_size": PIECES + len(SPECIAL),
+        "scale_embedding": False,
+        "encoder_layers": 4,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 896,
+        "max_source_positions": 50 * SECONDS,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 896,
+        "max_target_positions": LONGEST_TEXT,
+        "decoder_start_token_id": START,
+        "bos_token_id": END,
+        "eos_token_id": END,
+        "pad_token_id": END,
+        "is_encoder_decoder": True,
+        "use_cache": True,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "torch_dtype": "float16",
+    }
 
 
 def generation() -> dict[str, Any]:
     """``generation_config.json``: what transformers and trtasr generate by."""
     return {
-        "decoder_start_token_id": START, "bos_token_id": END, "eos_token_id": END, "pad_token_id": END,
-        "is_multilingual": True, "lang_to_id": {"<|en|>": ENGLISH}, "language": "<|en|>", "task": "transcribe",
-        "task_to_id": {"transcribe": TRANSCRIBE, "translate": TRANSLATE}, "no_timestamps_token_id": NO_TIMESTAMPS,
-        "prev_sot_token_id": PREVIOUS, "max_length": LONGEST_TEXT, "return_timestamps": False,
+        "decoder_start_token_id": START,
+        "bos_token_id": END,
+        "eos_token_id": END,
+        "pad_token_id": END,
+        "is_multilingual": True,
+        "lang_to_id": {"<|en|>": ENGLISH},
+        "language": "<|en|>",
+        "task": "transcribe",
+        "task_to_id": {"transcribe": TRANSCRIBE, "translate": TRANSLATE},
+        "no_timestamps_token_id": NO_TIMESTAMPS,
+        "prev_sot_token_id": PREVIOUS,
+        "max_length": LONGEST_TEXT,
+        "return_timestamps": False,
         "suppress_tokens": [START, ENGLISH, TRANSLATE, TRANSCRIBE, PREVIOUS, NO_SPEECH, NO_TIMESTAMPS],
-        "begin_suppress_tokens": []}  # fmt: skip
+        "begin_suppress_tokens": [],
+    }
 
 
 def preprocessor() -> dict[str, Any]:
     """``preprocessor_config.json``; the audio keeps its own length (``padding``), the network was trained so."""
     return {
-        "feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 80, "sampling_rate": 16000, "n_fft": 400,
-        "hop_length": 160, "chunk_length": SECONDS, "n_samples": 16000 * SECONDS, "nb_max_frames": 100 * SECONDS,
-        "padding": "longest", "padding_side": "right", "padding_value": 0.0, "return_attention_mask": False,
-        "processor_class": "WhisperProcessor"}  # fmt: skip
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "feature_size": 80,
+        "sampling_rate": 16000,
+        "n_fft": 400,
+        "hop_length": 160,
+        "chunk_length": SECONDS,
+        "n_samples": 16000 * SECONDS,
+        "nb_max_frames": 100 * SECONDS,
+        "padding": "longest",
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": False,
+        "processor_class": "WhisperProcessor",
+    }
 
 
 def tokenizer_config() -> dict[str, Any]:
     """``tokenizer_config.json``."""
-    return {"tokenizer_class": "WhisperTokenizer", "bos_token": SPECIAL[0], "eos_token": SPECIAL[0],
-            "pad_token": SPECIAL[0], "unk_token": SPECIAL[0], "model_max_length": LONGEST_TEXT,
-            "clean_up_tokenization_spaces": False}  # fmt: skip
+    return {
+        "tokenizer_class": "WhisperTokenizer",
+        "bos_token": SPECIAL[0],
+        "eos_token": SPECIAL[0],
+        "pad_token": SPECIAL[0],
+        "unk_token": SPECIAL[0],
+        "model_max_length": LONGEST_TEXT,
+        "clean_up_tokenization_spaces": False,
+    }
 
 
 @cache
@@ -173,8 +226,9 @@ def load_folder(path: Path) -> WhisperRecognizer:
     checkpoint = read_huggingface(path)
     model = cast(Whisper, build_model(checkpoint.family, checkpoint.config, checkpoint.weights))
     assert checkpoint.generation is not None
-    return WhisperRecognizer(model, LogMelFrontend(cast(LogMelConfig, checkpoint.frontend)),
-                             checkpoint.tokenizer, checkpoint.generation)  # fmt: skip
+    return WhisperRecognizer(
+        model, LogMelFrontend(cast(LogMelConfig, checkpoint.frontend)), checkpoint.tokenizer, checkpoint.generation
+    )
 
 
 def beginner() -> WhisperRecognizer:
@@ -188,11 +242,17 @@ def save_folder(out: Path, model: Whisper) -> None:
     """Write the folder as transformers does, weights in float16; a file that is there is replaced whole."""
     out.mkdir(parents=True, exist_ok=True)
     weights = {f"model.{name}": value.detach().half().contiguous() for name, value in model.state_dict().items()}
-    contents = {"config.json": configuration(), "generation_config.json": generation(),
-                "preprocessor_config.json": preprocessor(), "tokenizer_config.json": tokenizer_config()}  # fmt: skip
+    contents = {
+        "config.json": configuration(),
+        "generation_config.json": generation(),
+        "preprocessor_config.json": preprocessor(),
+        "tokenizer_config.json": tokenizer_config(),
+    }
     files = {name: (json.dumps(content, indent=2) + "\n").encode() for name, content in contents.items()}
-    files |= {"tokenizer.json": train_tokenizer().to_str(pretty=True).encode(),
-              "model.safetensors": save(weights, metadata={"format": "pt"})}  # fmt: skip
+    files |= {
+        "tokenizer.json": train_tokenizer().to_str(pretty=True).encode(),
+        "model.safetensors": save(weights, metadata={"format": "pt"}),
+    }
     for name, content in files.items():
         partial = out / f"{name}.partial"
         partial.write_bytes(content)
