@@ -3,7 +3,7 @@
 import onnx
 
 from trtasr.graph.own_part import own_part
-from trtasr.place import place
+from trtasr.targets.place import place
 
 
 def placed_pair(graphs, table, target, folder):

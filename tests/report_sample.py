@@ -6,20 +6,8 @@ import numpy as np
 
 from trtasr.report.html import ReportData
 from trtasr.report.table import ControlRow
-from trtasr.values import (
-    BenchResult,
-    Comparison,
-    Decision,
-    Engine,
-    Latency,
-    LayerRow,
-    ScaleTable,
-    TensorComparison,
-    TensorScale,
-    Utterance,
-    WeightScale,
-    WerResult,
-)
+from trtasr.results import BenchResult, Comparison, Engine, Latency, LayerRow, TensorComparison, Utterance, WerResult
+from trtasr.values import Decision, ScaleTable, TensorScale, WeightScale
 
 SPOKEN = "close the red door"
 

@@ -16,8 +16,8 @@ from golden import whisper_configs
 from nemo_archive import MODULES, archive, config, member
 from whisper_folder import DECODER, FLAGS, weights, write_folder
 
-from trtasr.evaluate import decoder
-from trtasr.pair_run import texts_of
+from trtasr.network.pair_run import texts_of
+from trtasr.pipeline.evaluate import decoder
 from trtasr.zoo.pieces import HERE
 
 BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"

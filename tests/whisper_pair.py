@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from trtasr.calibrate_pair import PairGraphs
 from trtasr.graph.export_pair import export_pair
 from trtasr.models.whisper import Whisper
+from trtasr.pipeline.calibrate_pair import PairGraphs
 from trtasr.text.generate import Generation
 from trtasr.values import CalibrationSet
 

@@ -6,7 +6,7 @@ they will behave in this process and its children: no telemetry, and no more thr
 
 import os
 
-from trtasr.engine.cpus import settle
+from trtasr.files.cpus import settle
 
 __version__ = "0.1.0"
 

@@ -9,15 +9,16 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from trtasr.errors import BundleError
+from trtasr.errors import BundleError, CheckpointError
 from trtasr.files import replace
 from trtasr.files.keep import entries, sha256_file, unchanged
 from trtasr.files.read import MIB, Source, decoded
-from trtasr.files.write import write_json
+from trtasr.files.write import write_bytes, write_json
+from trtasr.results import SIDECAR
 from trtasr.text.generate import Generation
-from trtasr.text.tokens import Kind
+from trtasr.text.huggingface import HuggingFaceTokenizer
+from trtasr.text.tokens import CharTokenizer, Kind, SentencePieceTokenizer, Tokenizer
 
-SIDECAR = "bundle.json"
 FORMAT = 2  # 1: without a tokenizer
 REPAIR = "compile the bundle again"
 LARGEST_FILE = 16384 * MIB  # of what is hashed
@@ -158,7 +159,7 @@ class Bundle:
         """
         known = self.sidecar.files
         if name not in known:
-            raise BundleError(f"{self.path}: has no {name:.80}", f"compile again; it holds {shown(known)}")
+            raise BundleError(f"{self.path}: has no {name:.80}", f"compile again; it holds {listed(known)}")
         path = self.path / name
         if not os.path.lexists(path):
             raise BundleError(f"{path}: missing", REPAIR)
@@ -252,9 +253,9 @@ def check_names(sidecar: Sidecar, where: Path) -> None:
         if name not in sidecar.files:
             raise BundleError(f"{where}: {name!r:.80} is to be run, but is none of its files", REPAIR)
     if "fp32" not in sidecar.graphs or len(sidecar.graphs) == 1:
-        raise BundleError(f"{where}: needs the FP32 graph and that of an engine, has {shown(sidecar.graphs)}", REPAIR)
+        raise BundleError(f"{where}: needs the FP32 graph and that of an engine, has {listed(sidecar.graphs)}", REPAIR)
     if unbuilt := sorted(set(sidecar.graphs) - {"fp32", *sidecar.engines}):
-        raise BundleError(f"{where}: a graph, but no engine for {shown(unbuilt)}", REPAIR)
+        raise BundleError(f"{where}: a graph, but no engine for {listed(unbuilt)}", REPAIR)
 
 
 def is_plain(name: str) -> bool:
@@ -268,6 +269,50 @@ def inside(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def shown(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
     """Names in order, a line at most."""
     return ", ".join(sorted(names))[:SHOWN]
+
+
+TOKENIZER_FILES: Mapping[Kind, str] = {
+    "characters": "",
+    "sentencepiece": "tokenizer.model",
+    "huggingface": "tokenizer.json",
+}
+
+
+def tokenizer_file(tokenizer: Tokenizer) -> TokenizerFile:
+    """How ``bundle.json`` notes a tokenizer."""
+    return TokenizerFile(tokenizer.kind, TOKENIZER_FILES[tokenizer.kind])
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write a tokenizer's file, if it has one, into a bundle that is being made."""
+    if name := tokenizer_file(tokenizer).file:
+        write_bytes(folder / name, tokenizer.content)
+
+
+def restore_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The tokenizer of a bundle.
+
+    Raises:
+        BundleError: its file is missing, changed or none, or it has another vocabulary than the bundle.
+    """
+    known, noted = bundle.sidecar.vocabulary, bundle.sidecar.tokenizer
+    try:
+        found = opened_tokenizer(bundle, noted)
+    except CheckpointError as error:
+        raise BundleError(f"{bundle.path / noted.file}: {error.problem}", REPAIR) from error
+    if found.vocabulary != known:
+        raise BundleError(f"{bundle.path / SIDECAR}: its vocabulary is not that of {noted.file}", REPAIR)
+    return found
+
+
+def opened_tokenizer(bundle: Bundle, noted: TokenizerFile) -> Tokenizer:
+    """A tokenizer by its kind."""
+    if noted.kind == "characters":
+        return CharTokenizer(bundle.sidecar.vocabulary)
+    content = Source(bundle.file(noted.file), BundleError, REPAIR).content()
+    if noted.kind == "sentencepiece":
+        return SentencePieceTokenizer(content)
+    return HuggingFaceTokenizer(content, len(bundle.sidecar.vocabulary))

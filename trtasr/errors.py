@@ -4,6 +4,11 @@ Exit codes: 0 ok, 1 unexpected (a bug, with traceback), 2 wrong usage, recipe or
 4 environment (missing library, GPU, driver or room on a disk), 5 engine build failed.
 """
 
+import os
+from pathlib import Path
+
+SHOWN = 160  # characters of a library's message
+
 
 class TrtasrError(Exception):
     """Base of all errors that are the user's to repair.
@@ -77,3 +82,13 @@ class NoKernelError(BuildError):
     def __init__(self, problem: str, repair: str, nodes: tuple[str, ...] = ()) -> None:
         super().__init__(problem, repair)
         self.nodes = nodes
+
+
+def said(error: BaseException) -> str:
+    """A library's message on one short line."""
+    return " ".join(str(error).split())[:SHOWN]
+
+
+def path_text(path: Path) -> str:
+    r"""A file's name in a message; bytes that are not UTF-8 as ``\xff``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trtasr.bench.roofline import BANDWIDTH, PEAKS, bound, roofline
-from trtasr.roofline import Traffic
+from trtasr.results import Traffic
 
 counts = st.integers(1, 10**9)
 layers = st.builds(Traffic, st.just("n"), macs=counts, inputs=counts, outputs=counts, weights=counts)

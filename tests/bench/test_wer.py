@@ -4,9 +4,9 @@ import pytest
 from hypothesis import strategies as st
 
 from trtasr.bench.score import score
-from trtasr.bench.wer import Prepared, bootstrap_delta, evaluate, require_recognition
+from trtasr.bench.wer import bootstrap_delta, evaluate, require_recognition
 from trtasr.errors import QualityError, UsageError
-from trtasr.values import Utterance, WerResult
+from trtasr.results import Prepared, Utterance, WerResult
 
 WORDS = ["one", "two", "three", "four", "five"]
 SENTENCE = st.lists(st.sampled_from(WORDS), min_size=0, max_size=6).map(" ".join)

@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from running import FAST, NOTE, Place, Row, Run, check_bundle, check_strays, compiling, judge, seal_of, strays
 from tiny_archive import write_archive
 
-from trtasr.calibrate import cache_text, read_table
 from trtasr.files.workspace import sweep
+from trtasr.pipeline.calibrate import cache_text, read_table
 
 NEW_NAMESPACES = 0x00020000 | 0x10000000  # mounts and users, of unshare(2)
 
@@ -223,7 +223,7 @@ def chaos(folder: Path, rounds: int, seed: int) -> list[Row]:
     """Every kind of fault, ``rounds`` times where its moment is random."""
     import torch._dynamo  # noqa: F401, PLC0415 - once, not in every child
 
-    import trtasr.commands  # noqa: F401, PLC0415
+    import trtasr.cli.verbs  # noqa: F401, PLC0415
 
     place = Place(folder / "tmp", folder / "around", write_archive(folder / "tiny.nemo"))
     place.temporary.mkdir()

@@ -19,7 +19,7 @@ from refusals import FAST, names, refused
 from tiny_archive import HYBRID, write_archive, write_conformer, write_manifest
 
 from trtasr.cli import main
-from trtasr.commands import VERBS, Summary, write_json
+from trtasr.cli.verbs import VERBS, Summary, write_json
 
 
 class Bomb:

@@ -12,7 +12,7 @@ from tiny_archive import write_archive, write_manifest
 from whisper_folder import write_folder
 
 from trtasr.cli import main
-from trtasr.polygraphy_loader import find_model
+from trtasr.cli.polygraphy_loader import find_model
 
 
 def other(path: Path) -> Path:

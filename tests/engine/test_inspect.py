@@ -12,7 +12,7 @@ from trtasr.engine.inspect import (
     parse_layers,
     trtexec_layers,
 )
-from trtasr.values import LayerRow
+from trtasr.results import LayerRow
 
 # The VERBOSE "Layers:" record of tiny_graphs.lowered, built by TensorRT for RTX 1.7.1 for sm75.
 RECORD = Path(__file__).with_name("rtx_layers.txt").read_text(encoding="utf-8")

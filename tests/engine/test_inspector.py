@@ -7,7 +7,7 @@ import pytest
 
 from trtasr.engine.inspect import attribute_macs, is_weighted, layers_json
 from trtasr.engine.inspector import data_type, inspector_layers, trtexec_profile, with_time_shares
-from trtasr.values import LayerRow
+from trtasr.results import LayerRow
 
 LAYOUT = "Thirty-two wide channel vectorized row major Int8 format."
 CONV = {

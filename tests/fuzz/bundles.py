@@ -20,14 +20,14 @@ from fuzz.target import Target
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from trtasr.audio.features import FrontendConfig, mel_bank, window
-from trtasr.calibrate import committed_table
 from trtasr.cli import parser
-from trtasr.commands import VERBS
+from trtasr.cli.polygraphy_loader import read_features, save_features
+from trtasr.cli.verbs import VERBS
 from trtasr.engine.cache import parse_cache
 from trtasr.errors import UsageError
 from trtasr.files.read import Source
 from trtasr.models.jasper import JasperCtc
-from trtasr.polygraphy_loader import read_features, save_features
+from trtasr.pipeline.calibrate import committed_table
 from trtasr.values import CalibrationSet
 
 SMALL = ("calibration.batches=1", "calibration.steps=1", "calibration.seconds=1.0", "evaluation.bench_seconds=[0.3]")

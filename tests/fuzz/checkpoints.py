@@ -20,8 +20,8 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.read import read_checkpoint
-from trtasr.job import model_of
 from trtasr.models.moonshine import Moonshine
+from trtasr.pipeline.job import model_of
 
 PIECES = 300  # of the models that are made for a tokenizer
 

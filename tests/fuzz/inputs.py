@@ -13,7 +13,7 @@ from fuzz.target import Target
 from trtasr.audio.manifest import read_manifest
 from trtasr.audio.read import audio_seconds, read_audio
 from trtasr.cli import parser
-from trtasr.commands import resolve_recipe
+from trtasr.cli.verbs import resolve_recipe
 from trtasr.recipe import load_recipe
 
 

@@ -7,8 +7,8 @@ from onnx import numpy_helper
 
 from trtasr.graph.check import DISABLED_OPTIMIZERS
 from trtasr.graph.integer import LOGITS_SCALE
-from trtasr.place import place
 from trtasr.targets.integer import INTEGER
+from trtasr.targets.place import place
 
 HEADER = '<ir_version: 9, opset_import: ["" : 20, "trtasr" : 1]>'
 

@@ -9,11 +9,11 @@ from tiny_archive import config, conformer_network
 from tiny_network import MEL
 from torch import nn
 
-from trtasr.calibrate import table_from_features
 from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.graph.tensors import weight_tensors
 from trtasr.models.jasper import JasperCtc
+from trtasr.pipeline.calibrate import table_from_features
 from trtasr.recipe import Quantization
 from trtasr.values import CalibrationSet
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from trtasr.errors import BuildError
-from trtasr.fixed_point import EXPONENT_LIMIT, EXPONENT_SCALE, OPERAND_LIMIT, SUM_LIMIT, WIDE_LIMIT
 from trtasr.graph.check import check_model, run_graph
 from trtasr.graph.codes import Codes
 from trtasr.graph.integer_build import Builder, Value, float_constants
 from trtasr.graph.integer_functions import DOMAIN, FUNCTIONS, OPSET
+from trtasr.quant.fixed_point import EXPONENT_LIMIT, EXPONENT_SCALE, OPERAND_LIMIT, SUM_LIMIT, WIDE_LIMIT
 from trtasr.values import ScaleTable, TensorScale
 
 KINDS = {TensorProto.INT32: np.int32, TensorProto.INT64: np.int64}

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from integer_graphs import opened, parsed
 from onnx import TensorProto, helper, inliner, shape_inference
 
-from trtasr.fixed_point import EXPONENT_BITS, EXPONENT_LIMIT, WIDE_LIMIT, dyadic
 from trtasr.graph.check import check_model, run_graph
 from trtasr.graph.integer_functions import DOMAIN, FUNCTIONS
 from trtasr.graph.integer_ops import SIGMOID_LIMIT
 from trtasr.quant import integer_math
+from trtasr.quant.fixed_point import EXPONENT_BITS, EXPONENT_LIMIT, WIDE_LIMIT, dyadic
 
 UNIT = 2**EXPONENT_BITS
 PARAMETERS = {

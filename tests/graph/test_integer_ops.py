@@ -8,10 +8,10 @@ from onnx import numpy_helper
 from tiny_network import table_of
 
 from trtasr.errors import BuildError
-from trtasr.fixed_point import SUM_LIMIT
 from trtasr.graph.check import check_model, run_graph
 from trtasr.graph.integer import integerize
 from trtasr.graph.integer_ops import OPERATORS, channel_codes
+from trtasr.quant.fixed_point import SUM_LIMIT
 from trtasr.quant.integer import IntegerExecutor
 from trtasr.values import WeightScale
 

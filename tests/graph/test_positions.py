@@ -12,7 +12,6 @@ from tiny_archive import conformer_network
 from tiny_network import table_of
 
 from trtasr.errors import BuildError
-from trtasr.fixed_point import LONGEST
 from trtasr.graph import integer
 from trtasr.graph.check import run_graph
 from trtasr.graph.codes import Codes
@@ -22,6 +21,7 @@ from trtasr.graph.integer import LONGEST_FRAMES, integerize
 from trtasr.graph.integer_build import Builder
 from trtasr.graph.positions import position_tables
 from trtasr.models.attention import relative_positions
+from trtasr.quant.fixed_point import LONGEST
 from trtasr.quant.integer import IntegerExecutor
 from trtasr.values import ScaleTable
 

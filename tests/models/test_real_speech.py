@@ -11,9 +11,9 @@ from trtasr.audio.manifest import read_manifest
 from trtasr.audio.read import read_audio
 from trtasr.bench.wer import evaluate
 from trtasr.checkpoint.nemo import read_nemo
-from trtasr.evaluate import decoder, prepare
 from trtasr.models.load import build_model
-from trtasr.pair_run import texts_of
+from trtasr.network.pair_run import texts_of
+from trtasr.pipeline.evaluate import decoder, prepare
 from trtasr.text.ctc import greedy
 from trtasr.text.normalize import basic_en_v1
 

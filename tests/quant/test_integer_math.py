@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trtasr.fixed_point import EXP2, EXPONENT_BITS, EXPONENT_SCALE, LARGEST_SHIFT, ONE, SHARE_BITS, SHARE_ERROR
+from trtasr.quant.fixed_point import EXP2, EXPONENT_BITS, EXPONENT_SCALE, LARGEST_SHIFT, ONE, SHARE_BITS, SHARE_ERROR
 from trtasr.quant.integer_math import exp2, isqrt, normalize, rescale, sigmoid, softmax
 
 UNIT = 2**EXPONENT_BITS

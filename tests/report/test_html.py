@@ -6,7 +6,8 @@ from report_sample import gpu_sample, sample, wer
 
 from trtasr.report.html import ReportData, render
 from trtasr.report.table import ControlRow
-from trtasr.values import BenchResult, Decision, Engine, LayerRow, ScaleTable, TensorScale
+from trtasr.results import BenchResult, Engine, LayerRow
+from trtasr.values import Decision, ScaleTable, TensorScale
 
 HOSTILE = "<script>alert('x')</script>"
 

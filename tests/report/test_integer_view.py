@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from trtasr.integer_only import Accumulator, Difference, IntegerComparison, IntegerRow, LayerSteps, Proof
 from trtasr.report.integer_view import (
     decibels,
     format_interval,
@@ -15,6 +14,7 @@ from trtasr.report.integer_view import (
     proof_view,
     steps_sentence,
 )
+from trtasr.results import Accumulator, Difference, IntegerComparison, IntegerRow, LayerSteps, Proof
 
 SUMS = (
     Accumulator("/conv", "ConvInteger", 64, 2**20, 31),

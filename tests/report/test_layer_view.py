@@ -2,7 +2,8 @@ import pytest
 from report_sample import gpu_sample, sample
 
 from trtasr.report.layer_view import engine_view, kept_in, lints, mac_shares, precision, skipped, time_shares
-from trtasr.values import Decision, LayerRow
+from trtasr.results import LayerRow
+from trtasr.values import Decision
 
 
 def layer(operands, macs=0, int8=False, time=0.0):

@@ -1,6 +1,6 @@
 from trtasr.bench.roofline import roofline
 from trtasr.report.roofline import roofline_text
-from trtasr.roofline import Traffic
+from trtasr.results import Traffic
 
 DENSE = Traffic("/dense/Conv", macs=6_500_000_000, inputs=1000, outputs=1000, weights=1000)
 DEPTHWISE = Traffic("/dw/Conv", macs=1000, inputs=16_000_000, outputs=16_000_000, weights=1000, depthwise=True)

@@ -4,7 +4,7 @@ import pytest
 from report_sample import gpu_sample, sample
 
 from trtasr.report.speed_view import bar_groups, latency_rows, speedup, tradeoff
-from trtasr.values import BenchResult, Latency
+from trtasr.results import BenchResult, Latency
 
 
 def cpu_row(target, p50, device="CPU", seconds=15.0):

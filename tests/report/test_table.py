@@ -17,7 +17,8 @@ from trtasr.report.table import (
     sqnr_table,
     summary_table,
 )
-from trtasr.values import BenchResult, Decision, Latency, LayerRow, WerResult
+from trtasr.results import BenchResult, Latency, LayerRow, WerResult
+from trtasr.values import Decision
 
 
 def wer(percent: float) -> WerResult:

@@ -3,7 +3,7 @@
 from report_sample import scored as result_of
 
 from trtasr.report.transcript_view import mistakes
-from trtasr.values import BenchResult, Utterance
+from trtasr.results import BenchResult, Utterance
 
 SPOKEN = "open the red door now"
 

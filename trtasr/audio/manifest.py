@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 
 from trtasr.audio.read import audio_seconds
-from trtasr.audio.source import shown
-from trtasr.errors import AudioError
+from trtasr.errors import AudioError, path_text
 from trtasr.files.look import is_file, is_folder
 from trtasr.files.read import Source, decoded
 
@@ -70,11 +69,11 @@ def read_manifest(path: Path, require_text: bool = True) -> tuple[ManifestEntry,
     if is_folder(path):
         entries = read_librispeech(path, require_text)
     elif not os.path.lexists(path):
-        raise AudioError(f"{shown(path):.300}: no such manifest", "give a NeMo manifest or a LibriSpeech folder")
+        raise AudioError(f"{path_text(path):.300}: no such manifest", "give a NeMo manifest or a LibriSpeech folder")
     else:
         entries = [json_entry(path, number, line, require_text) for number, line in numbered_lines(path)]
     if not entries:
-        raise AudioError(f"{shown(path)}: no utterances", "give a manifest with at least one utterance")
+        raise AudioError(f"{path_text(path)}: no utterances", "give a manifest with at least one utterance")
     return tuple(entries)
 
 
@@ -87,11 +86,13 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     source = Source(path, AudioError, "give a NeMo manifest or a LibriSpeech folder")
     for number, line in enumerate(source.lines(LONGEST_LINE), start=1):
         if number > MOST_LINES:
-            raise AudioError(f"{shown(path)}: more than {MOST_LINES} lines", "split the manifest")
+            raise AudioError(f"{path_text(path)}: more than {MOST_LINES} lines", "split the manifest")
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
-            raise AudioError(f"{shown(path)}, line {number}: not UTF-8 text", "save the manifest as UTF-8") from error
+            raise AudioError(
+                f"{path_text(path)}, line {number}: not UTF-8 text", "save the manifest as UTF-8"
+            ) from error
         if text:
             yield number, text
 
@@ -102,7 +103,7 @@ def json_entry(path: Path, number: int, line: str, require_text: bool) -> Manife
     Raises:
         AudioError: naming the line.
     """
-    where = f"{shown(path)}, line {number}"
+    where = f"{path_text(path)}, line {number}"
     row = decoded(line.encode(), Row, Source(Path(where), AudioError, LINE))
     if not row.audio_filepath:
         raise AudioError(f"{where}: no audio_filepath", LINE)
@@ -123,7 +124,7 @@ def read_librispeech(folder: Path, require_text: bool) -> list[ManifestEntry]:
     entries = []
     for transcript in sorted(folder.rglob("*.trans.txt")):
         for number, line in numbered_lines(transcript):
-            where = f"{shown(transcript)}, line {number}"
+            where = f"{path_text(transcript)}, line {number}"
             name, _, text = line.partition(" ")
             text = checked_text(where, text, require_text)
             audio = existing(where, transcript.parent, f"{name}.flac")

@@ -11,8 +11,8 @@ import soundfile
 import soxr
 
 from trtasr.audio.doubts import Level, length_doubts
-from trtasr.audio.source import Stream, opened, reason, shown
-from trtasr.errors import AudioError
+from trtasr.audio.source import Stream, opened, reason
+from trtasr.errors import AudioError, path_text
 from trtasr.values import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def read_audio(
         whole = offset == 0 and duration is None
         doubts = [*length_doubts(stream, mono.frames)] if whole else []
     if samples.size == 0:
-        raise AudioError(f"{shown(path)}: empty audio (0 samples)", "leave out this file, or repair its header")
+        raise AudioError(f"{path_text(path)}: empty audio (0 samples)", "leave out this file, or repair its header")
     if reading.warn:
         warn(path, [*doubts, *level.doubts(mixes=reading.channel is None)])
     return samples
@@ -106,7 +106,7 @@ class Mono:
             mono = block.mean(axis=1, dtype=np.float32) if channel is None else np.ascontiguousarray(block[:, channel])
             if not np.isfinite(mono).all():
                 raise AudioError(
-                    f"{shown(self._path)}: has samples that are not finite", "repair or leave out this file"
+                    f"{path_text(self._path)}: has samples that are not finite", "repair or leave out this file"
                 )
             self._level.add(block, mono)
             yield mono
@@ -120,7 +120,7 @@ class Mono:
             known = stream.known_seconds
             promised = "" if known is None else f"; its header promises {known:.2f} s"
             raise AudioError(
-                f"{shown(self._path)}: not readable audio ({reason(error)}): damaged or cut off{promised}",
+                f"{path_text(self._path)}: not readable audio ({reason(error)}): damaged or cut off{promised}",
                 "get it whole, or leave out this file",
             ) from error
 
@@ -147,7 +147,7 @@ def check_channel(path: Path, stream: Stream, channel: int | None) -> None:
     """
     if channel is not None and not 0 <= channel < stream.channels:
         there = "only channel 0" if stream.channels == 1 else f"channels 0 to {stream.channels - 1}"
-        raise AudioError(f"{shown(path)}: no channel {channel}", f"it has {there}")
+        raise AudioError(f"{path_text(path)}: no channel {channel}", f"it has {there}")
 
 
 def check_header(path: Path, stream: Stream, segment: tuple[float, float | None], refuse: Refuse | None) -> None:
@@ -167,7 +167,7 @@ def check_header(path: Path, stream: Stream, segment: tuple[float, float | None]
 def warn(path: Path, doubts: Iterable[str]) -> None:
     """Name a file and what speaks against it."""
     for doubt in doubts:
-        logger.warning("%s: %s", shown(path), doubt)
+        logger.warning("%s: %s", path_text(path), doubt)
 
 
 def audio_seconds(path: Path) -> float:

@@ -11,7 +11,7 @@ from typing import IO
 
 import soundfile
 
-from trtasr.errors import AudioError
+from trtasr.errors import AudioError, path_text
 from trtasr.files.disk import writing
 from trtasr.files.look import is_folder
 from trtasr.files.read import unwaiting
@@ -72,11 +72,6 @@ def counted(mp3: int) -> bool:
     return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
 
 
-def shown(path: Path) -> str:
-    r"""A file's name as text; bytes that are not UTF-8 as ``\xff``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def is_standard_input(path: Path) -> bool:
     """Whether a name stands for standard input."""
     return str(path) in STANDARD_INPUT
@@ -102,7 +97,9 @@ def files_below(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(where, name) for name in names if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
     if not found:
-        raise AudioError(f"{shown(folder)}: no audio file in this folder", f"audio is what ends in {', '.join(READ)}")
+        raise AudioError(
+            f"{path_text(folder)}: no audio file in this folder", f"audio is what ends in {', '.join(READ)}"
+        )
     return sorted(found)
 
 
@@ -121,7 +118,7 @@ def opened(path: Path) -> Iterator[Stream]:
                 yield stream
         except (soundfile.SoundFileError, OSError) as error:
             raise AudioError(
-                f"{shown(path)}: not readable audio ({reason(error)})", "convert it to WAV or FLAC"
+                f"{path_text(path)}: not readable audio ({reason(error)})", "convert it to WAV or FLAC"
             ) from error
 
 
@@ -144,18 +141,18 @@ def content(path: Path) -> Iterator[IO[bytes]]:
     try:
         file = open(path, "rb", opener=unwaiting)  # noqa: SIM115 - closed below
     except FileNotFoundError as error:
-        raise AudioError(f"{shown(path)}: no such file", "give the path of a WAV, FLAC, Ogg or MP3 file") from error
+        raise AudioError(f"{path_text(path)}: no such file", "give the path of a WAV, FLAC, Ogg or MP3 file") from error
     except IsADirectoryError as error:
-        raise AudioError(f"{shown(path)}: is a folder", "name a file") from error
+        raise AudioError(f"{path_text(path)}: is a folder", "name a file") from error
     except OSError as error:
         raise AudioError(
-            f"{shown(path):.300}: cannot be read ({error.strerror})", "check its name and its permissions"
+            f"{path_text(path):.300}: cannot be read ({error.strerror})", "check its name and its permissions"
         ) from error
     except ValueError as error:  # NUL in the name
         raise AudioError(f"{str(path)!r:.80}: no file name", "name a file") from error
     with file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise AudioError(f"{shown(path)}: is no regular file", "name a file; `-` reads from standard input")
+            raise AudioError(f"{path_text(path)}: is no regular file", "name a file; `-` reads from standard input")
         yield file
 
 
@@ -190,5 +187,5 @@ def check_rate(path: Path, rate: int) -> None:
     """
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise AudioError(
-            f"{shown(path)}: wrong sample rate, {rate} Hz", f"use audio of {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+            f"{path_text(path)}: wrong sample rate, {rate} Hz", f"use audio of {LOWEST_RATE} to {HIGHEST_RATE} Hz"
         )

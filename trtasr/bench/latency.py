@@ -11,7 +11,7 @@ from time import perf_counter_ns
 import numpy as np
 from tqdm import tqdm
 
-from trtasr.values import Latency
+from trtasr.results import Latency
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ in the 4 MB L2 cache, its memory part smaller. These are estimates and never sta
 
 from collections.abc import Sequence, Set
 
-from trtasr.roofline import Bound, Roofline, Traffic
+from trtasr.results import Bound, Roofline, Traffic
 
 BANDWIDTH = 320e9  # bytes per second, Tesla T4
 PEAKS = {"fp32": 8.1e12, "fp16": 65e12, "int8": 130e12}  # operations per second, Tesla T4

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter_ns
 
@@ -11,8 +10,9 @@ from tqdm import tqdm
 
 from trtasr.bench.score import counts, score
 from trtasr.errors import QualityError, UsageError
+from trtasr.results import Prepared, Utterance, WerResult
 from trtasr.text.normalize import NORMALIZERS, resolve
-from trtasr.values import FloatArray, IntArray, Utterance, WerResult
+from trtasr.values import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 
@@ -23,25 +23,6 @@ Indexed = tuple[int, "Prepared"]
 FEW, MANY = 10, 50  # words, or characters: below these a result says too little to condemn a model
 DEAF_WER, DEAF_CER, DEAF_UNSPACED_CER = 95.0, 75.0, 90.0  # percent; see `require_recognition`
 SHOWN = 60  # characters of an example
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One manifest line with its features.
-
-    Attributes:
-        audio_filepath: as in the manifest.
-        duration: seconds.
-        text: reference transcript, not yet normalized, not empty.
-        features: float32 [mel, T].
-        frames: valid frames, at most T.
-    """
-
-    audio_filepath: str
-    duration: float
-    text: str
-    features: FloatArray
-    frames: int
 
 
 def evaluate(

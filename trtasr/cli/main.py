@@ -62,7 +62,7 @@ def run(words: Sequence[str]) -> int:
     """
     arguments = parser().parse_args(words)
     prepare(arguments)
-    from trtasr.commands import VERBS  # noqa: PLC0415 - torch and onnxruntime load here, not for --help
+    from trtasr.cli.verbs import VERBS  # noqa: PLC0415 - torch and onnxruntime load here, not for --help
 
     if "bundle" in arguments:
         arguments.bundle = find_bundle(arguments.bundle)

@@ -9,7 +9,7 @@ from trtasr.engine.child import Product, build_plan
 from trtasr.engine.inspect import attribute_macs, parse_layers
 from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError
-from trtasr.values import Engine
+from trtasr.results import Engine
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from trtasr.engine.inspector import inspector_layers
 from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError
 from trtasr.files.scratch import scratch
-from trtasr.values import Engine
+from trtasr.results import Engine
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from trtasr.engine.run import expose, folder_of, has_half, load_model, open_sess
 from trtasr.engine.trt_run import open_plan
 from trtasr.errors import MissingError, QualityError, UsageError
 from trtasr.files.write import replacing
-from trtasr.values import Comparison, FloatArray, IntArray, TensorComparison
+from trtasr.results import Comparison, TensorComparison
+from trtasr.values import FloatArray, IntArray
 
 log = logging.getLogger(__name__)
 

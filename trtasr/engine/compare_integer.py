@@ -11,7 +11,7 @@ from tqdm import tqdm
 from trtasr.engine.compare import Feed, Observe, ort_observer, sqnr_db
 from trtasr.engine.run import expose, folder_of, load_model, open_session, utterances
 from trtasr.errors import BundleError, UsageError
-from trtasr.integer_only import LayerSteps
+from trtasr.results import LayerSteps
 from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
 
 CODES, GIVEN = "_quantized", "_quantized_given"  # behind the name of a tensor of the FP32 graph

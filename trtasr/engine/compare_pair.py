@@ -10,7 +10,8 @@ import numpy.typing as npt
 from trtasr.engine.compare import REPAIR, Feed, Files, compare_tensor, feature_inputs, polygraphy_command, run_both
 from trtasr.engine.run import load_model, open_session
 from trtasr.errors import QualityError
-from trtasr.values import Array, Comparison, FloatArray, IntArray, TensorComparison
+from trtasr.results import Comparison, TensorComparison
+from trtasr.values import Array, FloatArray, IntArray
 
 Outputs = Sequence[Mapping[str, Array]]  # of each utterance
 ENCODER, DECODER = "encoder", "decoder"

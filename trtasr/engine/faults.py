@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trtasr.errors import BundleError, MissingError, TrtasrError
-from trtasr.files.read import said
+from trtasr.errors import BundleError, MissingError, TrtasrError, said
 
 log = logging.getLogger(__name__)
 

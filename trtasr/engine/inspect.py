@@ -12,7 +12,7 @@ from trtasr.engine.run import load_model, open_session
 from trtasr.files.disk import needing
 from trtasr.files.look import is_file
 from trtasr.files.scratch import scratch
-from trtasr.values import LayerRow
+from trtasr.results import LayerRow
 
 COMPUTE = {"gemm", "correlation", "convolution", "runtime_fusion"}
 ORT_FLOAT = {"Conv", "FusedConv", "NhwcFusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"}

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from trtasr.engine.inspect import ONNX_NODE
-from trtasr.values import LayerRow
+from trtasr.results import LayerRow
 
 # TensorRT 10 has one field for layout and type, TensorRT 11 one for each.
 TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trtasr.audio.source import shown
 from trtasr.engine.compare import Observe, ort_observer
-from trtasr.engine.cpus import CGROUPS, OWN_CGROUPS, control_groups, words
 from trtasr.engine.run import load_model
-from trtasr.errors import AudioError
+from trtasr.errors import AudioError, path_text
+from trtasr.files.cpus import CGROUPS, OWN_CGROUPS, control_groups, words
 
 logger = logging.getLogger(__name__)
 TRIED = (0.64, 1.28, 2.56)  # seconds at which tensors are looked at; whole frames behind every usual stride
@@ -55,12 +54,12 @@ class MemoryLimit:
         if needed > MARGIN * free:
             possible = self.demand.seconds(int(MARGIN * free / self._batch))
             raise AudioError(
-                f"{shown(path)}: {seconds:.1f} s{several} would take about {needed / GB:.1f} GB of memory"
+                f"{path_text(path)}: {seconds:.1f} s{several} would take about {needed / GB:.1f} GB of memory"
                 f", and {free / GB:.1f} GB are free, enough for {possible:.0f} s",
                 f"cut it at pauses into shorter files{fewer}",
             )
         if needed > HEAVY:
-            logger.warning("%s: %.1f s%s take about %.1f GB of memory", shown(path), seconds, several, needed / GB)
+            logger.warning("%s: %.1f s%s take about %.1f GB of memory", path_text(path), seconds, several, needed / GB)
         self._accepted = seconds
 
     @cached_property

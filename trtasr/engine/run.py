@@ -10,11 +10,10 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
-from trtasr.engine.cpus import SPINNING
-from trtasr.engine.cpus import threads as usual_threads
 from trtasr.engine.faults import REPAIR, Session, model_errors
-from trtasr.errors import AudioError, BundleError
-from trtasr.files.read import said
+from trtasr.errors import AudioError, BundleError, said
+from trtasr.files.cpus import SPINNING
+from trtasr.files.cpus import threads as usual_threads
 from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 from tqdm import tqdm
 
-from trtasr.engine.cpus import SPINNING, threads
+from trtasr.files.cpus import SPINNING, threads
 from trtasr.values import Array, FloatArray
 
 

@@ -9,7 +9,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from trtasr.files.read import Source, said
+from trtasr.errors import said
+from trtasr.files.read import Source
 
 Array = npt.NDArray[Any]
 MOST_MEMBERS = 2**16

@@ -14,11 +14,10 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from trtasr.errors import TrtasrError
+from trtasr.errors import TrtasrError, said
 
 T = TypeVar("T")
 MIB = 2**20
-SHOWN = 160  # characters of a parser's message
 SETTLED = 2_000_000_000  # nanoseconds after which a file that changes gets another time stamp for sure
 
 
@@ -192,8 +191,3 @@ def decoded(content: bytes, kind: type[T], source: Source) -> T:
         return msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise source.error(f"{source.path}: not as expected ({said(error)})", source.repair) from error
-
-
-def said(error: BaseException) -> str:
-    """A library's message on one short line."""
-    return " ".join(str(error).split())[:SHOWN]

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from trtasr.engine.cpus import SPINNING, threads
 from trtasr.errors import QualityError
+from trtasr.files.cpus import SPINNING, threads
 from trtasr.graph.edit import outline
 
 Arrays = dict[str, npt.NDArray[Any]]

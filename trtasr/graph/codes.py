@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
-from trtasr.fixed_point import ZERO_POINT
 from trtasr.graph.edit import activation_scale, consumers
 from trtasr.graph.tensors import WEIGHTED
+from trtasr.quant.fixed_point import ZERO_POINT
 from trtasr.values import ScaleTable, TensorScale
 
 LARGEST_CODE = 255

@@ -9,7 +9,10 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from trtasr.errors import BuildError
-from trtasr.fixed_point import (
+from trtasr.graph.codes import LARGEST_CODE, Codes
+from trtasr.graph.edit import Array, tensor
+from trtasr.graph.integer_functions import DOMAIN
+from trtasr.quant.fixed_point import (
     EXPONENT_LIMIT,
     EXPONENT_SCALE,
     OPERAND_HEADROOM,
@@ -20,9 +23,6 @@ from trtasr.fixed_point import (
     dyadic,
     reach,
 )
-from trtasr.graph.codes import LARGEST_CODE, Codes
-from trtasr.graph.edit import Array, tensor
-from trtasr.graph.integer_functions import DOMAIN
 from trtasr.values import ScaleTable
 
 

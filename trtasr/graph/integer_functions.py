@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
-from trtasr.fixed_point import EXP2, EXPONENT_BITS, ISQRT_STEPS, LARGEST_SHIFT, ONE, SHARE_BITS
+from trtasr.quant.fixed_point import EXP2, EXPONENT_BITS, ISQRT_STEPS, LARGEST_SHIFT, ONE, SHARE_BITS
 
 DOMAIN = "trtasr"
 OPSET = 20

@@ -8,7 +8,12 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from trtasr.errors import BuildError
-from trtasr.fixed_point import (
+from trtasr.graph.codes import Codes
+from trtasr.graph.edit import Array, weight_codes, weight_scale
+from trtasr.graph.integer_build import UNSUPPORTED, Builder, Value
+from trtasr.graph.integer_functions import DOMAIN
+from trtasr.graph.tensors import attribute, output_axis
+from trtasr.quant.fixed_point import (
     EXPONENT_LIMIT,
     LONGEST,
     ONE,
@@ -19,11 +24,6 @@ from trtasr.fixed_point import (
     WIDE_LIMIT,
     ZERO_POINT,
 )
-from trtasr.graph.codes import Codes
-from trtasr.graph.edit import Array, weight_codes, weight_scale
-from trtasr.graph.integer_build import UNSUPPORTED, Builder, Value
-from trtasr.graph.integer_functions import DOMAIN
-from trtasr.graph.tensors import attribute, output_axis
 from trtasr.values import WeightScale
 
 EXPONENT_SUM_LIMIT = 4 * EXPONENT_LIMIT  # of scores that are sums of up to four

@@ -15,7 +15,7 @@ from trtasr.errors import QualityError
 from trtasr.graph.edit import Array, consumers, outline, producers
 from trtasr.graph.interval import Interval, of_array, of_type
 from trtasr.graph.intervals import SUMS, Operand, Step, bounds, products, title
-from trtasr.integer_only import Accumulator, Proof
+from trtasr.results import Accumulator, Proof
 
 INTEGERS = frozenset(
     {

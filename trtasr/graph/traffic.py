@@ -9,7 +9,7 @@ import onnx
 from trtasr.graph.edit import consumers, outline
 from trtasr.graph.macs import steps_per_frame
 from trtasr.graph.tensors import rows_per_frame, sites
-from trtasr.roofline import Traffic
+from trtasr.results import Traffic
 from trtasr.values import Site
 
 FUSED = ("Relu", "Mul")  # computed with the layer before them; a product is a mask's

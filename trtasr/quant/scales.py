@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from trtasr.errors import QualityError, RecipeError
-from trtasr.files.read import said
+from trtasr.errors import QualityError, RecipeError, said
 from trtasr.quant.ranges import CODES, Histogram, activation_scale, fixed_scale, representable
 from trtasr.values import FloatArray, ScaleTable, TensorScale, WeightScale
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from trtasr.bundle import SIDECAR
 from trtasr.errors import RecipeError, UsageError
 from trtasr.files.look import is_file, is_folder, is_there
 from trtasr.recipe.check import shown
 from trtasr.recipe.read import engine_name, load_recipe
 from trtasr.recipe.sections import Recipe
+from trtasr.results import SIDECAR
 
 ENGINES = Path("engines")
 

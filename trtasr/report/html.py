@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from trtasr.integer_only import Proof
 from trtasr.report import svg
 from trtasr.report.error_view import activation_rows, corrections, range_gaps, range_note, range_pairs, weight_rows
 from trtasr.report.integer_view import proof_view
@@ -41,7 +40,8 @@ from trtasr.report.table import (
     shown_latency,
 )
 from trtasr.report.transcript_view import mistakes
-from trtasr.values import BenchResult, Comparison, Decision, Engine, ScaleTable
+from trtasr.results import BenchResult, Comparison, Engine, Proof
+from trtasr.values import Decision, ScaleTable
 
 WORST_ROWS = 12
 

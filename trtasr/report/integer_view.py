@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trtasr.integer_only import Accumulator, IntegerComparison, IntegerRow, LayerSteps, Proof
 from trtasr.report.table import align, format_db, format_delta, format_wer
+from trtasr.results import Accumulator, IntegerComparison, IntegerRow, LayerSteps, Proof
 
 SHOWN = 12  # rows of a table that is not shown whole
 LONG = 63  # bits of an int64

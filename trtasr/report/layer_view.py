@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from trtasr.report.speed_view import FP32_TARGETS
 from trtasr.report.table import coverage_line, decision_summary
-from trtasr.values import Decision, Engine, LayerRow
+from trtasr.results import Engine, LayerRow
+from trtasr.values import Decision
 
 NO_WEIGHTS = "no weights"
 COLOURS = {"INT8": "int8", "FP16": "fp16", "FP32": "fp32", "other": "other", NO_WEIGHTS: "glue"}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from trtasr.report.table import align
-from trtasr.roofline import Bound, Roofline
+from trtasr.results import Bound, Roofline
 
 LABELS = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8 by the T4's rules"}
 SHOWN = 10

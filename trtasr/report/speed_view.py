@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trtasr.report.table import REFERENCE, format_ms, format_rtfx, format_wer, reference_first
-from trtasr.values import BenchResult, Latency
+from trtasr.results import BenchResult, Latency
 
 FP32_TARGETS, FP16_TARGETS = (REFERENCE, "t4-fp32"), ("t4-fp16",)
 BASELINES = FP32_TARGETS + FP16_TARGETS

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from trtasr.values import BenchResult, Decision, Latency, LayerRow, WerResult
+from trtasr.results import BenchResult, Latency, LayerRow, WerResult
+from trtasr.values import Decision
 
 REFERENCE = "fp32"
 T4_TARGETS = ("t4", "t4-rtx")

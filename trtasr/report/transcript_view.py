@@ -8,7 +8,7 @@ import jiwer
 
 from trtasr.report.speed_view import BASELINES
 from trtasr.report.table import REFERENCE
-from trtasr.values import BenchResult, Utterance
+from trtasr.results import BenchResult, Utterance
 
 WORST_UTTERANCES = 8
 

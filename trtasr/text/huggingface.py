@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 import tokenizers
 
-from trtasr.errors import CheckpointError
-from trtasr.files.read import said
+from trtasr.errors import CheckpointError, said
 from trtasr.text.tokens import AGAIN, Kind
 
 TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")  # Whisper's, in seconds; transformers leaves them out of texts

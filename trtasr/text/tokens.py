@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from trtasr.errors import CheckpointError
-from trtasr.files.read import said
+from trtasr.errors import CheckpointError, said
 from trtasr.text.punctuation import Punctuation
 
 Kind = Literal["characters", "sentencepiece", "huggingface"]

@@ -1,0 +1,426 @@
+"""Target t4 from checkpoint to report, with a TensorRT and a GPU made of ONNX Runtime and host memory (tests/fakes).
+
+Everything but the kernels is the product's own: the build processes, plans, runner, benchmark, gates and bundle.
+"""
+
+import contextlib
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from tiny_archive import write_archive, write_manifest
+from whisper_folder import write_folder
+
+from trtasr.cli import main
+from trtasr.cli import use as verbs
+from trtasr.engine import build_tensorrt, trt_run
+from trtasr.engine.calibrator import Source, save_source
+from trtasr.errors import BuildError, MissingError
+from trtasr.pipeline import acceptance, gpu, lower
+
+FAKES = Path(__file__).parents[1] / "fakes"
+SMI = """#!/bin/sh
+echo "Tesla T4 (fake), 580.1, P0, 1590, 1590, 5001, 60.1, 70.0, 50, 0x0000000000000000"
+"""
+FAST = [
+    "--set",
+    "calibration.batches=2",
+    "--set",
+    "calibration.steps=2",
+    "--set",
+    "evaluation.bench_seconds=[1.0]",
+    "--set",
+    "evaluation.max_wer_increase=100",
+    "--set",
+    "calibration.seconds=1.5",
+    "--set",
+    "evaluation.gpu_seconds=[0.5, 60.0]",
+    "--set",
+    "evaluation.gpu_batches=[1, 2]",
+    "--target",
+    "t4",
+]
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    """A machine with nvidia-smi, pycuda and TensorRT; for the build processes too."""
+    folder = tmp_path_factory.mktemp("host")
+    (folder / "bin").mkdir()
+    smi = folder / "bin" / "nvidia-smi"
+    smi.write_text(SMI)
+    smi.chmod(0o755)
+    write_archive(folder / "tiny.nemo")
+    write_manifest(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("PYTHONPATH", str(FAKES))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.syspath_prepend(str(FAKES))
+        patch.setattr(trt_run, "CudaGraph", no_capture)
+        patch.setattr(build_tensorrt, "load_libcuda", lambda: None)
+        patch.setattr(gpu, "WARM_SECONDS", 0.0)
+        yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] in ("tensorrt", "pycuda")]:
+        del sys.modules[name]
+
+
+def no_capture(record, stream):
+    raise RuntimeError("cuStreamBeginCapture_v2: CUDA error 801")
+
+
+def compiled(folder, out, *flags, code=0):
+    model, manifest = folder / "tiny.nemo", folder / "manifest.json"
+    assert main(["compile", str(model), "--manifest", str(manifest), "-o", str(out), "-q", *FAST, *flags]) == code
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundle(host):
+    """One plain compile that several tests look at."""
+    exports = [
+        "--exportProfile",
+        str(host / "profile.json"),
+        "--exportLayerInfo",
+        str(host / "layers.json"),
+        "--saveEngine",
+        str(host / "my.plan"),
+    ]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        out = compiled(host, host / "out", *exports)
+    (host / "printed.txt").write_text(printed.getvalue())
+    return out
+
+
+def read(out, name):
+    return json.loads((out / name).read_text(encoding="utf-8"))
+
+
+def header(out, name):
+    return json.loads((out / name).read_bytes().split(b"\n")[1])
+
+
+def test_int8_beside_fp16_and_fp32_measured_on_the_gpu(host, bundle):
+    out, printed = bundle, (host / "printed.txt").read_text()
+    assert {p.name for p in (out / "t4").iterdir()} == {"model.plan", "fp16.plan", "fp32.plan", "profile.json"}
+    rows = {row["target"]: row for row in read(out, "bench.json")}
+    assert list(rows) == ["fp32", "t4-fp16", "t4-fp32", "t4"]
+    for target, milliseconds in (("t4", 1.0), ("t4-fp16", 2.0), ("t4-fp32", 6.0)):
+        shapes = [(item["batch"], item["audio_seconds"]) for item in rows[target]["latencies"]]
+        assert shapes == [(1, 0.5), (2, 1.0)]  # 60 s is outside the profile
+        assert {item["p50_ms"] for item in rows[target]["latencies"]} == {milliseconds}
+        assert {item["device"] for item in rows[target]["latencies"]} == {"Tesla T4 (fake), plain launches"}
+        assert rows[target]["wer"] is not None
+        assert rows[target]["note"] == ""
+    assert "int8 t4 against FP16, 2 x 0.5 s: 2.00 x" in printed
+    assert "polygraphy run --trt t4/model.plan --model-type engine" in printed
+    assert read(out, "comparison.json")["lst"][1][0] == "int8-t4"
+    assert "Tesla T4 (fake)" in printed
+    assert "PASSED" in printed.splitlines()[-1]
+    assert "wer_int8=" in printed.splitlines()[-1]
+
+
+def test_the_engine_itself_is_scored_not_its_graph(bundle):
+    """WER of fp32 t4 equals that of the FP32 graph, and the INT8 plan's is that of the FP16 form of the Q/DQ graph."""
+    wer = {target: [u["pred_text"] for u in row["utterances"]] for target, row in read(bundle, "wer.json").items()}
+    assert wer["t4-fp32"] == wer["fp32"]
+    plan = (bundle / "t4" / "model.plan").read_bytes().split(b"\n", 2)[2]
+    model = onnx.load_from_string(plan)
+    assert any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    assert {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8} <= {i.data_type for i in model.graph.initializer}
+
+
+def test_layers_have_precision_tactic_nodes_and_time(bundle):
+    layers = read(bundle, "layers.json")
+    weighted = [row for row in layers["t4"] if row["macs"]]
+    assert len(weighted) == 9
+    assert sum(row["int8"] for row in weighted) == 5  # not the 3 depthwise ones, nor the decoder's 29 channels
+    assert {row["tactic"] for row in weighted if row["int8"]} == {"fake_i8"}
+    assert sum(row["time_share"] for row in layers["t4"]) == pytest.approx(1)
+    assert not any(row["int8"] for target in ("t4-fp16", "t4-fp32") for row in layers[target])
+    profile = read(bundle, "t4/profile.json")
+    assert profile[0] == {"count": 20}
+    assert len(profile) == 10
+
+
+def test_clocks_and_power_are_kept(bundle):
+    before, busiest, after = read(bundle, "bundle.json")["gpu"]
+    assert before["pstate"] == "P0"
+    assert busiest["sm_mhz"] == 1590
+    assert after["power_w"] == 60.1
+    assert after["throttled"] is False
+
+
+def test_int8_slower_than_fp16_misses_the_gate(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_TRT_MS_INT8", "3")
+    out = compiled(host, tmp_path / "out", code=3)
+    printed = capsys.readouterr().out
+    assert "int8 t4 is 0.67 times as fast as FP16" in printed
+    assert "0.5 s: 0.67 x  INT8 IS SLOWER" in printed
+    assert printed.splitlines()[-1].startswith("FAILED")
+    assert read(out, "bundle.json")["outcome"] == "FAILED"
+
+
+def test_allow_slower_accepts_it(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_TRT_MS_INT8", "3")
+    compiled(host, tmp_path / "out", "--allow-slower")
+    printed = capsys.readouterr().out
+    assert "INT8 IS SLOWER" in printed
+    assert printed.splitlines()[-1].startswith("PASSED")
+
+
+def test_a_layer_without_an_int8_kernel_goes_without(host, bundle, tmp_path, monkeypatch, caplog):
+    first = next(d["node"] for d in read(bundle, "scales.json")["decisions"]["t4"] if d["quantized"])
+    monkeypatch.setenv("FAKE_TRT_NO_INT8", first)
+    out = compiled(host, tmp_path / "out")
+    decisions = {d["node"]: d for d in read(out, "scales.json")["decisions"]["t4"]}
+    assert decisions[first] == {"node": first, "op": "Conv", "quantized": False, "rule": "fallback"}
+    assert sum(d["quantized"] for d in decisions.values()) == 4
+    assert any(first in record.getMessage() and "no INT8 kernel" in record.getMessage() for record in caplog.records)
+
+
+def test_implicit_quantization_serves_the_scale_table_as_a_cache(host, tmp_path):
+    timings = ["--timingCacheFile", str(tmp_path / "mine.cache")]
+    out = compiled(host, tmp_path / "out", "--quantization", "implicit", *timings)
+    assert header(out, "t4/model.plan")["calibrated"] == "cache"
+    assert header(out, "t4/fp16.plan")["calibrated"] == ""
+    assert (tmp_path / "mine.cache").read_bytes() == b"timings"
+    facts = read(out, "bundle.json")["engines"]["t4"]
+    assert (facts["quantization"], facts["missing_scales"]) == ("implicit", 0)
+    weighted = [row for row in read(out, "layers.json")["t4"] if row["macs"]]
+    assert all(row["int8"] for row in weighted)  # the cache names what the parser's reshapes are called, too
+    assert len(weighted) == 9
+
+
+def test_a_calibrated_engine_without_int8_layers_is_told(host, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(build_tensorrt, "save_source", without_names)
+    out = compiled(host, tmp_path / "out", "--quantization", "implicit")
+    assert read(out, "bundle.json")["engines"]["t4"]["missing_scales"] == 9
+    told = [record.getMessage() for record in caplog.records]
+    assert any("no scale for 9 tensors" in message for message in told)
+    assert any("no layer of t4/model.plan runs in INT8" in message for message in told)
+
+
+def without_names(path, source):
+    """A cache that names nothing the network has."""
+    save_source(path, Source(source.algorithm, cache=source.cache.splitlines()[0] + "\nother: 3dcccccd\n"))
+
+
+@pytest.mark.parametrize("content", [b"damaged", b"of another driver"])
+def test_a_timing_cache_that_does_not_fit_is_replaced(host, tmp_path, content):
+    (tmp_path / "t.cache").write_bytes(content)
+    compiled(host, tmp_path / "out", "--timingCacheFile", str(tmp_path / "t.cache"))
+    assert (tmp_path / "t.cache").read_bytes() == b"timings"
+
+
+def test_a_timing_cache_that_cannot_be_kept_costs_no_build(host, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    out = compiled(host, tmp_path / "out", "--timingCacheFile", str(tmp_path / "file" / "t.cache"))
+    assert (out / "t4" / "model.plan").is_file()
+    assert any("timing cache cannot be kept" in record.getMessage() for record in caplog.records)
+
+
+def test_a_baseline_that_cannot_be_built_costs_no_engine(host, tmp_path, monkeypatch, caplog):
+    def refuse(model):
+        raise BuildError("no FP16 here", "none")
+
+    monkeypatch.setitem(lower.PRECISIONS, "fp16", refuse)
+    out = compiled(host, tmp_path / "out", code=3)  # kept, but the gate on speed has nothing to compare with
+    assert "not compared with FP16" in read(out, "bundle.json")["problems"][0]
+    assert {p.name for p in (out / "t4").iterdir()} == {"model.plan", "fp32.plan", "profile.json"}
+    assert any("no FP16 baseline: no FP16 here" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "code"),
+    [
+        ("engine.max_seconds=1.2", "but the engine takes 0.2 to 1.2 s", 2),
+        ("evaluation.batch=9", "the engine takes 1 to 8 utterances", 2),
+        ("evaluation.gpu_seconds=[60.0]", "no such shape fits the engine", 2),
+        ("evaluation.gpu_batches=[]", "give at least one", 2),
+    ],
+)
+def test_what_the_plan_could_not_run_is_refused_before_it_is_built(host, tmp_path, capsys, change, words, code):
+    extra = ["--set", "engine.opt_seconds=1.0"] if "max_seconds" in change else []
+    compiled(host, tmp_path / "out", *extra, "--set", change, code=code)
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_is_not_taken_for_a_missing_kernel(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_TRT_NO_MEMORY", "1")
+    compiled(host, tmp_path / "out", code=5)
+    assert "raise engine.workspace_mb" in capsys.readouterr().err
+
+
+def test_auto_says_why_a_t4_host_is_none(host, tmp_path, monkeypatch, caplog):
+    def missing():
+        raise MissingError("pycuda is not installed", "install it")
+
+    monkeypatch.setattr(build_tensorrt, "load_driver", missing)
+    assert main(["compile", str(host / "tiny.nemo"), "--target", "auto", "-o", str(tmp_path / "o"), "--dry-run"]) == 0
+    assert any("pycuda is not installed" in record.getMessage() for record in caplog.records)
+
+
+def test_layer_times_need_a_t4_engine(host, tmp_path, capsys):
+    compiled(host, tmp_path / "out", "--target", "cpu", "--exportProfile", str(tmp_path / "p.json"), code=2)
+    assert "not of cpu" in capsys.readouterr().err
+
+
+def test_implicit_quantization_feeds_the_synthetic_batches_at_the_opt_shape(host, tmp_path):
+    out = compiled(
+        host,
+        tmp_path / "out",
+        "--quantization",
+        "implicit",
+        "--set",
+        "engine.calibrator=minmax",
+        "--set",
+        "engine.opt_batch=3",
+    )
+    assert header(out, "t4/model.plan")["calibrated"] == "2 batches"  # 8 utterances: 2 whole batches of 3, 2 left out
+
+
+def test_verbs_run_the_plan_on_the_gpu(host, bundle, tmp_path, monkeypatch, capsys):
+    manifest = str(host / "manifest.json")
+    assert main(["bench", str(bundle), "--manifest", manifest, "--seconds", "0.5", "--batch", "2", "-q"]) == 0
+    printed = capsys.readouterr().out
+    assert "int8 t4: 2 x 0.5 s of audio, batch 2: p50 1.0" in printed
+    assert "int8 t4 against FP32, 2 x 0.5 s: 6.00 x" in printed
+    assert main(["compare", str(bundle), "--manifest", manifest, "-o", str(tmp_path / "cmp"), "-q"]) == 0
+    assert "polygraphy run --trt" in capsys.readouterr().out
+    assert main(["compare", str(bundle), "--manifest", manifest, "--layers", "--json", "-q"]) == 0
+    layers = json.loads(capsys.readouterr().out)
+    assert layers["candidate"] == "t4"
+    assert len(layers["sqnr_db"]) == 9
+    assert all(20 < value < 90 for value in layers["sqnr_db"].values())  # FP16 arithmetic everywhere: never exact
+    assert main(["transcribe", str(bundle), str(host / "0.wav"), "-q"]) == 0
+    spoken = capsys.readouterr().out.strip()
+    assert spoken in {u["pred_text"] for u in read(bundle, "wer.json")["t4"]["utterances"]}
+    monkeypatch.setenv("FAKE_TRT_MS_INT8", "2.5")
+    flags = ["--manifest", manifest, "--seconds", "0.5", "-q"]
+    assert main(["bench", str(bundle), *flags]) == 3
+    assert main(["bench", str(bundle), *flags, "--allow-slower"]) == 0
+
+
+def test_without_the_gpu_the_qdq_graph_stands_in(bundle, host, monkeypatch, capsys):
+    monkeypatch.setattr(verbs, "usable_gpu", lambda: "")
+    assert main(["bench", str(bundle), "--manifest", str(host / "manifest.json"), "--seconds", "0.5", "--json"]) == 0
+    rows = {row["target"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == ["fp32", "t4"]
+    assert rows["t4"]["note"] == "Q/DQ graph, ONNX Runtime"
+    assert rows["t4"]["latencies"] == []
+
+
+def test_acceptance_tries_every_variant_and_writes_one_file(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_TRT_NO_INT8", "/encoder/encoder.0/mconv.0/conv/Conv")  # the first depthwise convolution
+    flags = [flag for flag in FAST if flag not in ("--target", "t4")]
+    model, manifest = str(host / "tiny.nemo"), str(host / "manifest.json")
+    command = ["acceptance", model, "--manifest", manifest, "-o", str(tmp_path / "all"), *flags, "-q"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "all" / "t4-acceptance.json").read_text())
+    assert found["host"] == {"gpu": "Tesla T4 (fake)", "capability": [7, 5], "tensorrt": "10.16.1.11"}
+    plain, depthwise, ours, theirs = found["variants"]
+    assert sum(row["int8"] for row in plain["layers"]["t4"]) == 5
+    assert sum(row["int8"] for row in depthwise["layers"]["t4"]) == 7  # three more, one of them without a kernel
+    assert depthwise["fallback"] == ["/encoder/encoder.0/mconv.0/conv/Conv"]
+    assert len(plain["layer_sqnr_db"]) == 9
+    assert [v["engines"][0]["quantization"] for v in (ours, theirs)] == ["implicit", "implicit"]
+    assert {row["target"] for row in plain["bench"]} == {"fp32", "t4", "t4-fp16", "t4-fp32"}
+    assert "PASSED" in printed.splitlines()[-1]
+    assert [line.split("  ")[0] for line in printed.splitlines()[1:5]] == [v["name"] for v in found["variants"]]
+
+
+def test_acceptance_keeps_a_failure_as_a_finding(host, tmp_path, monkeypatch, capsys):
+    def fail(recipe, options):
+        raise BuildError("the parser refused it", "another graph")
+
+    monkeypatch.setattr(acceptance, "compile_recipe", fail)
+    assert main(["acceptance", str(host / "tiny.nemo"), "-o", str(tmp_path), "-q"]) == 3
+    found = json.loads((tmp_path / "t4-acceptance.json").read_text())
+    assert all("the parser refused it" in variant["error"] for variant in found["variants"])
+    assert "failed: the parser refused it" in capsys.readouterr().out
+
+
+def test_acceptance_keeps_what_it_has_when_the_gpu_breaks(host, tmp_path, monkeypatch, capsys):
+    def broken(recipe, options):
+        raise sys.modules["pycuda.driver"].LogicError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(acceptance, "compile_recipe", broken)
+    assert main(["acceptance", str(host / "tiny.nemo"), "-o", str(tmp_path), "-q"]) == 3
+    found = json.loads((tmp_path / "t4-acceptance.json").read_text())
+    assert [v["error"] for v in found["variants"]] == ["LogicError: an illegal memory access was encountered"] * 4
+    assert "illegal memory access" in capsys.readouterr().out
+
+
+def test_timings_are_kept_per_gpu_and_version(host, bundle):
+    assert [p.name for p in (host / "cache" / "trtasr").iterdir()] == ["timing-Tesla-T4-fake--10.16.1.11.cache"]
+
+
+def test_trtexec_exports(host, bundle):
+    assert (host / "my.plan").read_bytes() == (bundle / "t4" / "model.plan").read_bytes()
+    assert json.loads((host / "profile.json").read_text())[0] == {"count": 20}
+    assert len(json.loads((host / "layers.json").read_text())["Layers"]) == 9
+
+
+def test_nothing_is_left_on_the_gpu(bundle):
+    driver = sys.modules["pycuda.driver"]
+    assert driver.state["allocated"] == 0
+    assert driver.state["stack"] == 0
+
+
+def test_encoder_and_decoder_plans_of_a_whisper_run_with_their_cache_on_the_gpu(host):
+    write_folder(host / "whisper")
+    few = ["calibration.batches=1", "calibration.batch_size=2", "evaluation.gpu_seconds=[0.5, 60.0]"]
+    flags = [
+        *FAST,
+        *(word for setting in few for word in ("--set", setting)),
+        "--allow-slower",
+        "--set",
+        "evaluation.max_wer_increase=100000",
+    ]
+    out = host / "whisper-out"
+    assert (
+        main(
+            ["compile", str(host / "whisper"), "--manifest", str(host / "manifest.json"), "-o", str(out), "-q", *flags]
+        )
+        == 0
+    )
+    names = {f"{half}.{kind}" for half in ("encoder", "decoder") for kind in ("plan", "fp16.plan", "fp32.plan")}
+    assert {path.name for path in (out / "t4").iterdir()} == names
+    rows = {row["target"]: row for row in read(out, "bench.json")}
+    assert list(rows) == ["fp32", "t4-fp16", "t4-fp32", "t4"]
+    for target in ("t4", "t4-fp16", "t4-fp32"):
+        shapes = [(item["batch"], item["audio_seconds"]) for item in rows[target]["latencies"]]
+        assert shapes == [(1, 0.5), (2, 1.0)]  # 60 s is more than it hears
+        assert all(0 < item["encoder_ms"] < item["p50_ms"] for item in rows[target]["latencies"])
+        assert rows[target]["wer"] is not None
+        assert rows[target]["note"] == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["evaluation.gpu_seconds=[60.0]"], "no such shape fits"),
+        (
+            ["engine.max_batch=1", "evaluation.batch=2", "evaluation.gpu_batches=[1]", "evaluation.gpu_seconds=[0.5]"],
+            "the engine takes 1 to 1 utterances",
+        ),
+    ],
+)
+def test_a_whisper_whose_shapes_do_not_fit_is_refused_before_anything_is_built(host, capsys, changes, words):
+    write_folder(host / "misfit")
+    flags = [*FAST, *(word for change in changes for word in ("--set", change))]
+    out = host / "misfit-out"
+    assert (
+        main(["compile", str(host / "misfit"), "--manifest", str(host / "manifest.json"), "-o", str(out), "-q", *flags])
+        == 2
+    )
+    assert words in capsys.readouterr().err
+    assert not out.exists()

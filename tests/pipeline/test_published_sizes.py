@@ -1,0 +1,39 @@
+"""Published sizes of encoder-decoders with random weights become plans with every linear layer in INT8."""
+
+import json
+
+import pytest
+from golden.write_published import SIZES, write
+
+from trtasr.cli import main
+from trtasr.cli.use import engine_layers
+
+PER_ENCODER_LAYER, PER_DECODER_LAYER, LOGITS = 6, 10, 1  # q, k, v, out, feed-forward twice; cross-attention besides
+
+
+def expected(config):
+    """Weighted nodes that run in INT8: linear layers, and convolutions of 256 channels or more, which are unfolded."""
+    if config["model_type"] == "whisper":
+        layers, convolutions, width = (config["encoder_layers"], config["decoder_layers"]), 2, config["d_model"]
+    else:  # the first of three convolutions reads the waveform
+        layers = config["encoder_num_hidden_layers"], config["decoder_num_hidden_layers"]
+        convolutions, width = 2, config["hidden_size"]
+    linear = PER_ENCODER_LAYER * layers[0] + PER_DECODER_LAYER * layers[1] + LOGITS
+    return linear + (convolutions if width >= 256 else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["whisper-tiny", "moonshine-tiny"])
+def test_every_linear_layer_of_the_plan_is_int8(size, tmp_path, capsys):
+    write(tmp_path / size, size)
+    out = tmp_path / "out"
+    few = ["calibration.batches=1", "calibration.batch_size=2", "evaluation.bench_seconds=[1.0]"]
+    settings = [word for setting in few for word in ("--set", setting)]
+    code = main(["compile", str(tmp_path / size), "-o", str(out), "--target", "t4-rtx", *settings])
+    assert code == 0, capsys.readouterr().err
+    layers = engine_layers(out)["t4-rtx"]
+    weighted = [layer for layer in layers if layer.macs]
+    assert sum(not layer.int8 for layer in weighted) == (size == "moonshine-tiny")  # the convolution on the waveform
+    decisions = json.loads((out / "scales.json").read_text())["decisions"]["t4-rtx"]
+    assert sum(item["quantized"] for item in decisions) == expected(SIZES[size])
+    assert json.loads((out / "bundle.json").read_text())["parity"] < 1e-3

@@ -1,0 +1,80 @@
+"""The quantized graph of each target: INT8 layers have the table's weights, all others their own."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from tiny_archive import write_archive
+
+from trtasr.checkpoint.nemo import read_nemo
+from trtasr.engine.run import open_session
+from trtasr.errors import UsageError
+from trtasr.graph.center import center
+from trtasr.graph.corrected import with_corrections
+from trtasr.graph.edit import weight_codes
+from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.models.load import build_model
+from trtasr.pipeline.calibrate import table_from_features
+from trtasr.recipe import Quantization
+from trtasr.targets import TARGETS
+from trtasr.targets.place import place
+from trtasr.values import CalibrationSet, ScaleTable
+
+LEFT = "/encoder/encoder.1/mconv.1/conv/Conv"
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Centered graph of a tiny QuartzNet and its table of four-bit FADE-corrected weights."""
+    folder = tmp_path_factory.mktemp("place")
+    checkpoint = read_nemo(write_archive(folder / "tiny.nemo"))
+    export_onnx(
+        fold_batchnorm(build_model(checkpoint.family, checkpoint.config, checkpoint.weights)), folder / "model.onnx", 64
+    )
+    batch = np.random.default_rng(0).normal(size=(4, 64, 80)).astype(np.float32)
+    features = CalibrationSet((batch,), (np.full(4, 80),), "noise")
+    table = table_from_features(folder / "model.onnx", features, Quantization(correction="fade", weight_bits=4), {})
+    return center(onnx.load(folder / "model.onnx"), table.offsets), table, features
+
+
+def initializers(model):
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def weight_of(model, name):
+    return next(node.input[1] for node in model.graph.node if node.name == name)
+
+
+@pytest.mark.parametrize("target", ["t4", "t4-rtx", "cpu"])
+def test_a_layer_left_in_float_keeps_its_weight_and_bias(parts, target):
+    centered, table, _ = parts
+    placed = place(centered, table, TARGETS[target], [LEFT])
+    before, after = initializers(centered), initializers(placed.fp32)
+    read = {node.name: node.input[1:3] for node in centered.graph.node if node.op_type == "Conv"}
+    assert LEFT not in placed.int8
+    for node, names in read.items():
+        weight = names[0]
+        if node in placed.int8 and weight in table.corrected:
+            codes = weight_codes(after[weight], table.weights[weight])
+            assert np.abs(codes).max() <= 7
+            np.testing.assert_array_equal(after[weight], table.corrected[weight])
+        else:
+            np.testing.assert_array_equal(after[weight], before[weight])
+    assert not np.array_equal(table.corrected[read[LEFT][0]], before[read[LEFT][0]])  # it had one to be ignored
+    np.testing.assert_array_equal(after[read[LEFT][1]], before[read[LEFT][1]])
+
+
+@pytest.mark.parametrize("target", ["t4-rtx", "cpu"])
+def test_with_every_layer_left_the_graph_is_the_fp32_graph(parts, target):
+    centered, table, features = parts
+    model = place(centered, table, TARGETS[target], ["*"]).model
+    feed = {"features": features.batches[0], "lengths": features.lengths[0]}
+    exact, found = (open_session(graph.SerializeToString()).run(["log_probs"], feed)[0] for graph in (centered, model))
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+
+
+def test_corrections_of_another_graph_are_refused(parts):
+    centered, _, _ = parts
+    foreign = ScaleTable({}, {}, corrected={"nowhere": np.zeros(3, np.float32)})
+    with pytest.raises(UsageError, match="nowhere"):
+        with_corrections(centered, foreign, [LEFT])

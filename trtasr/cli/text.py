@@ -1,0 +1,134 @@
+"""What the verbs say: tables and lines from results, for people; flat data for ``--json``."""
+
+import resource
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trtasr.pipeline.gpu import FP16, FP32, speedups
+from trtasr.pipeline.records import Record, comparison_json, control_rows, controls_json, summary_json
+from trtasr.report.table import (
+    controls_table,
+    coverage_line,
+    decision_summary,
+    generation_lines,
+    generation_words,
+    last_line,
+    layer_table,
+    measure_of,
+    summary_table,
+)
+from trtasr.results import BenchResult, Comparison, Latency, LayerRow
+from trtasr.targets import REASONS
+
+
+def compile_text(record: Record, out: Path) -> str:
+    """The closing table: engines, coverage, controls, missed gates and the machine-readable line."""
+    lines = [summary_table(record.results)]
+    lines += generation_lines(record.results)
+    lines += speed_lines(record.results)
+    for engine, lowered in zip(record.engines, record.lowered, strict=False):  # baselines follow the targets' engines
+        kept = decision_summary(lowered.decisions, "FP32" if engine.target == "cpu" else "FP16", REASONS)
+        lines.append("; ".join(filter(None, (coverage_line(engine.target, engine.layers), kept))))
+    if record.controls:
+        lines += ["", controls_table(control_rows(record), measure_of(record.results))]
+    lines.append(comparison_text(record.comparison, out))
+    lines += integer_lines(record, out)
+    lines.append(f"report: {out / 'report.html'}")
+    lines.append(f"compile {record.seconds:.0f} s; peak memory {peak_gb():.1f} GB")
+    lines += [f"gate missed: {problem}" for problem in record.problems]
+    lines.append(final_line(record, out))
+    return "\n".join(lines)
+
+
+def integer_lines(record: Record, out: Path) -> list[str]:
+    """What the bundle's integer-only graph is, in one line; none without one."""
+    if record.integer is None:
+        return []
+    held = record.integer.proof
+    return [
+        f"integer-only: {out / record.integer.graph}, {len(held.floats)} of {held.tensors} tensors float, int32 "
+        f"sums of at most {record.integer.sum_bits} of 31 bits; trtasr compare {out} --integer"
+    ]
+
+
+def speed_lines(results: Sequence[BenchResult]) -> list[str]:
+    """INT8 against FP16 and FP32 on the GPU, shape by shape; the command line shows in red where INT8 loses."""
+    lines = []
+    for over, name in ((FP16, "FP16"), (FP32, "FP32")):
+        for latency, ratio in speedups(results, over):
+            line = f"int8 t4 against {name}, {latency.shape}: {ratio:.2f} x"
+            lines.append(f"{line}  INT8 IS SLOWER" if ratio <= 1 else line)
+    return lines
+
+
+def final_line(record: Record, out: Path) -> str:
+    """``PASSED | seconds | engine=... | wer_fp32=... | ...``; ``cer_...`` behind them where CER is judged."""
+    first = record.engines[0].target
+    names = {"fp32": "fp32", "cpu": "int8_cpu"} | ({} if first == "cpu" else {first: "int8"})
+    scored = [(names[r.target], r.wer) for r in record.results if r.wer and r.target in names]
+    wers = {f"wer_{name}": found.wer for name, found in scored}
+    cers = {f"cer_{name}": found.cer for name, found in scored if not found.spaced}
+    values: dict[str, str | float] = {"engine": str(out / record.engines[0].path), **wers, **cers}
+    return last_line(record.outcome, record.seconds, values)
+
+
+def compile_data(record: Record, out: Path) -> dict[str, Any]:
+    """The summary for ``--json``."""
+    return {
+        "outcome": record.outcome,
+        "problems": list(record.problems),
+        "seconds": round(record.seconds, 1),
+        "peak_gb": peak_gb(),
+        "bundle": str(out),
+        "engine": str(out / record.engines[0].path),
+        "results": summary_json(record),
+        "comparison": comparison_json(record.comparison),
+        "controls": controls_json(record),
+    }
+
+
+def peak_gb() -> float:
+    """Most memory that this process, or a builder it started, has held."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 2**20  # Linux counts KiB
+
+
+def comparison_text(comparison: Comparison, folder: Path) -> str:
+    """One line of judgement and the equivalent Polygraphy command, which can be run from anywhere.
+
+    Args:
+        comparison: of two graphs.
+        folder: that holds its files.
+    """
+    scores = ", ".join(f"{t.tensor} SQNR {t.sqnr_db:.1f} dB, cosine {t.cosine:.5f}" for t in comparison.tensors)
+    return (
+        f"{comparison.candidate} against {comparison.reference} on {comparison.features}: {scores}, "
+        f"{100 * comparison.token_agreement:.2f} % of {comparison.frames} {comparison.unit} have the same token\n"
+        f"  polygraphy: {run_inside(folder, comparison.command)}"
+    )
+
+
+def run_inside(folder: Path, command: str) -> str:
+    """A Polygraphy command line that first enters a folder, and finds Polygraphy where only our environment has it."""
+    programs = Path(sys.executable).parent
+    found = "" if shutil.which("polygraphy") else f'PATH={shlex.quote(str(programs))}:"$PATH" && '
+    return f"({found}cd {shlex.quote(str(folder.resolve()))} && {command})"
+
+
+def latency_text(engine: str, latency: Latency) -> str:
+    """One benchmarked shape in one line."""
+    return (
+        f"{engine}: {latency.shape} of audio, batch {latency.batch}: p50 {latency.p50_ms:.1f}, "
+        f"p95 {latency.p95_ms:.1f}, p99 {latency.p99_ms:.1f} ms over {latency.runs} runs, "
+        f"RTFx {latency.rtfx:.1f}" + (f"; {generation_words(latency)}" if latency.tokens else "")
+    )
+
+
+def layers_text(engines: Mapping[str, Sequence[LayerRow]], show_all: bool) -> str:
+    """Layer table and coverage of each engine."""
+    parts = [f"{layer_table(rows, show_all)}\n{coverage_line(target, rows)}" for target, rows in engines.items()]
+    return "\n\n".join(parts)

@@ -1,0 +1,167 @@
+"""What one does with a finished bundle: bench, compare, inspect, transcribe."""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from trtasr.audio.manifest import ManifestEntry, read_manifest
+from trtasr.audio.read import Reading
+from trtasr.audio.source import audio_files
+from trtasr.bench.roofline import roofline
+from trtasr.bundle import REPAIR, open_bundle
+from trtasr.engine.compare import compare
+from trtasr.engine.compare_pair import Dictated, compare_pair
+from trtasr.engine.faults import model_errors
+from trtasr.engine.profile import Profile
+from trtasr.engine.run import load_model
+from trtasr.errors import AudioError, BundleError, UsageError
+from trtasr.files.read import Source
+from trtasr.graph.qdq import decide
+from trtasr.graph.traffic import layer_traffic
+from trtasr.pipeline.calibrate import writable
+from trtasr.pipeline.evaluate import Listener, feeds, running, transcriber
+from trtasr.pipeline.lower import profile
+from trtasr.pipeline.lower_pair import encoder_profile
+from trtasr.pipeline.measure import Subject, measure_rows, rows_of
+from trtasr.pipeline.opened import Opened, compared_utterances, open_engine, usable_gpu
+from trtasr.pipeline.pair_speech import spoken_tokens
+from trtasr.recipe import Evaluation
+from trtasr.results import BenchResult, Comparison, Engine, LayerRow, Roofline
+from trtasr.targets.t4 import T4
+
+logger = logging.getLogger(__name__)
+LONGEST = 3600  # seconds of audio that an estimate accepts
+
+
+def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None = None) -> tuple[BenchResult, ...]:
+    """Measure a bundle again: latency here, and WER when there is a manifest (given, or the recipe's own).
+
+    Returns:
+        FP32 first, then each engine.
+    """
+    opened = open_engine(path)
+    evaluation = settings or opened.recipe.evaluation
+    shapes = accepted_shapes(opened)
+    subject = Subject(path, opened.frontend, opened.texts, evaluation, shapes, usable_gpu())
+    sidecar = opened.bundle.sidecar
+    engines = [Engine(target, facts.path, facts.size_bytes) for target, facts in sidecar.engines.items()]
+    rows = rows_of(subject, sidecar.graphs, engines)
+    for row in rows:
+        opened.files(row.path)  # what is measured is what was built
+    source = manifest or opened.manifest
+    if source is None and opened.recipe.evaluation.manifest:
+        logger.warning(
+            "%s: WER is not measured: the recipe's manifest %s is not here; name one with --manifest",
+            path,
+            opened.recipe.evaluation.manifest,
+        )
+    items = opened.heard(read_manifest(source) if source else [], evaluation.bench_seconds)
+    return measure_rows(subject, rows, items).results
+
+
+def accepted_shapes(opened: Opened) -> Profile:
+    """Input shapes of the bundle's plans; of an encoder-decoder those of the encoder."""
+    engine, config, most = opened.recipe.engine, opened.frontend, opened.bundle.sidecar.most_frames
+    return encoder_profile(engine, config, most) if most else profile(engine, config.frames_per_second, opened.rows)
+
+
+def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, limit: int) -> Comparison:
+    """Polygraphy comparison of FP32 against one engine's graph on speech; files go to ``out``.
+
+    Raises:
+        UsageError: no speech to compare on.
+    """
+    opened = open_engine(path)
+    items = compared_utterances(opened, target, manifest, limit)
+    labels = ("fp32", f"int8-{target}")
+    reference = opened.graph("fp32")
+    candidate = opened.graph(target) if opened.texts.generation else opened.runnable(target)
+    with model_errors(f"{path}: {target} against fp32"):
+        if opened.texts.generation:
+            spoken = spoken_tokens(reference, feeds(items), opened.texts)
+            said = Dictated([feed for feed, _ in spoken], [tokens for _, tokens in spoken], "audio")
+            return compare_pair(reference, candidate, said, writable(out), labels)
+        return compare(reference, candidate, feeds(items), writable(out), labels, "audio")
+
+
+def engine_layers(path: Path) -> dict[str, tuple[LayerRow, ...]]:
+    """Layer table of every engine of a bundle.
+
+    Raises:
+        BundleError: no bundle there, or a table that no compile writes.
+    """
+    file = open_bundle(path).file("layers.json")
+    return Source(file, BundleError, REPAIR).json(dict[str, tuple[LayerRow, ...]])
+
+
+def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
+    """Roofline estimate of a bundle's network on a T4, INT8 where TensorRT's rules for the T4 allow it.
+
+    Raises:
+        UsageError: no positive batch or length. BundleError: no bundle there.
+    """
+    if batch < 1 or not 0 < seconds <= LONGEST:
+        raise UsageError(
+            f"--batch {batch} --seconds {seconds:g}", f"give a positive batch and a length of at most {LONGEST} s"
+        )
+    opened = open_engine(path)
+    if opened.texts.generation:
+        raise UsageError(
+            f"{path}: an encoder-decoder, whose decoder runs once per token",
+            "the estimate knows CTC models only; measure it with `trtasr bench`",
+        )
+    graph = opened.graph("fp32")
+    model = load_model(graph)
+    frames = max(1, round(seconds * opened.frontend.frames_per_second))
+    with model_errors(graph):
+        decisions = decide(model, T4.rules, opened.recipe.quantization.exclude)
+        int8 = {decision.node for decision in decisions if decision.quantized}
+        return roofline(layer_traffic(model, batch, frames), int8, batch, seconds)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What became of one audio file.
+
+    Attributes:
+        audio_filepath: as named, or found in a folder.
+        pred_text: the transcript.
+        fault: why there is none; None: there is one.
+    """
+
+    audio_filepath: str
+    pred_text: str = ""
+    fault: AudioError | None = None
+
+
+def transcribe_files(
+    path: Path, target: str, given: Sequence[Path], channel: int | None = None
+) -> Iterator[Transcript]:
+    """The transcript of each audio file, one after another; a file that cannot be used stops none of the others.
+
+    Args:
+        path: of the bundle.
+        target: what is run.
+        given: files, folders of files, ``-`` for standard input.
+        channel: the one that is heard, from 0; None: the mean of all.
+
+    Raises:
+        AudioError: a folder without audio.
+    """
+    opened, files = open_engine(path), audio_files(given)
+    engine = opened.runnable(target)
+    listen = Listener(opened.frontend, Reading(channel, opened.limits(engine)))
+    with running(engine, opened.texts) as run:
+        transcribed = transcriber(run, opened.texts)
+        lines = len(files) == 1 or sys.stdout.isatty()  # that are printed show the progress
+        for file in tqdm(files, desc="transcribe", unit="file", leave=False, disable=True if lines else None):
+            try:
+                text = transcribed(listen(ManifestEntry(file, 0.0, "")))
+            except AudioError as fault:
+                yield Transcript(str(file), fault=fault)
+            else:
+                yield Transcript(str(file), text)

@@ -1,0 +1,1 @@
+"""Networks: one or more wired graphs, and what runs them; one file per wiring."""

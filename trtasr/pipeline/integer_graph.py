@@ -1,0 +1,124 @@
+"""The integer-only graph of a bundle: written beside the engines, proved, and proved again for whoever asks."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from trtasr.engine.faults import model_errors
+from trtasr.engine.run import load_model
+from trtasr.errors import QualityError, TrtasrError, UsageError
+from trtasr.graph.integer import LONGEST_FRAMES, integerize
+from trtasr.graph.integer_proof import prove
+from trtasr.pipeline.lower import save
+from trtasr.pipeline.opened import open_engine
+from trtasr.results import Proof
+from trtasr.targets.integer import INTEGER
+from trtasr.targets.place import place
+from trtasr.values import ScaleTable
+
+logger = logging.getLogger(__name__)
+
+GRAPH = "model.integer.onnx"
+REFERENCE = "model.integer.qdq.onnx"
+FRAMES_PER_PRODUCT = 2**16  # of graphs without self-attention, which never sum over time
+
+
+@dataclass(frozen=True)
+class IntegerGraph:
+    """An integer-only graph in a bundle.
+
+    Attributes:
+        graph: its file; reference: the Q/DQ graph with the same layers in INT8.
+        size_bytes: of the graph.
+        proof: that it computes in integers and overflows nowhere.
+    """
+
+    graph: str
+    reference: str
+    size_bytes: int
+    proof: Proof
+
+    @property
+    def sum_bits(self) -> int:
+        """Bits of the largest possible sum of products in an int32."""
+        return max((item.bits for item in self.proof.accumulators if item.capacity < 32), default=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the sidecar; the proof can be had again with `trtasr inspect --integer`."""
+        return {
+            "graph": self.graph,
+            "reference": self.reference,
+            "size_bytes": self.size_bytes,
+            "tensors": self.proof.tensors,
+            "float_tensors": len(self.proof.floats),
+            "int32_sum_bits": self.sum_bits,
+        }
+
+
+def write_integer(folder: Path, source: Path, table: ScaleTable) -> IntegerGraph | None:
+    """Write the integer-only graph of a CTC network and its fake-quantized twin into the bundle folder.
+
+    Excluded layers are INT8 here too: a graph with a floating-point layer would not be integer-only.
+
+    Args:
+        folder: of the bundle.
+        source: FP32 graph, centered.
+        table: scales, offsets and corrected weights.
+
+    Returns:
+        None, with a warning, where an operator has no integer form or the proof fails.
+    """
+    try:
+        placed = place(onnx.load(source), table, INTEGER, [])
+        graph = integerize(placed.fp32, table)
+        proof = prove(graph, longest_of(graph))
+    except TrtasrError as error:  # the engines do not need it
+        logger.warning("no integer-only graph: %s", error.problem)
+        return None
+    save(graph, folder / GRAPH)
+    save(placed.model, folder / REFERENCE)
+    return IntegerGraph(GRAPH, REFERENCE, (folder / GRAPH).stat().st_size, proof)
+
+
+def longest_of(graph: onnx.ModelProto) -> int:
+    """Longest dynamic axis of an integer-only graph: frames of self-attention where it has one.
+
+    Raises:
+        QualityError: the file gives no positive number.
+    """
+    facts = {item.key: item.value for item in graph.metadata_props}
+    found = facts.get(LONGEST_FRAMES, str(FRAMES_PER_PRODUCT))
+    if not found.isdecimal() or int(found) < 1:
+        raise QualityError(f"metadata {LONGEST_FRAMES}: {found!r:.40} is no number of frames", "compile again")
+    return int(found)
+
+
+def prove_bundle(path: Path) -> Proof:
+    """Prove a bundle's integer-only graph again, from the file.
+
+    Raises:
+        UsageError: the bundle has none. BundleError: no bundle there, or a changed file. QualityError: no proof.
+    """
+    file = integer_files(path)[0]
+    graph = load_model(file)
+    with model_errors(file):
+        return prove(graph, longest_of(graph))
+
+
+def integer_files(path: Path) -> tuple[Path, Path]:
+    """The integer-only graph of a bundle and its Q/DQ reference, checked.
+
+    Raises:
+        UsageError: the bundle has none.
+    """
+    opened = open_engine(path)
+    held = opened.bundle.sidecar.integer
+    if not held:
+        raise UsageError(
+            f"{path}: has no integer-only graph",
+            "it is made for CTC models (QuartzNet, Jasper, Conformer); compile again",
+        )
+    return opened.files(held.graph), opened.files(held.reference)
