@@ -13,8 +13,7 @@ from trtasr.engine.calibrator import Source, require_calibrators, save_source
 from trtasr.engine.child import Product, build_plan
 from trtasr.engine.cuda_graph import load_libcuda
 from trtasr.engine.device import load_driver
-from trtasr.engine.inspect import attribute_macs
-from trtasr.engine.inspector import inspector_layers
+from trtasr.engine.inspect import attribute_macs, inspector_layers
 from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError
 from trtasr.files.scratch import scratch

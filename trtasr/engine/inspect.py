@@ -1,9 +1,15 @@
-"""The layer table of a built engine: what really runs in INT8, and what was kept in floating point."""
+"""The layer table of a built engine: what really runs in INT8, and what was kept in floating point.
 
+It is read from the builder's log, from the JSON of TensorRT's engine inspector and layer profiler (versions 10 and 11),
+or from ONNX Runtime's optimized graph.
+"""
+
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import onnx
@@ -26,6 +32,19 @@ LINE = re.compile(
 )
 TENSOR = re.compile(r"\{ Name: .*?, Dimensions: \[(.*?)\], .*?Datatype: (\w+),")
 ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
+# TensorRT 10 has one field for layout and type, TensorRT 11 one for each.
+TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")
+PHRASES = (
+    ("Int8", r"\bint8\b"),
+    ("Half", r"\b(half|fp16|float16)\b"),
+    ("Float", r"\b(float|fp32|float32)\b"),
+    ("Int64", r"\bint64\b"),
+    ("Int32", r"\bint32\b"),
+    ("Bool", r"\bbool\b"),
+)
+INT8_TACTIC = re.compile(r"i8i8|i8816|i16832|imma|int8", re.IGNORECASE)
+UNKNOWN = "Unknown"
+MATRIX = re.compile(r"conv|gemm|matrix_?mul|correlation|runtime_fusion", re.IGNORECASE)
 
 
 def parse_layers(text: str) -> tuple[LayerRow, ...]:
@@ -41,10 +60,10 @@ def parse_layers(text: str) -> tuple[LayerRow, ...]:
         one row per layer after fusion, in the order of execution; MACs are 0.
     """
     matches = (LINE.match(line.strip()) for line in text.splitlines())
-    return tuple(_row(match) for match in matches if match)
+    return tuple(_logged_row(match) for match in matches if match)
 
 
-def _row(match: re.Match[str]) -> LayerRow:
+def _logged_row(match: re.Match[str]) -> LayerRow:
     inputs, constants, outputs = (TENSOR.findall(match[key]) for key in ("inputs", "constants", "outputs"))
     weights = [dtype for dims, dtype in constants if "," in dims]
     operands = tuple(dtype for _, dtype in inputs) + tuple(weights[:1])
@@ -56,6 +75,104 @@ def _row(match: re.Match[str]) -> LayerRow:
         onnx_nodes=tuple(ONNX_NODE.findall(match["metadata"])),
         int8=match["kind"] in COMPUTE and operands[:2] == ("Int8", "Int8"),
     )
+
+
+def inspector_layers(text: str) -> tuple[LayerRow, ...]:
+    """Layer table from ``get_engine_information(LayerInformationFormat.JSON)``.
+
+    A layer computes in INT8 when its data and its weight are Int8; where the inspector does not tell the weight's type
+    (regions compiled by Myelin), when its data is Int8 and the kernel's name says so, or when its first two inputs are.
+    Data types it leaves out ("N/A due to dynamic shapes") are ``Unknown``: there the weight or the kernel decides.
+
+    Args:
+        text: the inspector's JSON; empty when the engine could not be loaded.
+
+    Returns:
+        one row per layer after fusion, in the order of execution; MACs are 0.
+    """
+    if not text:
+        return ()
+    layers = json.loads(text).get("Layers", [])
+    return tuple(_inspected_row(layer) for layer in layers if isinstance(layer, Mapping))
+
+
+def _inspected_row(layer: Mapping[str, Any]) -> LayerRow:
+    inputs, outputs = (tuple(filter(None, map(data_type, layer.get(key, [])))) for key in ("Inputs", "Outputs"))
+    kind, tactic = str(layer.get("LayerType", "")), str(layer.get("TacticName", ""))
+    weight = _weight_type(layer)
+    operands = inputs + ((weight,) if weight else ())
+    matrix = bool(MATRIX.search(kind)) and kind.lower() != "reformat"
+    data = inputs[:1] in (("Int8",), (UNKNOWN,))
+    by_types = (data and weight == "Int8") or inputs[:2] == ("Int8", "Int8")
+    by_name = data and not weight and bool(INT8_TACTIC.search(tactic))
+    return LayerRow(
+        name=str(layer.get("Name", "")),
+        kind=kind,
+        operands=operands,
+        outputs=outputs,
+        onnx_nodes=tuple(dict.fromkeys(ONNX_NODE.findall(str(layer.get("Metadata", ""))))),
+        int8=matrix and (by_types or by_name),
+        tactic=tactic,
+    )
+
+
+def _weight_type(layer: Mapping[str, Any]) -> str:
+    weights = layer.get("Weights")
+    if isinstance(weights, Mapping):
+        return data_type({"DataType": weights.get("Type", "")})
+    constants = [item for item in layer.get("Constants", []) if len(item.get("Dimensions", [])) > 1]
+    return data_type(constants[0]) if constants else ""
+
+
+def data_type(tensor: Mapping[str, Any]) -> str:
+    """``Int8``, ``Half``, ``Float`` ... of a tensor entry; the type may be a word or part of a phrase on the layout.
+
+    ``Unknown`` where the inspector says that it is not available; empty where the entry says nothing.
+    """
+    for key in TYPE_KEYS:
+        phrase = str(tensor.get(key, ""))
+        if phrase.startswith("N/A"):
+            return UNKNOWN
+        for name, pattern in PHRASES:
+            if re.search(pattern, phrase, re.IGNORECASE):
+                return name
+    return ""
+
+
+def ort_layers(path: Path, macs: Mapping[str, int]) -> tuple[LayerRow, ...]:
+    """Layer table of a graph as ONNX Runtime executes it: the convolutions and matrix products after its fusions.
+
+    Args:
+        path: ONNX file.
+        macs: FP32 node name -> multiply-accumulates per second of audio.
+
+    Raises:
+        BundleError: the file is missing or no ONNX model.
+    """
+    with scratch() as folder:
+        optimized = folder / "optimized.onnx"
+        with needing(folder, path.stat().st_size if is_file(path) else 0):
+            open_session(path, threads=1, optimized=optimized)
+        graph = load_model(optimized).graph
+    types = {tensor.name: _ort_type(tensor.data_type) for tensor in graph.initializer}
+    rows = (_ort_row(node, types) for node in graph.node)
+    return attribute_macs([row for row in rows if row is not None], macs)
+
+
+def _ort_row(node: Any, types: Mapping[str, str]) -> LayerRow | None:
+    nodes = (node.name,)
+    if node.op_type in ORT_INT8:
+        found = [types.get(node.input[i], "") for i in ORT_INT8[node.op_type] if i < len(node.input)]
+        return LayerRow(node.name, node.op_type, tuple(found[:2]), tuple(found[2:]) or ("Float",), nodes, int8=True)
+    weight = types.get(node.input[1]) if len(node.input) > 1 else None
+    if node.op_type not in ORT_FLOAT or weight is None:
+        return None
+    return LayerRow(node.name, node.op_type, (weight, weight), (weight,), nodes)
+
+
+def _ort_type(code: int) -> str:
+    name = str(onnx.TensorProto.DataType.Name(code))
+    return ORT_TYPES.get(name, name)
 
 
 def attribute_macs(layers: Iterable[LayerRow], macs: Mapping[str, int]) -> tuple[LayerRow, ...]:
@@ -100,40 +217,16 @@ def is_weighted(layer: LayerRow) -> bool:
     return (known or "Conv" in layer.kind or "Gemm" in layer.kind) and len(layer.operands) > 1
 
 
-def ort_layers(path: Path, macs: Mapping[str, int]) -> tuple[LayerRow, ...]:
-    """Layer table of a graph as ONNX Runtime executes it: the convolutions and matrix products after its fusions.
+def with_time_shares(layers: Iterable[LayerRow], times: Mapping[str, Sequence[float]]) -> tuple[LayerRow, ...]:
+    """Gives each layer its share of the summed median layer times.
 
     Args:
-        path: ONNX file.
-        macs: FP32 node name -> multiply-accumulates per second of audio.
-
-    Raises:
-        BundleError: the file is missing or no ONNX model.
+        layers: layer table.
+        times: layer name -> milliseconds of each profiled run.
     """
-    with scratch() as folder:
-        optimized = folder / "optimized.onnx"
-        with needing(folder, path.stat().st_size if is_file(path) else 0):
-            open_session(path, threads=1, optimized=optimized)
-        graph = load_model(optimized).graph
-    types = {tensor.name: _ort_type(tensor.data_type) for tensor in graph.initializer}
-    rows = (_ort_row(node, types) for node in graph.node)
-    return attribute_macs([row for row in rows if row is not None], macs)
-
-
-def _ort_row(node: Any, types: Mapping[str, str]) -> LayerRow | None:
-    nodes = (node.name,)
-    if node.op_type in ORT_INT8:
-        found = [types.get(node.input[i], "") for i in ORT_INT8[node.op_type] if i < len(node.input)]
-        return LayerRow(node.name, node.op_type, tuple(found[:2]), tuple(found[2:]) or ("Float",), nodes, int8=True)
-    weight = types.get(node.input[1]) if len(node.input) > 1 else None
-    if node.op_type not in ORT_FLOAT or weight is None:
-        return None
-    return LayerRow(node.name, node.op_type, (weight, weight), (weight,), nodes)
-
-
-def _ort_type(code: int) -> str:
-    name = str(onnx.TensorProto.DataType.Name(code))
-    return ORT_TYPES.get(name, name)
+    medians = {name: median(values) for name, values in times.items() if values}
+    total = sum(medians.values())
+    return tuple(replace(row, time_share=medians.get(row.name, 0.0) / total if total else 0.0) for row in layers)
 
 
 def layers_json(layers: Iterable[LayerRow]) -> list[dict[str, Any]]:
@@ -155,3 +248,20 @@ def trtexec_layers(layers: Iterable[LayerRow]) -> dict[str, Any]:
             for layer in layers
         ]
     }
+
+
+def trtexec_profile(times: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """Layer times with the keys of ``trtexec --exportProfile``: the number of runs, then one entry per layer."""
+    total = sum(sum(values) for values in times.values())
+    entries = [
+        {
+            "name": name,
+            "timeMs": sum(values),
+            "averageMs": sum(values) / len(values),
+            "medianMs": median(values),
+            "percentage": 100 * sum(values) / total if total else 0.0,
+        }
+        for name, values in times.items()
+        if values
+    ]
+    return [{"count": max(map(len, times.values()), default=0)}, *entries]

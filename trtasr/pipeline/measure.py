@@ -17,7 +17,7 @@ from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare import compare
 from trtasr.engine.compare_pair import Dictated, compare_pair
 from trtasr.engine.gpu_state import GpuState
-from trtasr.engine.inspector import trtexec_profile, with_time_shares
+from trtasr.engine.inspect import trtexec_profile, with_time_shares
 from trtasr.engine.profile import Profile, Shapes
 from trtasr.errors import QualityError
 from trtasr.files.write import write_json
