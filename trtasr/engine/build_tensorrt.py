@@ -11,8 +11,7 @@ from typing import Any
 
 from trtasr.engine.calibrator import Source, require_calibrators, save_source
 from trtasr.engine.child import Product, build_plan
-from trtasr.engine.cuda_graph import load_libcuda
-from trtasr.engine.device import load_driver
+from trtasr.engine.device import load_driver, load_libcuda
 from trtasr.engine.inspect import attribute_macs, inspector_layers
 from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError

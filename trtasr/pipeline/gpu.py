@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from trtasr.bench.latency import Plan, interleave
-from trtasr.engine.device import pci_bus_id
-from trtasr.engine.gpu_state import GpuState, gpu_state
+from trtasr.engine.device import GpuState, gpu_state, pci_bus_id
 from trtasr.engine.profile import Profile
 from trtasr.engine.trt_run import TrtRunner, open_plan
 from trtasr.errors import MissingError, RecipeError

@@ -16,7 +16,7 @@ from trtasr.bench.wer import require_recognition
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare import compare
 from trtasr.engine.compare_pair import Dictated, compare_pair
-from trtasr.engine.gpu_state import GpuState
+from trtasr.engine.device import GpuState
 from trtasr.engine.inspect import trtexec_profile, with_time_shares
 from trtasr.engine.profile import Profile, Shapes
 from trtasr.errors import QualityError

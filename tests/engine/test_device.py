@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from trtasr.engine import gpu_state
-from trtasr.engine.gpu_state import FIELDS, parse_state
+from trtasr.engine import device
+from trtasr.engine.device import STATE_FIELDS, parse_state
 from trtasr.errors import MissingError
 
 T4 = "Tesla T4, 580.95.05, P0, 1590, 1590, 5000, 68.31, 70.00, 61, 0x0000000000000004\n"
@@ -35,9 +35,9 @@ def test_another_answer_is_refused():
 
 
 def test_without_nvidia_smi_the_error_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(gpu_state.shutil, "which", lambda name: None)
+    monkeypatch.setattr(device.shutil, "which", lambda name: None)
     with pytest.raises(MissingError, match="nvidia-smi"):
-        gpu_state.gpu_state("0")
+        device.gpu_state("0")
 
 
 def test_a_failing_nvidia_smi_is_quoted(monkeypatch, tmp_path):
@@ -46,7 +46,7 @@ def test_a_failing_nvidia_smi_is_quoted(monkeypatch, tmp_path):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingError, match="has failed"):
-        gpu_state.gpu_state("0")
+        device.gpu_state("0")
 
 
 def test_the_program_is_asked_for_every_field(monkeypatch, tmp_path):
@@ -54,7 +54,7 @@ def test_the_program_is_asked_for_every_field(monkeypatch, tmp_path):
     program.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\necho '{T4.strip()}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu_state.gpu_state("0000:00:1E.0").name == "Tesla T4"
+    assert device.gpu_state("0000:00:1E.0").name == "Tesla T4"
     asked = (tmp_path / "asked").read_text()
     assert "--id=0000:00:1E.0" in asked
-    assert all(field in asked for field in FIELDS)
+    assert all(field in asked for field in STATE_FIELDS)
