@@ -4,8 +4,8 @@ Stages do not import each other; `compile.py` carries these values from one to t
 only, so that every stage, the report included, may name the types it receives.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,20 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a network is run on: an utterance, or a batch.
+
+    Attributes:
+        features: float32 [B, rows, T]; lengths: valid frames, int64 [B].
+        tokens: that a decoder reads, int64 [L] or [B, L], the prompt included; None where none are read.
+    """
+
+    features: FloatArray
+    lengths: IntArray
+    tokens: IntArray | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,22 @@ class CalibrationSet:
     method: str
     seed: int = 0
     tokens: tuple[IntArray, ...] = ()
+
+    def examples(self) -> list[Example]:
+        """Each item alone; empty items are left out."""
+        found, tokens = [], iter(self.tokens)
+        for batch, lengths in zip(self.batches, self.lengths, strict=True):
+            for item, length in zip(batch, lengths, strict=True):
+                said = next(tokens, None)
+                found += [replace(example, tokens=said) for example in alone(item[None], length[None])]
+        return found
+
+
+def alone(features: FloatArray, lengths: IntArray) -> Iterator[Example]:
+    """Each utterance of a batch alone, cut to its valid length, so that no padded frame counts; none that is empty."""
+    for item, length in zip(features, lengths, strict=True):
+        if length > 0:
+            yield Example(np.ascontiguousarray(item[None, :, : int(length)]), np.array([length], np.int64))
 
 
 @dataclass(frozen=True)

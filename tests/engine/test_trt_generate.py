@@ -14,8 +14,7 @@ import tiny_pair
 from tiny_pair import HEADS, LAYERS, ROWS, VOCABULARY, WIDTH
 
 from trtasr.engine.network import NetworkRequest, build_network
-from trtasr.engine.pair_profile import DecoderProfile
-from trtasr.engine.profile import Profile
+from trtasr.engine.profile import DecoderProfile, Profile
 from trtasr.engine.progress import make_monitor
 from trtasr.engine.run import open_session
 from trtasr.engine.trt_generate import open_pair

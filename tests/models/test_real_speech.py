@@ -8,12 +8,13 @@ import torch
 
 from trtasr.audio.features import MelFrontend
 from trtasr.audio.manifest import read_manifest
+from trtasr.audio.prepare import prepare
 from trtasr.audio.read import read_audio
 from trtasr.bench.wer import evaluate
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.models.load import build_model
 from trtasr.network.pair_run import texts_of
-from trtasr.pipeline.evaluate import decoder, prepare
+from trtasr.pipeline.evaluate import decoder
 from trtasr.text.ctc import greedy
 from trtasr.text.normalize import basic_en_v1
 

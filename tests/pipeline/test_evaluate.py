@@ -9,9 +9,9 @@ import soundfile
 
 from trtasr.audio.features import FrontendConfig
 from trtasr.audio.manifest import read_manifest
+from trtasr.audio.prepare import prepare
 from trtasr.errors import AudioError
 from trtasr.pipeline import evaluate
-from trtasr.pipeline.evaluate import prepare
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tiny_archive import config, write_archive, write_conformer, write_manifest
 
 from trtasr.audio.manifest import read_manifest
+from trtasr.audio.prepare import prepare
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.cli import main
 from trtasr.engine.run import OrtRunner
@@ -21,7 +22,7 @@ from trtasr.graph.integer import LONGEST_FRAMES
 from trtasr.graph.integer_proof import prove
 from trtasr.pipeline.calibrate import read_table
 from trtasr.pipeline.compare_integer import executor
-from trtasr.pipeline.evaluate import feeds, prepare
+from trtasr.pipeline.evaluate import feeds
 from trtasr.pipeline.integer_graph import GRAPH, longest_of, write_integer
 from trtasr.pipeline.job import model_of
 from trtasr.pipeline.lower import FP32, save

@@ -8,6 +8,7 @@ import pytest
 from placed_pair import placed_pair
 
 from trtasr.audio.manifest import read_manifest
+from trtasr.audio.prepare import prepare
 from trtasr.bench.wer import evaluate
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.graph.center import center
@@ -16,7 +17,7 @@ from trtasr.models.load import build_model
 from trtasr.network.pair_run import Texts, texts_of
 from trtasr.pipeline.calibrate import read_table
 from trtasr.pipeline.compile_pair import exported_pair
-from trtasr.pipeline.evaluate import decoder, prepare, running
+from trtasr.pipeline.evaluate import decoder, running
 from trtasr.results import Prepared
 from trtasr.targets import CPU, T4_RTX
 from trtasr.targets.place import place

@@ -8,12 +8,13 @@ import torch
 from placed_pair import placed_pair
 
 from trtasr.audio.frontend import frontend
+from trtasr.audio.prepare import features_of
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.models.load import build_model
 from trtasr.network.pair_run import texts_of
 from trtasr.pipeline.calibrate import read_table
 from trtasr.pipeline.compile_pair import exported_pair
-from trtasr.pipeline.evaluate import decoder, features_of, running
+from trtasr.pipeline.evaluate import decoder, running
 from trtasr.targets import CPU, T4_RTX
 
 ROOT = Path(__file__).parents[2]

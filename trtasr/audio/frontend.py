@@ -55,3 +55,9 @@ def frontend_from_json(data: Mapping[str, Any]) -> Frontend:
     found = kind(**values)
     found.check()
     return found
+
+
+def frames_of(seconds: float, config: Frontend) -> int:
+    """Feature frames of so many seconds of audio; a front-end that pads has always the same."""
+    padded = getattr(config, "pad_seconds", 0)
+    return max(1, round((padded or seconds) * config.frames_per_second))

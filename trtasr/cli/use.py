@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from trtasr.audio.manifest import ManifestEntry, read_manifest
+from trtasr.audio.prepare import Listener
 from trtasr.audio.read import Reading
 from trtasr.audio.source import audio_files
 from trtasr.bench.roofline import roofline
@@ -23,7 +24,7 @@ from trtasr.files.read import Source
 from trtasr.graph.qdq import decide
 from trtasr.graph.traffic import layer_traffic
 from trtasr.pipeline.calibrate import writable
-from trtasr.pipeline.evaluate import Listener, feeds, running, transcriber
+from trtasr.pipeline.evaluate import feeds, running, transcriber
 from trtasr.pipeline.lower import profile
 from trtasr.pipeline.lower_pair import encoder_profile
 from trtasr.pipeline.measure import Subject, measure_rows, rows_of

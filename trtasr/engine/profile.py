@@ -26,12 +26,15 @@ class Profile:
         seconds: seconds of audio per utterance: shortest, usual, longest.
         frames_per_second: feature frames per second of audio.
         mel_bins: of the front-end.
+        most_frames: that the model has positions for; infinite where there is no end. Frames are rounded up for
+            front-ends that pad, which may be more: Whisper's 3000 frames of 30 s would become 3008.
     """
 
     batches: tuple[int, int, int]
     seconds: tuple[float, float, float]
     frames_per_second: float
     mel_bins: int
+    most_frames: float = math.inf
 
     def __post_init__(self) -> None:
         for key, values in (("batches", self.batches), ("seconds", self.seconds)):
@@ -46,10 +49,76 @@ class Profile:
         """
         shortest = max(1, math.floor(self.seconds[0] * self.frames_per_second + ROUNDING))
         frames = [shortest, *(_padded(seconds * self.frames_per_second) for seconds in self.seconds[1:])]
-        features = [[batch, self.mel_bins, count] for batch, count in zip(self.batches, frames, strict=True)]
+        heard = [int(min(count, self.most_frames)) for count in frames]
+        features = [[batch, self.mel_bins, count] for batch, count in zip(self.batches, heard, strict=True)]
         return {"features": features, "lengths": [[batch] for batch in self.batches]}
 
 
 def _padded(frames: float) -> int:
     # A centred transform of S seconds has one frame more than S * frames_per_second.
     return math.ceil((math.ceil(frames - ROUNDING) + 1) / FRAME_MULTIPLE) * FRAME_MULTIPLE
+
+
+USUAL_PAST = 32  # tokens, on average over the steps of fifteen seconds of speech, at four tokens per second
+
+
+@dataclass(frozen=True)
+class DecoderProfile:
+    """The range of input shapes one step of a decoder accepts.
+
+    The first step has the whole prompt and an empty past (P = 0), the others one token each: kernels are tuned for
+    those. Empty tensors are tensors to TensorRT (developer guide, "Empty Tensors").
+
+    Attributes:
+        batches: utterances per batch: smallest, usual, largest.
+        positions: encoder positions per utterance, padding included: likewise.
+        layers: of the decoder.
+        heads: of keys and values; head_width: of each.
+        vocabulary: tokens.
+        max_length: tokens of a transcript at most, the prompt included.
+        prompt: tokens of the longest prompt.
+    """
+
+    batches: tuple[int, int, int]
+    positions: tuple[int, int, int]
+    layers: int
+    heads: int
+    head_width: int
+    vocabulary: int
+    max_length: int
+    prompt: int
+
+    def __post_init__(self) -> None:
+        for key in ("batches", "positions"):
+            smallest, usual, largest = getattr(self, key)
+            if not 0 < smallest <= usual <= largest:
+                raise UsageError(
+                    f"profile {key}={getattr(self, key)} is not 0 < min <= opt <= max", f"put {key} in that order"
+                )
+        if not 0 < self.prompt <= self.max_length:
+            raise UsageError(
+                f"a prompt of {self.prompt} tokens in a transcript of at most {self.max_length}",
+                "raise max_length in the checkpoint's generation_config.json",
+            )
+
+    def shapes(self) -> dict[str, list[list[int]]]:
+        """Input name -> [min, opt, max] shape.
+
+        ``tokens`` [B, L], ``positions`` [B], ``token_bias`` [V]; of layer i ``cross_key.i`` and ``cross_value.i``
+        [B, heads, T', d_k], ``past_key.i`` and ``past_value.i`` [B, heads, P, d_k].
+        """
+        new, before = (1, 1, self.prompt), (0, min(USUAL_PAST, self.max_length), self.max_length)
+        found = {
+            "tokens": [[batch, length] for batch, length in zip(self.batches, new, strict=True)],
+            "positions": [[batch] for batch in self.batches],
+            "token_bias": [[self.vocabulary]] * 3,
+        }
+        for layer in range(self.layers):
+            for part in ("key", "value"):
+                found[f"cross_{part}.{layer}"] = self._cache(self.positions)
+                found[f"past_{part}.{layer}"] = self._cache(before)
+        return found
+
+    def _cache(self, lengths: tuple[int, int, int]) -> list[list[int]]:
+        pairs = zip(self.batches, lengths, strict=True)
+        return [[batch, self.heads, length, self.head_width] for batch, length in pairs]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from trtasr.audio.manifest import read_manifest
+from trtasr.audio.prepare import prepare
 from trtasr.bench.wer import require_recognition
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare import output_sqnr
@@ -20,7 +21,7 @@ from trtasr.network.pair_run import texts_of
 from trtasr.pipeline.ablation_subjects import Subject, subject_of
 from trtasr.pipeline.calibrate import audio_manifest
 from trtasr.pipeline.controls import label, usable_rate
-from trtasr.pipeline.evaluate import prepare, word_error_rate
+from trtasr.pipeline.evaluate import word_error_rate
 from trtasr.pipeline.job import checkpoint_of, model_of, reading_for
 from trtasr.recipe import Quantization, Recipe
 from trtasr.report.table import align

@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import nn
 
-from trtasr.audio.frontend import Frontend
+from trtasr.audio.frontend import Frontend, frames_of
 from trtasr.audio.manifest import read_manifest
+from trtasr.audio.prepare import prepare
 from trtasr.bundle import LARGEST_FILE
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.cache import format_cache
@@ -31,7 +32,6 @@ from trtasr.files.write import json_bytes, write_together
 from trtasr.graph.center import center, centerable
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.pipeline.correct import Corrected, Given, correct, group_ranks, vulnerabilities
-from trtasr.pipeline.evaluate import frames_of, prepare
 from trtasr.quant.centering import centering, collect_channels
 from trtasr.quant.ranges import collect
 from trtasr.quant.scales import REMAKE, StoredTable, along, quantize_weight, scale_table, table_of, table_to_json

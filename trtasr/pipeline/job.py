@@ -13,6 +13,7 @@ from torch import nn
 
 from trtasr.audio.frontend import Frontend
 from trtasr.audio.manifest import ManifestEntry, read_manifest
+from trtasr.audio.prepare import prepare
 from trtasr.audio.read import MIXED, Reading, audio_seconds
 from trtasr.bundle import open_bundle
 from trtasr.checkpoint.checkpoint import Checkpoint
@@ -25,7 +26,6 @@ from trtasr.models.load import build_model
 from trtasr.network.pair_run import refuse_above
 from trtasr.pipeline.calibrate import WEIGHTS, calibration_settings, committed_table, read_scales
 from trtasr.pipeline.controls import METHODS
-from trtasr.pipeline.evaluate import prepare
 from trtasr.pipeline.lower import resolve_targets
 from trtasr.pipeline.lower_pair import longest_frames
 from trtasr.recipe import Change, Recipe, change

@@ -15,7 +15,7 @@ from trtasr.audio.log_mel import LogMelConfig
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.build_tensorrt import Host
 from trtasr.engine.compare_pair import DECODER, ENCODER
-from trtasr.engine.pair_profile import DecoderProfile, EncoderProfile
+from trtasr.engine.profile import DecoderProfile, Profile
 from trtasr.errors import RecipeError
 from trtasr.graph.fits import check_fits
 from trtasr.graph.own_part import own_part
@@ -80,7 +80,7 @@ def part_of(model: nn.Module, name: str) -> Any:
     return getattr(model, name)
 
 
-def encoder_profile(engine: EngineShapes, config: Frontend, most: int) -> EncoderProfile:
+def encoder_profile(engine: EngineShapes, config: Frontend, most: int) -> Profile:
     """Shapes of the encoder: the recipe's, as far as the model's table of positions goes.
 
     Args:
@@ -95,7 +95,7 @@ def encoder_profile(engine: EngineShapes, config: Frontend, most: int) -> Encode
     limit = most / config.frames_per_second
     shortest = shortest_frames(config) / config.frames_per_second
     low, usual, high = (min(max(item, shortest), limit) for item in seconds)
-    return EncoderProfile(batches, (low, usual, high), config.frames_per_second, config.rows, most)
+    return Profile(batches, (low, usual, high), config.frames_per_second, config.rows, most)
 
 
 def longest_frames(checkpoint: Checkpoint) -> int:

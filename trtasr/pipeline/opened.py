@@ -8,6 +8,7 @@ from pathlib import Path
 from trtasr.audio.features import FrontendConfig
 from trtasr.audio.frontend import Frontend, frontend_from_json
 from trtasr.audio.manifest import ManifestEntry, read_manifest
+from trtasr.audio.prepare import prepare
 from trtasr.audio.read import Reading, Refuse
 from trtasr.audio.stored import FILE, read_stored
 from trtasr.bundle import REPAIR, Bundle, Sidecar, open_bundle
@@ -18,7 +19,6 @@ from trtasr.engine.run import load_model
 from trtasr.errors import BundleError, MissingError, UsageError
 from trtasr.files.look import is_there
 from trtasr.network.pair_run import Texts, files_of, is_pair, refuse_above, refuse_longer, texts_from
-from trtasr.pipeline.evaluate import prepare
 from trtasr.pipeline.gpu import INT8
 from trtasr.pipeline.measure import TIMED_HERE
 from trtasr.recipe import Recipe, build

@@ -6,13 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trtasr.audio.frontend import frontend
+from trtasr.audio.frontend import frames_of, frontend
 from trtasr.audio.log_mel import LogMelConfig
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.errors import AudioError, RecipeError
 from trtasr.pipeline.calibrate import audio
 from trtasr.pipeline.calibrate_pair import PairGraphs, teacher_tokens
-from trtasr.pipeline.evaluate import frames_of
 from trtasr.pipeline.lower_pair import longest_frames
 from trtasr.quant.speech_noise import speech_shaped_audio
 from trtasr.recipe import Calibration, Recipe

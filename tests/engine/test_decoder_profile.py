@@ -6,7 +6,7 @@ import pytest
 import tiny_pair
 
 from trtasr.engine.build import build_rtx, rtx_version
-from trtasr.engine.pair_profile import DecoderProfile, EncoderProfile
+from trtasr.engine.profile import DecoderProfile, Profile
 from trtasr.engine.run import open_session
 from trtasr.errors import UsageError
 
@@ -71,9 +71,7 @@ def test_a_builder_takes_an_empty_past_and_a_bias_of_fixed_shape(tmp_path):
 
 
 def test_the_encoder_is_cut_where_its_positions_end():
-    profile = EncoderProfile(
-        batches=(1, 1, 8), seconds=(0.2, 5.0, 30.0), frames_per_second=100, mel_bins=80, most_frames=3000
-    )
+    profile = Profile(batches=(1, 1, 8), seconds=(0.2, 5.0, 30.0), frames_per_second=100, mel_bins=80, most_frames=3000)
     assert profile.shapes() == {"features": [[1, 80, 20], [1, 80, 512], [8, 80, 3000]], "lengths": [[1], [1], [8]]}
 
 
