@@ -13,9 +13,8 @@ import pytest
 import tiny_pair
 from tiny_pair import HEADS, LAYERS, ROWS, VOCABULARY, WIDTH
 
-from trtasr.engine.network import NetworkRequest, build_network
+from trtasr.engine.builder import NetworkRequest, build_network, make_monitor
 from trtasr.engine.profile import DecoderProfile, Profile
-from trtasr.engine.progress import make_monitor
 from trtasr.engine.run import open_session
 from trtasr.engine.trt_generate import open_pair
 from trtasr.errors import BuildError

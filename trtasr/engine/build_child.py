@@ -22,11 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from trtasr.engine.bindings import BuilderConfig, Logger, Network, OptimizationProfile, Trt
+from trtasr.engine.builder import Built, NetworkRequest, build_network, make_monitor, use_capabilities
 from trtasr.engine.calibrator import load_source, make_calibrator, reshapes, use_calibrator
 from trtasr.engine.device import primary_context
-from trtasr.engine.network import Built, NetworkRequest, build_network
-from trtasr.engine.progress import make_monitor
-from trtasr.engine.rtx import use_capabilities
 from trtasr.errors import TrtasrError
 from trtasr.files.disk import disk_faults, writing
 from trtasr.files.replace import OTHER_FOLDER

@@ -15,9 +15,8 @@ BUILD = """
 import json, sys
 from pathlib import Path
 import tensorrt_rtx as trt
-from trtasr.engine import progress
-from trtasr.engine.network import NetworkRequest, build_network
-from trtasr.engine.rtx import use_capabilities
+from trtasr.engine import builder
+from trtasr.engine.builder import NetworkRequest, build_network, use_capabilities
 
 bars = []
 
@@ -30,11 +29,11 @@ class Bar:
     def close(self):
         self.closed = True
 
-progress.tqdm = Bar
+builder.tqdm = Bar
 
 def customize(network, config, profile):
     use_capabilities(trt, config, ["SM75"])
-    config.progress_monitor = progress.make_monitor(trt)
+    config.progress_monitor = builder.make_monitor(trt)
 
 shapes = {"features": [[1, 16, 10], [1, 16, 50], [1, 16, 100]], "lengths": [[1], [1], [1]]}
 built = build_network(trt, trt.Logger(trt.Logger.ERROR), NetworkRequest(Path(sys.argv[1]), shapes), customize)

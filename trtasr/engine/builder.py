@@ -1,8 +1,13 @@
-"""The builder's steps, the same for TensorRT and TensorRT for RTX: parse, configure, build."""
+"""The builder's steps, the same for TensorRT and TensorRT for RTX: parse, configure, build, and show how far it is."""
 
-from collections.abc import Callable, Mapping
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from trtasr.engine.bindings import Builder, BuilderConfig, Logger, Network, OptimizationProfile, TimingCache, Trt
 
@@ -94,3 +99,48 @@ def add_profile(
         profile.set_shape(name, trt.Dims(smallest), trt.Dims(usual), trt.Dims(largest))
     config.add_optimization_profile(profile)
     return profile
+
+
+def use_capabilities(trt: Trt, config: BuilderConfig, names: Sequence[str]) -> None:
+    """Builds for GPUs that are not here, which only TensorRT for RTX can: for the named compute capabilities.
+
+    ``SM75`` for instance is the T4; without any, the engine is for SM80.
+    """
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    config.max_aux_streams = 0  # the order of layers in the log is then the order of execution
+
+
+def make_monitor(trt: Trt) -> Any:
+    """An IProgressMonitor that draws the outermost phase of a build as a bar on stdout, if that is a terminal.
+
+    TensorRT calls it from several threads. Without a terminal nothing is written.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.bars: dict[str, Any] = {}
+            self.lock = threading.Lock()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            with self.lock:
+                if parent_phase in (None, ""):
+                    self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, file=sys.stdout, disable=None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            with self.lock:
+                bar = self.bars.get(phase_name)
+                if bar is not None:
+                    bar.update(step + 1 - bar.n)
+            return True  # False would cancel the build
+
+        def phase_finish(self, phase_name: str) -> None:
+            with self.lock:
+                bar = self.bars.pop(phase_name, None)
+                if bar is not None:
+                    bar.update(bar.total - bar.n)  # the last step is not always reported
+                    bar.close()
+
+    return Monitor()
