@@ -12,7 +12,7 @@ from tiny_archive import write_archive, write_conformer, write_manifest
 
 from trtasr.cli import main
 from trtasr.cli.use import transcribe_files
-from trtasr.engine.run import OrtRunner
+from trtasr.engine.sessions import OrtRunner
 from trtasr.errors import AudioError
 
 FAST = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper, parser
 
 from trtasr.engine.compare_integer import layer_steps, log_softmax, with_given
-from trtasr.engine.run import open_session
+from trtasr.engine.sessions import open_session
 from trtasr.errors import BundleError, UsageError
 
 STEP, ZERO = 0.1, 120  # scale of the features, twice that of `first` and `second`; zero point of all codes

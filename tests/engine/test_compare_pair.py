@@ -15,7 +15,7 @@ from whisper_pair import START, VOCABULARY, exported, tiny_features, tiny_whispe
 
 from trtasr.engine.compare import compare_tensor
 from trtasr.engine.compare_pair import Dictated, compare_pair, decoder_beside, decoder_inputs, vocabulary_size
-from trtasr.engine.run import utterances
+from trtasr.engine.sessions import utterances
 from trtasr.errors import QualityError, UsageError
 
 LABELS = ("fp32", "int8-cpu")

@@ -7,7 +7,7 @@ import tiny_pair
 
 from trtasr.engine.build import build_rtx, rtx_version
 from trtasr.engine.profile import DecoderProfile, Profile
-from trtasr.engine.run import open_session
+from trtasr.engine.sessions import open_session
 from trtasr.errors import UsageError
 
 WHISPER = {

@@ -7,7 +7,7 @@ import tiny_graphs
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt, require_tensorrt
 from trtasr.engine.device import DeviceBuffers, gpu_state, pci_bus_id, primary_context
 from trtasr.engine.profile import Profile
-from trtasr.engine.run import OrtRunner
+from trtasr.engine.sessions import OrtRunner
 from trtasr.engine.trt_run import open_plan
 from trtasr.errors import MissingError
 

@@ -15,7 +15,7 @@ from tiny_pair import HEADS, LAYERS, ROWS, VOCABULARY, WIDTH
 
 from trtasr.engine.builder import NetworkRequest, build_network, make_monitor
 from trtasr.engine.profile import DecoderProfile, Profile
-from trtasr.engine.run import open_session
+from trtasr.engine.sessions import open_session
 from trtasr.engine.trt_generate import open_pair
 from trtasr.errors import BuildError
 

@@ -8,7 +8,7 @@ import pytest
 import tiny_graphs
 from onnx import numpy_helper
 
-from trtasr.engine.run import open_session, utterances
+from trtasr.engine.sessions import open_session, utterances
 from trtasr.engine.walk import Replaced, walk
 from trtasr.values import CalibrationSet
 

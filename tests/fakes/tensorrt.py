@@ -25,7 +25,7 @@ from trt_names import (  # noqa: F401 - some are looked for here, as in the libr
     TensorIOMode,
 )
 
-from trtasr.engine.run import open_session
+from trtasr.engine.sessions import open_session
 
 __version__ = "10.16.1.11"
 MAGIC = b"fake plan\n"

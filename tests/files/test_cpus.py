@@ -86,7 +86,7 @@ a = torch.randn(400, 400); (a @ a).sum().item()
 import onnx
 from pathlib import Path
 from onnx import TensorProto as T, helper as h
-from trtasr.engine.run import open_session
+from trtasr.engine.sessions import open_session
 shape = h.make_tensor_value_info("x", T.FLOAT, [300, 300]), h.make_tensor_value_info("y", T.FLOAT, [300, 300])
 graph = h.make_graph([h.make_node("MatMul", ["x", "x"], ["y"])], "g", shape[:1], shape[1:])
 session = open_session(h.make_model(graph, ir_version=9, opset_imports=[h.make_opsetid("", 20)]).SerializeToString())

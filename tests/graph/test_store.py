@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import external_data_helper
 
-from trtasr.engine.run import open_session
+from trtasr.engine.sessions import open_session
 from trtasr.graph import store as storing
 from trtasr.graph.store import SMALL, store
 

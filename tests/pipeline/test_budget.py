@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.cli import main
 from trtasr.engine.compare import output_sqnr
-from trtasr.engine.run import utterances
+from trtasr.engine.sessions import utterances
 from trtasr.models.load import build_model
 from trtasr.pipeline.budget import fewest
 from trtasr.pipeline.calibrate import calibration_features

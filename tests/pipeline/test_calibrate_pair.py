@@ -12,7 +12,7 @@ from whisper_pair import CONVOLUTIONS, END, ENGLISH, FRENCH, GENERATION, alone, 
 from trtasr.engine.cache import parse_cache
 from trtasr.engine.compare import output_sqnr
 from trtasr.engine.compare_pair import decoder_inputs
-from trtasr.engine.run import open_session, utterances
+from trtasr.engine.sessions import open_session, utterances
 from trtasr.errors import RecipeError, UsageError
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.cpu_qdq import quantize_for_cpu

@@ -13,7 +13,7 @@ from tiny_archive import write_archive, write_manifest
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.cli import main
 from trtasr.engine.cache import parse_cache
-from trtasr.engine.run import open_session
+from trtasr.engine.sessions import open_session
 from trtasr.errors import UsageError
 from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections

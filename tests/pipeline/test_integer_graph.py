@@ -14,7 +14,7 @@ from trtasr.audio.manifest import read_manifest
 from trtasr.audio.prepare import prepare
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.cli import main
-from trtasr.engine.run import OrtRunner
+from trtasr.engine.sessions import OrtRunner
 from trtasr.errors import AudioError, QualityError
 from trtasr.graph.center import center
 from trtasr.graph.export import export_onnx, fold_batchnorm

@@ -6,7 +6,7 @@ import torch
 from torch_decoding import TorchDecoding
 from whisper_pair import GENERATION, VOCABULARY, exported, hearing_whisper, tiny_features
 
-from trtasr.engine.run import utterances
+from trtasr.engine.sessions import utterances
 from trtasr.network.pair_run import Texts
 from trtasr.pipeline.pair_speech import pair_logits, spoken_tokens
 from trtasr.text.generate import greedy

@@ -7,7 +7,7 @@ from onnx import numpy_helper
 from tiny_archive import write_archive
 
 from trtasr.checkpoint.nemo import read_nemo
-from trtasr.engine.run import open_session
+from trtasr.engine.sessions import open_session
 from trtasr.errors import UsageError
 from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections

@@ -18,7 +18,7 @@ from trtasr.engine.compare import compare
 from trtasr.engine.compare_pair import Dictated, compare_pair
 from trtasr.engine.faults import model_errors
 from trtasr.engine.profile import Profile
-from trtasr.engine.run import load_model
+from trtasr.engine.sessions import load_model
 from trtasr.errors import AudioError, BundleError, UsageError
 from trtasr.files.read import Source
 from trtasr.graph.qdq import decide

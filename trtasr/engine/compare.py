@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trtasr.engine.run import expose, folder_of, has_half, load_model, open_session
+from trtasr.engine.sessions import expose, folder_of, has_half, load_model, open_session
 from trtasr.engine.trt_run import open_plan
 from trtasr.errors import MissingError, QualityError, UsageError
 from trtasr.files.write import replacing

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
 from trtasr.engine.compare import Feed, Observe, ort_observer, sqnr_db
-from trtasr.engine.run import expose, folder_of, load_model, open_session, utterances
+from trtasr.engine.sessions import expose, folder_of, load_model, open_session, utterances
 from trtasr.errors import BundleError, UsageError
 from trtasr.results import LayerSteps
 from trtasr.values import Array, CalibrationSet, FloatArray, IntArray

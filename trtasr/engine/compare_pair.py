@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtasr.engine.compare import REPAIR, Feed, Files, compare_tensor, feature_inputs, polygraphy_command, run_both
-from trtasr.engine.run import load_model, open_session
+from trtasr.engine.sessions import load_model, open_session
 from trtasr.errors import QualityError
 from trtasr.results import Comparison, TensorComparison
 from trtasr.values import Array, FloatArray, IntArray

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 
-from trtasr.engine.run import load_model, open_session
+from trtasr.engine.sessions import load_model, open_session
 from trtasr.files.disk import needing
 from trtasr.files.look import is_file
 from trtasr.files.scratch import scratch

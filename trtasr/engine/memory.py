@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from trtasr.engine.compare import Observe, ort_observer
-from trtasr.engine.run import load_model
+from trtasr.engine.sessions import load_model
 from trtasr.errors import AudioError, path_text
 from trtasr.files.cpus import CGROUPS, OWN_CGROUPS, control_groups, words
 

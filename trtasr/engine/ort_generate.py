@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from trtasr.engine.faults import REPAIR, model_errors
-from trtasr.engine.run import open_session
+from trtasr.engine.sessions import open_session
 from trtasr.errors import BundleError
 from trtasr.values import Array, FloatArray, IntArray
 

@@ -9,7 +9,7 @@ from typing import Any
 from trtasr.engine.build import RTX_INSTALL, RTX_MINIMUM
 from trtasr.engine.build_tensorrt import TRT_INSTALL, load_tensorrt
 from trtasr.engine.device import PYCUDA_INSTALL
-from trtasr.engine.run import cpu_facts, cpu_name
+from trtasr.engine.sessions import cpu_facts, cpu_name
 from trtasr.errors import MissingError
 
 INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "avx2", "asimddp")

@@ -13,7 +13,7 @@ from torch import nn
 from trtasr.audio.frontend import Frontend, frames_of
 from trtasr.engine.faults import REPAIR
 from trtasr.engine.profile import Shapes
-from trtasr.engine.run import OrtRunner
+from trtasr.engine.sessions import OrtRunner
 from trtasr.engine.trt_run import TrtRunner, open_plan
 from trtasr.errors import BundleError
 from trtasr.graph.export import export_onnx, fold_batchnorm

@@ -16,7 +16,7 @@ import torch
 from trtasr.audio.frontend import Frontend
 from trtasr.audio.waveform import SHORTEST, WaveformConfig
 from trtasr.engine.profile import Profile, Shapes
-from trtasr.engine.run import open_session
+from trtasr.engine.sessions import open_session
 from trtasr.recipe import Calibration, EngineShapes
 from trtasr.text.generate import Generation
 from trtasr.text.tokens import Tokenizer

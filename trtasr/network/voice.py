@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trtasr.engine.run import open_session
+from trtasr.engine.sessions import open_session
 from trtasr.network.network import Files, Network, Outputs, run
 from trtasr.text.generate import Generation, biases
 from trtasr.values import CalibrationSet, Example, FloatArray, IntArray

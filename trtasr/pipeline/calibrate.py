@@ -21,7 +21,7 @@ from trtasr.audio.prepare import prepare
 from trtasr.bundle import LARGEST_FILE
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.cache import format_cache
-from trtasr.engine.run import observe, utterances
+from trtasr.engine.sessions import observe, utterances
 from trtasr.errors import RecipeError, UsageError
 from trtasr.files.disk import writing
 from trtasr.files.keep import sha256_file

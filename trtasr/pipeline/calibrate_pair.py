@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from trtasr.engine.compare_pair import decoder_inputs, vocabulary_size
-from trtasr.engine.run import observe, open_session, utterances
+from trtasr.engine.sessions import observe, open_session, utterances
 from trtasr.errors import UsageError
 from trtasr.graph.tensors import activation_tensors
 from trtasr.network.pair_run import TOKENS_PER_SECOND

@@ -13,7 +13,7 @@ from trtasr.bench.wer import bootstrap_delta
 from trtasr.engine.compare import Feed, sqnr_db
 from trtasr.engine.compare_integer import layer_steps, log_softmax
 from trtasr.engine.faults import model_errors
-from trtasr.engine.run import OrtRunner, load_model
+from trtasr.engine.sessions import OrtRunner, load_model
 from trtasr.errors import QualityError, UsageError
 from trtasr.graph.integer import LOGITS_SCALE
 from trtasr.graph.integer_proof import inspect_integer

@@ -10,7 +10,7 @@ import onnx
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt, require_tensorrt
 from trtasr.engine.compare import Feed, Observe, layer_sqnr, ort_observer, plan_observer, shared_tensors
 from trtasr.engine.faults import model_errors
-from trtasr.engine.run import load_model
+from trtasr.engine.sessions import load_model
 from trtasr.errors import UsageError
 from trtasr.files.scratch import scratch
 from trtasr.graph.halve import halve

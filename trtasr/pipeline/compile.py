@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from trtasr.bundle import check_replaceable, staged
-from trtasr.engine.run import utterances as single_utterances
+from trtasr.engine.sessions import utterances as single_utterances
 from trtasr.files.scratch import scratch
 from trtasr.graph.center import center
 from trtasr.graph.check import assert_parity, run_graph

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trtasr.bundle import staged
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare_pair import DECODER, ENCODER, decoder_inputs
-from trtasr.engine.run import utterances
+from trtasr.engine.sessions import utterances
 from trtasr.errors import RecipeError
 from trtasr.files.scratch import scratch
 from trtasr.graph.check import assert_parity, run_graph

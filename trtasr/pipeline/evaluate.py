@@ -15,7 +15,7 @@ from trtasr.bench.wer import evaluate
 from trtasr.engine.compare import ort_observer
 from trtasr.engine.faults import REPAIR
 from trtasr.engine.memory import MemoryLimit
-from trtasr.engine.run import OrtRunner, cpu_name
+from trtasr.engine.sessions import OrtRunner, cpu_name
 from trtasr.engine.trt_run import open_plan
 from trtasr.errors import AudioError, BundleError
 from trtasr.files.cpus import threads as usual_threads

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 
 from trtasr.engine.faults import model_errors
-from trtasr.engine.run import load_model
+from trtasr.engine.sessions import load_model
 from trtasr.errors import QualityError, TrtasrError, UsageError
 from trtasr.graph.integer import LONGEST_FRAMES, integerize
 from trtasr.graph.integer_proof import prove

@@ -15,7 +15,7 @@ from trtasr.bundle import REPAIR, Bundle, Sidecar, open_bundle
 from trtasr.engine.build_tensorrt import require_tensorrt
 from trtasr.engine.external import external_files
 from trtasr.engine.memory import MemoryLimit
-from trtasr.engine.run import load_model
+from trtasr.engine.sessions import load_model
 from trtasr.errors import BundleError, MissingError, UsageError
 from trtasr.files.look import is_there
 from trtasr.network.pair_run import Texts, files_of, is_pair, refuse_above, refuse_longer, texts_from

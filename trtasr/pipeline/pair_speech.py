@@ -7,7 +7,7 @@ import numpy as np
 
 from trtasr.engine.compare import Observe
 from trtasr.engine.compare_pair import decoder_beside, decoder_inputs, vocabulary_size
-from trtasr.engine.run import expose, open_session
+from trtasr.engine.sessions import expose, open_session
 from trtasr.network.pair_run import PairRunner, Texts, decoding
 from trtasr.values import Array, FloatArray, IntArray
 

@@ -21,7 +21,7 @@ from trtasr.checkpoint.architecture import architecture
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare_pair import ENCODER
 from trtasr.engine.inspect import layers_json
-from trtasr.engine.run import cpu_name
+from trtasr.engine.sessions import cpu_name
 from trtasr.files.write import write_json, write_text
 from trtasr.pipeline.calibrate import cache_text
 from trtasr.pipeline.controls import Control

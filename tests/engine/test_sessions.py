@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 import tiny_graphs
 
-from trtasr.engine.run import OrtRunner, cpu_name, expose, folder_of, load_model, observe, open_session, utterances
+from trtasr.engine.sessions import OrtRunner, cpu_name, expose, folder_of, load_model, observe, open_session, utterances
 from trtasr.errors import BundleError
 from trtasr.graph import store as storing
 from trtasr.values import CalibrationSet
