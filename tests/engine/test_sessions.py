@@ -7,7 +7,7 @@ import tiny_graphs
 
 from trtasr.engine.sessions import OrtRunner, cpu_name, expose, folder_of, load_model, observe, open_session, utterances
 from trtasr.errors import BundleError
-from trtasr.graph import store as storing
+from trtasr.graph import edit as storing
 from trtasr.values import CalibrationSet
 
 

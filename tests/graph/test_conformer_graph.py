@@ -8,11 +8,10 @@ from tiny_network import sqnr_db, valid
 from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.graph.cpu_qdq import quantize_for_cpu
 from trtasr.graph.halve import halve
-from trtasr.graph.macs import macs_per_second
 from trtasr.graph.pointwise import pointwise_to_matmul
 from trtasr.graph.qdq import decide, insert_qdq
 from trtasr.graph.tensors import activation_tensors, data_path, sites
-from trtasr.graph.traffic import layer_traffic
+from trtasr.graph.traffic import layer_traffic, macs_per_second
 from trtasr.targets import T4, T4_RTX
 
 LAYERS = 2

@@ -4,7 +4,6 @@ from onnx import numpy_helper
 from tiny_network import CHANNELS, CLASSES, MEL
 
 from trtasr.graph.check import run_graph
-from trtasr.graph.macs import macs_per_second
 from trtasr.graph.tensors import (
     activation_tensors,
     data_path,
@@ -14,6 +13,7 @@ from trtasr.graph.tensors import (
     weight_tensors,
     with_outputs,
 )
+from trtasr.graph.traffic import macs_per_second
 
 
 def test_activations_are_the_data_path_and_nothing_else(fp32, feeds):

@@ -1,9 +1,8 @@
 import pytest
 from tiny_network import CHANNELS, CLASSES, MEL
 
-from trtasr.graph.macs import macs_per_second
 from trtasr.graph.tensors import sites
-from trtasr.graph.traffic import layer_traffic
+from trtasr.graph.traffic import layer_traffic, macs_per_second
 
 
 def test_every_weighted_layer_of_the_tiny_network_by_hand(fp32):

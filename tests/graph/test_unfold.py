@@ -7,9 +7,9 @@ from trtasr.engine.build import build_rtx, rtx_version
 from trtasr.engine.profile import Profile
 from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.graph.halve import fp16_scale_lint, halve
-from trtasr.graph.macs import macs_per_second
 from trtasr.graph.pointwise import pointwise_to_matmul
 from trtasr.graph.qdq import insert_qdq
+from trtasr.graph.traffic import macs_per_second
 from trtasr.graph.unfold import unfold_convolutions
 from trtasr.quant.scales import weight_scale
 from trtasr.values import ScaleTable, TensorScale

@@ -1,8 +1,9 @@
-"""Small helpers that every pass uses: look up, copy, rebuild."""
+"""Small helpers that every pass uses: look up, copy, rebuild, and write a graph of any size."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from trtasr.values import ScaleTable, TensorScale, WeightScale
 Array = npt.NDArray[Any]
 
 LARGE = 1024  # elements; below are shapes, axes and scales, which decide what a graph computes
+LARGEST = 1_900_000_000  # bytes; protobuf ends at 2^31
+SMALL = 1024  # bytes; smaller constants stay in the graph: shapes and axes decide what it computes
 
 
 def tensor(name: str, value: Any) -> TensorProto:
@@ -77,6 +80,29 @@ def renamed_inputs(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
             final = names[final]
         changed.input[index] = final
     return changed
+
+
+def store(model: onnx.ModelProto, path: Path) -> None:
+    """Write ``path``, and ``<path>.data`` with its weights where they are more than one protobuf message can hold.
+
+    Args:
+        model: graph; not changed.
+        path: file to write.
+    """
+    if sum(len(item.raw_data) for item in model.graph.initializer) <= LARGEST:
+        onnx.save(model, path)
+        return
+    weights = path.with_name(f"{path.name}.data")
+    weights.unlink(missing_ok=True)  # onnx appends
+    onnx.save(
+        model,
+        path,
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=weights.name,
+        size_threshold=SMALL,
+    )
+    onnx.load_external_data_for_model(model, str(path.parent))  # saving has taken the values out
 
 
 def activation_scale(table: ScaleTable, name: str) -> TensorScale:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from trtasr.files.replace import OTHER_FOLDER
 from trtasr.files.workspace import workspace
+from trtasr.graph.edit import store
 from trtasr.graph.export import OPSET
 from trtasr.graph.fold_scale import fold_scale
 from trtasr.graph.named_weights import named_weights
-from trtasr.graph.store import store
 from trtasr.graph.unshare import unshare
 
 KeyValue = tuple[Tensor, Tensor]

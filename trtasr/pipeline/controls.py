@@ -13,8 +13,8 @@ from trtasr.errors import QualityError
 from trtasr.files.scratch import scratch
 from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections
+from trtasr.graph.edit import store
 from trtasr.graph.own_part import own_part
-from trtasr.graph.store import store
 from trtasr.network.pair_run import texts_of
 from trtasr.pipeline.calibrate_pair import PairGraphs
 from trtasr.pipeline.evaluate import feeds, word_error_rate

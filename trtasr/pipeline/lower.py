@@ -18,13 +18,12 @@ from trtasr.engine.inspect import ort_layers
 from trtasr.engine.profile import Profile, Shapes
 from trtasr.errors import BuildError, MissingError, NoKernelError, TrtasrError
 from trtasr.graph.check import check_model
+from trtasr.graph.edit import store
 from trtasr.graph.gains import channel_gains, gain_lint
-from trtasr.graph.half_caches import half_caches
-from trtasr.graph.halve import fp16_scale_lint, halve
+from trtasr.graph.halve import fp16_scale_lint, half_caches, halve
 from trtasr.graph.lint import HEADROOM, large_activations, overflow_lint
-from trtasr.graph.macs import macs_per_second
 from trtasr.graph.pointwise import pointwise_to_matmul
-from trtasr.graph.store import store
+from trtasr.graph.traffic import macs_per_second
 from trtasr.graph.unfold import unfold_convolutions
 from trtasr.recipe import EngineShapes, Recipe
 from trtasr.results import Engine

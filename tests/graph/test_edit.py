@@ -6,14 +6,14 @@ import pytest
 from onnx import external_data_helper
 
 from trtasr.engine.sessions import open_session
-from trtasr.graph import store as storing
-from trtasr.graph.store import SMALL, store
+from trtasr.graph import edit
+from trtasr.graph.edit import SMALL, store
 
 
 @pytest.fixture
 def large(monkeypatch):
     """The tiny graph is too large for one file."""
-    monkeypatch.setattr(storing, "LARGEST", 1000)
+    monkeypatch.setattr(edit, "LARGEST", 1000)
 
 
 def test_a_small_graph_is_one_file(fp32, tmp_path):
@@ -24,7 +24,7 @@ def test_a_small_graph_is_one_file(fp32, tmp_path):
 
 @pytest.mark.parametrize("spare", [-1, 0])
 def test_the_limit_is_that_of_the_weights(fp32, tmp_path, monkeypatch, spare):
-    monkeypatch.setattr(storing, "LARGEST", sum(len(item.raw_data) for item in fp32.graph.initializer) + spare)
+    monkeypatch.setattr(edit, "LARGEST", sum(len(item.raw_data) for item in fp32.graph.initializer) + spare)
     store(fp32, tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx.data").exists() == (spare < 0)
 
