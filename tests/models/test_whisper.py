@@ -1,4 +1,4 @@
-"""Whisper against transformers' own, and batches against items alone."""
+"""Whisper against transformers' own, batches against items alone, and configurations that are refused."""
 
 from functools import cache
 from pathlib import Path
@@ -10,12 +10,15 @@ from golden import cases, whisper_configs
 from torch_decoding import TorchDecoding
 
 from trtasr.checkpoint.generation import read_generation
+from trtasr.errors import CheckpointError
 from trtasr.models.load import build_model
-from trtasr.models.whisper import Whisper, sinusoids
+from trtasr.models.whisper import FIXED, INTEGERS, Whisper, check_config, sinusoids
 from trtasr.text.generate import greedy
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "whisper.npz")
 NAMES = sorted(whisper_configs.SMALL)
+
+SIZES = {"tiny": 37.76, "base": 72.59, "small": 241.73, "medium": 763.86, "large-v3": 1543.49, "large-v3-turbo": 808.88}
 
 
 @cache
@@ -115,3 +118,46 @@ def test_sinusoids_are_whispers():
     assert found.shape == (1500, 384)
     assert torch.equal(found[0], torch.cat((torch.zeros(192), torch.ones(192))))
     np.testing.assert_allclose(found[100, [0, 191, 192]], np.sin([100, 0.01, 100 + np.pi / 2]), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_sizes_are_supported(name):
+    """Millions of parameters as transformers counts them, on their model cards rounded."""
+    config = whisper_configs.PUBLISHED[name]
+    check_config(config)
+    with torch.device("meta"):
+        model = Whisper(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(SIZES[name], abs=0.006)
+
+
+@pytest.mark.parametrize("key", INTEGERS)
+@pytest.mark.parametrize("value", [None, 0, -1, 2**40, 1.5, "3", True, [4]])
+def test_sizes_are_integers_within_bounds(key, value):
+    with pytest.raises(CheckpointError, match=f"config.json: {key}: "):
+        check_config(whisper_configs.config(**{key: value}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("activation_function", "relu"),
+        ("scale_embedding", True),
+        ("tie_word_embeddings", False),
+    ],
+)
+def test_what_is_computed_otherwise(key, value):
+    assert key in FIXED
+    with pytest.raises(CheckpointError, match=f"{key} is {value!r}"):
+        check_config(whisper_configs.config(**{key: value}))
+
+
+@pytest.mark.parametrize("key", ["encoder_attention_heads", "decoder_attention_heads"])
+def test_heads_divide_the_width(key):
+    with pytest.raises(CheckpointError, match=f"{key} = 5 does not divide d_model = 32"):
+        check_config(whisper_configs.config(**{key: 5}))
+
+
+def test_a_large_configuration_claims_no_memory_before_the_weights_fit():
+    config = whisper_configs.config(d_model=8192, encoder_ffn_dim=2**15, vocab_size=2**20)  # 40 GB
+    with pytest.raises(CheckpointError, match=r"do not fit.*missing"):
+        build_model("whisper", config, {})

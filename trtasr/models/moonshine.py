@@ -2,6 +2,7 @@
 
 The encoder reads the waveform itself, of any length; positions are told by rotary embeddings. As with Whisper, the
 encoder's part of every cross-attention is computed once per utterance, and both halves are plain functions.
+A ``config.json`` that would be computed otherwise is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,29 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from trtasr.errors import CheckpointError
+from trtasr.models.checks import check_table
 from trtasr.models.encoder_decoder import EncoderDecoder, KeyValue, causal_bias, cross_of, source_bias
 from trtasr.models.layers import length_mask
-from trtasr.models.moonshine_attention import CrossAttention, Rotary, Run, SelfAttention
-from trtasr.models.moonshine_config import check_config
+from trtasr.models.moonshine_attention import CrossAttention, Rotary, Run, SelfAttention, rotary
 
+# Bounds, both included, above any published model: a folder may come from anywhere and must not claim memory.
+INTEGERS = {
+    "hidden_size": (8, 2**13),
+    "intermediate_size": (1, 2**15),
+    "vocab_size": (2, 2**20),
+    "encoder_num_hidden_layers": (1, 256),
+    "decoder_num_hidden_layers": (1, 256),
+    "encoder_num_attention_heads": (1, 256),
+    "decoder_num_attention_heads": (1, 256),
+}
+FIXED: Mapping[str, Any] = {
+    "encoder_hidden_act": "gelu",
+    "decoder_hidden_act": "silu",
+    "attention_bias": False,
+    "tie_word_embeddings": True,
+}
+REPAIR = "use the configuration that belongs to the weights"
 EPSILON = 1e-5  # of the group norm, added to the variance
 
 
@@ -261,3 +280,39 @@ class Moonshine(EncoderDecoder):
     def __init__(self, config: Mapping[str, Any]) -> None:
         check_config(config)
         super().__init__(Encoder(config), Decoder(config))
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse what this module does not compute.
+
+    Raises:
+        CheckpointError: naming the key.
+    """
+    check_table(config, INTEGERS, FIXED)
+    check_heads(config)
+    rotary(config)
+
+
+def check_heads(config: Mapping[str, Any]) -> None:
+    """Refuse heads that do not fit, or that share keys and values.
+
+    transformers gives the decoder the encoder's heads, whatever the decoder's key says; so both must be alike.
+
+    Raises:
+        CheckpointError: naming the key.
+    """
+    width, heads = config["hidden_size"], config["encoder_num_attention_heads"]
+    if width % heads or width // heads % 2:
+        raise CheckpointError(
+            f"config.json: encoder_num_attention_heads = {heads} does not divide hidden_size = {width} into even parts",
+            REPAIR,
+        )
+    expected = {
+        "decoder_num_attention_heads": heads,
+        "encoder_num_key_value_heads": heads,
+        "decoder_num_key_value_heads": heads,
+        "head_dim": width // heads,
+    }
+    for key, value in expected.items():
+        if config.get(key) not in (None, value):
+            raise CheckpointError(f"config.json: {key} is {config[key]!r:.80}", f"only {value} is supported here")

@@ -7,10 +7,41 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from trtasr.errors import CheckpointError
 from trtasr.models.encoder_decoder import KeyValue
-from trtasr.models.moonshine_config import rotary
 
 LANES = 8  # heads get a multiple of so many numbers
+ROPE_THETA, PARTIAL_ROTARY_FACTOR = 10000.0, 0.9  # transformers' defaults
+MAX_THETA = 1e9
+
+
+def rotary(config: Mapping[str, Any]) -> tuple[float, float]:
+    """Rotary embeddings: ``rope_theta``, and the share of each head that turns, ``partial_rotary_factor``.
+
+    They stand in ``rope_parameters`` (older: ``rope_scaling``), or beside it, or have transformers' default.
+
+    Raises:
+        CheckpointError: naming the key.
+    """
+    name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    section = config.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise CheckpointError(f"config.json: {name} is {section!r:.80}", "use an object, or null")
+    kind = section.get("rope_type", section.get("type", "default"))
+    if kind != "default":
+        raise CheckpointError(f"config.json: {name}.rope_type is {kind!r:.80}", "only 'default' is supported")
+    values = {"rope_theta": ROPE_THETA, "partial_rotary_factor": PARTIAL_ROTARY_FACTOR} | {
+        key: source[key]
+        for source in (config, section)
+        for key in ("rope_theta", "partial_rotary_factor")
+        if key in source
+    }
+    for key, (low, high) in {"rope_theta": (1.0, MAX_THETA), "partial_rotary_factor": (0.0, 1.0)}.items():
+        if type(values[key]) not in (int, float) or not low <= values[key] <= high:
+            raise CheckpointError(
+                f"config.json: {key} is {values[key]!r:.80}", f"use a number from {low:g} to {high:g}"
+            )
+    return float(values["rope_theta"]), float(values["partial_rotary_factor"])
 
 
 class Run(NamedTuple):

@@ -2,6 +2,7 @@
 
 The encoder also projects the keys and values of every cross-attention, once per utterance; the decoder takes them, and
 the keys and values of the tokens before, as inputs and gives those of the new tokens back. So both are plain functions.
+A ``config.json`` that would be computed otherwise is refused.
 """
 
 import math
@@ -11,9 +12,26 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from trtasr.errors import CheckpointError
+from trtasr.models.checks import check_table
 from trtasr.models.encoder_decoder import EncoderDecoder, KeyValue, causal_bias, cross_of, source_bias
 from trtasr.models.layers import length_mask
-from trtasr.models.whisper_config import check_config
+
+# Bounds, both included, above any published model: a folder may come from anywhere and must not claim memory.
+INTEGERS = {
+    "d_model": (8, 2**13),
+    "num_mel_bins": (1, 512),
+    "vocab_size": (2, 2**20),
+    "encoder_layers": (1, 256),
+    "decoder_layers": (1, 256),
+    "encoder_attention_heads": (1, 256),
+    "decoder_attention_heads": (1, 256),
+    "encoder_ffn_dim": (1, 2**15),
+    "decoder_ffn_dim": (1, 2**15),
+    "max_source_positions": (1, 2**16),
+    "max_target_positions": (1, 2**16),
+}
+FIXED: Mapping[str, Any] = {"activation_function": "gelu", "scale_embedding": False, "tie_word_embeddings": True}
 
 
 class Attention(nn.Module):
@@ -233,6 +251,21 @@ class Whisper(EncoderDecoder):
     def __init__(self, config: Mapping[str, Any]) -> None:
         check_config(config)
         super().__init__(Encoder(config), Decoder(config))
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse what this module does not compute.
+
+    Raises:
+        CheckpointError: naming the key.
+    """
+    check_table(config, INTEGERS, FIXED)
+    for key in ("encoder_attention_heads", "decoder_attention_heads"):
+        if config["d_model"] % config[key]:
+            raise CheckpointError(
+                f"config.json: {key} = {config[key]} does not divide d_model = {config['d_model']}",
+                "use the configuration that belongs to the weights",
+            )
 
 
 def sinusoids(positions: int, width: int) -> Tensor:
