@@ -7,11 +7,12 @@ import pytest
 from golden import moonshine_configs, whisper_configs
 from golden.whisper_configs import END, GENERATION, NO_TIMESTAMPS, START, TRANSCRIBE
 
-from trtasr.checkpoint.generation import read_generation
+from trtasr.checkpoint.generation import CODES, language_token, read_generation
 from trtasr.errors import CheckpointError
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "whisper.npz")
 CONFIG, VOCABULARY = whisper_configs.config(), whisper_configs.vocabulary()
+OUTDATED = {key: GENERATION[key] for key in GENERATION if key not in ("lang_to_id", "task_to_id", "is_multilingual")}
 
 
 def whisper(settings, **config):
@@ -124,9 +125,6 @@ def test_positions_that_leave_no_room(places):
         whisper(GENERATION, max_target_positions=places)
 
 
-OUTDATED = {key: GENERATION[key] for key in GENERATION if key not in ("lang_to_id", "task_to_id", "is_multilingual")}
-
-
 @pytest.mark.parametrize(
     ("change", "prompt"),
     [
@@ -200,3 +198,26 @@ def test_positions_of_a_moonshine_are_bounded_where_no_weight_bounds_them():
     config = moonshine_configs.config(max_position_embeddings=2**13 + 1)
     with pytest.raises(CheckpointError, match=r"max_position_embeddings = 8193\n.*from 1 to 8192"):
         read_generation("moonshine", config, {}, ("",) * 61)
+
+
+@pytest.mark.parametrize(
+    ("given", "token"),
+    [
+        ("english", "<|en|>"),
+        ("English", "<|en|>"),
+        ("en", "<|en|>"),
+        ("<|en|>", "<|en|>"),
+        ("mandarin", "<|zh|>"),
+        ("haitian creole", "<|ht|>"),
+        ("cantonese", "<|yue|>"),
+        ("xx", "<|xx|>"),
+    ],
+)
+def test_tokens(given, token):
+    assert language_token(given) == token
+
+
+def test_there_are_whispers_hundred_languages_and_twelve_other_names():
+    assert len(set(CODES.values())) == 100
+    assert len(CODES) == 112
+    assert all(name == name.strip() and code.isalpha() for name, code in CODES.items())

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from trtasr.checkpoint.folder import integer, section
-from trtasr.checkpoint.languages import CODES, language_token
 from trtasr.errors import CheckpointError
 from trtasr.text.generate import MAX_LENGTH, Generation
 from trtasr.text.numbers import digit_tokens, separator_tokens
@@ -24,6 +23,23 @@ NO_TIMESTAMPS = "<|notimestamps|>"
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {"whisper": {}, "moonshine": {"max_position_embeddings": 512}}
 MAX_POSITIONS = 2**13  # of a decoder: published ones have at most 512, and rotary embeddings have no weight to count
 CORRECT = f"correct {FILE}"
+# Names of languages that the file may use instead of the code of Whisper's language token.
+LANGUAGES = """
+en english, zh chinese, de german, es spanish, ru russian, ko korean, fr french, ja japanese, pt portuguese,
+tr turkish, pl polish, ca catalan, nl dutch, ar arabic, sv swedish, it italian, id indonesian, hi hindi, fi finnish,
+vi vietnamese, he hebrew, uk ukrainian, el greek, ms malay, cs czech, ro romanian, da danish, hu hungarian, ta tamil,
+no norwegian, th thai, ur urdu, hr croatian, bg bulgarian, lt lithuanian, la latin, mi maori, ml malayalam, cy welsh,
+sk slovak, te telugu, fa persian, lv latvian, bn bengali, sr serbian, az azerbaijani, sl slovenian, kn kannada,
+et estonian, mk macedonian, br breton, eu basque, is icelandic, hy armenian, ne nepali, mn mongolian, bs bosnian,
+kk kazakh, sq albanian, sw swahili, gl galician, mr marathi, pa punjabi, si sinhala, km khmer, sn shona, yo yoruba,
+so somali, af afrikaans, oc occitan, ka georgian, be belarusian, tg tajik, sd sindhi, gu gujarati, am amharic,
+yi yiddish, lo lao, uz uzbek, fo faroese, ht haitian creole, ps pashto, tk turkmen, nn nynorsk, mt maltese,
+sa sanskrit, lb luxembourgish, my myanmar, bo tibetan, tl tagalog, mg malagasy, as assamese, tt tatar, haw hawaiian,
+ln lingala, ha hausa, ba bashkir, jw javanese, su sundanese, yue cantonese, my burmese, ca valencian, nl flemish,
+ht haitian, lb letzeburgesch, ps pushto, pa panjabi, ro moldavian, ro moldovan, si sinhalese, es castilian,
+zh mandarin
+"""
+CODES = {name: code for code, name in (entry.split(maxsplit=1) for entry in LANGUAGES.strip().split(","))}
 
 Settings = Mapping[str, Any]
 Table = dict[str, int]
@@ -156,6 +172,14 @@ def spoken(settings: Settings) -> str:
     """Token of the language that is named; empty where none is."""
     language = settings.get("language")
     return language_token(language) if isinstance(language, str) else ""
+
+
+def language_token(language: str) -> str:
+    """Spelling of the token of a language given as token, code or English name: ``english`` -> ``<|en|>``."""
+    plain = language.lower()
+    if plain.startswith("<|"):
+        return plain
+    return f"<|{CODES.get(plain, plain)}|>"
 
 
 def no_timestamps(settings: Settings, vocabulary: tuple[str, ...], wanted: bool) -> int | None:

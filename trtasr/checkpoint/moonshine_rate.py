@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trtasr.checkpoint.folder import Folder
-from trtasr.checkpoint.languages import CODES, language_token
+from trtasr.checkpoint.generation import CODES, language_token
 
 logger = logging.getLogger(__name__)
 
