@@ -65,8 +65,8 @@ def test_a_truncated_recording_is_named_with_seconds_found_and_promised(tmp_path
     path = halved(written(tmp_path, suffix))
     seconds, (warning,) = said(path)
     assert seconds < 0.6 * SECONDS
-    assert warning.startswith(f"{path}: {seconds:.2f} s found, but its header promises 4.0")
-    assert warning.endswith("cut off")
+    assert warning.startswith(f"{path}: {seconds:.2f} s")
+    assert "promises 4.0" in warning
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "opus"])
@@ -74,11 +74,12 @@ def test_a_truncated_ogg_recording_is_named(tmp_path, said, suffix):
     path = halved(written(tmp_path, suffix))
     seconds, (warning,) = said(path)
     assert 0 < seconds < 0.6 * SECONDS
-    assert warning.startswith(f"{path}: {seconds:.2f} s found, but the end of the Ogg stream is missing")
+    assert warning.startswith(f"{path}: {seconds:.2f} s")
+    assert "missing" in warning
 
 
 def test_a_truncated_flac_recording_is_refused_with_the_seconds_promised(tmp_path):
-    with pytest.raises(AudioError, match=r"damaged or cut off; its header promises 4.00 s"):
+    with pytest.raises(AudioError, match=r"promises 4\.00 s"):
         read_audio(halved(written(tmp_path, "flac")), 16000)
 
 
@@ -104,7 +105,8 @@ def test_the_sizes_that_streams_write_give_no_warning(tmp_path, said, data, riff
 def test_a_header_longer_than_the_data_is_named(tmp_path, said):
     seconds, (warning,) = said(with_sizes(written(tmp_path, "wav"), 2 * 128_000, 36 + 2 * 128_000))
     assert seconds == SECONDS
-    assert "4.00 s found, but its header promises 8.00 s" in warning
+    assert "4.00 s found" in warning
+    assert "promises 8.00 s" in warning
 
 
 @pytest.mark.parametrize("suffix", ["wav", "aiff", "au"])
@@ -116,7 +118,8 @@ def test_a_header_shorter_than_the_data_is_named(tmp_path, said, suffix):
     path.write_bytes(content[:place] + size + content[place + 4 :])
     seconds, (warning,) = said(path)
     assert seconds == 2.0
-    assert "2.00 s read as its header says, but the file holds about 4.00 s" in warning
+    assert "2.00 s read" in warning
+    assert "about 4.00 s" in warning
 
 
 def test_chunks_behind_the_data_and_id3_tags_give_no_warning(tmp_path, said):
@@ -163,7 +166,7 @@ def test_channels_that_cancel_are_named_and_one_can_be_heard(tmp_path, said):
     path = tmp_path / "phase.wav"
     soundfile.write(path, np.stack([WAVE, -WAVE], axis=1), 16000, subtype="FLOAT")
     _, (warning,) = said(path)
-    assert "channels cancel each other" in warning
+    assert "cancel" in warning
     assert "--channel" in warning
     for shape in ([WAVE, WAVE], [WAVE, np.zeros_like(WAVE)], [np.zeros_like(WAVE)] * 2):
         soundfile.write(path, np.stack(shape, axis=1), 16000, subtype="FLOAT")

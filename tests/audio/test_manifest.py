@@ -50,7 +50,7 @@ def test_librispeech_folder(folder):
     assert first.audio_filepath == chapter / "1688-142285-0000.flac"
     assert (first.text, second.text, first.duration, first.offset) == ("THERE'S IRON", "TWO", 0.5, None)
     (chapter / "1688-142285.trans.txt").write_text("1688-142285-0000 A\n1688-142285-0007 B\n")
-    with pytest.raises(AudioError, match=r"trans\.txt, line 2: no such audio file"):
+    with pytest.raises(AudioError, match=r"trans\.txt, line 2\b"):
         read_manifest(folder)
 
 
@@ -63,7 +63,7 @@ GOOD = {"audio_filepath": "clips/a.flac", "text": "x"}
         ("{not json", "JSON is malformed"),
         ("[1, 2]", "got `array`"),
         ("null", "got `null`"),
-        ({"text": "x"}, "missing required field `audio_filepath`"),
+        ({"text": "x"}, "missing .* `audio_filepath`"),
         ({**GOOD, "audio_filepath": 3}, "audio_filepath"),
         ({**GOOD, "audio_filepath": ""}, "no audio_filepath"),
         ({"audio_filepath": "clips/a.flac"}, "no text"),
@@ -111,7 +111,7 @@ def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_a_line(folder):
 def test_a_line_without_end_and_lines_without_end_are_bounded(folder, monkeypatch):
     path = folder / "long.json"
     path.write_bytes(b'{"audio_filepath": "clips/a.flac", "text": "' + b"x" * 2_000_000)
-    with pytest.raises(AudioError, match=r"long.json, line 1: longer than 1 MiB"):
+    with pytest.raises(AudioError, match=r"long.json, line 1: .* 1 MiB"):
         read_manifest(path)
     monkeypatch.setattr("trtasr.audio.manifest.MOST_LINES", 2)
     with pytest.raises(AudioError, match="more than 2 lines"):
@@ -121,7 +121,7 @@ def test_a_line_without_end_and_lines_without_end_are_bounded(folder, monkeypatc
 @pytest.mark.parametrize("name", ["pipe.json", "n" * 300 + ".json"])
 def test_a_manifest_that_is_no_file_ends_in_a_sentence(folder, name):
     os.mkfifo(folder / "pipe.json")
-    with pytest.raises(AudioError, match=r"no regular file|no such manifest"):
+    with pytest.raises(AudioError, match=r"no regular|no such"):
         read_manifest(folder / name)
 
 
@@ -136,7 +136,7 @@ def test_empty_or_missing_manifest(folder, tmp_path_factory):
     with pytest.raises(AudioError, match="no such manifest"):
         read_manifest(folder / "none.json")
     (folder / "latin.json").write_bytes(b'\n{"text": "caf\xe9"}')
-    with pytest.raises(AudioError, match=r"latin.json, line 2: not UTF-8"):
+    with pytest.raises(AudioError, match=r"latin.json, line 2: .*UTF-8"):
         read_manifest(folder / "latin.json")
 
 

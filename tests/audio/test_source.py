@@ -34,7 +34,7 @@ def test_any_file_name_is_read(tmp_path, name):
 def test_an_error_names_a_file_that_is_not_utf_8(tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.wav")
     path.write_bytes(b"no audio")
-    with pytest.raises(AudioError, match=r"caf.xe9.wav: not readable audio") as error:
+    with pytest.raises(AudioError, match=r"caf.xe9\.wav") as error:
         read_audio(path, 16000)
     str(error.value).encode()
 
@@ -56,7 +56,7 @@ def test_what_is_no_file_ends_in_a_sentence(tmp_path, make, words):
 
 @pytest.mark.parametrize("name", ["n" * 300, "a\0b"])
 def test_a_name_that_no_file_can_have_ends_in_a_sentence(tmp_path, name):
-    with pytest.raises(AudioError, match=r"cannot be read|no file name"):
+    with pytest.raises(AudioError, match=r"be read|file name"):
         read_audio(tmp_path / name, 16000)
 
 
@@ -71,11 +71,11 @@ def test_standard_input(tmp_path, monkeypatch, name):
 
 def test_standard_input_without_a_folder_for_temporary_files_ends_in_a_sentence(monkeypatch):
     def nowhere():
-        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+        raise FileNotFoundError(2, "found in ['/tmp']")
 
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(bytes(10))))
     monkeypatch.setattr("tempfile.gettempdir", nowhere)
-    with pytest.raises(DiskError, match="No usable temporary directory"):
+    with pytest.raises(DiskError, match=r"found in \['/tmp'\]"):
         read_audio(Path("-"), 16000)
 
 
@@ -104,5 +104,5 @@ def test_a_folder_stands_for_the_audio_files_below_it(tmp_path):
         Path("single.xyz"),
         Path("-"),
     ]
-    with pytest.raises(AudioError, match="no audio file in this folder"):
+    with pytest.raises(AudioError, match="empty: no audio file"):
         audio.source.audio_files([tmp_path / "b.FLAC", tmp_path / "empty"])

@@ -39,8 +39,8 @@ def test_buffers_equal_to_the_computed_ones_change_nothing():
 @pytest.mark.parametrize(
     ("buffers", "words"),
     [
-        ({"bank": np.ones((80, 257), np.float32)}, r"fb: shape \[80, 257\], the configuration gives \[64, 257\]"),
-        ({"window": np.ones(400, np.float32)}, r"window: shape \[400\], the configuration gives \[320\]"),
+        ({"bank": np.ones((80, 257), np.float32)}, r"fb: .*\[80, 257\].*\[64, 257\]"),
+        ({"window": np.ones(400, np.float32)}, r"window: .*\[400\].*\[320\]"),
         ({"bank": np.full((64, 257), np.nan, np.float32)}, "fb: .*not finite"),
         ({"bank": np.full((64, 257), 1e30, np.float32)}, "fb: .*above 1e"),
         ({"window": np.full(320, np.inf, np.float32)}, "window: .*not finite"),

@@ -94,7 +94,7 @@ def test_nan_names_the_utterance():
     assert error.value.exit_code == 3
 
 
-@pytest.mark.parametrize(("transcript", "message"), [("", "all 5 transcripts are empty"), ("uh", "the same: 'uh'")])
+@pytest.mark.parametrize(("transcript", "message"), [("", "all 5 .*empty"), ("uh", "the same: 'uh'")])
 def test_empty_or_constant_transcripts_fail(transcript, message):
     with pytest.raises(QualityError, match=message):
         run_all(decode=lambda log_probs, lengths: [transcript] * len(log_probs))
@@ -254,7 +254,6 @@ def test_a_few_words_condemn_no_reference():
 )
 def test_what_is_not_condemned_but_as_good_as_unheard_is_said(caplog, heard, spoken):
     require_recognition(result_of(heard, spoken))
-    assert "recognizes next to nothing" in caplog.text
     assert "0 of" in caplog.text
 
 

@@ -85,7 +85,7 @@ def test_a_wrong_name_keyword_or_argument_fails_the_check(tmp_path, file, right,
 def test_implicit_quantization_does_not_pass_the_check_of_version_11(name):
     answer = mypy("11", ROOT / "trtasr" / "engine" / name)
     assert answer.returncode == 1
-    assert '"type[BuilderFlag]" has no attribute "INT8"' in answer.stdout
+    assert 'BuilderFlag]" has no attribute "INT8"' in answer.stdout
 
 
 CALIBRATE = """
@@ -160,7 +160,7 @@ def test_an_exception_in_get_batch_fails_the_build_instead_of_ending_the_data(mo
     monkeypatch.setenv("MOCK_CUDA_MEM", "100000")
     found = script("10", OUT_OF_MEMORY)
     assert found["first"] is None
-    assert "calibration stopped after 0 batches" in found["message"]
+    assert "0 batches" in found["message"]
     assert "MemoryError" in found["message"]
 
 
@@ -215,11 +215,10 @@ print(json.dumps([trt.__version__, message]))
 def test_version_11_refuses_implicit_quantization_and_says_why():
     version, message = script("11", REFUSED, cuda=False)
     assert version == "11.4.0.106"
-    assert message == (
-        "TensorRT 11.4.0.106 has no calibrators: implicit quantization ended with version 10, scales now travel in the "
-        "graph as Q/DQ nodes\n  repair: use --quantization explicit (the default), or TensorRT 10: "
-        "pip install tensorrt-cu12==10.16.1.11"
-    )
+    problem, repair = message.split("repair: ")
+    assert version in problem
+    assert "--quantization explicit" in repair
+    assert "pip install tensorrt-cu12==10.16" in repair
 
 
 @pytest.mark.parametrize("major", ["10", "11"])
@@ -244,4 +243,4 @@ print(json.dumps([isinstance(monitor, trt.IProgressMonitor), goes_on, refusal]))
     subclass, goes_on, refusal = script(major, code, cuda=False)
     assert subclass
     assert goes_on is True
-    assert "factory function returned nullptr" in refusal
+    assert "nullptr" in refusal

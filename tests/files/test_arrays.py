@@ -67,7 +67,7 @@ def test_arrays_come_back_as_they_were_written(tmp_path):
 )
 def test_headers_that_lie(tmp_path, header):
     path = zipped(tmp_path / "f.npz", npy(header, bytes(24)))
-    with pytest.raises(UsageError, match=r"f\.npz: not an \.npz file, or damaged"):
+    with pytest.raises(UsageError, match=r"f\.npz: .*damaged"):
         read(path)
 
 

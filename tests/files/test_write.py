@@ -104,7 +104,7 @@ def test_a_full_disk_names_the_bytes_that_are_needed(tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DiskError, match=r"a file needs 0\.123 MB, .* MB are free"):
+    with pytest.raises(DiskError, match=r"needs 0\.123 MB, .* free"):
         write_bytes(tmp_path / "file.json", b"x" * 123_000)
 
 

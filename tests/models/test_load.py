@@ -37,17 +37,15 @@ def test_loads_every_weight_in_float32_without_gradients(weights):
 
 def test_missing_and_extra_names_are_listed(weights):
     weights["encoder.extra.weight"] = weights.pop("decoder.decoder_layers.0.bias")
-    with pytest.raises(
-        CheckpointError,
-        match=r"missing \(1\): decoder\.decoder_layers\.0\.bias; "
-        r"extra \(1\): encoder\.extra\.weight",
-    ):
+    with pytest.raises(CheckpointError) as error:
         build_model("jasper", CONFIG, weights)
+    assert "missing (1): decoder.decoder_layers.0.bias" in error.value.problem
+    assert "extra (1): encoder.extra.weight" in error.value.problem
 
 
 def test_long_lists_are_cut_with_a_count(weights):
     counted = sum(not name.endswith("num_batches_tracked") for name in weights)
-    with pytest.raises(CheckpointError, match=rf"missing \({counted}\): .*, and {counted - 8} more") as error:
+    with pytest.raises(CheckpointError, match=rf"\({counted}\): .* {counted - 8} more") as error:
         build_model("jasper", CONFIG, {})
     assert len(error.value.problem) < 600
 
@@ -83,7 +81,7 @@ def test_residual_branches_of_other_lengths(change):
     """Each would stop torch in the middle of a compile."""
     encoder = cases.encoder([cases.block(8, 3), cases.block(8, 3, **change)])
     weights = JasperCtc(encoder, CONFIG["decoder"]).state_dict()
-    with pytest.raises(CheckpointError, match="layers do not fit each other") as error:
+    with pytest.raises(CheckpointError, match="do not fit") as error:
         build_model("jasper", {**CONFIG, "encoder": encoder}, weights)
     assert "strides" in error.value.repair
 
@@ -106,7 +104,7 @@ def test_more_convolutions_than_any_model_has():
 
 def test_other_shapes_are_listed(weights):
     weights["decoder.decoder_layers.0.bias"] = torch.zeros(7)
-    with pytest.raises(CheckpointError, match=r"other shape \(1\): decoder\.\S+\.bias \[7\] instead of \[4\]"):
+    with pytest.raises(CheckpointError, match=r"\(1\): decoder\.\S+\.bias \[7\] .*\[4\]"):
         build_model("jasper", CONFIG, weights)
 
 
@@ -118,7 +116,7 @@ def test_weights_that_are_not_finite_are_named(weights, value):
 
 
 def test_unknown_family(weights):
-    with pytest.raises(CheckpointError, match=r"family 'wav2vec2'.*\n.*jasper, conformer, whisper, moonshine"):
+    with pytest.raises(CheckpointError, match=r"'wav2vec2'.*\n.*conformer.*whisper"):
         build_model("wav2vec2", CONFIG, weights)
 
 

@@ -153,7 +153,7 @@ def test_what_is_computed_otherwise(key, value):
 
 @pytest.mark.parametrize("key", ["encoder_attention_heads", "decoder_attention_heads"])
 def test_heads_divide_the_width(key):
-    with pytest.raises(CheckpointError, match=f"{key} = 5 does not divide d_model = 32"):
+    with pytest.raises(CheckpointError, match=f"{key} = 5 .*d_model = 32"):
         check_config(whisper_configs.config(**{key: 5}))
 
 

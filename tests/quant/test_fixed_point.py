@@ -106,20 +106,20 @@ def test_ratios_far_below_a_step_become_zero():
     ],
 )
 def test_ratios_that_do_not_fit_are_refused(ratio, bound, offset):
-    with pytest.raises(QualityError, match="too large for 31-bit multipliers\n  repair: calibrate again"):
+    with pytest.raises(QualityError, match=r"too large .*\n.*calibrate"):
         dyadic(ratio, bound, offset)
 
 
 def test_the_largest_ratio_that_fits():
     assert int(dyadic(2.0**29, 1).multiplier) == 2**30
-    with pytest.raises(QualityError, match=r"a ratio of 1\.07e\+09 of two scales is too large"):
+    with pytest.raises(QualityError, match=r"1\.07e\+09 .*too large"):
         dyadic(2.0**30, 1)
 
 
 @pytest.mark.parametrize("ratio", [np.inf, -np.inf, np.nan, [1.0, np.nan]])
 def test_ratios_that_are_not_finite_are_refused(ratio):
     for called in (dyadic, reach):
-        with pytest.raises(QualityError, match="not finite\n  repair: calibrate again"):
+        with pytest.raises(QualityError, match=r"not finite\n.*calibrate"):
             called(ratio, 100)
 
 

@@ -119,7 +119,7 @@ def test_what_is_no_tokenizer_is_refused(content, words):
 def test_added_tokens_with_another_id_than_the_library_gives_them_are_refused():
     document = with_added(bundled_whisper(), ("x y", False))
     document["added_tokens"][-1]["id"] += 5
-    with pytest.raises(CheckpointError, match="'x y' has the id 525, the library reads 520"):
+    with pytest.raises(CheckpointError, match=r"'x y' .*525.*520"):
         made(document)
 
 
@@ -139,7 +139,7 @@ def test_added_tokens_with_another_id_than_the_library_gives_them_are_refused():
     ],
 )
 def test_decoders_that_could_run_away_are_refused(decoder):
-    with pytest.raises(CheckpointError, match=r"decoder .* is not supported") as caught:
+    with pytest.raises(CheckpointError, match=r"decoder .*not supported") as caught:
         made(byte_level(["a"]) | {"decoder": decoder})
     assert "byte-level BPE" in caught.value.repair
 
