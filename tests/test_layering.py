@@ -97,7 +97,7 @@ MOST_SIBLINGS = len(SIBLINGS)
 NOT_YET = {("network", "bench"), ("network", "checkpoint")}  # arrows that must go
 GPU_LIBRARIES = {"tensorrt", "tensorrt_rtx", "pycuda", "polygraphy"}
 WITHOUT_TORCH = {"values", "errors", "files", "text", "results", "engine", "recipe", "bundle", "bench", "report"}
-MAX_PARAMETERS, MAX_LINES, MAX_FUNCTION = 6, 400, 56
+MAX_PARAMETERS, MAX_LINES, MAX_FUNCTION = 6, 400, 50
 
 
 def room(path):

@@ -156,6 +156,11 @@ def add_compile(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--controls", action="store_true", help="also calibrate by noise and by real audio")
     sub.add_argument("--recalibrate", action="store_true", help="ignore the committed scale table")
     sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the stages only")
+    add_trtexec(sub)
+
+
+def add_trtexec(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``compile`` in trtexec's spelling."""
     for which in ("min", "opt", "max"):
         sub.add_argument(
             f"--{which}Shapes",

@@ -133,18 +133,32 @@ def make_calibrator(trt: Trt, source: Source, cuda: Any) -> Any:  # noqa: C901 -
 
         def check(self, built: bool) -> None:
             self.buffers.free()
-            if self.error is not None:
-                raise BuildError(
-                    f"calibration stopped after {self.delivered} batches: {self.error!r}",
-                    "free GPU memory or lower engine.opt_batch",
-                ) from self.error
-            if built and not source.cache and self.delivered < len(source.feeds):
-                raise BuildError(
-                    f"TensorRT took {self.delivered} of {len(source.feeds)} calibration batches",
-                    "see TensorRT's log; use --quantization explicit",
-                )
+            check_delivered(source, self.delivered, self.error, built)
 
     return Int8Calibrator()
+
+
+def check_delivered(source: Source, delivered: int, error: Exception | None, built: bool) -> None:
+    """Refuse a calibration that ended early.
+
+    Args:
+        source: cache or batches.
+        delivered: batches that TensorRT got.
+        error: what a callback raised.
+        built: whether there is a plan.
+
+    Raises:
+        BuildError: a callback failed, or the plan was built from a part of the batches.
+    """
+    if error is not None:
+        raise BuildError(
+            f"calibration stopped after {delivered} batches: {error!r}", "free GPU memory or lower engine.opt_batch"
+        ) from error
+    if built and not source.cache and delivered < len(source.feeds):
+        raise BuildError(
+            f"TensorRT took {delivered} of {len(source.feeds)} calibration batches",
+            "see TensorRT's log; use --quantization explicit",
+        )
 
 
 def reshapes(network: Network) -> list[tuple[str, str]]:
