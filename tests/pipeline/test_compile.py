@@ -24,7 +24,7 @@ from trtasr.audio.read import read_audio
 from trtasr.cli import main
 from trtasr.engine.cache import parse_cache
 from trtasr.models.jasper import JasperCtc
-from trtasr.pipeline import records
+from trtasr.pipeline import record as records
 from trtasr.pipeline.lower import lower
 from trtasr.pipeline.opened import open_engine
 from trtasr.quant.scales import table_from_json

@@ -7,14 +7,13 @@ import pytest
 from trtasr.report.integer_view import (
     decibels,
     format_interval,
-    integer_json,
     integer_text,
     proof_json,
     proof_text,
     proof_view,
     steps_sentence,
 )
-from trtasr.results import Accumulator, Difference, IntegerComparison, IntegerRow, LayerSteps, Proof
+from trtasr.results import Accumulator, Difference, IntegerComparison, IntegerRow, LayerSteps, Proof, plain
 
 SUMS = (
     Accumulator("/conv", "ConvInteger", 64, 2**20, 31),
@@ -212,7 +211,7 @@ def test_json_of_the_proof():
 
 def test_json_of_the_comparison_holds_no_nan():
     silent = replace(FOUND, over=())
-    data = json.loads(json.dumps(integer_json(silent), allow_nan=False))
+    data = json.loads(json.dumps(plain(silent), allow_nan=False))
     assert data["over"] == []
     assert data["rows"][0]["sqnr_db"] is None
     assert data["rows"][1]["interval"] == [-0.1, 0.2]

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 from report_sample import gpu_sample, sample
 
-from trtasr.report.speed_view import bar_groups, latency_rows, speedup, tradeoff
-from trtasr.results import BenchResult, Latency
+from trtasr.report.speed_view import bar_groups, latency_rows, tradeoff
+from trtasr.results import BenchResult, Latency, speedup
 
 
 def cpu_row(target, p50, device="CPU", seconds=15.0):
@@ -41,9 +41,9 @@ def test_encoder_and_token_times_are_those_of_encoder_decoders():
 
 def test_no_speedup_over_another_device_or_shape():
     mine = cpu_row("cpu", 25.0).latencies[0]
-    assert speedup([cpu_row("fp32", 100.0)], mine, ("fp32",)) == 4
-    assert speedup([cpu_row("fp32", 100.0, device="other")], mine, ("fp32",)) is None
-    assert speedup([cpu_row("fp32", 100.0, seconds=2.0)], mine, ("fp32",)) is None
+    assert speedup([cpu_row("fp32", 100.0)], mine, "fp32") == 4
+    assert speedup([cpu_row("fp32", 100.0, device="other")], mine, "fp32") is None
+    assert speedup([cpu_row("fp32", 100.0, seconds=2.0)], mine, "fp32") is None
 
 
 def test_bars_are_proportional_within_their_group():

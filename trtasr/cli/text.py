@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trtasr.pipeline.gpu import FP16, FP32, speedups
-from trtasr.pipeline.records import Record, comparison_json, control_rows, controls_json, summary_json
+from trtasr.pipeline.gates import speedups
+from trtasr.pipeline.record import Record, control_rows, summary_json
 from trtasr.report.table import (
     controls_table,
     coverage_line,
@@ -21,7 +21,7 @@ from trtasr.report.table import (
     measure_of,
     summary_table,
 )
-from trtasr.results import BenchResult, Comparison, Latency, LayerRow
+from trtasr.results import BenchResult, Comparison, Latency, LayerRow, plain
 from trtasr.targets import REASONS
 
 
@@ -58,9 +58,9 @@ def integer_lines(record: Record, out: Path) -> list[str]:
 def speed_lines(results: Sequence[BenchResult]) -> list[str]:
     """INT8 against FP16 and FP32 on the GPU, shape by shape; the command line shows in red where INT8 loses."""
     lines = []
-    for over, name in ((FP16, "FP16"), (FP32, "FP32")):
+    for over in ("fp16", "fp32"):
         for latency, ratio in speedups(results, over):
-            line = f"int8 t4 against {name}, {latency.shape}: {ratio:.2f} x"
+            line = f"int8 t4 against {over.upper()}, {latency.shape}: {ratio:.2f} x"
             lines.append(f"{line}  INT8 IS SLOWER" if ratio <= 1 else line)
     return lines
 
@@ -86,8 +86,8 @@ def compile_data(record: Record, out: Path) -> dict[str, Any]:
         "bundle": str(out),
         "engine": str(out / record.engines[0].path),
         "results": summary_json(record),
-        "comparison": comparison_json(record.comparison),
-        "controls": controls_json(record),
+        "comparison": plain(record.comparison),
+        "controls": plain(record.controls),
     }
 
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import math
 import os
 import re
 import time
@@ -33,19 +32,20 @@ from trtasr.pipeline.acceptance import accept, keep_other_findings
 from trtasr.pipeline.compare_integer import compare_integer
 from trtasr.pipeline.compare_layers import compare_layers
 from trtasr.pipeline.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
-from trtasr.pipeline.gpu import slower_than_fp16
+from trtasr.pipeline.gates import slower_than_fp16
 from trtasr.pipeline.integer_graph import prove_bundle
 from trtasr.pipeline.job import Options
 from trtasr.pipeline.lower import resolve_targets
 from trtasr.pipeline.measure import COMPARED_UTTERANCES, PROFILE
 from trtasr.pipeline.opened import default_target, layered_target, open_engine
-from trtasr.pipeline.records import Record, bench_json, comparison_json
+from trtasr.pipeline.record import Record, bench_json
 from trtasr.recipe import Change, Evaluation, Recipe, build, change, override, to_dict
 from trtasr.recipe.find import ENGINES, find_recipe
 from trtasr.report.error_view import corrections
-from trtasr.report.integer_view import integer_json, integer_text, proof_json, proof_text
+from trtasr.report.integer_view import integer_text, proof_json, proof_text
 from trtasr.report.roofline import roofline_text
 from trtasr.report.table import last_line, sqnr_table, summary_table
+from trtasr.results import plain
 from trtasr.text.printable import json_text, one_line
 
 logger = logging.getLogger(__name__)
@@ -247,8 +247,8 @@ def bench_verb(arguments: argparse.Namespace) -> Summary:
         ]
         lines.append(f"int8 cpu against fp32, same run, same threads: {', '.join(ratios)}")
     lines += speed_lines(results)
-    slow = slower_than_fp16(results) if not settings.allow_slower else ""
-    lines += [f"gate missed: {slow}; --allow-slower accepts it"] if slow else []
+    slow = slower_than_fp16(results, settings.allow_slower)
+    lines += [f"gate missed: {problem}" for problem in slow]
     return Summary("\n".join(lines), [bench_json(result) for result in results], 3 if slow else 0)
 
 
@@ -261,10 +261,9 @@ def compare_verb(arguments: argparse.Namespace) -> Summary:
     utterances = COMPARED_UTTERANCES if arguments.utterances is None else arguments.utterances
     if arguments.layers:
         found = compare_layers(arguments.bundle, target, arguments.manifest, utterances)
-        data = {name: value if math.isfinite(value) else None for name, value in found.items()}
-        return Summary(sqnr_table(found, target), {"reference": "fp32", "candidate": target, "sqnr_db": data})
+        return Summary(sqnr_table(found, target), {"reference": "fp32", "candidate": target, "sqnr_db": plain(found)})
     result = compare_bundle(arguments.bundle, target, arguments.manifest, arguments.out, utterances)
-    return Summary(comparison_text(result, arguments.out), comparison_json(result))
+    return Summary(comparison_text(result, arguments.out), plain(result))
 
 
 def compare_integer_verb(arguments: argparse.Namespace) -> Summary:
@@ -272,7 +271,7 @@ def compare_integer_verb(arguments: argparse.Namespace) -> Summary:
     if arguments.target or arguments.layers:
         raise UsageError("--integer compares all forms of a network, layer by layer", "leave --target and --layers out")
     found = compare_integer(arguments.bundle, arguments.manifest, arguments.utterances)
-    return Summary(integer_text(found, arguments.all), integer_json(found), 3 if found.unequal else 0)
+    return Summary(integer_text(found, arguments.all), plain(found), 3 if found.unequal else 0)
 
 
 def inspect_verb(arguments: argparse.Namespace) -> Summary:

@@ -11,13 +11,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from trtasr.errors import MissingError
+from trtasr.results import GpuState
 
 PYCUDA_INSTALL = "pip install 'pycuda>=2025.1' (needs the CUDA toolkit), or use the Docker image"
 NO_GPU = "run on a host with an NVIDIA GPU (docker run --gpus all)"
@@ -34,7 +34,6 @@ STATE_FIELDS = (
     "temperature.gpu",
     "clocks_throttle_reasons.active",
 )
-IDLE = 0x1  # the GPU clocks down because nothing runs: no throttling
 ABSENT = ("[N/A]", "[Not Supported]", "N/A", "[Unknown Error]", "")
 
 
@@ -131,37 +130,6 @@ class DeviceBuffers:
         for allocation, _ in self._allocations.values():
             allocation.free()
         self._allocations = {}
-
-
-@dataclass(frozen=True)
-class GpuState:
-    """One GPU at one moment.
-
-    Attributes:
-        name: of the card; driver: version.
-        pstate: performance state, ``P0`` (highest) to ``P12``.
-        sm_mhz: current clock of the multiprocessors; max_sm_mhz: their highest; memory_mhz: current memory clock.
-        power_w: power draw; limit_w: its limit.
-        temperature_c: of the GPU.
-        throttle: bit mask of reasons why clocks are low; 0 when there is none.
-        NaN stands for a number the card does not report.
-    """
-
-    name: str
-    driver: str
-    pstate: str
-    sm_mhz: float
-    max_sm_mhz: float
-    memory_mhz: float
-    power_w: float
-    limit_w: float
-    temperature_c: float
-    throttle: int
-
-    @property
-    def throttled(self) -> bool:
-        """True when anything but idleness keeps the clocks down."""
-        return bool(self.throttle & ~IDLE)
 
 
 def gpu_state(card: str) -> GpuState:

@@ -1,7 +1,6 @@
 """Everything that only a T4 host can prove, in one run: ``trtasr acceptance`` builds, measures and writes one file."""
 
 import logging
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +17,13 @@ from trtasr.files.write import write_json
 from trtasr.pipeline.calibrate import writable
 from trtasr.pipeline.compare_layers import compare_layers
 from trtasr.pipeline.compile import compile_recipe
-from trtasr.pipeline.gpu import FP16, FP32, INT8, speedups, state_json
+from trtasr.pipeline.gates import mean_ratio, speedups
+from trtasr.pipeline.gpu import INT8
 from trtasr.pipeline.job import Options
-from trtasr.pipeline.records import Record, bench_json, comparison_json, versions
+from trtasr.pipeline.record import Record, bench_json, gpu_json, versions
 from trtasr.recipe import EngineShapes, Recipe
 from trtasr.report.table import align, measure_of
-from trtasr.results import LayerRow
+from trtasr.results import LayerRow, plain
 
 logger = logging.getLogger(__name__)
 
@@ -141,17 +141,16 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
     record = outcome.record
     if record is None:
         return found
-    sqnr = {name: value if math.isfinite(value) else None for name, value in outcome.layer_sqnr.items()}
     return found | {
         "outcome": record.outcome,
         "problems": list(record.problems),
         "bench": [bench_json(result) for result in record.results],
-        "gpu": [state_json(state) for state in record.measured.gpu],
+        "gpu": gpu_json(record.measured.gpu),
         "engines": [{"target": e.target, "size_bytes": e.size_bytes, **e.details} for e in record.engines],
         "fallback": [d.node for d in record.lowered[0].decisions if d.rule == "fallback"],
         "layers": {engine.target: layers_json(engine.layers) for engine in record.engines},
-        "comparison": comparison_json(record.comparison),
-        "layer_sqnr_db": sqnr,
+        "comparison": plain(record.comparison),
+        "layer_sqnr_db": plain(outcome.layer_sqnr),
     }
 
 
@@ -168,8 +167,8 @@ def outcome_table(outcomes: list[Outcome]) -> str:
                 outcome.name,
                 *wer_cells(outcome.record),
                 int8_cell(outcome.record.engines[0].layers),
-                ratio_cell(outcome.record, FP16),
-                ratio_cell(outcome.record, FP32),
+                ratio_cell(outcome.record, "fp16"),
+                ratio_cell(outcome.record, "fp32"),
                 lowest_cell(outcome),
                 "; ".join((*outcome.record.problems, *outcome.error.splitlines()[:1])),
             ]
@@ -193,8 +192,8 @@ def int8_cell(layers: tuple[LayerRow, ...]) -> str:
 
 def ratio_cell(record: Record, over: str) -> str:
     """Geometric mean over all shapes of how many times INT8 is faster."""
-    ratios = [ratio for _, ratio in speedups(record.results, over)]
-    return f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}" if ratios else "-"
+    ratios = speedups(record.results, over)
+    return f"{mean_ratio(ratios):.2f}" if ratios else "-"
 
 
 def lowest_cell(outcome: Outcome) -> str:

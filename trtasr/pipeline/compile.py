@@ -47,7 +47,7 @@ from trtasr.pipeline.job import (
 from trtasr.pipeline.lower import FP32, Plant, build_baselines, lower_and_build, profile, save
 from trtasr.pipeline.measure import compare_first, measure, timed_engines
 from trtasr.pipeline.pair_features import pair_features
-from trtasr.pipeline.records import Record, write_record
+from trtasr.pipeline.record import Record, write_record
 from trtasr.recipe import Recipe
 from trtasr.targets import Target
 from trtasr.values import CalibrationSet, ScaleTable

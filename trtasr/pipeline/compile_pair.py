@@ -36,7 +36,7 @@ from trtasr.pipeline.lower_pair import (
 )
 from trtasr.pipeline.measure import COMPARED_UTTERANCES, compare_first_pair, measure, timed_engines
 from trtasr.pipeline.pair_features import pair_features, synthetic
-from trtasr.pipeline.records import Record, write_record
+from trtasr.pipeline.record import Record, write_record
 from trtasr.values import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -21,7 +20,7 @@ from trtasr.pipeline.evaluate import feeds, word_error_rate
 from trtasr.pipeline.lower_pair import split_excludes
 from trtasr.pipeline.pair_speech import pair_logits, spoken_tokens
 from trtasr.recipe import Evaluation, Recipe
-from trtasr.results import Prepared
+from trtasr.results import Control, Prepared
 from trtasr.targets import TARGETS
 from trtasr.targets.place import place
 from trtasr.values import ScaleTable
@@ -32,21 +31,6 @@ METHODS = ("noise", "synthetic", "audio")
 LABELS = {"noise": "random noise", "synthetic": "synthetic (data-free)", "audio": "real audio"}
 SQNR_UTTERANCES = 16
 OUTPUT = ["log_probs"]
-
-
-@dataclass(frozen=True)
-class Control:
-    """One calibration method's result through the same Q/DQ graph.
-
-    Attributes:
-        label: method in words.
-        wer: in percent, CER where that is judged; None when the transcripts were useless.
-        sqnr_db: of the log-probabilities against FP32, in dB.
-    """
-
-    label: str
-    wer: float | None
-    sqnr_db: float
 
 
 def run_controls(

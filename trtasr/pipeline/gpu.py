@@ -1,4 +1,4 @@
-"""Plans on the GPU that is here: latency by CUDA events, layer times, clocks; and whether INT8 is worth it."""
+"""Plans on the GPU that is here: latency by CUDA events, layer times, clocks."""
 
 import functools
 import logging
@@ -8,19 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from trtasr.bench.latency import Plan, interleave
-from trtasr.engine.device import GpuState, gpu_state, pci_bus_id
+from trtasr.engine.device import gpu_state, pci_bus_id
 from trtasr.engine.profile import Profile
 from trtasr.engine.trt_run import TrtRunner, open_plan
 from trtasr.errors import MissingError, RecipeError
 from trtasr.recipe import Evaluation
-from trtasr.results import BenchResult, Latency
+from trtasr.results import GpuState, Latency
 from trtasr.values import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
@@ -152,31 +151,6 @@ def layer_times(plan: Path, profile: Profile) -> dict[str, list[float]]:
         return runner.layer_times(features, lengths, PROFILED_RUNS)
 
 
-def speedups(results: Sequence[BenchResult], over: str) -> list[tuple[Latency, float]]:
-    """INT8 latency of each benchmarked shape, and how many times faster it is than the plan ``over``."""
-    by_target = {result.target: result.latencies for result in results}
-    if not by_target.get(INT8) or not by_target.get(over):
-        return []
-    pairs = zip(by_target[INT8], by_target[over], strict=True)
-    return [(int8, other.p50_ms / int8.p50_ms) for int8, other in pairs]
-
-
-def slower_than_fp16(results: Sequence[BenchResult]) -> str:
-    """The gate on speed: why INT8 is not worth it, in words; empty when it beats FP16 over all shapes.
-
-    Over all shapes means the geometric mean of the median latencies' ratios; shapes where INT8 loses are named.
-    """
-    ratios = speedups(results, FP16)
-    if not ratios:
-        timed = any(result.target == INT8 and result.latencies for result in results)
-        return "int8 t4 was not compared with FP16: there is no FP16 plan" if timed else ""
-    mean = math.exp(sum(math.log(ratio) for _, ratio in ratios) / len(ratios))
-    slow = [f"{latency.shape}: {ratio:.2f} x" for latency, ratio in ratios if ratio <= 1]
-    if mean > 1:
-        return ""
-    return f"int8 t4 is {mean:.2f} times as fast as FP16, so no faster ({'; '.join(slow)})"
-
-
 @contextmanager
 def watched() -> Iterator[list[GpuState]]:
     """Clocks, power and temperature of the card while the block runs.
@@ -224,10 +198,3 @@ def summarized(states: Sequence[GpuState]) -> list[GpuState]:
             busiest.max_sm_mhz,
         )
     return [states[0], busiest, states[-1]]
-
-
-def state_json(state: GpuState) -> dict[str, Any]:
-    """A state for JSON; what the card does not report becomes null."""
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(state).items()
-    } | {"throttled": state.throttled}

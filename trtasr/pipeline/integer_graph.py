@@ -1,9 +1,7 @@
 """The integer-only graph of a bundle: written beside the engines, proved, and proved again for whoever asks."""
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -14,7 +12,7 @@ from trtasr.graph.integer import LONGEST_FRAMES, integerize
 from trtasr.graph.integer_proof import prove
 from trtasr.pipeline.lower import save
 from trtasr.pipeline.opened import open_engine
-from trtasr.results import Proof
+from trtasr.results import IntegerGraph, Proof
 from trtasr.targets.integer import INTEGER
 from trtasr.targets.place import place
 from trtasr.values import ScaleTable
@@ -24,38 +22,6 @@ logger = logging.getLogger(__name__)
 GRAPH = "model.integer.onnx"
 REFERENCE = "model.integer.qdq.onnx"
 FRAMES_PER_PRODUCT = 2**16  # of graphs without self-attention, which never sum over time
-
-
-@dataclass(frozen=True)
-class IntegerGraph:
-    """An integer-only graph in a bundle.
-
-    Attributes:
-        graph: its file; reference: the Q/DQ graph with the same layers in INT8.
-        size_bytes: of the graph.
-        proof: that it computes in integers and overflows nowhere.
-    """
-
-    graph: str
-    reference: str
-    size_bytes: int
-    proof: Proof
-
-    @property
-    def sum_bits(self) -> int:
-        """Bits of the largest possible sum of products in an int32."""
-        return max((item.bits for item in self.proof.accumulators if item.capacity < 32), default=0)
-
-    def to_json(self) -> dict[str, Any]:
-        """For the sidecar; the proof can be had again with `trtasr inspect --integer`."""
-        return {
-            "graph": self.graph,
-            "reference": self.reference,
-            "size_bytes": self.size_bytes,
-            "tensors": self.proof.tensors,
-            "float_tensors": len(self.proof.floats),
-            "int32_sum_bits": self.sum_bits,
-        }
 
 
 def write_integer(folder: Path, source: Path, table: ScaleTable) -> IntegerGraph | None:

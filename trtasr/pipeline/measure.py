@@ -16,7 +16,6 @@ from trtasr.bench.wer import require_recognition
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare import compare
 from trtasr.engine.compare_pair import Dictated, compare_pair
-from trtasr.engine.device import GpuState
 from trtasr.engine.inspect import trtexec_profile, with_time_shares
 from trtasr.engine.profile import Profile, Shapes
 from trtasr.errors import QualityError
@@ -38,7 +37,7 @@ from trtasr.pipeline.lower import FP32, Lowered, Plant
 from trtasr.pipeline.pair_speech import spoken_tokens
 from trtasr.quant.synthesize import speech_shaped_noise
 from trtasr.recipe import Evaluation
-from trtasr.results import BenchResult, Comparison, Engine, Latency, LayerRow, Prepared, WerResult
+from trtasr.results import BenchResult, Comparison, Engine, GpuState, Latency, LayerRow, Prepared, WerResult
 from trtasr.values import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)

@@ -11,16 +11,7 @@ from trtasr.report import svg
 from trtasr.report.error_view import activation_rows, corrections, range_gaps, range_note, range_pairs, weight_rows
 from trtasr.report.integer_view import proof_view
 from trtasr.report.layer_view import engine_view, lints, skipped
-from trtasr.report.speed_view import (
-    BASELINES,
-    FP16_TARGETS,
-    FP32_TARGETS,
-    bar_groups,
-    latency_rows,
-    speedup,
-    tradeoff,
-    tradeoff_rows,
-)
+from trtasr.report.speed_view import bar_groups, latency_rows, tradeoff, tradeoff_rows
 from trtasr.report.table import (
     REFERENCE,
     ControlRow,
@@ -40,7 +31,7 @@ from trtasr.report.table import (
     shown_latency,
 )
 from trtasr.report.transcript_view import mistakes
-from trtasr.results import BenchResult, Comparison, Engine, Proof
+from trtasr.results import BenchResult, Comparison, Engine, Proof, speedup
 from trtasr.values import Decision, ScaleTable
 
 WORST_ROWS = 12
@@ -204,7 +195,7 @@ def _wer_cards(data: ReportData) -> list[Card]:
     baseline = reference_rate(data.results)
     cards = []
     for result in reference_first(data.results):
-        if result.wer is None or (result.target in BASELINES and result.target != REFERENCE):
+        if result.wer is None or (result.precision != "int8" and result.target != REFERENCE):
             continue
         delta, found = rate_delta(result, baseline), result.wer
         detail = f"{found.errors} errors in {found.words} words"
@@ -220,7 +211,7 @@ def _size_cards(results: Sequence[BenchResult]) -> list[Card]:
     reference = next((r for r in results if r.target == REFERENCE), None)
     cards = []
     for result in results:
-        if result.target in BASELINES:
+        if result.precision != "int8":
             continue
         detail = result.note
         if reference:
@@ -234,15 +225,15 @@ def _speed_cards(results: Sequence[BenchResult]) -> list[Card]:
     cards = []
     for result in results:
         latency = shown_latency(result)
-        if latency is None or result.target in BASELINES:
+        if latency is None or result.precision != "int8":
             continue
         shape = f"{latency.shape} of audio, on {measured_on(result)}"
         cards.append(Card(f"Latency {result.engine}", f"{format_ms(latency.p50_ms)} ms", f"median; {shape}"))
         cards.append(Card(f"RTFx {result.engine}", format_rtfx(latency.rtfx), "seconds of audio per second of work"))
-        for label, baselines in (("FP32", FP32_TARGETS), ("FP16", FP16_TARGETS)):
-            if (ratio := speedup(results, latency, baselines)) is not None:
+        for precision in ("fp32", "fp16"):
+            if (ratio := speedup(results, latency, precision)) is not None:
+                label, tone = precision.upper(), "good" if ratio > 1 else "bad"
                 detail = f"median {label} / INT8, same device and shape"
-                tone = "good" if ratio > 1 else "bad"
                 cards.append(Card(f"Speedup {result.engine} over {label}", f"{ratio:.2f} x", detail, tone))
     return cards
 

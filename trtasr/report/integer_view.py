@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -165,20 +165,6 @@ def proof_json(proof: Proof) -> dict[str, Any]:
         "widest": proof.widest,
         "longest": proof.longest,
     }
-
-
-def integer_json(found: IntegerComparison) -> dict[str, Any]:
-    """The comparison as plain values; what is not finite becomes None."""
-    plain: dict[str, Any] = _plain(asdict(found))
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _known(value: float) -> float | None:

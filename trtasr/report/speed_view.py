@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from trtasr.report.table import REFERENCE, format_ms, format_rtfx, format_wer, reference_first
-from trtasr.results import BenchResult, Latency
-
-FP32_TARGETS, FP16_TARGETS = (REFERENCE, "t4-fp32"), ("t4-fp16",)
-BASELINES = FP32_TARGETS + FP16_TARGETS
+from trtasr.report.table import format_ms, format_rtfx, format_wer, reference_first
+from trtasr.results import BenchResult, Latency, speedup
 
 
 class LatencyRow(NamedTuple):
@@ -59,11 +56,6 @@ class Point(NamedTuple):
     colour: str
 
 
-def colour_of(target: str) -> str:
-    """CSS class of an engine: by the precision it was built for."""
-    return "fp32" if target in FP32_TARGETS else "fp16" if target in FP16_TARGETS else "int8"
-
-
 def device_words(latency: Latency) -> str:
     """Name of the device, with the threads on a CPU."""
     if not latency.threads:
@@ -71,33 +63,16 @@ def device_words(latency: Latency) -> str:
     return f"{latency.device}, {latency.threads} thread{'s'[: latency.threads != 1]}"
 
 
-def speedup(results: Sequence[BenchResult], latency: Latency, baselines: Sequence[str]) -> float | None:
-    """A baseline's median over this median; None unless it was timed on the same device, threads and shape.
-
-    Args:
-        results: all rows.
-        latency: of the engine in question.
-        baselines: targets to look for.
-    """
-    timed = [item for result in results if result.target in baselines for item in result.latencies]
-    same = next((item for item in timed if _condition(item) == _condition(latency)), None)
-    return same.p50_ms / latency.p50_ms if same else None
-
-
-def _condition(latency: Latency) -> tuple[str, int, int, float]:
-    return latency.device, latency.threads, latency.batch, latency.audio_seconds
-
-
 def latency_rows(results: Sequence[BenchResult]) -> list[LatencyRow]:
     """Every engine at every shape it was timed at, the same shapes together."""
     timed = [(result, latency) for result in reference_first(results) for latency in result.latencies]
-    timed.sort(key=lambda pair: _condition(pair[1]))
+    timed.sort(key=lambda pair: pair[1].condition)
     return [_latency_row(results, *pair) for pair in timed]
 
 
 def _latency_row(results: Sequence[BenchResult], result: BenchResult, latency: Latency) -> LatencyRow:
-    def over(baselines: Sequence[str]) -> float | None:
-        return None if result.target in baselines else speedup(results, latency, baselines)
+    def over(precision: str) -> float | None:
+        return None if result.precision == precision else speedup(results, latency, precision)
 
     return LatencyRow(
         result.engine,
@@ -108,8 +83,8 @@ def _latency_row(results: Sequence[BenchResult], result: BenchResult, latency: L
         format_ms(latency.p99_ms),
         latency.runs,
         format_rtfx(latency.rtfx),
-        over(FP32_TARGETS),
-        None if result.target in FP32_TARGETS else over(FP16_TARGETS),
+        over("fp32"),
+        None if result.precision == "fp32" else over("fp16"),
         format_ms(latency.encoder_ms) if latency.tokens else "",
         format_ms(latency.token_ms) if latency.tokens else "",
     )
@@ -120,7 +95,7 @@ def bar_groups(results: Sequence[BenchResult]) -> list[BarGroup]:
     groups: dict[tuple[str, int, int, float], list[tuple[BenchResult, Latency]]] = {}
     for result in reference_first(results):
         for latency in result.latencies:
-            groups.setdefault(_condition(latency), []).append((result, latency))
+            groups.setdefault(latency.condition, []).append((result, latency))
     return [_bar_group(groups[key]) for key in sorted(groups)]
 
 
@@ -135,7 +110,7 @@ def _bar_group(pairs: Sequence[tuple[BenchResult, Latency]]) -> BarGroup:
         )
         tail = 100 * (latency.p95_ms - latency.p50_ms) / longest
         width = 100 * latency.p50_ms / longest
-        bars.append(Bar(result.engine, colour_of(result.target), width, tail, label, title))
+        bars.append(Bar(result.engine, result.precision, width, tail, label, title))
     first = pairs[0][1]
     return BarGroup(f"{first.shape} of audio, {device_words(first)}", tuple(bars))
 
@@ -149,8 +124,7 @@ def tradeoff(results: Sequence[BenchResult]) -> list[Point]:
         longest = {item.batch: item for item in sorted(result.latencies, key=lambda item: item.audio_seconds)}
         timed: list[tuple[str, float | None]] = [(longest[b].shape, longest[b].rtfx) for b in sorted(longest)]
         for shape, rtfx in timed or [("not timed here", None)]:
-            colour = colour_of(result.target)
-            points.append(Point(len(points) + 1, result.engine, shape, rtfx, result.wer.rate, colour))
+            points.append(Point(len(points) + 1, result.engine, shape, rtfx, result.wer.rate, result.precision))
     return points
 
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jiwer
 
-from trtasr.report.speed_view import BASELINES
 from trtasr.report.table import REFERENCE
 from trtasr.results import BenchResult, Utterance
 
@@ -50,7 +49,7 @@ def mistakes(results: Sequence[BenchResult], result: BenchResult) -> Mistakes | 
     """
     reference = next((r.wer for r in results if r.target == REFERENCE and r.wer), None)
     found = result.wer
-    if found is None or result.target in BASELINES:
+    if found is None or result.precision != "int8":
         return None
     before = {u.audio_filepath: u for u in reference.utterances} if reference else {}
     differing = [u for u in found.utterances if _differs(u, before)]

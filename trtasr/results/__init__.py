@@ -1,12 +1,21 @@
 """What was built and measured: plain values that the table, JSON, the bundle and the report read."""
 
-from trtasr.results.comparison import Comparison, TensorComparison
+from trtasr.results.comparison import Comparison, Control, TensorComparison
 from trtasr.results.engine import Engine, LayerRow
-from trtasr.results.integer import Accumulator, Difference, IntegerComparison, IntegerRow, LayerSteps, Proof
+from trtasr.results.integer import (
+    Accumulator,
+    Difference,
+    IntegerComparison,
+    IntegerGraph,
+    IntegerRow,
+    LayerSteps,
+    Proof,
+)
+from trtasr.results.plain import plain
 from trtasr.results.record import SIDECAR
 from trtasr.results.roofline import Bound, Roofline, Traffic
 from trtasr.results.speech import Prepared, Utterance, WerResult
-from trtasr.results.speed import BenchResult, Latency
+from trtasr.results.speed import BenchResult, GpuState, Latency, speedup
 
 __all__ = [
     "SIDECAR",
@@ -14,9 +23,12 @@ __all__ = [
     "BenchResult",
     "Bound",
     "Comparison",
+    "Control",
     "Difference",
     "Engine",
+    "GpuState",
     "IntegerComparison",
+    "IntegerGraph",
     "IntegerRow",
     "Latency",
     "LayerRow",
@@ -28,4 +40,6 @@ __all__ = [
     "Traffic",
     "Utterance",
     "WerResult",
+    "plain",
+    "speedup",
 ]

@@ -44,3 +44,18 @@ class Comparison:
     command: str
     results_file: str
     unit: str = "frames"
+
+
+@dataclass(frozen=True)
+class Control:
+    """One calibration method's result through the same Q/DQ graph.
+
+    Attributes:
+        label: method in words.
+        wer: in percent, CER where that is judged; None when the transcripts were useless.
+        sqnr_db: of the log-probabilities against FP32, in dB.
+    """
+
+    label: str
+    wer: float | None
+    sqnr_db: float

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -149,3 +150,35 @@ class IntegerComparison:
     frames: int
     measure: str
     normalizer: str
+
+
+@dataclass(frozen=True)
+class IntegerGraph:
+    """An integer-only graph in a bundle.
+
+    Attributes:
+        graph: its file; reference: the Q/DQ graph with the same layers in INT8.
+        size_bytes: of the graph.
+        proof: that it computes in integers and overflows nowhere.
+    """
+
+    graph: str
+    reference: str
+    size_bytes: int
+    proof: Proof
+
+    @property
+    def sum_bits(self) -> int:
+        """Bits of the largest possible sum of products in an int32."""
+        return max((item.bits for item in self.proof.accumulators if item.capacity < 32), default=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the sidecar; the proof can be had again with `trtasr inspect --integer`."""
+        return {
+            "graph": self.graph,
+            "reference": self.reference,
+            "size_bytes": self.size_bytes,
+            "tensors": self.proof.tensors,
+            "float_tensors": len(self.proof.floats),
+            "int32_sum_bits": self.sum_bits,
+        }

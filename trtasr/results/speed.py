@@ -1,8 +1,12 @@
 """How fast engines are, from one run."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from trtasr.results.speech import WerResult
+
+IDLE = 0x1  # reason for low clocks: nothing runs, which is no throttling
+BASELINES: Mapping[str, str] = {"fp32": "fp32", "t4-fp32": "fp32", "t4-fp16": "fp16"}  # target -> what it computes in
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class Latency:
         """Seconds of audio per second of work, at the median latency."""
         return self.audio_seconds / (self.p50_ms / 1000.0)
 
+    @property
+    def condition(self) -> tuple[str, int, int, float]:
+        """Device, threads, batch and seconds of audio: latencies of other conditions are not compared."""
+        return self.device, self.threads, self.batch, self.audio_seconds
+
 
 @dataclass(frozen=True)
 class BenchResult:
@@ -67,3 +76,52 @@ class BenchResult:
     latencies: tuple[Latency, ...] = ()
     wer: WerResult | None = None
     note: str = ""
+
+    @property
+    def precision(self) -> str:
+        """``int8``; ``fp32`` or ``fp16`` of an engine that is there to compare with."""
+        return BASELINES.get(self.target, "int8")
+
+
+def speedup(results: Iterable[BenchResult], latency: Latency, precision: str) -> float | None:
+    """Median of the baseline over this median; None unless it was timed under the same condition.
+
+    Args:
+        results: all engines.
+        latency: of the engine in question.
+        precision: of the baseline, ``fp32`` or ``fp16``.
+    """
+    timed = (item for result in results if result.precision == precision for item in result.latencies)
+    same = next((item for item in timed if item.condition == latency.condition), None)
+    return same.p50_ms / latency.p50_ms if same else None
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """One GPU at one moment.
+
+    Attributes:
+        name: of the card; driver: version.
+        pstate: performance state, ``P0`` (highest) to ``P12``.
+        sm_mhz: current clock of the multiprocessors; max_sm_mhz: their highest; memory_mhz: current memory clock.
+        power_w: power draw; limit_w: its limit.
+        temperature_c: of the GPU.
+        throttle: bit mask of reasons why clocks are low; 0 when there is none.
+        NaN stands for a number the card does not report.
+    """
+
+    name: str
+    driver: str
+    pstate: str
+    sm_mhz: float
+    max_sm_mhz: float
+    memory_mhz: float
+    power_w: float
+    limit_w: float
+    temperature_c: float
+    throttle: int
+
+    @property
+    def throttled(self) -> bool:
+        """True when anything but idleness keeps the clocks down."""
+        return bool(self.throttle & ~IDLE)

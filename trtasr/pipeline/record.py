@@ -1,11 +1,10 @@
 """What a compile leaves behind: the JSON files of a bundle, its sidecar and its HTML report."""
 
 import json
-import math
 import os
 import platform
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -24,17 +23,15 @@ from trtasr.engine.inspect import layers_json
 from trtasr.engine.sessions import cpu_name
 from trtasr.files.write import write_json, write_text
 from trtasr.pipeline.calibrate import cache_text
-from trtasr.pipeline.controls import Control
-from trtasr.pipeline.gpu import slower_than_fp16, state_json
-from trtasr.pipeline.integer_graph import IntegerGraph
+from trtasr.pipeline.gates import missed_gates
 from trtasr.pipeline.lower import MODEL, PLAIN, Lowered
 from trtasr.pipeline.lower_pair import longest_frames
-from trtasr.pipeline.measure import BASELINES, Measured
+from trtasr.pipeline.measure import Measured
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
 from trtasr.report.html import ReportData, render
 from trtasr.report.table import ControlRow
-from trtasr.results import BenchResult, Comparison, Engine, WerResult
+from trtasr.results import BenchResult, Comparison, Control, Engine, GpuState, IntegerGraph, plain
 from trtasr.targets import REASONS
 from trtasr.values import ScaleTable
 
@@ -96,21 +93,7 @@ class Record:
     @property
     def problems(self) -> tuple[str, ...]:
         """Missed quality gates in words; empty when all hold."""
-        reference, limit = self.results[0].wer, self.recipe.evaluation.max_wer_increase
-        missed = []
-        for result in self.results[1:]:
-            if result.target in BASELINES:
-                continue
-            if reference and result.wer and result.wer.rate - reference.rate > limit + 1e-9:
-                rate, measure = result.wer.rate, result.wer.measure
-                missed.append(
-                    f"{result.engine}: {measure} {rate:.2f} % is {rate - reference.rate:+.2f} "
-                    f"points over FP32; the gate is +{limit:.2f}"
-                )
-        slow = slower_than_fp16(self.results)
-        if slow and not self.recipe.evaluation.allow_slower:
-            missed.append(f"{slow}; --allow-slower accepts it")
-        return tuple(missed)
+        return missed_gates(self.results, self.recipe.evaluation)
 
     @property
     def outcome(self) -> str:
@@ -132,8 +115,8 @@ def write_record(folder: Path, record: Record, out: Path) -> None:
     write_json(folder / "layers.json", {engine.target: layers_json(engine.layers) for engine in record.engines})
     write_json(folder / "bench.json", [bench_json(result) for result in record.results])
     if record.measured.gpu:
-        write_json(folder / "gpu.json", [state_json(state) for state in record.measured.gpu])
-    write_json(folder / "wer.json", {r.target: wer_json(r.wer) for r in record.results if r.wer})
+        write_json(folder / "gpu.json", gpu_json(record.measured.gpu))
+    write_json(folder / "wer.json", {r.target: plain(r.wer) for r in record.results if r.wer})
     if stored := getattr(record.checkpoint.frontend, "stored", None):
         write_stored(folder, stored)
     write_text(folder / "report.html", render(report_data(record)))
@@ -169,14 +152,14 @@ def sidecar(record: Record) -> dict[str, Any]:
         "engines": {e.target: {"path": e.path, "size_bytes": e.size_bytes, **e.details} for e in record.engines},
         "fp16_subnormal_scales": {item.target: list(item.subnormal) for item in linted(record)},
         "fp16_overflowing_accumulators": {item.target: list(item.overflowing) for item in linted(record)},
-        "gpu": [state_json(state) for state in record.measured.gpu],
+        "gpu": gpu_json(record.measured.gpu),
         "recipe": to_dict(record.recipe),
         "versions": versions(),
         "most_frames": longest_frames(checkpoint) if checkpoint.generation else None,
         "device": cpu_name(),
         "parity": record.parity,
-        "comparison": comparison_json(record.comparison),
-        "controls": controls_json(record),
+        "comparison": plain(record.comparison),
+        "controls": plain(record.controls),
         "results": summary_json(record),
         "integer": record.integer.to_json() if record.integer else None,
         "seconds": round(record.seconds, 1),
@@ -224,17 +207,9 @@ def rates_json(result: BenchResult) -> dict[str, Any]:
     }
 
 
-def wer_json(wer: WerResult) -> dict[str, Any]:
-    """One engine's entry in ``wer.json``: figures, and every utterance as given and normalized."""
-    return asdict(wer)
-
-
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """The judgement of the Polygraphy comparison; infinite SQNR (no difference at all) becomes null."""
-    data = asdict(comparison)
-    for tensor in data["tensors"]:
-        tensor.update({k: None for k, v in tensor.items() if isinstance(v, float) and not math.isfinite(v)})
-    return data
+def gpu_json(states: Iterable[GpuState]) -> list[dict[str, Any]]:
+    """States of a GPU, and whether it was throttled; what the card does not report becomes null."""
+    return [plain(state) | {"throttled": state.throttled} for state in states]
 
 
 def versions() -> dict[str, str]:
@@ -281,11 +256,6 @@ def report_data(record: Record) -> ReportData:
 def linted(record: Record) -> list[Lowered]:
     """The targets whose graph in FP16 was examined: not `cpu`, nor a plain graph for a calibrator."""
     return [item for item in record.lowered if item.graph != item.reference and not item.graph.endswith(PLAIN)]
-
-
-def controls_json(record: Record) -> list[dict[str, Any]]:
-    """The controls; an SQNR that is not finite becomes null."""
-    return [asdict(c) | {"sqnr_db": c.sqnr_db if math.isfinite(c.sqnr_db) else None} for c in record.controls]
 
 
 def control_rows(record: Record) -> tuple[ControlRow, ...]:

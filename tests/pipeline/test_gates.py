@@ -1,0 +1,76 @@
+"""The gates themselves: WER over FP32, and speed over FP16."""
+
+import pytest
+from report_sample import scored
+
+from trtasr.pipeline.gates import missed_gates, slower_than_fp16, speedups
+from trtasr.recipe import Evaluation
+from trtasr.results import BenchResult, Latency
+
+
+def row(target: str, wer: float, spaced: bool = True) -> BenchResult:
+    return BenchResult(f"int8 {target}", target, 1, (), scored(wer, spaced=spaced))
+
+
+def missed(fp32: float, int8: float, limit: float = 0.3, spaced: bool = True) -> tuple[str, ...]:
+    results = (row("fp32", fp32, spaced), row("t4-rtx", int8, spaced))
+    return missed_gates(results, Evaluation(max_wer_increase=limit))
+
+
+@pytest.mark.parametrize(("int8", "problems"), [(5.0, 0), (5.3, 0), (5.31, 1), (4.0, 0)])
+def test_the_gate_is_the_recipes_limit(int8: float, problems: int) -> None:
+    assert len(missed(5.0, int8)) == problems
+
+
+def test_a_missed_gate_says_which_engine_and_by_how_much() -> None:
+    (problem,) = missed(5.0, 6.0)
+    assert "int8 t4-rtx" in problem
+    assert "+1.00" in problem
+    assert "+0.30" in problem
+
+
+def test_without_spaces_between_words_the_gate_is_about_characters() -> None:
+    (problem,) = missed(5.0, 6.0, spaced=False)  # CER is half of WER here
+    assert "CER 3.00 % is +0.50 points over FP32" in problem
+    assert missed(5.0, 5.5, spaced=False) == ()
+
+
+def test_a_wider_limit_admits_it() -> None:
+    assert missed(5.0, 6.0, limit=1.0) == ()
+
+
+def test_baselines_are_shown_but_only_int8_is_judged() -> None:
+    results = (row("fp32", 5.0), row("t4-rtx", 5.1), row("t4-fp16", 9.0), row("t4-fp32", 9.0))
+    assert missed_gates(results, Evaluation()) == ()
+
+
+def test_without_transcripts_nothing_is_judged() -> None:
+    assert missed_gates((BenchResult("fp32", "fp32", 1), BenchResult("int8 cpu", "cpu", 1)), Evaluation()) == ()
+
+
+def timed(target: str, *milliseconds: float, threads: int = 0) -> BenchResult:
+    latencies = [
+        Latency(ms, ms, ms, 50, seconds, 1, threads, "Tesla T4")
+        for ms, seconds in zip(milliseconds, (2.0, 16.0), strict=True)
+    ]
+    return BenchResult("int8 t4" if target == "t4" else target, target, 1, tuple(latencies))
+
+
+def test_speed_is_judged_over_all_shapes_by_the_geometric_mean() -> None:
+    int8, slower, faster = timed("t4", 2.0, 2.0), timed("t4-fp16", 1.0, 3.0), timed("t4-fp16", 1.5, 3.0)
+    assert [ratio for _, ratio in speedups((int8, faster), "fp16")] == [0.75, 1.5]
+    assert slower_than_fp16((int8, faster)) == []
+    (problem,) = slower_than_fp16((int8, slower))
+    assert "0.87 times as fast as FP16" in problem
+    assert "2 s: 0.50 x" in problem
+    assert "16 s" not in problem
+    assert slower_than_fp16((int8, slower), allowed=True) == []
+
+
+def test_a_gpu_without_an_fp16_plan_cannot_be_judged() -> None:
+    (problem,) = slower_than_fp16((timed("t4", 2.0, 2.0), timed("t4-fp32", 9.0, 9.0)))
+    assert "there is no FP16 plan" in problem
+
+
+def test_on_a_cpu_there_is_nothing_to_be_faster_than() -> None:
+    assert slower_than_fp16((timed("fp32", 9.0, 9.0, threads=2), timed("cpu", 20.0, 20.0, threads=2))) == []
