@@ -286,10 +286,10 @@ def test_results_reach_the_terminal_printable_and_json_keeps_them(monkeypatch, c
 
 def test_log_lines_are_printable_and_short(tmp_path) -> None:
     code = (
-        "import sys\nfrom trtasr import commands\nfrom trtasr.cli import main\n"
+        "import sys\nfrom trtasr.cli import verbs\nfrom trtasr.cli import main\n"
         "import logging\ndef doctor(_):\n"
         "    logging.getLogger('trtasr').warning('unknown keys: %s', '\\x1b[2J' * 10**6)\n"
-        "    return commands.Summary('done')\ncommands.VERBS['doctor'] = doctor\nsys.exit(main())"
+        "    return verbs.Summary('done')\nverbs.VERBS['doctor'] = doctor\nsys.exit(main())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "doctor"],

@@ -116,10 +116,10 @@ def test_a_log_that_nobody_reads_does_not_stop_the_work(tmp_path) -> None:
 @pytest.mark.parametrize(("flags", "told"), [([], False), (["-v"], True)])
 def test_warnings_of_libraries_are_for_those_who_ask(tmp_path, flags, told) -> None:
     code = (
-        "import sys, warnings\nfrom trtasr import commands\nfrom trtasr.cli import main\n"
+        "import sys, warnings\nfrom trtasr.cli import verbs\nfrom trtasr.cli import main\n"
         "def doctor(_):\n    warnings.warn('soon removed', DeprecationWarning)\n"
-        "    warnings.warn('a library says so')\n    return commands.Summary('done')\n"
-        "commands.VERBS['doctor'] = doctor\nsys.exit(main())"
+        "    warnings.warn('a library says so')\n    return verbs.Summary('done')\n"
+        "verbs.VERBS['doctor'] = doctor\nsys.exit(main())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "doctor", *flags],
