@@ -8,8 +8,8 @@ from tiny_network import valid
 from trtasr.errors import UsageError
 from trtasr.graph.center import center, centerable, give_back_quantized
 from trtasr.graph.check import assert_parity, check_model, run_graph
-from trtasr.graph.edit import weight_codes
 from trtasr.graph.tensors import with_outputs
+from trtasr.quant.scales import quantize_weight
 from trtasr.values import ScaleTable
 
 
@@ -57,7 +57,7 @@ def quantized_pointwise(fp32, table, moved):
     for item in rounded.graph.initializer:
         if item.name in names:
             scale = table.weights[item.name]
-            codes = weight_codes(numpy_helper.to_array(item), scale)
+            codes = quantize_weight(numpy_helper.to_array(item), scale.scales, scale.axis)
             item.CopyFrom(numpy_helper.from_array((codes * scale.scales[:, None, None]).astype(np.float32), item.name))
     return rounded, {readers[carried[-1]].name for carried in centerable(fp32).values()}
 

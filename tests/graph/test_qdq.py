@@ -1,19 +1,14 @@
 import dataclasses
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, numpy_helper
 from tiny_network import sqnr_db
 
 from trtasr.errors import RecipeError, UsageError
 from trtasr.graph.check import check_model, run_graph
-from trtasr.graph.edit import weight_codes
 from trtasr.graph.qdq import insert_qdq
 from trtasr.graph.tensors import sites
-from trtasr.values import ScaleTable, TensorScale, WeightScale
+from trtasr.values import ScaleTable, TensorScale
 
 
 def depthwise(site):
@@ -80,19 +75,3 @@ def test_scales_that_are_not_positive_and_finite_are_refused(fp32, table, amax):
     broken = {**table.activations, "/stem.0/Mul_output_0": TensorScale(amax, "max")}
     with pytest.raises(UsageError, match="not positive and finite"):
         insert_qdq(fp32, dataclasses.replace(table, activations=broken), [])
-
-
-@given(arrays.arrays(np.float32, (3, 4, 1), elements=st.floats(-8, 8, width=32)), st.integers(0, 1))
-def test_weight_codes_are_within_half_a_step(weight, axis):
-    amax = np.maximum(np.abs(weight).max(axis=tuple(i for i in range(3) if i != axis)), np.float32(1e-3))
-    scale = WeightScale((amax / np.float32(127)).astype(np.float32), axis)
-    codes = weight_codes(weight, scale)
-    steps = scale.scales.reshape([-1 if i == axis else 1 for i in range(3)])
-    assert codes.dtype == np.int8
-    assert codes.min(initial=0) >= -127
-    assert (np.abs(codes * steps - weight) <= steps * 0.5001).all()
-
-
-def test_weight_codes_round_half_to_even_and_clamp():
-    scale = WeightScale(np.array([1.0], np.float32), 0)
-    assert weight_codes(np.array([[0.5, 1.5, -2.5, 300, -300]]), scale).tolist() == [[0, 2, -2, 127, -127]]

@@ -16,7 +16,6 @@ from trtasr.engine.sessions import open_session, utterances
 from trtasr.errors import RecipeError, UsageError
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.cpu_qdq import quantize_for_cpu
-from trtasr.graph.edit import weight_codes
 from trtasr.graph.own_part import own_part
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.pipeline import calibrate_pair
@@ -25,7 +24,7 @@ from trtasr.pipeline.calibrate import cache_text, read_table, write_table
 from trtasr.pipeline.calibrate_pair import PairGraphs, Voice, pair_ranks, pair_table, teacher_tokens
 from trtasr.pipeline.controls import quantized_graph
 from trtasr.quant.ranges import representable_amax
-from trtasr.quant.scales import table_to_json
+from trtasr.quant.scales import quantize_weight, table_to_json
 from trtasr.recipe import Quantization
 
 PLAIN = Quantization(exclude=(CONVOLUTIONS,))
@@ -191,7 +190,7 @@ def test_table_and_both_graphs_agree_bit_for_bit(graphs, features, fade):
                 np.testing.assert_array_equal(stored[name], values)
                 continue
             entry = part.weights[name]
-            codes = weight_codes(values, entry)
+            codes = quantize_weight(values, entry.scales, entry.axis)
             assert np.abs(codes).max() == 7
             np.testing.assert_array_equal(codes * entry.scales, values)  # on the grid, exactly
             np.testing.assert_array_equal(stored[f"{name}_int8"], codes)
@@ -235,7 +234,7 @@ def test_weights_alone(graphs, features):
             np.testing.assert_array_equal(initializers(found)[name], values)
     assert sum(name in table.weights for name in table.corrected) == 2 * 6 + 2 * 10 + 1
     assert {
-        np.abs(weight_codes(table.corrected[name], table.weights[name])).max()
+        np.abs(quantize_weight(table.corrected[name], table.weights[name].scales, table.weights[name].axis)).max()
         for name in table.corrected
         if name in table.weights
     } == {3}

@@ -18,7 +18,6 @@ from trtasr.errors import UsageError
 from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.cpu_qdq import quantize_for_cpu
-from trtasr.graph.edit import weight_codes
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.graph.integer import first_read, integerize
 from trtasr.models.load import build_model
@@ -26,6 +25,7 @@ from trtasr.pipeline import correct as correcting
 from trtasr.pipeline.calibrate import cache_text, read_table, table_from_features, walked, write_table
 from trtasr.pipeline.controls import quantized_graph
 from trtasr.quant.propagate import calibration_loss, correction, joined
+from trtasr.quant.scales import quantize_weight
 from trtasr.quant.synthesize import SynthesisSettings, synthesize
 from trtasr.recipe import Quantization
 from trtasr.values import CalibrationSet
@@ -84,7 +84,7 @@ def test_table_qdq_graph_cache_cpu_graph_and_integer_graph_agree_bit_for_bit(par
     weights = [name for name in table.corrected if name in table.weights]
     assert len(weights) >= 5
     for name in weights:
-        codes = weight_codes(stored[name], table.weights[name])
+        codes = quantize_weight(stored[name], table.weights[name].scales, table.weights[name].axis)
         scales = table.weights[name].scales.reshape([-1] + [1] * (codes.ndim - 1))
         np.testing.assert_array_equal(codes * scales, table.corrected[name])  # on the grid, exactly
         np.testing.assert_array_equal(qdq[f"{name}_int8"], codes)
@@ -173,7 +173,7 @@ def test_weights_alone_leave_activations_as_they_are(parts, changes):
     assert [node.op_type for node in found.graph.node] == [node.op_type for node in onnx.load(parts[0]).graph.node]
     for name, entry in table.weights.items():
         if name in table.corrected:
-            assert np.abs(weight_codes(initializers(found)[name], entry)).max() == 3
+            assert np.abs(quantize_weight(initializers(found)[name], entry.scales, entry.axis)).max() == 3
     assert sqnr(parts, table) > sqnr(parts, beside) - 1
 
 

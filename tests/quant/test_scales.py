@@ -25,8 +25,14 @@ def test_weight_error_is_at_most_half_a_step_per_channel(weight: np.ndarray, axi
     shape[axis] = -1
     scales = found.scales.reshape(shape)
     codes = quantize_weight(weight, found.scales, axis)
+    assert codes.dtype == np.int8
     assert np.abs(codes).max(initial=0) <= 127
     assert (np.abs(codes * scales - weight) <= scales * 0.5001 + 1e-12).all()
+
+
+def test_codes_round_half_to_even_and_clamp() -> None:
+    codes = quantize_weight(np.array([[0.5, 1.5, -2.5, 300, -300]], np.float32), np.array([1.0], np.float32), 0)
+    assert codes.tolist() == [[0, 2, -2, 127, -127]]
 
 
 @given(weights)

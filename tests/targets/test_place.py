@@ -11,10 +11,10 @@ from trtasr.engine.sessions import open_session
 from trtasr.errors import UsageError
 from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections
-from trtasr.graph.edit import weight_codes
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.models.load import build_model
 from trtasr.pipeline.calibrate import table_from_features
+from trtasr.quant.scales import quantize_weight
 from trtasr.recipe import Quantization
 from trtasr.targets import TARGETS
 from trtasr.targets.place import place
@@ -55,7 +55,7 @@ def test_a_layer_left_in_float_keeps_its_weight_and_bias(parts, target):
     for node, names in read.items():
         weight = names[0]
         if node in placed.int8 and weight in table.corrected:
-            codes = weight_codes(after[weight], table.weights[weight])
+            codes = quantize_weight(after[weight], table.weights[weight].scales, table.weights[weight].axis)
             assert np.abs(codes).max() <= 7
             np.testing.assert_array_equal(after[weight], table.corrected[weight])
         else:

@@ -8,9 +8,10 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from trtasr.errors import UsageError
-from trtasr.graph.edit import constants, consumers, rebuilt, tensor, weight_codes, weight_scale
+from trtasr.graph.edit import constants, consumers, rebuilt, tensor, weight_scales_of
 from trtasr.graph.pointwise import is_pointwise
 from trtasr.graph.tensors import attribute
+from trtasr.quant.scales import quantize_weight
 from trtasr.values import FloatArray, ScaleTable
 
 
@@ -98,8 +99,9 @@ def give_back_quantized(model: onnx.ModelProto, table: ScaleTable, quantized: Co
         pointwise = readers[possible[name][-1]][0]
         if pointwise.name in quantized:
             weight = numpy_helper.to_array(stored[pointwise.input[1]])
-            scale = weight_scale(table, pointwise.input[1])
-            rounding = weight_codes(weight, scale) * scale.scales[:, None, None].astype(np.float64) - weight
+            scale = weight_scales_of(table, pointwise.input[1])
+            codes = quantize_weight(weight, scale.scales, scale.axis)
+            rounding = codes * scale.scales[:, None, None].astype(np.float64) - weight
             bias = numpy_helper.to_array(stored[pointwise.input[2]]) + rounding[:, :, 0] @ offset.astype(np.float64)
             changed[pointwise.input[2]] = tensor(pointwise.input[2], bias.astype(np.float32))
     return rebuilt(model, model.graph.node, [changed.get(item.name, item) for item in model.graph.initializer])

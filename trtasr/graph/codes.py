@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
-from trtasr.graph.edit import activation_scale, consumers
+from trtasr.graph.edit import consumers, scale_of
 from trtasr.graph.tensors import WEIGHTED
 from trtasr.quant.fixed_point import ZERO_POINT
 from trtasr.values import ScaleTable, TensorScale
@@ -47,7 +47,7 @@ def code_formats(model: onnx.ModelProto, table: ScaleTable) -> dict[str, Codes]:
     """
     low, stored = lowest(model), {item.name for item in model.graph.initializer}
     read = [node.input[0] for node in model.graph.node if node.op_type in WEIGHTED and node.input[1] in stored]
-    return {name: codes_from(activation_scale(table, name), low.get(name, -math.inf)) for name in dict.fromkeys(read)}
+    return {name: codes_from(scale_of(table, name), low.get(name, -math.inf)) for name in dict.fromkeys(read)}
 
 
 def codes_from(entry: TensorScale, low: float) -> Codes:

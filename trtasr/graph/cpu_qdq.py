@@ -9,19 +9,11 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from trtasr.graph.cpu_rules import before_gelu, floating_depthwise, framewise, integer_form
-from trtasr.graph.edit import (
-    activation_scale,
-    constants,
-    consumers,
-    producers,
-    rebuilt,
-    tensor,
-    weight_codes,
-    weight_scale,
-)
+from trtasr.graph.edit import constants, consumers, producers, rebuilt, scale_of, tensor, weight_scales_of
 from trtasr.graph.pointwise import is_pointwise
 from trtasr.graph.qdq import QdqResult, decide
 from trtasr.graph.tensors import attribute, data_path
+from trtasr.quant.scales import quantize_weight
 from trtasr.values import FloatArray, ScaleTable, TensorScale
 
 MICROSOFT, LARGEST_BIAS = "com.microsoft", 2.0**30
@@ -172,7 +164,7 @@ class _Lowering:
 
     def _integer_conv(self, node: NodeProto, data: _Value, result: str) -> _Value:
         codes, scales = self._weight(node, data)
-        entry = activation_scale(self.table, self._scale_name(result))
+        entry = scale_of(self.table, self._scale_name(result))
         scale, zero = self._quantizer(result, entry)
         weight = [self._constant(f"{node.name}/weight", codes), self._constant(f"{node.name}/weight_scale", scales)]
         inputs = [data.codes, data.scale, data.zero, *weight, self._constant("int8_zero", np.int8(0)), scale, zero]
@@ -218,12 +210,12 @@ class _Lowering:
 
     def _weight(self, node: NodeProto, data: _Value) -> tuple[np.ndarray, FloatArray]:
         """int8 weight and scales, raised where the bias would overflow int32."""
-        entry = weight_scale(self.table, node.input[1])
+        entry = weight_scales_of(self.table, node.input[1])
         scales = np.asarray(entry.scales, np.float32)
         if len(node.input) > 2 and node.input[2]:
             floor = np.abs(self._array(node.input[2])) / (self._float(data.scale) * LARGEST_BIAS)
             scales = np.maximum(scales, floor.astype(np.float32))
-        return weight_codes(self._array(node.input[1]), replace(entry, scales=scales)), scales
+        return quantize_weight(self._array(node.input[1]), scales, entry.axis), scales
 
     def _elementwise(self, node: NodeProto) -> None:
         name, inputs = node.output[0], [self.values[i] for i in node.input]
@@ -233,7 +225,7 @@ class _Lowering:
         rows = self._emit(node.op_type, [self._rows(i) for i in node.input], f"{name}_rows")
         self.values[name] = _Value(rows=rows, rank=inputs[0].rank)
         if node.op_type == "Relu" and self._only_codes_read(name):
-            entry = activation_scale(self.table, self._scale_name(name))
+            entry = scale_of(self.table, self._scale_name(name))
             if entry.non_negative:
                 self.values[name] = self._quantize(self._rows(node.input[0]), name, entry)
 
@@ -314,7 +306,7 @@ class _Lowering:
             codes = self._emit("Transpose", [value.plain], f"{name}_turned", perm=TO_ROWS[rank])
             self.values[name] = replace(value, codes=codes, rank=rank)
         elif not value.codes:
-            made = self._quantize(self._rows(name, rank), name, activation_scale(self.table, self._scale_name(name)))
+            made = self._quantize(self._rows(name, rank), name, scale_of(self.table, self._scale_name(name)))
             self.values[name] = replace(self.values[name], codes=made.codes, scale=made.scale, zero=made.zero)
         return self.values[name]
 
@@ -325,7 +317,7 @@ class _Lowering:
             plain = self._emit("Transpose", [value.codes], f"{name}_plain", perm=TO_COLUMNS[value.rank])
             self.values[name] = replace(value, plain=plain)
         elif not value.plain:
-            made = self._quantize(self._columns(name), name, activation_scale(self.table, name))
+            made = self._quantize(self._columns(name), name, scale_of(self.table, name))
             self.values[name] = replace(self.values[name], plain=made.codes, scale=made.scale, zero=made.zero)
         return self.values[name]
 
@@ -391,7 +383,7 @@ class _Lowering:
         if len(readers) != 1 or readers[0].op_type != "Relu" or not self._only_codes_read(readers[0].output[0]):
             return ""
         output = readers[0].output[0]
-        return output if activation_scale(self.table, self._scale_name(output)).non_negative else ""
+        return output if scale_of(self.table, self._scale_name(output)).non_negative else ""
 
     def _array(self, name: str) -> np.ndarray:
         return numpy_helper.to_array(self.weights[name])

@@ -105,8 +105,8 @@ def store(model: onnx.ModelProto, path: Path) -> None:
     onnx.load_external_data_for_model(model, str(path.parent))  # saving has taken the values out
 
 
-def activation_scale(table: ScaleTable, name: str) -> TensorScale:
-    """Scale of an activation tensor.
+def scale_of(table: ScaleTable, name: str) -> TensorScale:
+    """The scale that the table holds for an activation tensor.
 
     Raises:
         UsageError: no entry, or a scale that is not positive and finite.
@@ -118,8 +118,8 @@ def activation_scale(table: ScaleTable, name: str) -> TensorScale:
     return entry
 
 
-def weight_scale(table: ScaleTable, name: str) -> WeightScale:
-    """Per-channel scales of a weight.
+def weight_scales_of(table: ScaleTable, name: str) -> WeightScale:
+    """The per-channel scales that the table holds for a weight.
 
     Raises:
         UsageError: no entry, or a scale that is not positive and finite.
@@ -128,14 +128,6 @@ def weight_scale(table: ScaleTable, name: str) -> WeightScale:
         raise UsageError(f"scale table: no scales for weight {name!r}", "calibrate again for this graph")
     _check_scales(f"weight {name!r}", table.weights[name].scales)
     return table.weights[name]
-
-
-def weight_codes(weight: Array, scale: WeightScale) -> npt.NDArray[np.int8]:
-    """round(W / scale) per output channel, half to even, clamped to -127..127."""
-    shape = [1] * weight.ndim
-    shape[scale.axis] = -1
-    codes = np.rint(weight.astype(np.float32) / scale.scales.reshape(shape))
-    return np.asarray(np.clip(codes, -127, 127), np.int8)
 
 
 def dequantize_weight(node: NodeProto, codes: str, scales: str, axis: int) -> NodeProto:

@@ -9,7 +9,7 @@ from onnx import NodeProto, TensorProto
 
 from trtasr.errors import BuildError
 from trtasr.graph.codes import Codes
-from trtasr.graph.edit import Array, weight_codes, weight_scale
+from trtasr.graph.edit import Array, weight_scales_of
 from trtasr.graph.integer_build import UNSUPPORTED, Builder, Value
 from trtasr.graph.integer_functions import DOMAIN
 from trtasr.graph.tensors import attribute, output_axis
@@ -24,6 +24,7 @@ from trtasr.quant.fixed_point import (
     WIDE_LIMIT,
     ZERO_POINT,
 )
+from trtasr.quant.scales import quantize_weight
 from trtasr.values import WeightScale
 
 EXPONENT_SUM_LIMIT = 4 * EXPONENT_LIMIT  # of scores that are sums of up to four
@@ -40,7 +41,7 @@ def weighted(build: Builder, node: NodeProto, bias: Array | None) -> None:
     """
     name, output = node.input[1], node.output[0]
     codes = build.codes(node.input[0])
-    weight, entry = build.constants[name], weight_scale(build.table, name)
+    weight, entry = build.constants[name], weight_scales_of(build.table, name)
     axis = output_axis(node, weight.ndim)
     read = build.formats[node.input[0]]
     integers, scales = channel_codes(weight, entry, np.float64(read.scale), bias)
@@ -69,15 +70,15 @@ def channel_codes(weight: Array, entry: WeightScale, read: np.float64, bias: Arr
     """
     scales = entry.scales.astype(np.float64) * read
     if bias is None:
-        return weight_codes(weight, entry), scales
+        return quantize_weight(weight, entry.scales, entry.axis), scales
     room = SUM_LIMIT // 2
     with np.errstate(divide="ignore"):
         doublings = np.maximum(np.ceil(np.log2(np.abs(bias.astype(np.float64)) / (scales * room))), 0)
     factor = 2.0**doublings
     if not (factor > 1).any():
-        return weight_codes(weight, entry), scales
-    coarser = replace(entry, scales=(entry.scales * factor).astype(np.float32))
-    return weight_codes(weight, coarser), scales * factor
+        return quantize_weight(weight, entry.scales, entry.axis), scales
+    coarser = (entry.scales * factor).astype(np.float32)
+    return quantize_weight(weight, coarser, entry.axis), scales * factor
 
 
 def added(build: Builder, value: Value, constant: Array, output: str) -> Value:

@@ -7,8 +7,9 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from trtasr.graph.edit import activation_scale, constants, weight_codes, weight_scale
+from trtasr.graph.edit import constants, scale_of, weight_scales_of
 from trtasr.graph.tensors import WEIGHTED
+from trtasr.quant.scales import quantize_weight
 from trtasr.values import ScaleTable
 
 LARGEST_HALF = float(np.finfo(np.float16).max)  # 65504
@@ -35,7 +36,8 @@ def overflow_lint(model: onnx.ModelProto, table: ScaleTable, int8: Set[str]) -> 
     found = []
     for node in model.graph.node:
         if node.name in int8 and node.op_type in WEIGHTED:
-            codes = weight_codes(numpy_helper.to_array(weights[node.input[1]]), weight_scale(table, node.input[1]))
+            entry = weight_scales_of(table, node.input[1])
+            codes = quantize_weight(numpy_helper.to_array(weights[node.input[1]]), entry.scales, entry.axis)
             bias = numpy_helper.to_array(weights[node.input[2]]) if len(node.input) > 2 else np.float32(0)
             if accumulator_bound(node, codes, np.abs(bias), table).max() > LARGEST_HALF:
                 found.append(node.name)
@@ -55,12 +57,12 @@ def accumulator_bound(
     node: onnx.NodeProto, codes: npt.NDArray[np.int8], bias: npt.ArrayLike, table: ScaleTable
 ) -> npt.NDArray[np.float64]:
     """Bound of the integer accumulator of each output channel, float64 [O]; `bias` holds magnitudes, [O] or 0."""
-    entry = weight_scale(table, node.input[1])
+    entry = weight_scales_of(table, node.input[1])
     axes = tuple(axis for axis in range(codes.ndim) if axis != entry.axis)
     reachable: npt.NDArray[np.float64] = 127.0 * np.abs(codes.astype(np.float64)).sum(axis=axes)
     observed = table.activations.get(node.output[0])
     if observed is None:
         return reachable
-    step = float(activation_scale(table, node.input[0]).scale) * entry.scales.astype(np.float64)
+    step = float(scale_of(table, node.input[0]).scale) * entry.scales.astype(np.float64)
     bounded: npt.NDArray[np.float64] = np.minimum(reachable, (observed.amax + np.asarray(bias, np.float64)) / step)
     return bounded

@@ -12,16 +12,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from trtasr.errors import RecipeError
 from trtasr.graph.codes import Codes
-from trtasr.graph.edit import (
-    activation_scale,
-    constants,
-    dequantize_weight,
-    rebuilt,
-    tensor,
-    weight_codes,
-    weight_scale,
-)
+from trtasr.graph.edit import constants, dequantize_weight, rebuilt, scale_of, tensor, weight_scales_of
 from trtasr.graph.tensors import WEIGHTED, sites
+from trtasr.quant.scales import quantize_weight
 from trtasr.values import Decision, ScaleTable, Site
 
 
@@ -127,7 +120,7 @@ def _activation_pair(
     formats: Mapping[str, Codes], node: NodeProto, table: ScaleTable, _weights: dict[str, TensorProto]
 ) -> Made:
     name = node.input[0]
-    scale, zero = tensor(f"{name}_scale", activation_scale(table, name).scale), tensor("int8_zero", np.int8(0))
+    scale, zero = tensor(f"{name}_scale", scale_of(table, name).scale), tensor("int8_zero", np.int8(0))
     if name in formats:
         scale = tensor(f"{name}_scale", formats[name].scale)
         zero = tensor(f"{name}_zero_point", np.uint8(formats[name].zero))
@@ -146,7 +139,7 @@ def _activation_pair(
 
 def _weight(node: NodeProto, table: ScaleTable, weights: dict[str, TensorProto]) -> Made:
     name = node.input[1]
-    entry = weight_scale(table, name)
-    codes = tensor(f"{name}_int8", weight_codes(numpy_helper.to_array(weights[name]), entry))
+    entry = weight_scales_of(table, name)
+    codes = tensor(f"{name}_int8", quantize_weight(numpy_helper.to_array(weights[name]), entry.scales, entry.axis))
     scales = tensor(f"{name}_scale", np.asarray(entry.scales, np.float32))
     return [dequantize_weight(node, codes.name, scales.name, entry.axis)], [codes, scales]
