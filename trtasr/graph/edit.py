@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from trtasr.errors import UsageError
-from trtasr.values import ScaleTable, TensorScale, WeightScale
-
-Array = npt.NDArray[Any]
+from trtasr.values import Array, ScaleTable, TensorScale, WeightScale
 
 LARGE = 1024  # elements; below are shapes, axes and scales, which decide what a graph computes
 LARGEST = 1_900_000_000  # bytes; protobuf ends at 2^31

@@ -15,13 +15,13 @@ from onnx import NodeProto, TensorProto, helper
 
 from trtasr.errors import BuildError
 from trtasr.graph.codes import code_formats
-from trtasr.graph.edit import Array, consumers, outline, rebuilt
+from trtasr.graph.edit import consumers, outline, rebuilt
 from trtasr.graph.integer_build import UNSUPPORTED, Builder, Value, float_constants
 from trtasr.graph.integer_functions import DOMAIN, FUNCTIONS
 from trtasr.graph.integer_ops import OPERATORS, add, centered, pooled, product, refused, weighted
 from trtasr.graph.positions import Positions, position_tables
 from trtasr.quant.fixed_point import LONGEST
-from trtasr.values import ScaleTable
+from trtasr.values import Array, ScaleTable
 
 LOGITS = "logits"
 LOGITS_SCALE = "logits_scale"  # keys of the metadata

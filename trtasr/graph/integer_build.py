@@ -10,7 +10,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from trtasr.errors import BuildError
 from trtasr.graph.codes import LARGEST_CODE, Codes
-from trtasr.graph.edit import Array, tensor
+from trtasr.graph.edit import tensor
 from trtasr.graph.integer_functions import DOMAIN
 from trtasr.quant.fixed_point import (
     EXPONENT_LIMIT,
@@ -23,7 +23,7 @@ from trtasr.quant.fixed_point import (
     dyadic,
     reach,
 )
-from trtasr.values import ScaleTable
+from trtasr.values import Array, ScaleTable
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from onnx import NodeProto, TensorProto
 
 from trtasr.errors import BuildError
 from trtasr.graph.codes import Codes
-from trtasr.graph.edit import Array, weight_scales_of
+from trtasr.graph.edit import weight_scales_of
 from trtasr.graph.integer_build import UNSUPPORTED, Builder, Value
 from trtasr.graph.integer_functions import DOMAIN
 from trtasr.graph.tensors import attribute, output_axis
@@ -25,7 +25,7 @@ from trtasr.quant.fixed_point import (
     ZERO_POINT,
 )
 from trtasr.quant.scales import quantize_weight
-from trtasr.values import WeightScale
+from trtasr.values import Array, WeightScale
 
 EXPONENT_SUM_LIMIT = 4 * EXPONENT_LIMIT  # of scores that are sums of up to four
 SIGMOID_LIMIT = 2**21  # exponents of two in 2^-16: 2^-32 is no more than rounding

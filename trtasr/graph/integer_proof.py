@@ -12,10 +12,11 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, inliner, numpy_helper, shape_inference
 
 from trtasr.errors import QualityError
-from trtasr.graph.edit import Array, consumers, outline, producers
+from trtasr.graph.edit import consumers, outline, producers
 from trtasr.graph.interval import Interval, of_array, of_type
 from trtasr.graph.intervals import SUMS, Operand, Step, bounds, products, title
 from trtasr.results import Accumulator, Proof
+from trtasr.values import Array
 
 INTEGERS = frozenset(
     {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trtasr.graph.edit import Array
+from trtasr.values import Array
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import numpy as np
 from onnx import NodeProto, numpy_helper
 
 from trtasr.errors import QualityError
-from trtasr.graph.edit import Array
 from trtasr.graph.interval import (
     Interval,
     absolute,
@@ -32,6 +31,7 @@ from trtasr.graph.interval import (
     weighted_sums,
 )
 from trtasr.graph.tensors import attribute
+from trtasr.values import Array
 
 SUMS = ("ConvInteger", "MatMulInteger", "MatMul")
 

@@ -10,9 +10,10 @@ from onnx import NodeProto, TensorProto, helper
 from trtasr.errors import BuildError
 from trtasr.graph.check import run_graph
 from trtasr.graph.codes import LARGEST_CODE
-from trtasr.graph.edit import Array, consumers, producers, rebuilt
+from trtasr.graph.edit import consumers, producers, rebuilt
 from trtasr.graph.integer_build import UNSUPPORTED, Builder
 from trtasr.quant.fixed_point import LONGEST
+from trtasr.values import Array
 
 
 @dataclass(frozen=True)
