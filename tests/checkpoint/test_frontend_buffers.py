@@ -31,7 +31,7 @@ def test_the_archives_bank_and_window_win(tmp_path, caplog):
     expected = MelFrontend(FrontendConfig(highfreq=4000, window="hamming"))
     assert torch.equal(heard(found), heard(expected))
     for name in (BANK, WINDOW):
-        assert f"{name}: the archive's own values are used; they differ from what its config" in caplog.text
+        assert f"{name}: the archive's own values" in caplog.text
 
 
 def test_buffers_saved_in_half_precision(tmp_path):
@@ -57,14 +57,14 @@ def test_rounding_is_no_news(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("name", "values", "words"),
     [
-        (BANK, torch.ones(1, 80, 257), r"fb: shape \[80, 257\], the configuration gives \[64, 257\]"),
+        (BANK, torch.ones(1, 80, 257), r"fb: .*\[80, 257\].*\[64, 257\]"),
         (BANK, torch.ones(64, 257), r"fb: torch.float32, shape \[64, 257\]"),
         (BANK, torch.tensor(1.0), r"fb: torch.float32, shape \[\]"),
         (BANK, torch.ones(1, 64, 257, dtype=torch.int64), "fb: torch.int64"),
-        (BANK, torch.full((1, 64, 257), torch.inf), "fb: holds values that are not finite"),
+        (BANK, torch.full((1, 64, 257), torch.inf), "fb: .*not finite"),
         (BANK, -torch.ones(1, 64, 257), "fb: holds negative values"),
-        (WINDOW, torch.ones(400), r"window: shape \[400\], the configuration gives \[320\]"),
-        (WINDOW, torch.full((320,), torch.nan), "window: holds values that are not finite"),
+        (WINDOW, torch.ones(400), r"window: .*\[400\].*\[320\]"),
+        (WINDOW, torch.full((320,), torch.nan), "window: .*not finite"),
     ],
 )
 def test_unusable_buffers(tmp_path, name, values, words):
@@ -74,4 +74,4 @@ def test_unusable_buffers(tmp_path, name, values, words):
 def test_buffers_of_other_front_ends_are_named(tmp_path, caplog):
     name = "preprocessor.featurizer.stft.forward_basis"
     read_nemo(archive(tmp_path, config(), weights() | {name: torch.ones(3)}))
-    assert f"{name}: buffers of a front-end that NeMo 3.0 does not have" in caplog.text
+    assert f"{name}: buffers" in caplog.text

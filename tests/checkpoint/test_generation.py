@@ -98,11 +98,11 @@ def test_moonshine():
         ({"lang_to_id": [1]}, "lang_to_id is"),
         ({"lang_to_id": {"<|en|>": "1"}}, "lang_to_id: <|en|> = '1'"),
         ({"task_to_id": {"transcribe": 97}}, "task_to_id: transcribe = 97"),
-        ({"language": "klingon"}, "language 'klingon' is not in lang_to_id"),
-        ({"language": "french"}, "language 'french' is not in lang_to_id"),
-        ({"language": ["en", "de"]}, "language .* is not in lang_to_id"),
-        ({"task": "summarize"}, "task 'summarize' is not in task_to_id"),
-        ({"task": ["transcribe"]}, "task .* is not in task_to_id"),
+        ({"language": "klingon"}, "'klingon' .*lang_to_id"),
+        ({"language": "french"}, "'french' .*lang_to_id"),
+        ({"language": ["en", "de"]}, "language .*lang_to_id"),
+        ({"task": "summarize"}, "'summarize' .*task_to_id"),
+        ({"task": ["transcribe"]}, "task .*task_to_id"),
         ({"no_timestamps_token_id": -1}, "no_timestamps_token_id = -1"),
         ({"forced_decoder_ids": [[2, 94]]}, "forced_decoder_ids"),
         ({"forced_decoder_ids": [[1, 94], [3, 95]]}, "forced_decoder_ids"),
@@ -121,7 +121,7 @@ def test_settings_that_cannot_be_used(change, words):
 
 @pytest.mark.parametrize("places", [4, None, 2**30, "24"])
 def test_positions_that_leave_no_room(places):
-    with pytest.raises(CheckpointError, match=r"leaves no room|max_target_positions = "):
+    with pytest.raises(CheckpointError, match=r"no room|max_target_positions = "):
         whisper(GENERATION, max_target_positions=places)
 
 
@@ -163,9 +163,9 @@ def test_a_language_of_its_own_is_found_too():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"language": "hindi"}, "language 'hindi' is not in lang_to_id and not in the vocabulary"),
-        ({"language": 3}, "language 3 is not in lang_to_id"),
-        ({"language": "de", "task": "summarize"}, "task 'summarize' is not in task_to_id"),
+        ({"language": "hindi"}, "'hindi' .*lang_to_id.*vocabulary"),
+        ({"language": 3}, "language 3 .*lang_to_id"),
+        ({"language": "de", "task": "summarize"}, "'summarize' .*task_to_id"),
     ],
 )
 def test_what_the_vocabulary_lacks_is_no_language(change, words):
@@ -175,16 +175,16 @@ def test_what_the_vocabulary_lacks_is_no_language(change, words):
 
 def test_a_vocabulary_without_any_language():
     pieces = tuple(piece if piece.startswith("\u0120") else f"x{index}" for index, piece in enumerate(VOCABULARY))
-    with pytest.raises(CheckpointError, match=r"'language': 'german'.*, but the vocabulary has no token for it"):
+    with pytest.raises(CheckpointError, match=r"'german'.*vocabulary"):
         read_generation("whisper", CONFIG, OUTDATED | {"language": "german"}, pieces)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"language": "german"}, "language 'german' of a model with is_multilingual = false"),
+        ({"language": "german"}, "'german' .*is_multilingual = false"),
         ({"language": ["en"]}, "language"),
-        ({"task": "translate"}, "task 'translate' of a model with"),
+        ({"task": "translate"}, "'translate' .*is_multilingual"),
     ],
 )
 def test_an_english_model_has_no_other_language_and_task(change, words):
@@ -196,7 +196,7 @@ def test_an_english_model_has_no_other_language_and_task(change, words):
 
 def test_positions_of_a_moonshine_are_bounded_where_no_weight_bounds_them():
     config = moonshine_configs.config(max_position_embeddings=2**13 + 1)
-    with pytest.raises(CheckpointError, match=r"max_position_embeddings = 8193\n.*from 1 to 8192"):
+    with pytest.raises(CheckpointError, match=r"max_position_embeddings = 8193\n.*8192"):
         read_generation("moonshine", config, {}, ("",) * 61)
 
 

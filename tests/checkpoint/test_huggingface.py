@@ -64,9 +64,9 @@ def test_preprocessor_of_transformers_5_and_none_at_all(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"feature_size": 80}, "feature_size is 80, num_mel_bins of config.json is 16"),
-        ({"chunk_length": 30}, "chunk_length 30 s is not what max_source_positions of config.json has, 2 s"),
-        ({"chunk_length": 0}, "chunk_length 0 s is not"),
+        ({"feature_size": 80}, "feature_size is 80, num_mel_bins .*16"),
+        ({"chunk_length": 30}, "chunk_length 30 s .*max_source_positions .*2 s"),
+        ({"chunk_length": 0}, "chunk_length 0 s"),
         ({"chunk_length": "2"}, "chunk_length = '2'"),
         ({"do_normalize": True}, "do_normalize is True"),
         ({"dither": 0.1}, "dither is 0.1"),
@@ -84,8 +84,8 @@ def test_front_ends_that_do_not_fit(tmp_path, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "wav2vec2"}, "model_type 'wav2vec2' is not supported"),
-        ({"model_type": None}, "model_type None is not supported"),
+        ({"model_type": "wav2vec2"}, "model_type 'wav2vec2'"),
+        ({"model_type": None}, "model_type None"),
         ({"model_type": ["whisper"]}, "model_type"),
         ({"architectures": ["WhisperForAudioClassification"]}, "architectures .*WhisperForAudioClassification"),
         ({"architectures": "WhisperForConditionalGeneration"}, "architectures"),

@@ -85,7 +85,7 @@ def test_more_tokens_than_outputs(tmp_path):
 
 def test_pieces_with_scores_are_refused_and_files_bounded(tmp_path):
     scored = {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", -1.0], ["b", -2.0]]}}
-    assert "BPE" in refused(write_folder(tmp_path / "a", tokenizer=scored), "Unigram model is not supported").repair
+    assert "BPE" in refused(write_folder(tmp_path / "a", tokenizer=scored), "Unigram").repair
     refused(write_folder(tmp_path / "b", tokenizer=b" " * (2**24 + 1)), r"tokenizer\.json: .* more than 16 MiB")
 
 
@@ -121,7 +121,7 @@ def test_tokenizers_of_another_form(tmp_path, content):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"vocab": {"a": "0"}}, r"vocab\.json: 'a' has the id '0'"),
+        ({"vocab": {"a": "0"}}, r"vocab\.json: 'a' .*'0'"),
         ({"vocab": {"a": -1}}, r"vocab\.json"),
         ({"vocab": {"a": 2**40}}, r"vocab\.json"),
         ({"vocab": {"a": True}}, r"vocab\.json"),

@@ -61,7 +61,8 @@ def test_all_of_them_stand_in_one_warning(tmp_path, caplog):
     [warning] = warnings(
         caplog, tmp_path, generation_config={**SETTINGS, **generation}, preprocessor_config={**PREPROCESSOR, **frontend}
     )
-    assert "generation_config.json: num_beams = 5, temperature = 0.2; preprocessor_config.json: pre_emph" in warning
+    for setting in ("generation_config.json: num_beams = 5", "temperature = 0.2", "preprocessor_config.json: pre_emph"):
+        assert setting in warning
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_neutral_values_are_not(tmp_path, caplog, neutral):
 def test_without_the_file_those_of_config_json_count(tmp_path, caplog):
     config = whisper_configs.config(num_beams=4, dropout=0.1, mask_time_prob=0.05, apply_spec_augment=True)
     [warning] = warnings(caplog, tmp_path / "none", config=config, generation_config=None)
-    assert "these settings are not used: config.json: num_beams = 4" in warning
+    assert " config.json: num_beams = 4" in warning
     assert "dropout" not in warning
     assert warnings(caplog, tmp_path / "file", config=config) == []
 

@@ -20,11 +20,11 @@ EMBEDDING = "model.decoder.embed_tokens.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"encoder_layers": 256}, "encoder_layers = 256, but the weights have 2 layers"),
-        ({"decoder_layers": 1}, "decoder_layers = 1, but the weights have 2 layers"),
-        ({"encoder_layers": 2**70}, "encoder_layers = 1180591620717411303424, but the weights have 2"),
+        ({"encoder_layers": 256}, "encoder_layers = 256, .* 2 layers"),
+        ({"decoder_layers": 1}, "decoder_layers = 1, .* 2 layers"),
+        ({"encoder_layers": 2**70}, f"encoder_layers = {2**70}, .* 2 layers"),
         ({"decoder_layers": "2"}, "decoder_layers = '2'"),
-        ({"vocab_size": 2**20}, r"vocab_size = 1048576, but decoder.embed_tokens.weight has \[97\] rows"),
+        ({"vocab_size": 2**20}, r"vocab_size = 1048576, .*embed_tokens.weight .*\[97\]"),
         ({"vocab_size": 96}, "vocab_size = 96"),
     ],
 )
@@ -40,7 +40,7 @@ def test_moonshines_that_claim_too_much(tmp_path, key):
     state = {f"model.{name}": tensor for name, tensor in Moonshine(MOONSHINE).state_dict().items()}
     files = {"generation_config": {}, "preprocessor_config": {"sampling_rate": 16000}}
     folder = write_folder(tmp_path, state, config={**MOONSHINE, key: 200}, **files)
-    refused(folder, f"{key} = 200, but the weights have 2 layers")
+    refused(folder, f"{key} = 200, .* 2 layers")
 
 
 def test_weights_without_an_embedding(tmp_path):
@@ -51,7 +51,7 @@ def test_weights_without_an_embedding(tmp_path):
 
 def test_layers_of_odd_numbers_count_as_they_are(tmp_path):
     odd = {**weights(), "model.encoder.layers.99999999999999999999.fc1.bias": torch.zeros(1)}
-    refused(write_folder(tmp_path, odd), "encoder_layers = 2, but the weights have 3 layers")
+    refused(write_folder(tmp_path, odd), "encoder_layers = 2, .* 3 layers")
 
 
 @pytest.mark.parametrize("settings", [{"quant_method": "bitsandbytes"}, {"bits": 4}, "gptq"])
