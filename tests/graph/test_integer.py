@@ -291,7 +291,7 @@ def test_network_without_masks(tmp_path):
 @pytest.mark.parametrize(("activation", "node"), [("gelu", "Gelu"), ("selu", "Selu")])
 def test_other_activations_are_refused_by_name(activation, node, tmp_path):
     fp32 = exported(jasper(jasper=SEPARABLE, activation=activation), tmp_path)
-    with pytest.raises(BuildError, match=rf"/encoder/encoder\.0/mout/mout\.0/{node}: no integer form of this {node}"):
+    with pytest.raises(BuildError, match=rf"/encoder/encoder\.0/mout/mout\.0/{node}: "):
         integerize(fp32, table_of(fp32, lengths_batch(LENGTHS, MEL)))
 
 
@@ -320,10 +320,10 @@ def test_missing_scales_name_the_tensor(quartznet):
     table = table_of(quartznet, lengths_batch(LENGTHS, MEL))
     read = "/encoder/encoder.0/mconv.1/Mul_output_0"
     fewer = {name: entry for name, entry in table.activations.items() if name != read}
-    with pytest.raises(UsageError, match=f"no activation scale for tensor '{read}'"):
+    with pytest.raises(UsageError, match=f"activation .*'{read}'"):
         integerize(quartznet, dataclasses.replace(table, activations=fewer))
     weights = {name: entry for name, entry in table.weights.items() if name != f"{POINTWISE}.weight"}
-    with pytest.raises(UsageError, match=f"no scales for weight '{POINTWISE}.weight'"):
+    with pytest.raises(UsageError, match=f"weight '{POINTWISE}.weight'"):
         integerize(quartznet, dataclasses.replace(table, weights=weights))
 
 

@@ -192,16 +192,16 @@ def test_a_tensor_and_a_scaled_view_of_it_are_read_in_one_graph(body):
 @pytest.mark.parametrize(
     ("body", "node"),
     [
-        ("[odd] y = Softmax <axis=1> (x)", "odd: no integer form of this Softmax"),
-        ("[odd] y = Tanh(x)", "odd: no integer form of this Tanh"),
-        ("[odd] y = Div(x, half)", "odd: no integer form of this Div"),
-        ("[odd] y = Mul(x, column)", "odd: no integer form of this Mul"),
-        ("[odd] y = Mul(x, zero)", "odd: no integer form of this Mul"),
-        ("[odd] y = Mul(x, large)", "odd: no integer form of this Mul"),
-        ("[odd] y = Clip(x, far, farther)", "odd: no integer form of this Clip"),
-        ("[odd] y = Clip(x, low)", "odd: no integer form of this Clip"),
-        ("[odd] y = Sub(half, x)", "odd: no integer form of this Sub"),
-        ("[odd] y = Sub(x, half)", "integer-only inference cannot follow"),
+        ("[odd] y = Softmax <axis=1> (x)", "odd: .*Softmax"),
+        ("[odd] y = Tanh(x)", "odd: .*Tanh"),
+        ("[odd] y = Div(x, half)", "odd: .*Div"),
+        ("[odd] y = Mul(x, column)", "odd: .*Mul"),
+        ("[odd] y = Mul(x, zero)", "odd: .*Mul"),
+        ("[odd] y = Mul(x, large)", "odd: .*Mul"),
+        ("[odd] y = Clip(x, far, farther)", "odd: .*Clip"),
+        ("[odd] y = Clip(x, low)", "odd: .*Clip"),
+        ("[odd] y = Sub(half, x)", "odd: .*Sub"),
+        ("[odd] y = Sub(x, half)", "half: a float tensor"),
     ],
 )
 def test_forms_without_an_integer_form_are_refused(body, node):
@@ -214,7 +214,7 @@ def test_forms_without_an_integer_form_are_refused(body, node):
 @pytest.mark.parametrize("body", ["[odd] y = Max(x)", f"{AGAIN} [odd] y = Max(x, v, scaled)"])
 def test_a_maximum_of_other_than_two_is_refused(body):
     fp32 = graph(body)
-    with pytest.raises(BuildError, match="odd: no integer form of this Max"):
+    with pytest.raises(BuildError, match=r"odd: .*Max"):
         integerize(fp32, table_of(fp32, FEEDS))
 
 
@@ -247,7 +247,7 @@ def test_scores_are_exact_up_to_eleven_thousand_and_saturate_there():
 
 def test_a_norm_that_only_its_epsilon_decides_is_refused():
     fp32 = faint(1e-8, NORM)
-    with pytest.raises(BuildError, match="norm: no integer form of this LayerNormalization"):
+    with pytest.raises(BuildError, match=r"norm: .*LayerNormalization"):
         integerize(fp32, table_of(fp32, FEEDS))
 
 

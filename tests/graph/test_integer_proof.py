@@ -136,7 +136,7 @@ def test_only_a_constant_counts_as_bias_and_only_computed_tensors_as_wide():
 def test_comparisons_of_int64_that_onnx_runtime_gets_wrong_are_refused(comparison):
     made = "zero = Constant <value_int=0> () i = Cast <to=7> (q) {} y = " + comparison
     assert prove(lines(made.format("h = Mul(i, i)")), LONGEST).integer_only
-    with pytest.raises(QualityError, match="compares int64 values up to"):
+    with pytest.raises(QualityError, match="compares int64"):
         prove(lines(made.format("square = Mul(i, i) h = Mul(square, square)")), LONGEST)
 
 
@@ -170,26 +170,26 @@ def test_every_tensor_of_another_type_is_found(maker, floats):
 def test_a_float_tensor_is_named_with_the_node_that_makes_it():
     model = lines("[floating] f = Cast <to=1> (q) [times] g = Mul(f, one) [back] y = Cast <to=7> (g)")
     run_graph(model, {"features": np.ones((1, 4, 2), np.float32)})
-    with pytest.raises(QualityError, match=r"tensor 'f', made by node 'floating' \(Cast\), is float: no integer\n"):
+    with pytest.raises(QualityError, match=r"'f', .*'floating' \(Cast\), is float"):
         prove(model, LONGEST)
 
 
 @pytest.mark.parametrize(
     ("maker", "words"),
     [
-        ("[greater] m = Greater(q, z) y = Cast <to=7> (m)", r"'m', made by node 'greater' \(Greater\), is bool"),
+        ("[greater] m = Greater(q, z) y = Cast <to=7> (m)", r"'m', .*'greater' \(Greater\), is bool"),
         (
             "[cast] f = Cast <to=7> (features) y = Identity(f)",
-            r"'features', a graph input read by node 'cast' \(Cast\)",
+            r"'features', .*'cast' \(Cast\)",
         ),
-        ("[times] f = Mul(one, one) y = Cast <to=7> (q)", r"'one', a weight read by node 'times' \(Mul\), is float"),
+        ("[times] f = Mul(one, one) y = Cast <to=7> (q)", r"'one', .*'times' \(Mul\), is float"),
         (
             "[cast] i = Cast <to=7> (s) l = Cast <to=7> (q) y = Add(i, l)",
-            r"'s', a weight read by node 'cast' \(Cast\), is float",
+            r"'s', .*'cast' \(Cast\), is float",
         ),
         (
             "several = SequenceConstruct(q, q) y = Cast <to=7> (q)",
-            r"node 'several' \(SequenceConstruct\): the type of tensor 'several'",
+            r"'several' \(SequenceConstruct\): .*type",
         ),
     ],
 )
@@ -200,7 +200,7 @@ def test_other_tensors_are_named_too(maker, words):
 
 def test_a_float_output_is_found():
     model = model_of(f"{QUANTIZE} y = Cast <to=7> (q)", output="int64[B,4,T] y, float[B,4,T] features")
-    with pytest.raises(QualityError, match="'features', a graph input and an output, is float"):
+    with pytest.raises(QualityError, match=r"'features', .* an output, is float"):
         prove(model, LONGEST)
 
 
@@ -244,13 +244,13 @@ def test_nested_functions_are_looked_through():
 def test_a_float_constant_in_a_nested_function_is_found():
     model = nested("half = Constant <value_float=0.5> () f = Cast <to=1> (x) g = Mul(f, half) r = Cast <to=7> (g)")
     run_graph(model, {"features": np.ones((1, 4, 2), np.float32)})
-    with pytest.raises(QualityError, match=r"tensor 'half__2', made by node 'half__2' \(Constant\), is float"):
+    with pytest.raises(QualityError, match=r"'half__2' \(Constant\), is float"):
         prove(model, LONGEST)
 
 
 def test_a_function_that_cannot_be_inlined_is_refused():
     """The inliner silently leaves calls of functions of another opset."""
-    with pytest.raises(QualityError, match=r"the body of trtasr\.Inner cannot be looked into"):
+    with pytest.raises(QualityError, match=r"trtasr\.Inner\b"):
         prove(nested("f = Cast <to=1> (x) r = Cast <to=7> (f)", opset=19), LONGEST)
 
 
@@ -258,7 +258,7 @@ def test_operators_of_others_are_refused():
     model = lines("y = Cast <to=7> (q)")
     model.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
     model.graph.node[-1].domain = "com.example"
-    with pytest.raises(QualityError, match=r"node 'y' \(Cast\): the body of com\.example\.Cast"):
+    with pytest.raises(QualityError, match=r"'y' \(Cast\): .*com\.example\.Cast"):
         prove(model, LONGEST)
 
 
@@ -268,7 +268,7 @@ def test_declared_types_are_not_believed():
     assert inspect_integer(model, LONGEST).floats == ("f",)
     model = lines("y = Cast <to=7> (q)")
     model.graph.node[-1].attribute[0].i = onnx.TensorProto.FLOAT  # the output stays declared as int64
-    with pytest.raises(QualityError, match=r"types of the integer graph cannot be inferred: .*Cast"):
+    with pytest.raises(QualityError, match=r"types .*inferred: .*Cast"):
         prove(model, LONGEST)
 
 
@@ -283,20 +283,20 @@ def test_declared_shapes_are_not_believed():
 def test_operands_of_two_types_are_an_error():
     model = lines("i = Cast <to=7> (q) y = Mul(i, seven)")
     model.graph.node[-1].input[1] = "z"
-    with pytest.raises(QualityError, match=r"types of the integer graph cannot be inferred: .*Mul"):
+    with pytest.raises(QualityError, match=r"types .*inferred: .*Mul"):
         prove(model, LONGEST)
 
 
 def test_a_tensor_that_is_made_twice_is_refused():
     model = lines("i = Cast <to=7> (q) y = Neg(i)")
     model.graph.node.append(model.graph.node[-1])
-    with pytest.raises(QualityError, match="tensor 'y' is made by more than one node\n"):
+    with pytest.raises(QualityError, match="'y' is made by more"):
         prove(model, LONGEST)
 
 
 @pytest.mark.parametrize("bias", [2**31 - 1000, -(2**31) + 1000])
 def test_a_bias_that_overflows_is_found(bias):
-    with pytest.raises(QualityError, match=r"node 'bias' \(Add\): values (up|down) to -?2\d{9} do not fit int32"):
+    with pytest.raises(QualityError, match=r"'bias' \(Add\): .* -?2\d{9} .*int32"):
         prove(layer(random_weight(1), np.full((1, 1), bias)), LONGEST)
 
 
@@ -314,28 +314,28 @@ def test_a_sum_of_too_many_products_is_found(terms, fits):
         low = np.full((1, terms), -128, np.float32)
         assert run_graph(model, {"features": low})["y"].item() == -sums.bound
     else:
-        with pytest.raises(QualityError, match=r"node 'linear' \(MatMulInteger\): values down to -2147\d{6} do not"):
+        with pytest.raises(QualityError, match=r"'linear' .* -2147\d{6} .*int32"):
             prove(model, LONGEST)
 
 
 def test_a_product_beyond_64_bits_is_found():
-    with pytest.raises(QualityError, match=r"node 'scale' \(Mul\): values (up|down) to -?2\^\d+ do not fit int64"):
+    with pytest.raises(QualityError, match=r"'scale' \(Mul\): .* -?2\^\d+ .*int64"):
         prove(layer(random_weight(1), np.zeros((1, 1)), multiplier=np.int64(2**50)), LONGEST)
 
 
 def test_a_narrowing_cast_is_found():
-    with pytest.raises(QualityError, match=r"node 'codes' \(Cast\): values up to 256 do not fit uint8"):
+    with pytest.raises(QualityError, match=r"'codes' \(Cast\): .* 256 .*uint8"):
         prove(layer(random_weight(1), np.zeros((1, 1)), multiplier=np.int64(2**22), high=np.int64(256)), LONGEST)
 
 
 def test_a_division_by_zero_is_found():
-    with pytest.raises(QualityError, match=r"node 'bad' \(Div\): division by zero .* the divisor lies in 0 \.\. 255"):
+    with pytest.raises(QualityError, match=r"'bad' \(Div\): .*zero.* 0 \.\. 255"):
         prove(lines("i = Cast <to=7> (q) [bad] y = Div(seven, i)"), LONGEST)
     prove(lines("i = Cast <to=7> (q) o = Constant <value_int=1> () m = Max(i, o) y = Div(seven, m)"), LONGEST)
 
 
 def test_an_unknown_operator_is_refused():
-    with pytest.raises(QualityError, match=r"node 'odd' \(BitwiseXor\): no interval rule"):
+    with pytest.raises(QualityError, match=r"'odd' \(BitwiseXor\): no .*rule"):
         prove(lines("i = Cast <to=7> (q) [odd] y = BitwiseXor(i, seven)"), LONGEST)
 
 
@@ -351,7 +351,7 @@ def test_a_loop_is_refused():
         four=np.arange(4),
     )
     assert run_graph(model, {"unused": np.array(0)})["y"].tolist() == [0, 1, 2, 3]
-    with pytest.raises(QualityError, match=r"node 'loop' \(Loop\): no interval rule"):
+    with pytest.raises(QualityError, match=r"'loop' \(Loop\): no .*rule"):
         prove(model, LONGEST)
 
 
@@ -364,7 +364,7 @@ def test_a_branch_is_refused():
         "int64[4] y",
         four=np.arange(4),
     )
-    with pytest.raises(QualityError, match=r"tensor 'cond', a graph input read by node 'y' \(If\), is bool"):
+    with pytest.raises(QualityError, match=r"'cond', .*'y' \(If\), is bool"):
         prove(model, LONGEST)
 
 
@@ -417,13 +417,13 @@ def test_lengths_are_counts():
     assert made.tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
     model.graph.node[0].op_type = "Mul"
     model.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.full(4, 2**33), "frames"))
-    with pytest.raises(QualityError, match=r"node 'ahead' \(Mul\): values up to 2\^64 do not fit int64"):
+    with pytest.raises(QualityError, match=r"'ahead' \(Mul\): .* 2\^64 .*int64"):
         prove(model, LONGEST)
 
 
 def test_other_integer_inputs_have_any_value_of_their_type():
     model = model_of("[twice] y = Add(x, x)", "int32[N] x", "int32[N] y")
-    with pytest.raises(QualityError, match=r"node 'twice' \(Add\): values up to 4294967294 do not fit int32"):
+    with pytest.raises(QualityError, match=r"'twice' \(Add\): .* 4294967294 .*int32"):
         prove(model, LONGEST)
 
 
@@ -436,7 +436,7 @@ def test_signed_codes():
 
 def test_a_weight_that_callers_may_replace_is_no_constant():
     model = model_of(f"{QUANTIZE} y = Cast <to=7> (q)", "float[B,4,T] features, float s", "int64[B,4,T] y")
-    with pytest.raises(QualityError, match="constant 's' is a graph input too"):
+    with pytest.raises(QualityError, match="'s' is a graph input"):
         prove(model, LONGEST)
 
 
@@ -458,7 +458,7 @@ def test_floating_parts_do_not_stop_the_inspection():
 
 def test_overflow_is_found_beside_floating_parts():
     model = lines("f = Cast <to=1> (q) i = Cast <to=7> (q) [narrow] n = Cast <to=3> (i) y = Cast <to=7> (f)")
-    with pytest.raises(QualityError, match=r"node 'narrow' \(Cast\): values up to 255 do not fit int8"):
+    with pytest.raises(QualityError, match=r"'narrow' \(Cast\): .* 255 .*int8"):
         inspect_integer(model, LONGEST)
 
 

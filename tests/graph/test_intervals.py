@@ -162,7 +162,7 @@ def test_the_runtime_shifts_inside(direction, a, b):
 
 
 def test_a_shift_by_all_bits_is_refused():
-    with pytest.raises(QualityError, match=r"node 'n' \(BitShift\): shifts uint32 by up to 32 bits"):
+    with pytest.raises(QualityError, match=r"'n' \(BitShift\): .*uint32 .* 32 bits"):
         bound("BitShift", Interval(0, 1), Interval(0, 32), dtype=np.uint32, direction="RIGHT")
 
 
@@ -182,8 +182,7 @@ def test_a_tensor_times_itself_is_a_square():
 @pytest.mark.parametrize("divisor", [Interval(0, 3), Interval(-3, 0), Interval(-1, 1)])
 @pytest.mark.parametrize("op", DIVISIONS)
 def test_division_by_an_interval_with_zero_is_refused(op, divisor):
-    words = rf"node 'n' \({op}\): division by zero is possible, the divisor lies in {divisor.low} .. {divisor.high}\n"
-    with pytest.raises(QualityError, match=words):
+    with pytest.raises(QualityError, match=rf"'n' \({op}\): .*zero.* {divisor.low} .. {divisor.high}\n"):
         bound(op, Interval(1, 2), divisor)
 
 
@@ -192,27 +191,27 @@ def test_operators_without_a_rule_are_refused():
         step("Erf", operand("x", Interval(0, 1))),
         step("Mod", operand("x", Interval(0, 1)), operand("y", Interval(1, 1)), fmod=1),
     ):
-        with pytest.raises(QualityError, match=f"node 'n' .{found.node.op_type}.: no interval rule"):
+        with pytest.raises(QualityError, match=f"'n' .{found.node.op_type}.: no .*rule"):
             bounds(found)
 
 
 def test_a_second_output_has_no_rule():
     node = helper.make_node("MaxPool", ["x"], ["y", "indices"], name="pool", kernel_shape=[2])
-    with pytest.raises(QualityError, match=r"node 'pool' \(MaxPool\): no interval rule"):
+    with pytest.raises(QualityError, match=r"'pool' \(MaxPool\): no .*rule"):
         bounds(Step(node, (operand("x", Interval(0, 9)),), np.dtype(np.int8), 1))
 
 
 @pytest.mark.parametrize(
     ("found", "kind", "words"),
     [
-        (Interval(0, 300), "uint8", "up to 300 do not fit uint8"),
-        (Interval(-1, 3), "uint64", "down to -1 do not fit uint64"),
-        (Interval(-(2**31) - 1, 0), "int32", "down to -2147483649 do not fit int32"),
-        (Interval(0, 2**70), "int64", r"up to 2\^70 do not fit int64"),
+        (Interval(0, 300), "uint8", "up to 300"),
+        (Interval(-1, 3), "uint64", "down to -1"),
+        (Interval(-(2**31) - 1, 0), "int32", "down to -2147483649"),
+        (Interval(0, 2**70), "int64", r"up to 2\^70"),
     ],
 )
 def test_values_must_fit_their_type(found, kind, words):
-    with pytest.raises(QualityError, match=rf"node 'n' \(Identity\): values {words}"):
+    with pytest.raises(QualityError, match=rf"'n' \(Identity\): .*{words} .*{kind}"):
         bound("Identity", found, dtype=kind)
 
 
@@ -242,7 +241,7 @@ def test_a_sum_without_constant_axes():
     assert bounds(step("ReduceSum", x, axes)) == Interval(2, 1200)
     assert bounds(step("ReduceSum", x)) == Interval(6, 1200)
     assert bounds(step("ReduceSum", x, noop_with_empty_axes=1)) == Interval(2, 4)
-    with pytest.raises(QualityError, match="tensor 'x': the number of its dimensions is unknown"):
+    with pytest.raises(QualityError, match=r"'x': .*unknown"):
         bounds(step("ReduceSum", operand("x", Interval(2, 4))))
 
 
@@ -271,7 +270,7 @@ def test_weighted_sums_are_exact(numbers, low, width):
 
 def test_weighted_sums_of_wide_weights_do_not_wrap():
     x, weight = operand("x", Interval(0, 1), shape=(None, 4)), constant("w", np.full((4, 1), 2**62))
-    with pytest.raises(QualityError, match=r"node 'n' \(MatMul\): values up to 2\^64 do not fit int64"):
+    with pytest.raises(QualityError, match=r"'n' \(MatMul\): .* 2\^64 .*int64"):
         bounds(step("MatMul", x, weight))
 
 

@@ -116,7 +116,7 @@ def test_graphs_without_positions_have_no_table():
     "body", ["[wave] y = Sin(x)", "[times] z = Mul(x, x) [wave] y = Sin(z)", "[wide] z = Abs(x) [wave] y = Sin(z)"]
 )
 def test_sines_of_something_else_are_refused(body):
-    with pytest.raises(BuildError, match="wave: sines of something else than a range of positions"):
+    with pytest.raises(BuildError, match=r"wave: .*positions"):
         position_tables(parsed("float[N] x", "float[N] y", body))
 
 

@@ -113,8 +113,9 @@ def test_slower_int8_is_marked_bad():
     page = render(
         dataclasses.replace(data, results=(data.results[0], dataclasses.replace(data.results[2], latencies=(slow,))))
     )
-    title = '<div class="title">Speedup int8 cpu over FP32</div>'
-    assert f'<div class="card bad">{title}<div class="value">0.50 x' in page
+    (bad,) = re.findall(r'<div class="card bad">(.*?) x', page)
+    assert "int8 cpu over FP32" in bad
+    assert bad.endswith(">0.50")
 
 
 def test_pictures_are_valid_and_finite():
@@ -213,6 +214,6 @@ def test_the_times_of_encoder_and_tokens_are_columns_where_there_are_any():
     spoken = dataclasses.replace(data.results[2].latencies[0], encoder_ms=20.0, tokens=8)
     cpu = dataclasses.replace(data.results[2], latencies=(spoken,))
     page = render(dataclasses.replace(data, results=(data.results[0], cpu)))
-    assert "p99 encoder per token RTFx" in text(page)
+    assert "encoder per token" in text(page)
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr><td>int8 cpu</td>.*?</tr>", page)]
     assert any(row[2:7] == ["80.0", "90.0", "460.0", "20.0", "7.50"] for row in cells)

@@ -26,19 +26,6 @@ PROOF = Proof(
     4123, (), ("features_quantized/QuantizeLinear",), {"Add": 12, "ConvInteger": 2, "MatMul": 1}, SUMS, 56, 5000
 )
 
-PROVED = """\
-float tensors between the quantized input and the logits: 0 of 4123
-quantized at: features_quantized/QuantizeLinear
-operators: 12 Add, 2 ConvInteger, 1 MatMul
-
-sums, the least headroom first; no input makes one larger than its bound:
-node   operator       products   bound           bits  headroom
-/head  MatMulInteger        32  2^20.5  1482910    31        10
-/conv  ConvInteger          64  2^20.0  1048576    31        10
-/dead  ConvInteger           9       -        0    31        31
-2 sums in int64, of attention and layer norms: at most 61 of 63 bits (--all)
-premises: lengths below 2^31, no axis that is summed over longer than 5000
-largest value of any other int32 or int64 tensor: 56 bits"""
 
 ROWS = (
     IntegerRow("fp32 (reference)", 13.19, 0.0, None, math.inf, 1.0),
@@ -55,29 +42,26 @@ LAYERS = (
 OVER = (Difference("Q/DQ t4-rtx", 0.03, (-0.02, 0.08)), Difference("Q/DQ, every layer INT8", -0.02, (-0.1, 0.04)))
 FOUND = IntegerComparison(ROWS, OVER, LAYERS, 123456, 0, 20, 300, 4256, "WER", "basic-en-v1")
 
-COMPARED = """\
-graph                   WER %  delta   95 % interval  SQNR dB  tokens %
-fp32 (reference)        13.19      -               -        -         -
-Q/DQ t4-rtx             13.25  +0.06  -0.10 .. +0.20     38.3     99.40
-Q/DQ, every layer INT8  13.30  +0.11  -0.05 .. +0.30     35.0     99.00
-integer-only            13.28  +0.09  -0.08 .. +0.28     35.0     98.99
-20 utterances, 300 words, normalizer basic-en-v1, 4256 frames
-integer-only against Q/DQ t4-rtx: +0.03 points of WER, 95 % interval -0.02 .. +0.08
-integer-only against Q/DQ, every layer INT8: -0.02 points of WER, 95 % interval -0.10 .. +0.04
-executor against ONNX Runtime: 0 of 123456 logits differ (20 utterances)
 
-8-bit codes that layers with weights read, integer-only against the Q/DQ graph with every layer in INT8
-(own: the layers before were given that graph's codes):
-tensor  Q/DQ dB  integer dB  differ %  steps  own %  own steps
-/c         25.0        24.9     50.00      2  0.000          0
-/b         30.0        30.1     25.00      2  0.050          1
-/d         25.0        24.9     10.00      1  1.000          1
-/a         38.9        38.9      0.00      0  0.000          0
-no layer adds more than one step by itself; 2 of 4 differ by more than one when differences add up: /b (2), /c (2)"""
+def cells(text, *starts):
+    """The words of every line that begins so."""
+    return [line.split() for line in text.splitlines() if line.startswith(starts)]
 
 
 def test_the_proof():
-    assert proof_text(PROOF, show_all=False) == PROVED
+    text = proof_text(PROOF, show_all=False)
+    floats, quantized, operators, *_, premises, widest = text.splitlines()
+    assert floats.endswith("0 of 4123")
+    assert quantized.endswith(" features_quantized/QuantizeLinear")
+    assert operators.endswith("12 Add, 2 ConvInteger, 1 MatMul")
+    assert cells(text, "/") == [  # the least headroom first
+        ["/head", "MatMulInteger", "32", "2^20.5", "1482910", "31", "10"],
+        ["/conv", "ConvInteger", "64", "2^20.0", "1048576", "31", "10"],
+        ["/dead", "ConvInteger", "9", "-", "0", "31", "31"],
+    ]
+    assert "61 of 63 bits (--all)" in text
+    assert premises.endswith(" 5000")
+    assert widest.endswith(" 56 bits")
 
 
 def test_sums_in_int64_are_listed_when_all_are_asked_for():
@@ -96,14 +80,15 @@ def test_float_tensors_are_named():
     names = tuple(f"tensor{index}" for index in range(7))
     lines = proof_text(replace(PROOF, floats=names), show_all=False).splitlines()
     assert lines[0].endswith("the logits: 7 of 4123")
-    assert lines[1] == "not integer: tensor0, tensor1, tensor2, tensor3 and 3 more"
+    assert "tensor2, tensor3 and 3 more" in lines[1]
+    assert "tensor4" not in lines[1]
 
 
 def test_many_sums_are_cut_after_the_worst():
     sums = tuple(Accumulator(f"/{bits}", "ConvInteger", 9, 2**bits, 31) for bits in range(30))
     lines = proof_text(replace(PROOF, accumulators=sums), show_all=False).splitlines()
     assert [line.split()[0] for line in lines if line.startswith("/")] == [f"/{bits}" for bits in range(29, 17, -1)]
-    assert lines[-3:] == ["... and 18 more (--all)", *PROVED.splitlines()[-2:]]
+    assert lines[-3] == "... and 18 more (--all)"
     whole = proof_text(replace(PROOF, accumulators=sums), show_all=True)
     assert "--all" not in whole
     assert sum(line.startswith("/") for line in whole.splitlines()) == 30
@@ -126,7 +111,28 @@ def test_a_graph_without_sums():
 
 
 def test_the_comparison():
-    assert integer_text(FOUND, show_all=False) == COMPARED
+    text = integer_text(FOUND, show_all=False)
+    assert cells(text, "fp32 ", "Q/DQ", "integer-only  ") == [
+        ["fp32", "(reference)", "13.19", "-", "-", "-", "-"],
+        ["Q/DQ", "t4-rtx", "13.25", "+0.06", "-0.10", "..", "+0.20", "38.3", "99.40"],
+        ["Q/DQ,", "every", "layer", "INT8", "13.30", "+0.11", "-0.05", "..", "+0.30", "35.0", "99.00"],
+        ["integer-only", "13.28", "+0.09", "-0.08", "..", "+0.28", "35.0", "98.99"],
+    ]
+    over = cells(text, "integer-only against")
+    assert [(row[-10], row[-3:]) for row in over] == [
+        ("+0.03", ["-0.02", "..", "+0.08"]),
+        ("-0.02", ["-0.10", "..", "+0.04"]),
+    ]
+    assert "20 utterances, 300 words" in text
+    assert "4256 frames" in text
+    assert "0 of 123456 logits differ" in text
+    assert cells(text, "/") == [
+        ["/c", "25.0", "24.9", "50.00", "2", "0.000", "0"],
+        ["/b", "30.0", "30.1", "25.00", "2", "0.050", "1"],
+        ["/d", "25.0", "24.9", "10.00", "1", "1.000", "1"],
+        ["/a", "38.9", "38.9", "0.00", "0", "0.000", "0"],
+    ]
+    assert text.endswith(steps_sentence(LAYERS))
 
 
 def test_all_layers_are_in_graph_order():
@@ -147,9 +153,9 @@ def test_without_transcripts():
     rows = tuple(replace(row, wer=nan, delta=nan, interval=None) for row in ROWS)
     text = integer_text(replace(FOUND, rows=rows, over=(), words=0), show_all=False)
     assert "nan" not in text
-    assert "20 utterances, no transcripts, 4256 frames" in text
+    assert "no transcripts, 4256 frames" in text
     assert "points of WER" not in text
-    assert "integer-only                -      -              -     35.0     98.99" in text
+    assert cells(text, "integer-only  ") == [["integer-only", "-", "-", "-", "35.0", "98.99"]]
 
 
 def test_unequal_logits_are_counted():
@@ -162,23 +168,22 @@ def steps(name, largest, own):
 
 def test_layers_that_add_more_than_one_step_are_named():
     found = steps_sentence([steps("/a", 1, 1), steps("/b", 3, 2), steps("/c", 2, 5)])
-    assert found == (
-        "more than one step by themselves: /b (2), /c (5); 2 of 3 differ by more than one when "
-        "differences add up: /b (3), /c (2)"
-    )
+    own, added_up = found.split("; ")
+    assert own.endswith(": /b (2), /c (5)")
+    assert added_up.startswith("2 of 3 ")
+    assert added_up.endswith(": /b (3), /c (2)")
 
 
 def test_many_layers_are_counted_and_the_first_is_named():
     found = steps_sentence([steps("/a", 1, 1), *(steps(f"/{index}", 2 + index, 1) for index in range(5))])
-    assert found == (
-        "no layer adds more than one step by itself; 5 of 6 differ by more than one when differences "
-        "add up, first /0 (2), at most 6"
-    )
+    own, added_up = found.split("; ")
+    assert own.startswith("no layer ")
+    assert added_up.startswith("5 of 6 ")
+    assert added_up.endswith("first /0 (2), at most 6")
 
 
 def test_no_layer_differs_by_more_than_one_step():
-    found = steps_sentence([steps("/a", 1, 1)])
-    assert found.endswith("; none differs by more than one when differences add up")
+    assert "; none differs" in steps_sentence([steps("/a", 1, 1)])
 
 
 @pytest.mark.parametrize(

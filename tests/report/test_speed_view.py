@@ -48,8 +48,9 @@ def test_no_speedup_over_another_device_or_shape():
 
 def test_bars_are_proportional_within_their_group():
     groups = bar_groups([cpu_row("cpu", 25.0), cpu_row("fp32", 100.0), BenchResult("int8 t4-rtx", "t4-rtx", 1)])
-    assert [group.title for group in groups] == ["15 s of audio, CPU, 1 thread"]
-    reference, int8 = groups[0].bars
+    [group] = groups
+    assert group.title.startswith("15 s of audio, CPU")
+    reference, int8 = group.bars
     assert (reference.engine, reference.colour, int8.colour) == ("fp32", "fp32", "int8")
     assert reference.width == pytest.approx(4 * int8.width)
     assert reference.width + reference.tail == pytest.approx(100)

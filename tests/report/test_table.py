@@ -48,11 +48,9 @@ def test_summary_table():
 
 def test_summary_without_wer_or_timing_shows_dashes():
     table = summary_table([BenchResult("fp32", "fp32", 1_000_000), BenchResult("int8 cpu", "cpu", 300_000)])
-    assert table == (
-        "engine      size  measured on  p50 / p95 ms  RTFx  WER %  delta  CER %\n"
-        "fp32      1.0 MB  (not timed)             -     -      -      -      -\n"
-        "int8 cpu  0.3 MB  (not timed)             -     -      -      -      -"
-    )
+    _, fp32, int8 = (line.split() for line in table.splitlines())
+    assert fp32 == ["fp32", "1.0", "MB", "(not", "timed)", "-", "-", "-", "-", "-"]
+    assert int8 == ["int8", "cpu", "0.3", "MB", "(not", "timed)", "-", "-", "-", "-", "-"]
 
 
 def test_without_spaces_between_words_the_character_error_rate_comes_first_and_has_the_difference():
@@ -60,7 +58,8 @@ def test_without_spaces_between_words_the_character_error_rate_comes_first_and_h
     heading, fp32, int8, *_, conditions = summary_table(unspaced).splitlines()
     assert heading.endswith("CER %  delta  WER %")
     assert (fp32.split()[-3:], int8.split()[-3:]) == (["6.59", "-", "13.19"], ["6.64", "+0.04", "13.28"])
-    assert conditions.endswith("normalizer unicode-v1; written without spaces between words: CER is judged")
+    assert "normalizer unicode-v1;" in conditions
+    assert conditions.endswith(" CER is judged")
     assert controls_table([ControlRow("noise", 1.0, 0.5, 3.0)], "CER").startswith("calibration  CER %")
 
 
@@ -68,7 +67,8 @@ def test_a_gpu_row_names_the_gpu():
     gpu = BenchResult("int8 t4", "t4", 1, (latency(4.567, threads=0, device="Tesla T4"),))
     table = summary_table([gpu])
     assert "Tesla T4      4.57 / 5.02  3284" in table
-    assert "latency: 15 s of audio, batch 1, 50 runs, Tesla T4" in table
+    assert "batch 1, 50 runs, Tesla T4" in table
+    assert "thread" not in table
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,17 @@ LAYERS = (
 
 
 def test_layer_table_hides_layers_without_weights():
-    assert layer_table(LAYERS) == (
-        "layer         type         operands     output  INT8  MACs %  ONNX nodes\n"
-        "__myl_Conv_0  correlation  fp16 x fp16  fp16    -      10.00  /encoder/0/Conv\n"
-        "__myl_Fc_1    gemm         int8 x int8  int8    yes    90.00  /encoder/1/Conv +1\n"
-        "(1 layer without weights not shown)"
-    )
+    heading, kept, int8, hidden = layer_table(LAYERS).splitlines()
+    assert heading.index("MACs %") + len("MACs %") == kept.index("10.00") + len("10.00")
+    assert kept.split() == ["__myl_Conv_0", "correlation", "fp16", "x", "fp16", "fp16", "-", "10.00", "/encoder/0/Conv"]
+    assert int8.split()[2:] == ["int8", "x", "int8", "int8", "yes", "90.00", "/encoder/1/Conv", "+1"]
+    assert hidden.startswith("(1 layer ")
 
 
 def test_layer_table_shows_all_in_full():
     table = layer_table(LAYERS, show_all=True).splitlines()
     assert table[2].endswith("/encoder/1/Conv, /encoder/1/Relu")
-    assert table[3] == "__myl_Add_2   kgen         fp16         fp16    -          -  -"
+    assert table[3].split() == ["__myl_Add_2", "kgen", "fp16", "fp16", "-", "-", "-"]
     assert len(table) == 4
 
 
@@ -110,15 +109,15 @@ def test_long_names_keep_their_end():
 
 
 def test_coverage_counts_layers_with_weights():
-    assert coverage_line("t4-rtx", LAYERS) == "t4-rtx: 1 of 2 layers INT8 (90.0 % of MACs)"
-    assert coverage_line("cpu", ()) == "cpu: 0 of 0 layers INT8 (0.0 % of MACs)"
+    assert coverage_line("t4-rtx", LAYERS).startswith("t4-rtx: 1 of 2 layers INT8 (90.0 %")
+    assert coverage_line("cpu", ()).startswith("cpu: 0 of 0 layers INT8 (0.0 %")
 
 
 def test_decision_summary():
     kept = [Decision(f"n{i}", "Conv", False, "depthwise") for i in range(77)]
     decisions = [*kept, Decision("logits", "Conv", False, "last-layer"), Decision("a", "Conv", True, "int8")]
-    summary = decision_summary(decisions, reasons={"depthwise": "no INT8 kernel on sm_75"})
-    assert summary == "kept FP16: 77 depthwise (no INT8 kernel on sm_75), 1 last-layer"
+    summary = decision_summary(decisions, reasons={"depthwise": "no kernel"})
+    assert summary.endswith("FP16: 77 depthwise (no kernel), 1 last-layer")
     assert decision_summary(decisions, "FP32").startswith("kept FP32: 77 depthwise, ")
     assert decision_summary(decisions[-1:]) == "all INT8"
 
@@ -129,12 +128,11 @@ def test_controls_table():
         ControlRow("noise", 61.9, 48.71, -3.0),
         ControlRow("audio", None, None, math.nan),
     ]
-    assert controls_table(rows) == (
-        "calibration  WER %   delta  SQNR dB\n"
-        "synthetic    13.25   +0.06     24.3\n"
-        "noise        61.90  +48.71     -3.0\n"
-        "audio            -       -        -"
-    )
+    assert [line.split() for line in controls_table(rows).splitlines()[1:]] == [
+        ["synthetic", "13.25", "+0.06", "24.3"],
+        ["noise", "61.90", "+48.71", "-3.0"],
+        ["audio", "-", "-", "-"],
+    ]
 
 
 def test_last_line():
@@ -145,10 +143,9 @@ def test_last_line():
 
 def test_sqnr_by_layer_names_the_lowest():
     table = sqnr_table({"/a": math.inf, "/b": 17.25, "/c": 30.0}, "cpu")
-    assert table == (
-        "layer output  SQNR dB\n/a              exact\n/b               17.2\n/c               30.0\n"
-        "lowest: /b, 17.2 dB (cpu against fp32)"
-    )
+    _, *rows, lowest = table.splitlines()
+    assert [row.split() for row in rows] == [["/a", "exact"], ["/b", "17.2"], ["/c", "30.0"]]
+    assert lowest.startswith("lowest: /b, 17.2 dB")
     assert "nothing to compare" in sqnr_table({}, "cpu")
 
 
@@ -159,11 +156,10 @@ def test_what_encoder_and_tokens_take_is_a_line_per_timed_engine():
     fast = replace(latency(120.0, 2.0), encoder_ms=1.0, tokens=8)
     timed = BenchResult("int8 cpu", "cpu", 1, (fast, SPOKEN))
     slow = BenchResult("fp32 (reference)", "fp32", 1, (replace(SPOKEN, p50_ms=633.0, encoder_ms=33.0),))
-    assert generation_lines([timed, RTX, CPU, slow]) == [
-        "fp32 (reference): encoder 33.0 ms, 10.0 ms per token (60 tokens)",
-        "int8 cpu: encoder 3.00 ms, 0.20 ms per token (60 tokens)",
-    ]
-    assert generation_words(SPOKEN) == "encoder 3.00 ms, 0.20 ms per token (60 tokens)"
+    first, second = generation_lines([timed, RTX, CPU, slow])
+    assert first.startswith("fp32 (reference): encoder 33.0 ms, 10.0 ms ")
+    assert second == f"int8 cpu: {generation_words(SPOKEN)}"
+    assert generation_words(SPOKEN).startswith("encoder 3.00 ms, 0.20 ms ")
     assert generation_lines([FP32, CPU]) == []  # CTC models generate nothing
 
 

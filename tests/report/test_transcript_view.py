@@ -22,14 +22,14 @@ def test_what_int8_lost_most_comes_first_and_what_is_right_not_at_all():
         ("b.wav", 1, 4),
         ("a.wav", 1, 1),
     ]
-    assert found.heading == "3 of 4 transcripts differ from FP32"
+    assert found.heading.startswith("3 of 4 ")
 
 
 def test_only_transcripts_that_differ_from_fp32_are_listed_however_wrong_both_are():
     fp32 = scored("fp32 (reference)", "fp32", {"a": "shut it", "b": "open the", "c": SPOKEN})
     int8 = scored("int8 cpu", "cpu", {"a": "shut it", "b": SPOKEN, "c": SPOKEN})
     found = mistakes([fp32, int8], int8)
-    assert found.heading == "1 of 3 transcripts differ from FP32"
+    assert found.heading.startswith("1 of 3 ")
     assert [(row.audio, row.added, row.errors) for row in found.rows] == [("b.wav", -3, 0)]
 
 
