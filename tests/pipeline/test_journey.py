@@ -1,0 +1,15 @@
+"""How many functions one activation scale passes through, from the synthesis of the features to the built plan."""
+
+from tools.journey import Form, told, travel
+
+MOST_HOPS = 64  # may only fall, and ends at 42
+
+
+def test_the_journey_of_a_scale_is_short(tmp_path) -> None:
+    journey = travel(tmp_path)
+    print(told(journey))  # noqa: T201 - the route, under -s
+    route = list(journey.route.items())
+    assert route[0][0][0] == "quant/synthesize.py"
+    assert route[-1][1] == Form.PLAN
+    assert {form for _, form in route} == set(Form) - {Form.NONE, Form.VALUES}  # values are handed on by `observe`
+    assert len(route) <= MOST_HOPS
