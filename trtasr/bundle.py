@@ -105,6 +105,7 @@ class Sidecar:
 
     Attributes:
         files: name relative to the bundle -> sha256.
+        family: of models, which says how the graphs are wired.
         checkpoint: what it was compiled from.
         recipe: resolved, as `trtasr.recipe.build` takes it.
         frontend: parameters, as `trtasr.audio.frontend.frontend_from_json` takes them.
@@ -119,6 +120,7 @@ class Sidecar:
     """
 
     files: dict[str, str]
+    family: str
     checkpoint: Origin
     recipe: dict[str, Any]
     frontend: dict[str, Any]

@@ -30,7 +30,7 @@ from running import FAST, NOTE, Place, Row, Run, check_bundle, check_strays, com
 from tiny_archive import write_archive
 
 from trtasr.files.workspace import sweep
-from trtasr.pipeline.calibrate import cache_text, read_table
+from trtasr.pipeline.lock import cache_text, read_table
 
 NEW_NAMESPACES = 0x00020000 | 0x10000000  # mounts and users, of unshare(2)
 

@@ -16,7 +16,7 @@ from trtasr.checkpoint.nemo import read_nemo
 from trtasr.cli.polygraphy_loader import VARIABLE, load_data, load_first, main, read_features, save_features
 from trtasr.errors import UsageError
 from trtasr.models.load import build_model
-from trtasr.pipeline.calibrate import calibration_features
+from trtasr.pipeline.features import calibration_features
 from trtasr.recipe import Recipe, override, to_dict
 from trtasr.values import CalibrationSet
 

@@ -27,7 +27,7 @@ from trtasr.engine.cache import parse_cache
 from trtasr.errors import UsageError
 from trtasr.files.read import Source
 from trtasr.models.jasper import JasperCtc
-from trtasr.pipeline.calibrate import committed_table
+from trtasr.pipeline.lock import committed_table
 from trtasr.values import CalibrationSet
 
 SMALL = ("calibration.batches=1", "calibration.steps=1", "calibration.seconds=1.0", "evaluation.bench_seconds=[0.3]")

@@ -13,7 +13,7 @@ from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.graph.tensors import weight_tensors
 from trtasr.models.jasper import JasperCtc
-from trtasr.pipeline.calibrate import table_from_features
+from trtasr.pipeline.scales import table_from_features
 from trtasr.recipe import Quantization
 from trtasr.values import CalibrationSet
 

@@ -12,8 +12,8 @@ from trtasr.engine.compare import output_sqnr
 from trtasr.engine.sessions import utterances
 from trtasr.models.load import build_model
 from trtasr.pipeline.budget import fewest
-from trtasr.pipeline.calibrate import calibration_features
 from trtasr.pipeline.evaluate import log_probs
+from trtasr.pipeline.features import calibration_features
 from trtasr.recipe import Recipe, override
 
 CHANGES = ["calibration.batches=1", "calibration.steps=2", "calibration.seconds=1.5", "evaluation.bench_seconds=[0.5]"]

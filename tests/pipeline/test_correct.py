@@ -22,8 +22,9 @@ from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.graph.integer import first_read, integerize
 from trtasr.models.load import build_model
 from trtasr.pipeline import correct as correcting
-from trtasr.pipeline.calibrate import cache_text, read_table, table_from_features, walked, write_table
 from trtasr.pipeline.controls import quantized_graph
+from trtasr.pipeline.lock import cache_text, read_table, write_table
+from trtasr.pipeline.scales import table_from_features, walked
 from trtasr.quant.propagate import calibration_loss, correction, joined
 from trtasr.quant.scales import quantize_weight
 from trtasr.quant.synthesize import SynthesisSettings, synthesize
@@ -155,7 +156,7 @@ def test_the_plain_table_needs_no_walk():
 def test_eight_bits_without_correction_walk_to_the_same_numbers(parts, monkeypatch):
     """Ranges differ, as layers read what earlier ones compute in INT8; weights and offsets do not."""
     plain = made(parts, correction="none")
-    monkeypatch.setattr("trtasr.pipeline.calibrate.walked", lambda quantization: True)
+    monkeypatch.setattr("trtasr.pipeline.scales.walked", lambda quantization: True)
     walked_table = made(parts, correction="none")
     assert walked_table.weights.keys() == plain.weights.keys()
     for name, entry in plain.weights.items():

@@ -14,9 +14,9 @@ from trtasr.bench.wer import evaluate as scored
 from trtasr.errors import RecipeError
 from trtasr.models.moonshine import Moonshine
 from trtasr.network.pair_run import PairRunner, texts_of
-from trtasr.pipeline.calibrate import calibration_settings
 from trtasr.pipeline.evaluate import decoder, transcriber
 from trtasr.pipeline.job import Options, begin, checkpoint_of
+from trtasr.pipeline.lock import calibration_settings
 from trtasr.recipe import EngineShapes, Recipe, load_recipe
 from trtasr.results import Prepared
 

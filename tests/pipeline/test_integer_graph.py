@@ -20,11 +20,11 @@ from trtasr.graph.center import center
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.graph.integer import LONGEST_FRAMES
 from trtasr.graph.integer_proof import prove
-from trtasr.pipeline.calibrate import read_table
 from trtasr.pipeline.compare_integer import executor
 from trtasr.pipeline.evaluate import feeds
 from trtasr.pipeline.integer_graph import GRAPH, longest_of, write_integer
 from trtasr.pipeline.job import model_of
+from trtasr.pipeline.lock import read_table
 from trtasr.pipeline.lower import FP32, save
 
 ROOT = Path(__file__).parents[2]

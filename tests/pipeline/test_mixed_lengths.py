@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 from placed_pair import placed_pair
+from trtasr.pipeline.compile_pair import exported_pair
 
 from trtasr.audio.manifest import read_manifest
 from trtasr.audio.prepare import prepare
@@ -15,9 +16,8 @@ from trtasr.graph.center import center
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.models.load import build_model
 from trtasr.network.pair_run import Texts, texts_of
-from trtasr.pipeline.calibrate import read_table
-from trtasr.pipeline.compile_pair import exported_pair
 from trtasr.pipeline.evaluate import decoder, running
+from trtasr.pipeline.lock import read_table
 from trtasr.results import Prepared
 from trtasr.targets import CPU, T4_RTX
 from trtasr.targets.place import place

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from placed_pair import placed_pair
+from trtasr.pipeline.compile_pair import exported_pair
 
 from trtasr.audio.frontend import frontend
 from trtasr.audio.prepare import features_of
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.models.load import build_model
 from trtasr.network.pair_run import texts_of
-from trtasr.pipeline.calibrate import read_table
-from trtasr.pipeline.compile_pair import exported_pair
 from trtasr.pipeline.evaluate import decoder, running
+from trtasr.pipeline.lock import read_table
 from trtasr.targets import CPU, T4_RTX
 
 ROOT = Path(__file__).parents[2]

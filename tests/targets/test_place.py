@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from exported import exported
 from tiny_archive import write_archive
 
 from trtasr.checkpoint.nemo import read_nemo
@@ -13,7 +14,7 @@ from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.models.load import build_model
-from trtasr.pipeline.calibrate import table_from_features
+from trtasr.pipeline.scales import make_table
 from trtasr.quant.scales import quantize_weight
 from trtasr.recipe import Quantization
 from trtasr.targets import TARGETS
@@ -27,14 +28,11 @@ LEFT = "/encoder/encoder.1/mconv.1/conv/Conv"
 def parts(tmp_path_factory):
     """Centered graph of a tiny QuartzNet and its table of four-bit FADE-corrected weights."""
     folder = tmp_path_factory.mktemp("place")
-    checkpoint = read_nemo(write_archive(folder / "tiny.nemo"))
-    export_onnx(
-        fold_batchnorm(build_model(checkpoint.family, checkpoint.config, checkpoint.weights)), folder / "model.onnx", 64
-    )
+    network = exported(write_archive(folder / "tiny.nemo"), folder)
     batch = np.random.default_rng(0).normal(size=(4, 64, 80)).astype(np.float32)
     features = CalibrationSet((batch,), (np.full(4, 80),), "noise")
-    table = table_from_features(folder / "model.onnx", features, Quantization(correction="fade", weight_bits=4), {})
-    return center(onnx.load(folder / "model.onnx"), table.offsets), table, features
+    table = make_table(network, features, Quantization(correction="fade", weight_bits=4), {})
+    return center(onnx.load(network.files[0]), table.offsets), table, features
 
 
 def initializers(model):

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from time import perf_counter_ns
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -12,12 +13,27 @@ from trtasr.bench.score import counts, score
 from trtasr.errors import QualityError, UsageError
 from trtasr.results import Prepared, Utterance, WerResult
 from trtasr.text.normalize import NORMALIZERS, resolve
-from trtasr.values import FloatArray, IntArray
+from trtasr.values import Array, FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 
-Run = Callable[[FloatArray, IntArray], tuple[FloatArray, IntArray]]
-Decode = Callable[[FloatArray, IntArray], list[str]]
+
+class Hears(Protocol):
+    """What is scored: a recognizer.
+
+    Attributes:
+        cut: of the last batch, which transcripts lack their end.
+    """
+
+    cut: tuple[bool, ...]
+
+    def run(self, features: FloatArray, lengths: IntArray) -> tuple[Array, IntArray]:
+        """Features [B, rows, T] and valid frames [B] -> outputs [B, ...], and how much of each is valid [B]."""
+
+    def decode(self, found: Array, counts: IntArray) -> list[str]:
+        """One transcript per item."""
+
+
 Indexed = tuple[int, "Prepared"]
 
 FEW, MANY = 10, 50  # words, or characters: below these a result says too little to condemn a model
@@ -26,8 +42,7 @@ SHOWN = 60  # characters of an example
 
 
 def evaluate(
-    run: Run,
-    decode: Decode,
+    recognizer: Hears,
     utterances: Iterable[Prepared],
     normalizer: str,
     batch: int = 1,
@@ -39,9 +54,7 @@ def evaluate(
     their batch.
 
     Args:
-        run: features [B, mel, T] float32 and valid frames [B] int64 -> log-probabilities [B, T', V] and valid
-            output frames [B]; an encoder-decoder's has an attribute `cut` [B] besides: transcripts that lack their end.
-        decode: log-probabilities and valid output frames -> one transcript per item.
+        recognizer: what is scored; the time of its `run` is what is counted as work.
         utterances: manifest lines with features.
         normalizer: applied to references and transcripts alike; ``auto`` chooses by the references.
         batch: utterances per run.
@@ -61,20 +74,20 @@ def evaluate(
         for group in _batches(utterances, batch):
             features, frames = _stack([item for _, item in group])
             start = perf_counter_ns()
-            log_probs, output_frames = run(features, frames)
+            found, counted = recognizer.run(features, frames)
             work_ns += perf_counter_ns() - start
-            _refuse_nan(log_probs, group)
-            stopped = getattr(run, "cut", ()) or (False,) * len(group)
+            _refuse_nan(found, group)
+            stopped = recognizer.cut or (False,) * len(group)
             cut += [item.audio_filepath for (_, item), short in zip(group, stopped, strict=True) if short]
-            for (index, item), transcript in zip(group, decode(log_probs, output_frames), strict=True):
+            for (index, item), transcript in zip(group, recognizer.decode(found, counted), strict=True):
                 done[index] = item.audio_filepath, item.duration, item.text, transcript
             bar.update(len(group))
     _warn_of_cuts(cut, len(done))
     chosen = resolve(normalizer, (text for _, _, text, _ in done.values()))
     rows = tuple(_utterance(*done[index], NORMALIZERS[chosen]) for index in sorted(done))
     _refuse_degenerate(rows)
-    found = score([row.reference for row in rows], [row.hypothesis for row in rows])
-    return WerResult(**found._asdict(), utterances=rows, normalizer=chosen, batch=batch, work_seconds=work_ns / 1e9)
+    rates = score([row.reference for row in rows], [row.hypothesis for row in rows])
+    return WerResult(**rates._asdict(), utterances=rows, normalizer=chosen, batch=batch, work_seconds=work_ns / 1e9)
 
 
 def bootstrap_delta(

@@ -1,5 +1,6 @@
 """What every reader of checkpoints gives."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from trtasr.audio.frontend import Frontend
+from trtasr.audio.log_mel import LogMelConfig
 from trtasr.text.generate import Generation
 from trtasr.text.tokens import Tokenizer
 
@@ -44,3 +46,8 @@ class Checkpoint:
     def vocabulary(self) -> tuple[str, ...]:
         """Token strings in id order."""
         return self.tokenizer.vocabulary
+
+    @property
+    def most_frames(self) -> float:
+        """Feature frames that the encoder has positions for; Moonshine's rotary ones have no end, nor have CTC's."""
+        return 2.0 * int(self.config["max_source_positions"]) if isinstance(self.frontend, LogMelConfig) else math.inf

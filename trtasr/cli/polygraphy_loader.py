@@ -155,8 +155,8 @@ def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
         bundle was compiled from. UsageError: `out` cannot be written.
     """
     from trtasr.checkpoint.read import read_checkpoint  # noqa: PLC0415
-    from trtasr.models.load import build_model  # noqa: PLC0415
-    from trtasr.pipeline.calibrate import calibration_features  # noqa: PLC0415 - torch
+    from trtasr.pipeline.features import heard_features  # noqa: PLC0415 - torch
+    from trtasr.pipeline.job import wired  # noqa: PLC0415
 
     recipe, expected = find_model(model, assignments)
     checkpoint = read_checkpoint(Path(recipe.checkpoint))
@@ -166,9 +166,8 @@ def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
             f"(sha256 {expected[:12]}, not {checkpoint.sha256[:12]})",
             "compile the bundle again, or name its archive with --set checkpoint=FILE",
         )
-    network = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     with scratch():  # torch's own temporary files
-        features = calibration_features(recipe.calibration.method, recipe, checkpoint, network)
+        features = heard_features(recipe.calibration.method, recipe, *wired(checkpoint))
     count = save_features(out, features, checkpoint.sha256)
     return f"{out}: {count} utterances, {features.method}, {frames_text(features)}, checkpoint {checkpoint.sha256[:12]}"
 

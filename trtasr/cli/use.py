@@ -17,18 +17,17 @@ from trtasr.bundle import REPAIR, open_bundle
 from trtasr.engine.compare import compare
 from trtasr.engine.compare_pair import Dictated, compare_pair
 from trtasr.engine.faults import model_errors
-from trtasr.engine.profile import Profile
 from trtasr.engine.sessions import load_model
 from trtasr.errors import AudioError, BundleError, UsageError
 from trtasr.files.read import Source
+from trtasr.files.workspace import writable
 from trtasr.graph.qdq import decide
 from trtasr.graph.traffic import layer_traffic
-from trtasr.pipeline.calibrate import writable
-from trtasr.pipeline.evaluate import feeds, running, transcriber
-from trtasr.pipeline.lower import profile
-from trtasr.pipeline.lower_pair import encoder_profile
-from trtasr.pipeline.measure import Subject, measure_rows, rows_of
-from trtasr.pipeline.opened import Opened, compared_utterances, open_engine, usable_gpu
+from trtasr.network.network import accepted
+from trtasr.network.pair_run import files_of
+from trtasr.pipeline.evaluate import feeds
+from trtasr.pipeline.measure import Subject, measure_rows, rows_of, transcriber
+from trtasr.pipeline.opened import compared_utterances, open_engine, usable_gpu
 from trtasr.pipeline.pair_speech import spoken_tokens
 from trtasr.recipe import Evaluation
 from trtasr.results import BenchResult, Comparison, Engine, LayerRow, Roofline
@@ -46,13 +45,17 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
     """
     opened = open_engine(path)
     evaluation = settings or opened.recipe.evaluation
-    shapes = accepted_shapes(opened)
-    subject = Subject(path, opened.frontend, opened.texts, evaluation, shapes, usable_gpu())
+    network = opened.network
+    subject = Subject(path, network, evaluation, accepted(opened.recipe.engine, network.described), usable_gpu())
     sidecar = opened.bundle.sidecar
-    engines = [Engine(target, facts.path, facts.size_bytes) for target, facts in sidecar.engines.items()]
-    rows = rows_of(subject, sidecar.graphs, engines)
+    engines = [
+        Engine(target, facts.path, facts.size_bytes, details=rest_of(facts.path))
+        for target, facts in sidecar.engines.items()
+    ]
+    graphs = {target: [file.as_posix() for file in files_of(Path(name))] for target, name in sidecar.graphs.items()}
+    rows = rows_of(subject, graphs, engines)
     for row in rows:
-        opened.files(row.path)  # what is measured is what was built
+        opened.files(row.files[0].relative_to(path).as_posix())  # what is measured is what was built
     source = manifest or opened.manifest
     if source is None and opened.recipe.evaluation.manifest:
         logger.warning(
@@ -62,12 +65,6 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
         )
     items = opened.heard(read_manifest(source) if source else [], evaluation.bench_seconds)
     return measure_rows(subject, rows, items).results
-
-
-def accepted_shapes(opened: Opened) -> Profile:
-    """Input shapes of the bundle's plans; of an encoder-decoder those of the encoder."""
-    engine, config, most = opened.recipe.engine, opened.frontend, opened.bundle.sidecar.most_frames
-    return encoder_profile(engine, config, most) if most else profile(engine, config.frames_per_second, opened.rows)
 
 
 def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, limit: int) -> Comparison:
@@ -124,6 +121,11 @@ def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
         return roofline(layer_traffic(model, batch, frames), int8, batch, seconds)
 
 
+def rest_of(path: str) -> dict[str, dict[str, str]]:
+    """The files of the later parts."""
+    return {file.name: {"path": file.as_posix()} for file in files_of(Path(path))[1:]}
+
+
 @dataclass(frozen=True)
 class Transcript:
     """What became of one audio file.
@@ -156,8 +158,8 @@ def transcribe_files(
     opened, files = open_engine(path), audio_files(given)
     engine = opened.runnable(target)
     listen = Listener(opened.frontend, Reading(channel, opened.limits(engine)))
-    with running(engine, opened.texts) as run:
-        transcribed = transcriber(run, opened.texts)
+    with opened.network.open(files_of(engine), 0, False) as recognizer:
+        transcribed = transcriber(recognizer)
         lines = len(files) == 1 or sys.stdout.isatty()  # that are printed show the progress
         for file in tqdm(files, desc="transcribe", unit="file", leave=False, disable=True if lines else None):
             try:

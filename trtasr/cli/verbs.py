@@ -29,14 +29,16 @@ from trtasr.files.write import copy_file, replaceable, write_json
 from trtasr.network.pair_run import files_of, is_pair
 from trtasr.pipeline.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_table
 from trtasr.pipeline.acceptance import accept, keep_other_findings
+from trtasr.pipeline.calibrate import calibrate_recipe
 from trtasr.pipeline.compare_integer import compare_integer
 from trtasr.pipeline.compare_layers import compare_layers
-from trtasr.pipeline.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
+from trtasr.pipeline.compile import STAGES, compile_recipe, rehearse
+from trtasr.pipeline.first import COMPARED_UTTERANCES
 from trtasr.pipeline.gates import slower_than_fp16
 from trtasr.pipeline.integer_graph import prove_bundle
 from trtasr.pipeline.job import Options
 from trtasr.pipeline.lower import resolve_targets
-from trtasr.pipeline.measure import COMPARED_UTTERANCES, PROFILE
+from trtasr.pipeline.measure import PROFILE
 from trtasr.pipeline.opened import default_target, layered_target, open_engine
 from trtasr.pipeline.record import Record, bench_json
 from trtasr.recipe import Change, Evaluation, Recipe, build, change, override, to_dict

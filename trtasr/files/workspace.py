@@ -209,3 +209,15 @@ def clear(folder: Path) -> None:
     (folder / MARK).unlink(missing_ok=True)
     with suppress(OSError):  # something in it could not be removed: nothing is lost by leaving it
         folder.rmdir()
+
+
+def writable(folder: Path) -> Path:
+    """The folder, created if need be, and cleared of what a killed run left.
+
+    Raises:
+        UsageError: it cannot be written. DiskError: the disk takes no more.
+    """
+    with writing(folder, "choose another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with workspace(folder, "choose another folder"):
+        return folder

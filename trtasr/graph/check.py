@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from trtasr.errors import QualityError
 from trtasr.files.cpus import SPINNING, threads
-from trtasr.graph.edit import outline
+from trtasr.graph.edit import outline, store
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -72,6 +72,13 @@ def check_model(model: onnx.ModelProto) -> None:
         onnx.checker.ValidationError: for a malformed graph (a bug of the pass that made it).
     """
     onnx.checker.check_model(outline(model), full_check=True)
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Check a graph and write it."""
+    check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store(model, path)
 
 
 def _max_difference(reference: npt.NDArray[Any], test: npt.NDArray[Any]) -> float:

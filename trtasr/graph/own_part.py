@@ -1,9 +1,13 @@
-"""The part of a scale table that belongs to one of several graphs."""
+"""What belongs to one of several graphs: its part of a scale table, its part of the patterns of a recipe."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import onnx
 
+from trtasr.errors import RecipeError
+from trtasr.graph.tensors import WEIGHTED
 from trtasr.values import ScaleTable
 
 
@@ -24,3 +28,19 @@ def own_part(table: ScaleTable, model: onnx.ModelProto) -> ScaleTable:
         for field in ("activations", "weights", "alphas", "offsets", "corrected")
     }
     return replace(table, **parts)
+
+
+def own_patterns(patterns: Sequence[str], models: Sequence[onnx.ModelProto]) -> list[tuple[str, ...]]:
+    """The patterns that match a weighted node, graph by graph.
+
+    Raises:
+        RecipeError: one that matches none in any.
+    """
+    names = [[node.name for node in model.graph.node if node.op_type in WEIGHTED] for model in models]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for each in names for name in each):
+            raise RecipeError(
+                f"exclude: {pattern!r} matches no Conv, MatMul or Gemm node",
+                "use node names as in layers.json; * matches any characters",
+            )
+    return [tuple(one for one in patterns if any(fnmatchcase(name, one) for name in each)) for each in names]

@@ -218,9 +218,9 @@ class AttentionRun:
         for _ in range(self.tokens - 1):
             found, _ = self.decoding.step(found[:, None], "later")
 
-    def encoder_ms(self, warmup: int) -> float:
-        """Median time of the encoder over the runs behind the first `warmup`."""
-        return float(np.median(self.encoded_ms[warmup:]))
+    def encoder_ms(self, runs: int) -> float:
+        """Median time of the encoder over the last `runs` runs."""
+        return float(np.median(self.encoded_ms[-runs:]))
 
 
 def attention_original(model: nn.Module, network: Network) -> Original:

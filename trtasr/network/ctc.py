@@ -119,7 +119,7 @@ class CtcRun:
         self.runner(self.features, self.lengths)
         return self.runner.device_ms if isinstance(self.runner, TrtRunner) else None
 
-    def encoder_ms(self, _warmup: int) -> float:
+    def encoder_ms(self, _runs: int) -> float:
         """No decoder, no difference."""
         return 0.0
 

@@ -65,8 +65,8 @@ class WholeRun(Protocol):
     def __call__(self) -> float | None:
         """Run once; milliseconds on the device where it measures them itself."""
 
-    def encoder_ms(self, warmup: int, /) -> float:
-        """Median time of the encoder alone over the runs behind the first `warmup`; 0 without tokens."""
+    def encoder_ms(self, runs: int, /) -> float:
+        """Median time of the encoder alone over the last `runs` runs; 0 without tokens."""
 
 
 class Recognizer(Protocol):
@@ -192,6 +192,20 @@ class Original:
     spoken: Callable[[Files, CalibrationSet], CalibrationSet]
     unheard: Callable[[Calibration, EngineShapes], tuple[FloatArray, IntArray]]
     block: Callable[[str], str] = lambda _layer: ""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A network whose graphs are written.
+
+    Attributes:
+        network: wired graphs; original: the trained module behind them.
+        files: graphs in FP32, one per part.
+    """
+
+    network: Network
+    original: Original
+    files: Files
 
 
 def accepted(engine: EngineShapes, described: Described) -> Profile:

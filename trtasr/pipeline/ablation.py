@@ -12,21 +12,23 @@ import numpy as np
 
 from trtasr.audio.manifest import read_manifest
 from trtasr.audio.prepare import prepare
+from trtasr.audio.read import Reading
 from trtasr.bench.wer import require_recognition
-from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare import output_sqnr
 from trtasr.errors import UsageError
 from trtasr.files.scratch import scratch
-from trtasr.network.pair_run import texts_of
-from trtasr.pipeline.ablation_subjects import Subject, subject_of
-from trtasr.pipeline.calibrate import audio_manifest
-from trtasr.pipeline.controls import label, usable_rate
-from trtasr.pipeline.evaluate import word_error_rate
-from trtasr.pipeline.job import checkpoint_of, model_of, reading_for
+from trtasr.network.limits import refuse_above
+from trtasr.network.network import Exported, outputs
+from trtasr.pipeline.controls import quantized, said
+from trtasr.pipeline.export import export
+from trtasr.pipeline.features import calibration_features
+from trtasr.pipeline.job import checkpoint_of, wired
+from trtasr.pipeline.measure import usable_rate, word_error_rate
+from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Quantization, Recipe
 from trtasr.report.table import align
 from trtasr.results import Prepared, WerResult
-from trtasr.values import CalibrationSet, FloatArray
+from trtasr.values import CalibrationSet, Example, FloatArray
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +84,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every cell is measured on: the network, speech, and what FP32 makes of it."""
+    """What every cell is measured on: FP32 graphs, speech, and what FP32 makes of it."""
 
-    subject: Subject
+    exported: Exported
     recipe: Recipe
-    checkpoint: Checkpoint
     utterances: Sequence[Prepared]
+    examples: Sequence[Example]
     outputs: list[FloatArray]
 
 
@@ -102,17 +104,18 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[WerResult, tuple[Cell, ...]]:
     """
     if not recipe.evaluation.manifest:
         raise UsageError("the ablation needs speech to score on", "add --manifest FILE")
-    checkpoint = checkpoint_of(recipe)
-    model = model_of(checkpoint)
+    network, original = wired(checkpoint_of(recipe))
     entries = read_manifest(Path(recipe.evaluation.manifest))
-    utterances = prepare(entries, checkpoint.frontend, reading_for(checkpoint))
-    with subject_of(checkpoint, model, utterances) as subject:
-        bench = Bench(subject, recipe, checkpoint, utterances, subject.outputs(subject.fp32))
-        reference = word_error_rate(subject.fp32, utterances, texts_of(checkpoint), recipe.evaluation)
+    utterances = prepare(entries, network.frontend, Reading(refuse=refuse_above(network.described)))
+    with scratch() as folder:
+        exported = export(network, original, folder)
+        reference = word_error_rate(network, exported.files, utterances, recipe.evaluation)
         require_recognition(reference)
+        examples = said(exported, utterances)
+        bench = Bench(exported, recipe, utterances, examples, outputs(network, exported.files, examples))
         seeded = [replace(recipe, calibration=replace(recipe.calibration, seed=seed)) for seed in range(plan.seeds)]
-        synthetic = [subject.features("synthetic", item) for item in seeded]
-        noise, audio = ([subject.features(method, recipe)] for method in ("noise", "audio"))
+        synthetic = [calibration_features("synthetic", item, exported) for item in seeded]
+        noise, audio = ([calibration_features(method, recipe, exported)] for method in ("noise", "audio"))
         cells = list(corrections(bench, synthetic, plan))
         for features in (noise, audio):
             cells += [
@@ -149,10 +152,12 @@ def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits
 
 def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tuple[float | None, float, float]:
     """WER (or CER) in percent, None when the transcripts are useless; agreement in percent and SQNR in dB on speech."""
+    exported, network = bench.exported, bench.exported.network
+    table = make_table(exported, features, settings, {})
     with scratch() as folder:
-        graph = bench.subject.quantized(features, settings, folder)
-        wer = usable_rate(graph, bench.utterances, bench.checkpoint, bench.recipe.evaluation)
-        found = bench.subject.outputs(graph)
+        files = quantized(exported, table, settings.exclude, folder)
+        wer = usable_rate(network, files, bench.utterances, bench.recipe.evaluation)
+        found = outputs(network, files, bench.examples)
     return wer, agreement(bench.outputs, found), output_sqnr(bench.outputs, found)
 
 
@@ -185,7 +190,7 @@ def ablation_table(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) 
         rows.append(
             [
                 width(item, recipe.quantization),
-                label(item.features, recipe),
+                recipe.label(item.features),
                 item.correction,
                 spread(item.wer),
                 delta,
@@ -201,13 +206,13 @@ def ablation_table(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) 
 def ablation_json(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) -> dict[str, Any]:
     """All figures as JSON types."""
     rows = [asdict(item) | {"sqnr_db": [v if math.isfinite(v) else None for v in item.sqnr_db]} for item in cells]
-    source = audio_manifest(recipe)
+    source = recipe.audio_manifest
     return {
         "wer_fp32": reference.wer,
         "cer_fp32": reference.cer,
         "measure": reference.measure,
         "normalizer": reference.normalizer,
-        "audio": str(source) if source else "",
+        "audio": source,
         "weight_only": recipe.quantization.weight_only,
         "cells": rows,
     }

@@ -13,8 +13,8 @@ from trtasr.engine.inspect import layers_json
 from trtasr.errors import TrtasrError, UsageError
 from trtasr.files.look import is_there
 from trtasr.files.read import Source
+from trtasr.files.workspace import writable
 from trtasr.files.write import write_json
-from trtasr.pipeline.calibrate import writable
 from trtasr.pipeline.compare_layers import compare_layers
 from trtasr.pipeline.compile import compile_recipe
 from trtasr.pipeline.gates import mean_ratio, speedups

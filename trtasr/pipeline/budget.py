@@ -10,18 +10,18 @@ from pathlib import Path
 import onnx
 from tqdm import tqdm
 
-from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.compare import output_sqnr
-from trtasr.errors import RecipeError, UsageError
 from trtasr.files.scratch import scratch
-from trtasr.network.pair_run import texts_of
-from trtasr.pipeline.controls import usable_rate
-from trtasr.pipeline.evaluate import log_probs, word_error_rate
+from trtasr.graph.check import save
+from trtasr.graph.own_part import own_part, own_patterns
+from trtasr.network.network import Exported, Files, outputs
+from trtasr.pipeline.job import Job, budgeted
+from trtasr.pipeline.measure import usable_rate, word_error_rate
 from trtasr.recipe import Recipe
 from trtasr.results import Prepared
 from trtasr.targets import Target
 from trtasr.targets.place import Placed, place
-from trtasr.values import FloatArray, IntArray, ScaleTable
+from trtasr.values import CalibrationSet, Example, FloatArray, ScaleTable
 
 logger = logging.getLogger(__name__)
 
@@ -33,72 +33,83 @@ class Trial:
     """What candidate graphs of one target are made from and judged by.
 
     Attributes:
-        path: FP32 graph, centered.
+        exported: FP32 graphs, centered.
         table: scales and corrected weights.
         recipe: its budget and exclusions.
-        target: whose graph is judged, as ONNX Runtime runs it.
-        feeds: calibration features, utterance by utterance.
+        target: whose graphs are judged, as ONNX Runtime runs them.
+        examples: calibration features, utterance by utterance.
     """
 
-    path: Path
+    exported: Exported
     table: ScaleTable
     recipe: Recipe
     target: Target
-    feeds: Sequence[tuple[FloatArray, IntArray]]
+    examples: Sequence[Example]
 
     @cached_property
-    def centered(self) -> onnx.ModelProto:
-        """The FP32 graph."""
-        return onnx.load(self.path)
+    def centered(self) -> list[onnx.ModelProto]:
+        """The FP32 graphs."""
+        return [onnx.load(file) for file in self.exported.files]
+
+    @cached_property
+    def tables(self) -> list[ScaleTable]:
+        """The part of the table that belongs to each graph."""
+        return [own_part(self.table, model) for model in self.centered]
 
     @cached_property
     def reference(self) -> list[FloatArray]:
-        """Its log-probabilities of every utterance."""
-        return log_probs(self.path, self.feeds)
+        """The FP32 output of every utterance."""
+        return outputs(self.exported.network, self.exported.files, self.examples)
 
-    def placed(self, left: Sequence[str]) -> Placed:
-        """The target's graph without the layers `left`."""
-        return place(
-            self.centered, self.table, self.target, [*self.recipe.quantization.exclude, *map(glob.escape, left)]
-        )
+    def placed(self, left: Sequence[str]) -> list[Placed]:
+        """The target's graphs without the layers `left`."""
+        patterns = own_patterns([*self.recipe.quantization.exclude, *map(glob.escape, left)], self.centered)
+        parts = zip(self.centered, self.tables, patterns, strict=True)
+        return [place(model, table, self.target, own) for model, table, own in parts]
+
+    def written(self, left: Sequence[str], folder: Path) -> Files:
+        """The same as files."""
+        files = self.exported.network.files(folder, "onnx")
+        for placed, file in zip(self.placed(left), files, strict=True):
+            save(placed.model, file)
+        return files
 
 
-def budgeted(recipe: Recipe) -> bool:
-    """True when the recipe has a budget.
+def within_budgets(
+    job: Job, graphs: Exported, table: ScaleTable, features: Callable[[str], CalibrationSet]
+) -> dict[str, tuple[str, ...]]:
+    """Target -> names of the layers to leave in floating point so that the recipe's budget holds; empty without one.
 
-    Raises:
-        UsageError: a budget on WER without speech to measure it on. RecipeError: one for implicit quantization.
+    Args:
+        job: recipe, targets and speech.
+        graphs: FP32, centered.
+        table: scales and corrected weights.
+        features: calibration method -> features.
     """
-    evaluation = recipe.evaluation
-    if evaluation.mixed and not evaluation.manifest:
-        raise UsageError("--max-wer-drop measures WER and needs speech", "add --manifest FILE, or use --min-sqnr")
-    wanted = evaluation.min_sqnr > 0 or evaluation.mixed
-    if wanted and recipe.engine.quantization == "implicit":
-        raise RecipeError(
-            "a budget (--min-sqnr, --max-wer-drop) needs explicit quantization: with a calibrator it is "
-            "TensorRT that chooses the layers",
-            "leave out --quantization implicit",
-        )
-    return wanted
+    if not budgeted(job.recipe):
+        return {}
+    examples = features(job.recipe.calibration.method).examples()
+    trials = [Trial(graphs, table, job.recipe, target, examples) for target in job.targets]
+    return {trial.target.name: within_budget(trial, job.utterances) for trial in trials}
 
 
-def within_budget(trial: Trial, utterances: Sequence[Prepared], checkpoint: Checkpoint) -> tuple[str, ...]:
+def within_budget(trial: Trial, utterances: Sequence[Prepared]) -> tuple[str, ...]:
     """Names of the layers to leave in floating point so that the recipe's budget holds for one target.
 
-    Layers are ranked by the damage each does alone to the log-probabilities on calibration features; no audio takes
-    part in that. The fewest of the worst ones are left out, found by bisection, as more layers left out do no harm;
-    with all of them left out the graph is the FP32 one, which keeps every budget.
+    Layers of all parts are ranked by the damage each does alone to the output (log-probabilities, logits) on
+    calibration features; no audio takes part in that. The fewest of the worst ones are left out, found by bisection, as
+    more layers left out do no harm; with all of them left out the graphs are the FP32 ones, which keep every budget.
     """
-    evaluation = trial.recipe.evaluation
+    evaluation, network = trial.recipe.evaluation, trial.exported.network
     limit = evaluation.max_wer_increase
     if evaluation.mixed:
-        limit += word_error_rate(trial.path, utterances, texts_of(checkpoint), evaluation).rate
+        limit += word_error_rate(network, trial.exported.files, utterances, evaluation).rate
 
     def holds(left: Sequence[str]) -> bool:
         with scratch() as folder:
-            graph = written(trial, left, folder)
-            sqnr = output_sqnr(trial.reference, log_probs(graph, trial.feeds))
-            wer = usable_rate(graph, utterances, checkpoint, evaluation) if evaluation.mixed else None
+            files = trial.written(left, folder)
+            sqnr = output_sqnr(trial.reference, outputs(network, files, trial.examples))
+            wer = usable_rate(network, files, utterances, evaluation) if evaluation.mixed else None
         shown = "-" if wer is None else f"{wer:.2f} %"
         logger.info("%s, %d layers in floating point: %.1f dB, WER %s", trial.target.name, len(left), sqnr, shown)
         return sqnr >= evaluation.min_sqnr and (not evaluation.mixed or (wer is not None and wer <= limit + 1e-9))
@@ -121,18 +132,12 @@ def fewest(most: int, holds: Callable[[int], bool]) -> int:
 
 
 def ranked_layers(trial: Trial) -> list[str]:
-    """Quantized layers by the SQNR of the log-probabilities when each alone is INT8, the worst first."""
-    names = [item.node for item in trial.placed(()).decisions if item.quantized]
-    damage = {}
+    """Quantized layers by the SQNR of the output when each alone is INT8, the worst first."""
+    names = [item.node for placed in trial.placed(()) for item in placed.decisions if item.quantized]
+    network, damage = trial.exported.network, {}
     with scratch() as folder:
         for name in tqdm(names, desc=f"sensitivity {trial.target.name}", unit="layer", disable=None):
-            graph = written(trial, [other for other in names if other != name], folder)
-            found = log_probs(graph, trial.feeds[:RANKED_ON])
+            files = trial.written([other for other in names if other != name], folder)
+            found = outputs(network, files, trial.examples[:RANKED_ON])
             damage[name] = output_sqnr(trial.reference[:RANKED_ON], found)
     return sorted(names, key=damage.__getitem__)
-
-
-def written(trial: Trial, left: Sequence[str], folder: Path) -> Path:
-    """The target's graph without the layers `left`, as a file."""
-    onnx.save(trial.placed(left).model, folder / "trial.onnx")
-    return folder / "trial.onnx"

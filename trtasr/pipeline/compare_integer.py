@@ -17,8 +17,9 @@ from trtasr.engine.sessions import OrtRunner, load_model
 from trtasr.errors import QualityError, UsageError
 from trtasr.graph.integer import LOGITS_SCALE
 from trtasr.graph.integer_proof import inspect_integer
-from trtasr.pipeline.evaluate import feeds, word_error_rate
+from trtasr.pipeline.evaluate import feeds
 from trtasr.pipeline.integer_graph import integer_files, longest_of
+from trtasr.pipeline.measure import word_error_rate
 from trtasr.pipeline.opened import Opened, compared_utterances, layered_target, open_engine
 from trtasr.quant.integer import IntegerExecutor
 from trtasr.results import Difference, IntegerComparison, IntegerRow, Prepared, WerResult
@@ -100,7 +101,7 @@ def scored(graphs: Sequence[Path], items: Sequence[Prepared], opened: Opened) ->
     """WER of each graph; none without a transcript of every utterance."""
     if not all(item.text for item in items):
         return []
-    return [word_error_rate(graph, items, opened.texts, opened.recipe.evaluation) for graph in graphs]
+    return [word_error_rate(opened.network, (graph,), items, opened.recipe.evaluation) for graph in graphs]
 
 
 @dataclass

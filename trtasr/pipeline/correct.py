@@ -34,11 +34,11 @@ from trtasr.quant.propagate import (
     reliability,
     vulnerability,
 )
-from trtasr.quant.ranges import CODES, Histogram, activation_scale, empty_histogram, fixed_scale, update
-from trtasr.quant.scales import along, quantize_weight, weight_scale
+from trtasr.quant.ranges import CODES, Histogram, empty_histogram, update
+from trtasr.quant.scales import along, quantize_weight, tensor_scale, weight_scale
 from trtasr.recipe import Quantization
 from trtasr.targets.target import depthwise
-from trtasr.values import Array, FloatArray, TensorScale, WeightScale
+from trtasr.values import Array, FloatArray, WeightScale
 
 RULES = (depthwise,)  # what no target but the CPU quantizes is not corrected
 STRENGTHS = ("qep", "fade")  # corrections with an alpha
@@ -221,12 +221,7 @@ def layer_settings(settings: Quantization, layer: Visited) -> Quantization:
 def input_scale(given: Given, name: str, histogram: Histogram) -> np.float32:
     """Scale of a layer's input, from what the quantized stream has shown."""
     settings = given.quantization
-    entry: TensorScale = (
-        fixed_scale(histogram, given.fixed[name], "centered")
-        if name in given.fixed
-        else activation_scale(histogram, settings.ranges, settings.headroom)
-    )
-    return entry.scale
+    return tensor_scale(histogram, settings.ranges, settings.headroom, given.fixed.get(name)).scale
 
 
 def fake_quantized(values: FloatArray, scale: np.float32) -> FloatArray:

@@ -8,9 +8,10 @@ import onnx
 from trtasr.engine.faults import model_errors
 from trtasr.engine.sessions import load_model
 from trtasr.errors import QualityError, TrtasrError, UsageError
+from trtasr.graph.check import save
 from trtasr.graph.integer import LONGEST_FRAMES, integerize
 from trtasr.graph.integer_proof import prove
-from trtasr.pipeline.lower import save
+from trtasr.network.network import Exported
 from trtasr.pipeline.opened import open_engine
 from trtasr.results import IntegerGraph, Proof
 from trtasr.targets.integer import INTEGER
@@ -24,21 +25,23 @@ REFERENCE = "model.integer.qdq.onnx"
 FRAMES_PER_PRODUCT = 2**16  # of graphs without self-attention, which never sum over time
 
 
-def write_integer(folder: Path, source: Path, table: ScaleTable) -> IntegerGraph | None:
-    """Write the integer-only graph of a CTC network and its fake-quantized twin into the bundle folder.
+def write_integer(folder: Path, graphs: Exported, table: ScaleTable) -> IntegerGraph | None:
+    """Write the integer-only graph of a network of one part, and its fake-quantized twin, into a bundle.
 
     Excluded layers are INT8 here too: a graph with a floating-point layer would not be integer-only.
 
     Args:
         folder: of the bundle.
-        source: FP32 graph, centered.
+        graphs: FP32, centered.
         table: scales, offsets and corrected weights.
 
     Returns:
-        None, with a warning, where an operator has no integer form or the proof fails.
+        None for a network of several parts; with a warning, where an operator has no integer form or the proof fails.
     """
+    if len(graphs.files) > 1:
+        return None
     try:
-        placed = place(onnx.load(source), table, INTEGER, [])
+        placed = place(onnx.load(graphs.files[0]), table, INTEGER, [])
         graph = integerize(placed.fp32, table)
         proof = prove(graph, longest_of(graph))
     except TrtasrError as error:  # the engines do not need it

@@ -14,24 +14,23 @@ from torch import nn
 from trtasr.audio.frontend import Frontend
 from trtasr.audio.manifest import ManifestEntry, read_manifest
 from trtasr.audio.prepare import prepare
-from trtasr.audio.read import MIXED, Reading, audio_seconds
-from trtasr.bundle import open_bundle
+from trtasr.audio.read import Reading, audio_seconds
+from trtasr.bundle import check_replaceable, open_bundle
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.engine.build_tensorrt import Host
 from trtasr.engine.profile import Profile
-from trtasr.errors import AudioError, BundleError, CheckpointError, QualityError, RecipeError, UsageError
-from trtasr.files.look import is_file, is_there
+from trtasr.errors import AudioError, BundleError, CheckpointError, RecipeError, UsageError
 from trtasr.models.load import build_model
-from trtasr.network.pair_run import refuse_above
-from trtasr.pipeline.calibrate import WEIGHTS, calibration_settings, committed_table, read_scales
-from trtasr.pipeline.controls import METHODS
+from trtasr.network.families import network_of, original_of
+from trtasr.network.limits import refuse_above, refuse_benchmarks
+from trtasr.network.network import Described, Network, Original, accepted
+from trtasr.pipeline.lock import calibration_settings
 from trtasr.pipeline.lower import resolve_targets
-from trtasr.pipeline.lower_pair import longest_frames
+from trtasr.pipeline.speed import benchmarked
 from trtasr.recipe import Change, Recipe, change
 from trtasr.results import Prepared
 from trtasr.targets import Target
-from trtasr.values import ScaleTable
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +66,10 @@ class Job:
         recipe: resolved.
         options: of this run.
         targets: of the recipe; host: GPU and TensorRT of this machine, None where the targets need none.
-        checkpoint: as read; model: its module, eval-only.
+        checkpoint: as read.
+        network: wired graphs; original: the checkpoint's module behind them.
         utterances: features of the evaluation manifest; empty without one.
+        settings: everything that the scale table depends on.
         started: `time.monotonic` of the beginning.
     """
 
@@ -77,9 +78,16 @@ class Job:
     targets: Sequence[Target]
     host: Host | None
     checkpoint: Checkpoint
-    model: nn.Module
+    network: Network
+    original: Original
     utterances: Sequence[Prepared]
+    settings: Mapping[str, Any]
     started: float
+
+    @property
+    def profile(self) -> Profile:
+        """Feature shapes that the plans accept."""
+        return accepted(self.recipe.engine, self.network.described)
 
 
 def begin(recipe: Recipe, options: Options, listen: Listen = prepare) -> Job:
@@ -94,14 +102,85 @@ def begin(recipe: Recipe, options: Options, listen: Listen = prepare) -> Job:
         MissingError: a target without its builder. CheckpointError, AudioError, UsageError: bad input.
     """
     started = time.monotonic()
+    check_replaceable(options.out)
+    budgeted(recipe)
     targets, host = resolve_targets(recipe.engine)
     checkpoint = checkpoint_of(recipe)
     if not options.replace:
         keep_other_bundle(options.out, checkpoint)
     recipe = shaped(recipe, options.shapes, checkpoint.frontend)
-    model = model_of(checkpoint)
-    utterances = read_utterances(recipe, checkpoint, options, listen)
-    return Job(recipe, options, targets, host, checkpoint, model, utterances, started)
+    network, original = wired(checkpoint)
+    utterances = read_utterances(recipe, network.described, options, listen)
+    settings = calibration_settings(recipe, checkpoint)
+    job = Job(recipe, options, targets, host, checkpoint, network, original, utterances, settings, started)
+    refuse(job)
+    return job
+
+
+def budgeted(recipe: Recipe) -> bool:
+    """True when the recipe has a budget.
+
+    Raises:
+        UsageError: a budget on WER without speech to measure it on. RecipeError: one for implicit quantization.
+    """
+    evaluation = recipe.evaluation
+    if evaluation.mixed and not evaluation.manifest:
+        raise UsageError("--max-wer-drop measures WER and needs speech", "add --manifest FILE, or use --min-sqnr")
+    wanted = evaluation.min_sqnr > 0 or evaluation.mixed
+    if wanted and recipe.engine.quantization == "implicit":
+        raise RecipeError(
+            "a budget (--min-sqnr, --max-wer-drop) needs explicit quantization: with a calibrator it is "
+            "TensorRT that chooses the layers",
+            "leave out --quantization implicit",
+        )
+    return wanted
+
+
+def wired(checkpoint: Checkpoint) -> tuple[Network, Original]:
+    """The network of a checkpoint, and the module behind it.
+
+    Raises:
+        CheckpointError: configuration and weights do not fit; names the file.
+    """
+    network = network_of(described_by(checkpoint))
+    return network, original_of(model_of(checkpoint), network)
+
+
+def described_by(checkpoint: Checkpoint) -> Described:
+    """What a checkpoint says about its network."""
+    return Described(
+        checkpoint.family, checkpoint.frontend, checkpoint.tokenizer, checkpoint.generation, checkpoint.most_frames
+    )
+
+
+def refuse(job: Job) -> None:
+    """Refuse what cannot end well, before any work.
+
+    Raises:
+        RecipeError: a calibrator for a network of several graphs, a benchmark longer than the model hears, more
+            utterances per run than the plan takes, or no benchmarked shape that fits. AudioError: an utterance too
+            short or too long for the plans.
+    """
+    recipe, described = job.recipe, job.network.described
+    if recipe.engine.quantization == "implicit" and len(job.network.parts) > 1:
+        raise RecipeError(
+            "engine.quantization = 'implicit': encoder-decoders are quantized explicitly only", "leave it out"
+        )
+    refuse_benchmarks(described, recipe.evaluation.bench_seconds)
+    say_limits(job)
+    if job.host:
+        benchmarked(recipe.evaluation, job.profile, described.frontend)
+        refuse_misfits(job)
+
+
+def say_limits(job: Job) -> None:
+    """Say where the recipe's lengths are not those of the engine."""
+    described, most = job.network.described, job.recipe.engine.max_seconds
+    limit = described.most_frames / described.frontend.frames_per_second
+    if padded := getattr(described.frontend, "pad_seconds", 0):
+        logger.info("every utterance is padded to %g s: engine.min_, opt_, max_seconds are unused", padded)
+    elif most > limit:
+        logger.info("engine.max_seconds = %g: the model hears at most %g s, and so does the engine", most, limit)
 
 
 def checkpoint_of(recipe: Recipe) -> Checkpoint:
@@ -138,24 +217,6 @@ def keep_other_bundle(out: Path, checkpoint: Checkpoint) -> None:
         )
 
 
-def keep_other_table(folder: Path, name: str, checkpoint: Checkpoint) -> None:
-    """Refuse to replace the committed scale table of another checkpoint, or files that are no such table.
-
-    Raises:
-        UsageError: they are in the folder.
-    """
-    path = folder / f"{name}.json"
-    try:
-        mine = is_file(path) and read_scales(path)[1].settings.get("checkpoint_sha256") == checkpoint.sha256
-    except (UsageError, QualityError):
-        mine = False
-    if not mine and any(is_there(path.with_suffix(suffix)) for suffix in (".json", ".cache", WEIGHTS)):
-        raise UsageError(
-            f"{path}: is not a scale table of this checkpoint, {checkpoint.path}",
-            f"choose another folder (--calib-dir FOLDER); --calib-dir {folder} replaces it",
-        )
-
-
 def model_of(checkpoint: Checkpoint) -> nn.Module:
     """The module of a checkpoint, eval-only.
 
@@ -168,18 +229,14 @@ def model_of(checkpoint: Checkpoint) -> nn.Module:
         raise CheckpointError(f"{checkpoint.path}: {error.problem}", error.repair) from error
 
 
-def fitting(job: Job, accepted: Profile) -> None:
+def refuse_misfits(job: Job) -> None:
     """Refuse utterances that a plan could not run, before anything is built.
-
-    Args:
-        job: with utterances and a batch.
-        accepted: shapes of the plan, of an encoder-decoder those of the encoder.
 
     Raises:
         AudioError: an utterance too short or too long. RecipeError: more utterances per run than the plan takes.
     """
     engine, batch = job.recipe.engine, job.recipe.evaluation.batch
-    (_, _, shortest), _, (_, _, longest) = accepted.shapes()["features"]
+    (_, _, shortest), _, (_, _, longest) = job.profile.shapes()["features"]
     for item in job.utterances:
         if not shortest <= item.features.shape[1] <= longest:
             raise AudioError(
@@ -233,7 +290,7 @@ def by_header(entries: Iterable[ManifestEntry], config: Frontend, reading: Readi
 
 
 def read_utterances(
-    recipe: Recipe, checkpoint: Checkpoint, options: Options, listen: Listen = prepare
+    recipe: Recipe, described: Described, options: Options, listen: Listen = prepare
 ) -> Sequence[Prepared]:
     """Features of the evaluation manifest; empty without one.
 
@@ -242,34 +299,8 @@ def read_utterances(
     """
     if recipe.evaluation.manifest:
         entries = read_manifest(Path(recipe.evaluation.manifest))
-        return listen(entries, checkpoint.frontend, reading_for(checkpoint))
+        return listen(entries, described.frontend, Reading(refuse=refuse_above(described)))
     if options.controls:
         raise UsageError("--controls compares WER and needs speech", "add --manifest FILE")
     logger.warning("no manifest: WER is not measured; add --manifest FILE")
     return []
-
-
-def reading_for(checkpoint: Checkpoint) -> Reading:
-    """How speech is read for a checkpoint: an encoder-decoder's is refused where it is longer than the model hears."""
-    if checkpoint.generation is None:
-        return MIXED
-    return Reading(refuse=refuse_above(checkpoint.frontend, longest_frames(checkpoint)))
-
-
-def scale_tables(job: Job, make: Callable[[str, Mapping[str, Any]], ScaleTable]) -> dict[str, ScaleTable]:
-    """Scale table of the recipe's calibration method, and of the controls when they are asked for.
-
-    A committed table made with the same checkpoint and settings is used as it is.
-
-    Args:
-        job: recipe, options and checkpoint.
-        make: calibration method and the settings to be noted -> a table.
-    """
-    recipe, options = job.recipe, job.options
-    settings = calibration_settings(recipe, job.checkpoint)
-    tables = {}
-    for method in METHODS if options.controls else (recipe.calibration.method,):
-        ours = method == recipe.calibration.method
-        table = committed_table(options.calib, recipe.name, settings) if ours and not options.recalibrate else None
-        tables[method] = make(method, settings if ours else {}) if table is None else table
-    return tables

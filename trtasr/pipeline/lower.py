@@ -17,8 +17,7 @@ from trtasr.engine.fallback import nodes_to_free
 from trtasr.engine.inspect import ort_layers
 from trtasr.engine.profile import Profile, Shapes
 from trtasr.errors import BuildError, MissingError, NoKernelError, TrtasrError
-from trtasr.graph.check import check_model
-from trtasr.graph.edit import store
+from trtasr.graph.check import save
 from trtasr.graph.gains import channel_gains, gain_lint
 from trtasr.graph.halve import fp16_scale_lint, half_caches, halve
 from trtasr.graph.lint import HEADROOM, large_activations, overflow_lint
@@ -110,6 +109,7 @@ class Lowered:
     decisions: tuple[Decision, ...]
     subnormal: tuple[str, ...] = ()
     overflowing: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
 
     @property
     def int8(self) -> tuple[str, ...]:
@@ -338,10 +338,3 @@ def profile(shapes: EngineShapes, frames_per_second: float, mel_bins: int) -> Pr
     batches = (shapes.min_batch, shapes.opt_batch, shapes.max_batch)
     seconds = (shapes.min_seconds, shapes.opt_seconds, shapes.max_seconds)
     return Profile(batches, seconds, frames_per_second, mel_bins)
-
-
-def save(model: onnx.ModelProto, path: Path) -> None:
-    """Check a graph and write it."""
-    check_model(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store(model, path)

@@ -1,6 +1,7 @@
 """A finished bundle, opened: its engines, its front-end, its text, and the speech to use it on."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from trtasr.engine.memory import MemoryLimit
 from trtasr.engine.sessions import load_model
 from trtasr.errors import BundleError, MissingError, UsageError
 from trtasr.files.look import is_there
+from trtasr.network.families import network_of
+from trtasr.network.network import Described, Network
 from trtasr.network.pair_run import Texts, files_of, is_pair, refuse_above, refuse_longer, texts_from
 from trtasr.pipeline.gpu import INT8
 from trtasr.pipeline.measure import TIMED_HERE
@@ -40,6 +43,13 @@ class Opened:
     recipe: Recipe
     frontend: Frontend
     texts: Texts
+
+    @property
+    def network(self) -> Network:
+        """Wired graphs."""
+        sidecar = self.bundle.sidecar
+        most = float(sidecar.most_frames or math.inf)
+        return network_of(Described(sidecar.family, self.frontend, self.texts.tokens, sidecar.generation, most))
 
     @property
     def rows(self) -> int:

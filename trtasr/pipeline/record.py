@@ -22,10 +22,9 @@ from trtasr.engine.compare_pair import ENCODER
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.sessions import cpu_name
 from trtasr.files.write import write_json, write_text
-from trtasr.pipeline.calibrate import cache_text
 from trtasr.pipeline.gates import missed_gates
+from trtasr.pipeline.lock import cache_text
 from trtasr.pipeline.lower import MODEL, PLAIN, Lowered
-from trtasr.pipeline.lower_pair import longest_frames
 from trtasr.pipeline.measure import Measured
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
@@ -155,7 +154,7 @@ def sidecar(record: Record) -> dict[str, Any]:
         "gpu": gpu_json(record.measured.gpu),
         "recipe": to_dict(record.recipe),
         "versions": versions(),
-        "most_frames": longest_frames(checkpoint) if checkpoint.generation else None,
+        "most_frames": int(min(checkpoint.most_frames, 2**31)) if checkpoint.generation else None,
         "device": cpu_name(),
         "parity": record.parity,
         "comparison": plain(record.comparison),

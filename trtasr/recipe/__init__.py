@@ -6,9 +6,10 @@ names the kind or the bound, and where the value came from.
 
 from trtasr.recipe.check import build
 from trtasr.recipe.read import Change, change, engine_name, load_recipe, override, to_dict
-from trtasr.recipe.sections import Calibration, EngineShapes, Evaluation, Generating, Quantization, Recipe
+from trtasr.recipe.sections import LABELS, Calibration, EngineShapes, Evaluation, Generating, Quantization, Recipe
 
 __all__ = [
+    "LABELS",
     "Calibration",
     "Change",
     "EngineShapes",

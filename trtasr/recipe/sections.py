@@ -7,6 +7,7 @@ from trtasr.text.normalize import AUTO, NORMALIZERS
 
 TARGETS = ("auto", "t4", "t4-rtx", "cpu")
 METHODS = ("synthetic", "noise", "audio")
+LABELS = {"noise": "random noise", "synthetic": "synthetic (data-free)", "audio": "real audio"}  # in tables
 CORRECTIONS = ("none", "bias", "qep", "fade")
 ROUNDINGS = ("nearest", "gptq")
 RANGES = ("max", "percentile", "mse", "entropy")
@@ -69,6 +70,11 @@ class Quantization:
     weight_bits: int = 8
     weight_only: bool = False
     exclude: tuple[str, ...] = ()
+
+    @property
+    def walked(self) -> bool:
+        """True when weights depend on what earlier layers compute, so that the table is made layer by layer."""
+        return (self.correction, self.rounding, self.weight_bits) != ("none", "nearest", 8) or self.weight_only
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,17 @@ class Recipe:
     engine: EngineShapes = field(default_factory=EngineShapes)
     evaluation: Evaluation = field(default_factory=Evaluation)
     generation: Generating = field(default_factory=Generating)
+
+    @property
+    def audio_manifest(self) -> str:
+        """Manifest of the audio control: the calibration section's, else the evaluation's; empty: none."""
+        return self.calibration.manifest or self.evaluation.manifest
+
+    def label(self, method: str) -> str:
+        """A calibration method in words; says when real audio is the evaluation set itself."""
+        if method == "audio" and not self.calibration.manifest:
+            return f"{LABELS[method]} (the evaluation set itself)"
+        return LABELS[method]
 
 
 CHOICES: Mapping[tuple[type, str], Sequence[str]] = {

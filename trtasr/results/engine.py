@@ -49,3 +49,11 @@ class Engine:
     size_bytes: int
     layers: tuple[LayerRow, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of all its files."""
+        return (
+            self.path,
+            *(part["path"] for part in self.details.values() if isinstance(part, dict) and "path" in part),
+        )

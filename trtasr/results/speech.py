@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from trtasr.values import FloatArray
+import numpy as np
+
+from trtasr.values import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,8 @@ class Prepared:
     text: str
     features: FloatArray
     frames: int
+
+    @property
+    def feed(self) -> tuple[FloatArray, IntArray]:
+        """Features [1, rows, T] and lengths [1]: the utterance alone."""
+        return self.features[None], np.array([self.frames], np.int64)

@@ -16,7 +16,7 @@ from tiny_archive import write_archive
 
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.errors import RecipeError, TrtasrError, UsageError
-from trtasr.pipeline.calibrate import (
+from trtasr.pipeline.lock import (
     cache_text,
     calibration_settings,
     committed_table,

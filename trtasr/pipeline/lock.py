@@ -1,0 +1,269 @@
+"""The scale table as a lock file: written by `calibrate`, and used again while nothing it depends on has changed."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from trtasr.bundle import LARGEST_FILE
+from trtasr.checkpoint.checkpoint import Checkpoint
+from trtasr.engine.cache import format_cache
+from trtasr.errors import QualityError, RecipeError, UsageError
+from trtasr.files.keep import sha256_file
+from trtasr.files.look import is_file, is_there
+from trtasr.files.read import MIB, Source, decoded
+from trtasr.files.workspace import sweep
+from trtasr.files.write import json_bytes, write_together
+from trtasr.quant.scales import REMAKE, StoredTable, along, quantize_weight, table_of, table_to_json
+from trtasr.recipe import LABELS, Quantization, Recipe
+from trtasr.values import FloatArray, ScaleTable, WeightScale
+
+logger = logging.getLogger(__name__)
+
+TABLE_FORMAT = 1
+WEIGHTS = ".safetensors"  # corrected weights, beside the table
+LARGEST_TABLE = 64 * MIB
+REMAKE_BOTH = "remake both with `make calib`"
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """Corrected weights that a scale table file names.
+
+    Attributes:
+        corrected: initializers, in order.
+        corrected_sha256: of the file of their values; empty: there is none, as in a bundle.
+    """
+
+    corrected: tuple[str, ...] = ()
+    corrected_sha256: str = ""
+
+
+def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything the table depends on; a committed table is reused only when all of it is equal.
+
+    For calibration by audio that includes the hash of the manifest (not of the recordings it names).
+
+    Raises:
+        RecipeError: the recipe asks for quantized weights alone, of which no engine is made.
+    """
+    refuse_weight_only(recipe.quantization)
+    source = Path(recipe.audio_manifest) if recipe.calibration.method == "audio" and recipe.audio_manifest else None
+    exclude = list(recipe.quantization.exclude) if recipe.quantization.walked else []  # as JSON has it
+    return {
+        "audio_manifest_sha256": sha256_file(source) if source and is_file(source) else "",
+        "format": TABLE_FORMAT,
+        "checkpoint_sha256": checkpoint.sha256,
+        "calibration": asdict(recipe.calibration) | {"manifest": ""},
+        "quantization": {key: value for key, value in asdict(recipe.quantization).items() if key != "weight_only"}
+        | {"exclude": exclude},
+    } | generated(checkpoint)
+
+
+def generated(checkpoint: Checkpoint) -> dict[str, float]:
+    """What limits the text that a decoder is calibrated on, beyond what the checkpoint's hash covers."""
+    rate = checkpoint.generation.tokens_per_second if checkpoint.generation else 0.0
+    return {"tokens_per_second": rate} if rate else {}
+
+
+def refuse_weight_only(quantization: Quantization) -> None:
+    """Refuse, for anything but a simulation, weights that are quantized in front of activations that are not.
+
+    Raises:
+        RecipeError: the recipe asks for them.
+    """
+    if quantization.weight_only:
+        raise RecipeError(
+            "quantization.weight_only = true: engines multiply INT8 weights with INT8 activations; "
+            "weights alone are simulated by `trtasr ablation` only",
+            "leave out quantization.weight_only, or run trtasr ablation",
+        )
+
+
+def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> ScaleTable | None:
+    """The table in ``calib/<name>.json`` when it was made with exactly these settings, else None.
+
+    Settings come first: nothing about the weights of a table that is not used matters.
+
+    Raises:
+        UsageError: `read_table`.
+    """
+    sweep(folder)  # a `calibrate` that was killed in its last step is finished first
+    path = folder / f"{name}.json"
+    if not is_file(path):
+        return None
+    named, table = read_scales(path)
+    stale = [key for key, value in settings.items() if table.settings.get(key) != value]
+    if stale:
+        logger.info("%s was made with other settings (%s): calibrating anew", path, ", ".join(stale))
+        return None
+    check_cache(path, table)
+    return with_weights(path, named, table)
+
+
+def check_cache(path: Path, table: ScaleTable) -> None:
+    """Warn when the TensorRT cache beside a table holds other scales: nothing here reads it, others may."""
+    cache = path.with_suffix(".cache")
+    if is_file(cache) and Source(cache, UsageError, REMAKE_BOTH).content() != cache_text(table).encode():
+        logger.warning("%s: does not hold the scales of %s; %s", cache, path.name, REMAKE_BOTH)
+
+
+def read_table(path: Path) -> ScaleTable:
+    """Read a scale table file, and the corrected weights beside it if it names any.
+
+    Raises:
+        UsageError: no scale table, or the file of weights is missing, broken or of another table.
+    """
+    return with_weights(path, *read_scales(path))
+
+
+def read_scales(path: Path) -> tuple[StoredWeights, ScaleTable]:
+    """What a scale table file says about its corrected weights, and the table, which still lacks them.
+
+    Raises:
+        UsageError: no scale table.
+    """
+    source = Source(path, UsageError, REMAKE, LARGEST_TABLE)
+    content = source.content()
+    try:
+        return decoded(content, StoredWeights, source), table_of(decoded(content, StoredTable, source))
+    except UsageError as error:
+        raise UsageError(f"{path}: not a scale table ({error.problem})", REMAKE) from error
+
+
+def with_weights(path: Path, named: StoredWeights, table: ScaleTable) -> ScaleTable:
+    """The table with the corrected weights that its file names.
+
+    Raises:
+        UsageError: the table has no file of weights, as in a bundle, or it is missing, broken or of another table.
+    """
+    weights = path.with_suffix(WEIGHTS)
+    if not named.corrected:
+        return table
+    if not named.corrected_sha256:
+        raise UsageError(
+            f"{path}: names corrected weights, but no file that holds them (like scales.json of a "
+            "bundle, whose quantized models hold them)",
+            REMAKE_BOTH,
+        )
+    source = Source(weights, UsageError, REMAKE_BOTH, LARGEST_FILE)
+    if not weights.is_file() or source.sha256() != named.corrected_sha256:
+        raise UsageError(f"{weights}: missing, or not the weights of {path.name}", REMAKE_BOTH)
+    found = read_weights(weights, table)
+    if tuple(sorted(found)) != named.corrected:
+        raise UsageError(f"{weights}: does not hold the initializers that {path.name} names", REMAKE_BOTH)
+    return replace(table, corrected=found)
+
+
+def read_weights(path: Path, table: ScaleTable) -> dict[str, FloatArray]:
+    """Corrected initializers: INT8 codes times the table's scales, and biases.
+
+    Raises:
+        UsageError: not a file of such arrays.
+    """
+    try:
+        stored = load_file(path)
+        return {name: corrected_values(name, values, table.weights.get(name)) for name, values in stored.items()}
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UsageError(f"{path}: not a file of corrected weights ({error})", REMAKE_BOTH) from error
+
+
+def corrected_values(name: str, stored: npt.NDArray[Any], entry: WeightScale | None) -> FloatArray:
+    """float32 values of a stored array: a weight's codes times its scales, or a bias as it is.
+
+    Args:
+        name: of the initializer.
+        stored: INT8 codes of a weight, float32 [O] of a bias.
+        entry: scales, if the table has them: it is a weight then.
+
+    Raises:
+        ValueError: neither.
+    """
+    if entry is None:
+        if stored.dtype != np.float32 or stored.ndim != 1 or not np.isfinite(stored).all():
+            raise ValueError(f"{name}: no weight of the table, and no finite float32 bias")
+        return stored
+    if stored.dtype != np.int8 or entry.scales.shape != stored.shape[entry.axis : entry.axis + 1]:
+        raise ValueError(f"{name}: not INT8 codes of the table's {entry.scales.size} channels")
+    return stored * along(entry.scales, entry.axis, stored.ndim)
+
+
+def weight_bytes(table: ScaleTable) -> bytes:
+    """Corrected initializers as a safetensors file (INT8 codes, float32 biases), the same bytes each time."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, values in table.corrected.items():
+        entry = table.weights.get(name)
+        arrays[name] = np.asarray(quantize_weight(values, entry.scales, entry.axis) if entry else values, order="C")
+    return save(arrays)
+
+
+def write_table(folder: Path, name: str, table: ScaleTable) -> tuple[Path, Path]:
+    """Write ``<name>.json`` and the same scales as a TensorRT calibration cache, ``<name>.cache``: both or neither.
+
+    Corrected weights go to ``<name>.safetensors``; the table holds their hash.
+
+    Raises:
+        UsageError: the folder cannot be written. DiskError: the disk takes no more.
+    """
+    table_path, cache_path, weights_path = (folder / f"{name}{suffix}" for suffix in (".json", ".cache", WEIGHTS))
+    weights = weight_bytes(table) if table.corrected else b""
+    data = table_to_json(table) | ({"corrected_sha256": hashlib.sha256(weights).hexdigest()} if weights else {})
+    contents = {weights_path.name: weights} if weights else {}
+    contents |= {cache_path.name: cache_text(table).encode(), table_path.name: json_bytes(data)}
+    write_together(folder, contents)
+    if not weights:
+        weights_path.unlink(missing_ok=True)  # of the table before
+    return table_path, cache_path
+
+
+def cache_text(table: ScaleTable) -> str:
+    """The activation scales of a table in TensorRT's calibration cache format."""
+    return format_cache({name: entry.scale for name, entry in table.activations.items()})
+
+
+def keep_other_table(folder: Path, name: str, checkpoint: Checkpoint) -> None:
+    """Refuse to replace the committed scale table of another checkpoint, or files that are no such table.
+
+    Raises:
+        UsageError: they are in the folder.
+    """
+    path = folder / f"{name}.json"
+    try:
+        mine = is_file(path) and read_scales(path)[1].settings.get("checkpoint_sha256") == checkpoint.sha256
+    except (UsageError, QualityError):
+        mine = False
+    if not mine and any(is_there(path.with_suffix(suffix)) for suffix in (".json", ".cache", WEIGHTS)):
+        raise UsageError(
+            f"{path}: is not a scale table of this checkpoint, {checkpoint.path}",
+            f"choose another folder (--calib-dir FOLDER); --calib-dir {folder} replaces it",
+        )
+
+
+def locked(
+    recipe: Recipe,
+    settings: Mapping[str, Any],
+    folder: Path | None,
+    controls: bool,
+    make: Callable[[str, Mapping[str, Any]], ScaleTable],
+) -> dict[str, ScaleTable]:
+    """Scale table of the recipe's calibration method, and of the controls when they are asked for.
+
+    Args:
+        recipe: its method and name.
+        settings: `calibration_settings`; a committed table made with exactly these is used as it is.
+        folder: of committed tables; None: all are made.
+        controls: make those of the other methods too.
+        make: calibration method and the settings to be noted -> a table.
+    """
+    ours, tables = recipe.calibration.method, {}
+    for method in LABELS if controls else (ours,):
+        table = committed_table(folder, recipe.name, settings) if folder and method == ours else None
+        tables[method] = make(method, settings if method == ours else {}) if table is None else table
+    return tables

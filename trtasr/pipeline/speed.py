@@ -1,0 +1,145 @@
+"""How fast engines are: graphs by ONNX Runtime, plans on the GPU that is here.
+
+Engines take turns, so that noise and clocks hit all alike.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from trtasr.audio.frontend import Frontend, frames_of
+from trtasr.bench.latency import Plan, interleave
+from trtasr.engine.profile import Profile
+from trtasr.engine.sessions import cpu_name
+from trtasr.engine.trt_run import open_plan
+from trtasr.errors import RecipeError
+from trtasr.files.cpus import threads as usual_threads
+from trtasr.network.network import Files, Network, Recognizer
+from trtasr.recipe import Evaluation
+from trtasr.results import Latency
+from trtasr.values import FloatArray
+
+logger = logging.getLogger(__name__)
+
+PROFILED_RUNS = 20
+WARM_SECONDS = 2.0  # before the first shape
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is timed, and on what.
+
+    Attributes:
+        shapes: utterances per run, and seconds of audio each.
+        device: name of the processor or the card.
+        threads: of the CPU; 0 on a GPU.
+        warmup: untimed runs per engine.
+    """
+
+    shapes: Sequence[tuple[int, float]]
+    device: str
+    threads: int = 0
+    warmup: int = 3
+
+
+def cpu_timing(settings: Evaluation) -> Timing:
+    """The recipe's benchmark on this machine's processor: utterances alone."""
+    threads = settings.threads or usual_threads()
+    return Timing([(1, seconds) for seconds in settings.bench_seconds], cpu_name(), threads)
+
+
+def gpu_timing(settings: Evaluation, profile: Profile, config: Frontend, gpu: str) -> Timing:
+    """The recipe's benchmark on this machine's GPU; a run's time is that of its copies and kernels where it tells."""
+    return Timing(benchmarked(settings, profile, config), gpu, warmup=10)
+
+
+def latencies(network: Network, engines: Mapping[str, Files], timing: Timing) -> dict[str, tuple[Latency, ...]]:
+    """Latency of each engine at every benchmarked shape, whole utterances from features to the last token.
+
+    On a GPU all plans are launched alike: as CUDA graphs, or none of them where one cannot be captured. A front-end
+    that pads gives every length the same features; where tokens are generated, only their number differs then.
+
+    Args:
+        network: of all engines.
+        engines: label -> files.
+        timing: shapes and device.
+    """
+    measured: dict[str, tuple[Latency, ...]] = dict.fromkeys(engines, ())
+    with ExitStack() as stack:
+        opened = {
+            label: stack.enter_context(network.open(files, timing.threads, True)) for label, files in engines.items()
+        }
+        for batch, seconds in timing.shapes:
+            features = noise(network.frontend, batch, seconds)
+            runs = {label: found.whole_run(features, seconds) for label, found in opened.items()}
+            device = timing.device
+            if not timing.threads:
+                warm_up(runs.values(), 0 if any(measured.values()) else WARM_SECONDS)
+                device = f"{device}, {launched_alike(opened.values())}"
+            plan = Plan(seconds * batch, batch, timing.threads, device, warmup=timing.warmup)
+            for label, latency in interleave(runs, plan).items():
+                encoder_ms, tokens = runs[label].encoder_ms(latency.runs), runs[label].tokens
+                measured[label] += (replace(latency, encoder_ms=encoder_ms, tokens=tokens),)
+    return measured
+
+
+def noise(config: Frontend, batch: int, seconds: float) -> FloatArray:
+    """Features of unit variance, as normalized ones have: [batch, rows, T]."""
+    return np.random.default_rng(0).standard_normal((batch, config.rows, frames_of(seconds, config)), np.float32)
+
+
+def warm_up(runs: Iterable[Callable[[], float | None]], seconds: float) -> None:
+    """Run every plan a few times, and for some seconds: an idle card needs that long to raise its clocks."""
+    chosen, deadline = list(runs), time.monotonic() + seconds
+    for _ in range(3):
+        for run in chosen:
+            run()
+    while time.monotonic() < deadline:
+        for run in chosen:
+            run()
+
+
+def launched_alike(engines: Iterable[Recognizer]) -> str:
+    """``CUDA graphs``, or ``plain launches`` for all engines where one of them could not be captured."""
+    chosen = list(engines)
+    if all(engine.captured for engine in chosen):
+        return "CUDA graphs"
+    for engine in chosen:
+        engine.forgo_graphs()
+    return "plain launches"
+
+
+def benchmarked(settings: Evaluation, profile: Profile, config: Frontend) -> list[tuple[int, float]]:
+    """(batch, seconds) pairs of the recipe that the plans accept; all that a front-end pads to may be speech.
+
+    Raises:
+        RecipeError: there is none, so that nothing could be said about speed.
+    """
+    pairs = [(batch, length) for batch in settings.gpu_batches for length in settings.gpu_seconds]
+    padded: float = getattr(config, "pad_seconds", 0)
+    (low, _, high), (short, _, long) = profile.batches, (0.0, padded, padded) if padded else profile.seconds
+    fitting = [(batch, length) for batch, length in pairs if low <= batch <= high and short <= length <= long]
+    if not fitting:
+        raise RecipeError(
+            f"evaluation.gpu_seconds = {list(settings.gpu_seconds)}, gpu_batches = "
+            f"{list(settings.gpu_batches)}: no such shape fits the engine ({short:g} to {long:g} s, "
+            f"{low} to {high} utterances)",
+            "benchmark shorter or fewer utterances, or widen the engine",
+        )
+    if len(fitting) < len(pairs):
+        logger.info(
+            "%d of %d benchmarked shapes are outside the profile and left out", len(pairs) - len(fitting), len(pairs)
+        )
+    return fitting
+
+
+def layer_times(plan: Path, config: Frontend, profile: Profile) -> dict[str, list[float]]:
+    """Milliseconds of each layer of a plan at the profile's usual shape, over `PROFILED_RUNS` runs."""
+    features = noise(config, profile.batches[1], profile.seconds[1])
+    with open_plan(plan, graphs=False) as runner:
+        return runner.layer_times(features, np.full(len(features), features.shape[2], np.int64), PROFILED_RUNS)
