@@ -3,17 +3,14 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 from exported import exported
+from onnx import numpy_helper
 from tiny_archive import write_archive
 
-from trtasr.checkpoint.nemo import read_nemo
 from trtasr.engine.sessions import open_session
 from trtasr.errors import UsageError
 from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections
-from trtasr.graph.export import export_onnx, fold_batchnorm
-from trtasr.models.load import build_model
 from trtasr.pipeline.scales import make_table
 from trtasr.quant.scales import quantize_weight
 from trtasr.recipe import Quantization
