@@ -1,12 +1,21 @@
-"""Report data for tests: a small bundle without a GPU, and one of a GPU host. Every figure is made up."""
+"""Records for tests: of a small bundle without a GPU, and of one from a GPU host. Every figure is made up."""
 
 import dataclasses
 
 import numpy as np
 
-from trtasr.report.html import ReportData
-from trtasr.report.table import ControlRow
-from trtasr.results import BenchResult, Comparison, Engine, Latency, LayerRow, TensorComparison, Utterance, WerResult
+from trtasr.results import (
+    BenchResult,
+    Comparison,
+    Control,
+    Engine,
+    Latency,
+    LayerRow,
+    Record,
+    TensorComparison,
+    Utterance,
+    WerResult,
+)
 from trtasr.values import Decision, ScaleTable, TensorScale, WeightScale
 
 SPOKEN = "close the red door"
@@ -32,52 +41,56 @@ def sample():
         LayerRow("conv_1", "correlation", ("fp16", "fp16"), ("fp16",), ("/enc/1/Conv",), 100, False),
     )
     details = {"sha256": "ab" * 32, "build_seconds": 9.5}
-    return ReportData(
+    return Record(
         name="quartznet",
         architecture="QuartzNet15x5",
+        family="jasper",
+        checkpoint={"file": "quartznet.nemo", "sha256": "cd" * 32, "class": "EncDecCTCModel"},
+        recipe={"name": "quartznet", "calibration": {"method": "synthetic", "seed": 7}},
+        described={"vocabulary": ["a", "b"], "most_frames": None},
+        graphs={"fp32": "model.fp32.onnx", "t4-rtx": "model.qdq.onnx", "cpu": "cpu/model.int8.onnx"},
+        parity=2e-6,
         built="2026-11-30T02:15:00Z",
-        targets=("t4-rtx", "cpu"),
+        seconds=84.2,
         device="Some CPU",
-        seed=7,
         versions={"onnxruntime": "1.31.1"},
         results=(
             BenchResult("fp32 (reference)", "fp32", 75_500_000, (timing,), wer(13.19, "close the red door")),
             BenchResult("int8 t4-rtx", "t4-rtx", 52_000_000, (), wer(13.25, "close the door right now"), "Q/DQ graph"),
             BenchResult("int8 cpu", "cpu", 19_400_000, (fast,), wer(13.28, "close a red door")),
         ),
-        scales=ScaleTable(
-            activations,
-            {"enc.0.weight": WeightScale(np.ones(256, np.float32), 0, 41.5, (3, 9))},
-            alphas={"enc.0": 0.25, "enc.1": 0.75},
-        ),
+        tables={
+            "synthetic": ScaleTable(
+                activations,
+                {"enc.0.weight": WeightScale(np.ones(256, np.float32), 0, 41.5, (3, 9))},
+                alphas={"enc.0": 0.25, "enc.1": 0.75},
+            ),
+            "audio": ScaleTable({f"/enc/{i}": TensorScale(1.5 + i, "mse") for i in range(20)}, {}),
+        },
         engines=(Engine("t4-rtx", "t4-rtx/model.plan", 52_000_000, layers, details),),
         decisions={
             "t4-rtx": (
                 Decision("/enc/0/Conv", "Conv", True, "int8"),
                 Decision("/enc/1/Conv", "Conv", False, "depthwise"),
-            )
+            ),
+            "cpu": (),
         },
         reasons={"depthwise": "no INT8 kernel on sm_75"},
         intervals={"int8 cpu": (-0.21, 0.38)},
-        comparisons=(
-            Comparison(
-                "fp32",
-                "qdq",
-                (TensorComparison("logprobs", 24.31, 0.99812, 1.5),),
-                0.9912,
-                2237,
-                "audio",
-                "polygraphy run model.qdq.onnx --onnxrt",
-                "comparison.json",
-            ),
+        comparison=Comparison(
+            "fp32",
+            "qdq",
+            (TensorComparison("logprobs", 24.31, 0.99812, 1.5),),
+            0.9912,
+            2237,
+            "audio",
+            "polygraphy run model.qdq.onnx --onnxrt",
+            "comparison.json",
         ),
-        controls=(ControlRow("synthetic", 13.25, 0.06, 24.3), ControlRow("noise", 61.9, 48.71, 3.4)),
-        audio_scales=ScaleTable({f"/enc/{i}": TensorScale(1.5 + i, "mse") for i in range(20)}, {}),
-        settings={"quant": {"method": "mse"}},
+        controls=(Control("synthetic", 13.25, 24.3), Control("noise", 61.9, 3.4)),
         commands=("trtasr compile quartznet.nemo -o out",),
         subnormal={"t4-rtx": ("/enc/0/Conv",)},
         overflowing={"t4-rtx": ()},
-        checkpoint_sha256="cd" * 32,
     )
 
 
@@ -149,12 +162,10 @@ def gpu_sample(count=171):
     }
     return dataclasses.replace(
         base,
-        targets=("t4", "cpu"),
         results=results,
         engines=engines,
         decisions=decisions,
-        scales=ScaleTable(activations, weights),
-        audio_scales=ScaleTable(audio, {}),
+        tables={"synthetic": ScaleTable(activations, weights), "audio": ScaleTable(audio, {})},
         intervals={"int8 t4": (-0.12, 0.28), "int8 cpu": (-0.21, 0.38)},
         subnormal={"t4": tuple(names[:5])},
         overflowing={"t4": tuple(names)},

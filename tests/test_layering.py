@@ -69,6 +69,7 @@ SIBLINGS = {
     ("opened", "gpu"),
     ("opened", "measure"),
     ("record", "gates"),
+    ("record", "job"),
     ("record", "lock"),
     ("record", "lower"),
     ("record", "measure"),

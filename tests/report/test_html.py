@@ -4,9 +4,8 @@ from xml.etree import ElementTree
 
 from report_sample import gpu_sample, sample, wer
 
-from trtasr.report.html import ReportData, render
-from trtasr.report.table import ControlRow
-from trtasr.results import BenchResult, Engine, LayerRow
+from trtasr.report.html import render
+from trtasr.results import BenchResult, Comparison, Control, Engine, LayerRow, Record
 from trtasr.values import Decision, ScaleTable, TensorScale
 
 HOSTILE = "<script>alert('x')</script>"
@@ -66,8 +65,8 @@ def test_page_shows_every_figure():
 
 def test_a_reconstruction_is_called_one():
     data = sample()
-    fade = dataclasses.replace(data.scales, settings={"quantization": {"correction": "fade"}})
-    assert "our reconstruction" in render(dataclasses.replace(data, scales=fade))
+    fade = dataclasses.replace(data.table, settings={"quantization": {"correction": "fade"}})
+    assert "our reconstruction" in render(dataclasses.replace(data, tables={"synthetic": fade}))
     assert "our reconstruction" not in render(data)
 
 
@@ -144,16 +143,20 @@ def test_hostile_strings_are_escaped():
             device=bad,
             versions={bad: bad},
             results=(dataclasses.replace(data.results[0], engine=bad, note=bad, wer=wer(1.0, bad)), data.results[2]),
-            scales=ScaleTable({bad: TensorScale(1.0, bad, sqnr_db=20.0)}, {}),
-            audio_scales=ScaleTable({bad: TensorScale(2.0, bad)}, {}),
+            tables={
+                "synthetic": ScaleTable({bad: TensorScale(1.0, bad, sqnr_db=20.0)}, {}),
+                "audio": ScaleTable({bad: TensorScale(2.0, bad)}, {}),
+            },
             engines=(Engine("cpu", bad, 1, (LayerRow(bad, bad, (bad,), (bad,), (bad,), 5, tactic=bad),), {bad: bad}),),
-            decisions={"cpu": (Decision(bad, bad, False, bad),)},
-            controls=(ControlRow(bad, 1.0, 1.0, 1.0),),
-            settings={bad: bad},
+            decisions={bad: (Decision(bad, bad, False, bad),)},
+            reasons={bad: bad},
+            comparison=dataclasses.replace(data.comparison, reference=bad, candidate=bad, features=bad, command=bad),
+            controls=(Control(bad, 1.0, 1.0),),
+            recipe={bad: bad, "calibration": {"method": "synthetic", "seed": bad}},
             commands=(bad,),
             subnormal={bad: (bad,)},
             overflowing={bad: (bad,)},
-            checkpoint_sha256=bad,
+            checkpoint={"file": bad, "sha256": bad, "class": bad},
         )
     )
     assert "<script>alert" not in page
@@ -162,10 +165,27 @@ def test_hostile_strings_are_escaped():
 
 
 def test_minimal_report_has_no_empty_sections():
-    data = ReportData("n", "f", ("cpu",), "d", 0, {}, (BenchResult("fp32", "fp32", 1_000_000),), ScaleTable({}, {}))
+    data = Record(
+        name="n",
+        architecture="a",
+        family="f",
+        checkpoint={"file": "c", "sha256": "0", "class": "C"},
+        recipe={"calibration": {"method": "noise", "seed": 0}},
+        described={},
+        graphs={},
+        engines=(),
+        decisions={},
+        tables={"noise": ScaleTable({}, {})},
+        results=(BenchResult("fp32", "fp32", 1_000_000),),
+        comparison=Comparison("fp32", "int8", (), 1.0, 0, "audio", "", ""),
+        parity=0.0,
+        device="d",
+        built="b",
+        seconds=1.0,
+    )
     page = render(data)
     assert pictures(page) == []
-    for heading in ("Speed", "Precision", "Layers", "Versions", "Reproduce", "Calibration", "Quantization error"):
+    for heading in ("Speed", "Precision", "Layers", "FP32 against", "Calibration", "Quantization error"):
         assert f"<h2>{heading}" not in page
     assert "<h2>Summary" in page
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from trtasr.pipeline.gates import speedups
-from trtasr.pipeline.record import Record, control_rows, summary_json
+from trtasr.pipeline.record import record_json
+from trtasr.report.layer_view import kept_in
 from trtasr.report.table import (
     controls_table,
     coverage_line,
@@ -18,11 +19,11 @@ from trtasr.report.table import (
     generation_words,
     last_line,
     layer_table,
-    measure_of,
     summary_table,
 )
-from trtasr.results import BenchResult, Comparison, Latency, LayerRow, plain
-from trtasr.targets import REASONS
+from trtasr.results import BenchResult, Comparison, Latency, LayerRow, Record
+
+SUMMARY = ("outcome", "problems", "seconds", "results", "comparison", "controls")  # what ``--json`` has of a record
 
 
 def compile_text(record: Record, out: Path) -> str:
@@ -30,11 +31,9 @@ def compile_text(record: Record, out: Path) -> str:
     lines = [summary_table(record.results)]
     lines += generation_lines(record.results)
     lines += speed_lines(record.results)
-    for engine, lowered in zip(record.engines, record.lowered, strict=False):  # baselines follow the targets' engines
-        kept = decision_summary(lowered.decisions, "FP32" if engine.target == "cpu" else "FP16", REASONS)
-        lines.append("; ".join(filter(None, (coverage_line(engine.target, engine.layers), kept))))
+    lines += engine_lines(record)
     if record.controls:
-        lines += ["", controls_table(control_rows(record), measure_of(record.results))]
+        lines += ["", controls_table(record.controls, record.results)]
     lines.append(comparison_text(record.comparison, out))
     lines += integer_lines(record, out)
     lines.append(f"report: {out / 'report.html'}")
@@ -42,6 +41,16 @@ def compile_text(record: Record, out: Path) -> str:
     lines += [f"gate missed: {problem}" for problem in record.problems]
     lines.append(final_line(record, out))
     return "\n".join(lines)
+
+
+def engine_lines(record: Record) -> list[str]:
+    """INT8 layers of each target's engine, and what was kept out of INT8."""
+    lines = []
+    for engine in record.engines:
+        if engine.target in record.decisions:  # nothing was decided about a baseline
+            kept = decision_summary(record.decisions[engine.target], kept_in(engine.target), record.reasons)
+            lines.append(f"{coverage_line(engine.target, engine.layers)}; {kept}")
+    return lines
 
 
 def integer_lines(record: Record, out: Path) -> list[str]:
@@ -77,18 +86,10 @@ def final_line(record: Record, out: Path) -> str:
 
 
 def compile_data(record: Record, out: Path) -> dict[str, Any]:
-    """The summary for ``--json``."""
-    return {
-        "outcome": record.outcome,
-        "problems": list(record.problems),
-        "seconds": round(record.seconds, 1),
-        "peak_gb": peak_gb(),
-        "bundle": str(out),
-        "engine": str(out / record.engines[0].path),
-        "results": summary_json(record),
-        "comparison": plain(record.comparison),
-        "controls": plain(record.controls),
-    }
+    """The summary for ``--json``: some of ``bundle.json``, and where things are."""
+    found = record_json(record)
+    where = {"bundle": str(out), "engine": str(out / record.engines[0].path)}
+    return {key: found[key] for key in SUMMARY} | where | {"peak_gb": peak_gb()}
 
 
 def peak_gb() -> float:

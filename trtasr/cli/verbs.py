@@ -40,14 +40,14 @@ from trtasr.pipeline.job import Options
 from trtasr.pipeline.lower import resolve_targets
 from trtasr.pipeline.measure import PROFILE
 from trtasr.pipeline.opened import default_target, layered_target, open_engine
-from trtasr.pipeline.record import Record, bench_json
+from trtasr.pipeline.record import bench_json
 from trtasr.recipe import Change, Evaluation, Recipe, build, change, override, to_dict
 from trtasr.recipe.find import ENGINES, find_recipe
 from trtasr.report.error_view import corrections
 from trtasr.report.integer_view import integer_text, proof_json, proof_text
 from trtasr.report.roofline import roofline_text
 from trtasr.report.table import last_line, sqnr_table, summary_table
-from trtasr.results import plain
+from trtasr.results import Record, plain
 from trtasr.text.printable import json_text, one_line
 
 logger = logging.getLogger(__name__)

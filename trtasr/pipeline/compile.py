@@ -1,6 +1,5 @@
 """The pipeline: checkpoint -> ONNX -> scale table -> Q/DQ graphs -> engines -> measured report."""
 
-import time
 from functools import cache
 
 from trtasr.bundle import staged
@@ -16,9 +15,10 @@ from trtasr.pipeline.lock import locked
 from trtasr.pipeline.lower_pair import baseline_parts, build_parts, part_plants
 from trtasr.pipeline.measure import measure, timed_engines
 from trtasr.pipeline.parity import prove_parity
-from trtasr.pipeline.record import Record, write_record
+from trtasr.pipeline.record import Evidence, record_of, write_record
 from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Recipe
+from trtasr.results import Record
 
 STAGES = (
     "read checkpoint",
@@ -72,20 +72,10 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         measured = measure(job, folder, lowered, (*engines, *baselines))
         comparison = compare_first(job, graphs, folder, lowered[0], engines[0])
         controls = run_controls(exported, tables, recipe, job.utterances) if options.controls else ()
-        record = Record(
-            recipe,
-            job.checkpoint,
-            tables,
-            lowered,
-            timed_engines((*engines, *baselines), measured),
-            measured,
-            comparison,
-            controls,
-            parity,
-            time.monotonic() - job.started,
-            integer,
-        )
-        write_record(folder, record, options.out)
+        timed = timed_engines((*engines, *baselines), measured)
+        evidence = Evidence(comparison, parity, controls, integer)
+        record = record_of(job, tables, lowered, timed, measured, evidence)
+        write_record(folder, record, job.checkpoint)
     return record
 
 

@@ -1,11 +1,12 @@
-"""What a compile leaves behind: the JSON files of a bundle, its sidecar and its HTML report."""
+"""The record of a compile: made from what its stages gave, and written into the bundle as JSON, report and sidecar."""
 
 import json
 import os
 import platform
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,14 +24,14 @@ from trtasr.engine.inspect import layers_json
 from trtasr.engine.sessions import cpu_name
 from trtasr.files.write import write_json, write_text
 from trtasr.pipeline.gates import missed_gates
+from trtasr.pipeline.job import Job
 from trtasr.pipeline.lock import cache_text
 from trtasr.pipeline.lower import MODEL, PLAIN, Lowered
 from trtasr.pipeline.measure import Measured
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
-from trtasr.report.html import ReportData, render
-from trtasr.report.table import ControlRow
-from trtasr.results import BenchResult, Comparison, Control, Engine, GpuState, IntegerGraph, plain
+from trtasr.report.html import render
+from trtasr.results import BenchResult, Comparison, Control, Engine, GpuState, IntegerGraph, Record, plain
 from trtasr.targets import REASONS
 from trtasr.values import ScaleTable
 
@@ -48,79 +49,85 @@ LIBRARIES = (
 
 
 @dataclass(frozen=True)
-class Record:
-    """Everything one compile built and measured.
+class Evidence:
+    """What speaks for the engines beside their own figures; fields as in `trtasr.results.Record`."""
 
-    Attributes:
-        recipe: resolved.
-        checkpoint: source model.
-        tables: calibration method -> scale table; the recipe's own and the controls that were run.
-        lowered: one per target, in the recipe's order.
-        engines: likewise, then the FP16 and FP32 baselines of a T4 host.
-        measured: WER, latency, layer times.
-        comparison: FP32 against the first target.
-        controls: empty unless asked for.
-        parity: largest difference of log-probabilities between the checkpoint (float64) and the FP32 graph.
-        seconds: wall time of the compile.
-        integer: the integer-only graph; None where the network has none.
-        built: when, in UTC, ISO 8601.
-    """
-
-    recipe: Recipe
-    checkpoint: Checkpoint
-    tables: Mapping[str, ScaleTable]
-    lowered: tuple[Lowered, ...]
-    engines: tuple[Engine, ...]
-    measured: Measured
     comparison: Comparison
-    controls: tuple[Control, ...]
     parity: float
-    seconds: float
+    controls: tuple[Control, ...] = ()
     integer: IntegerGraph | None = None
-    built: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-
-    @property
-    def results(self) -> tuple[BenchResult, ...]:
-        """FP32 first, then the T4 host's baselines, then one per target."""
-        return self.measured.results
-
-    @property
-    def table(self) -> ScaleTable:
-        """The scale table the engines were made with."""
-        return self.tables[self.recipe.calibration.method]
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """Missed quality gates in words; empty when all hold."""
-        return missed_gates(self.results, self.recipe.evaluation)
-
-    @property
-    def outcome(self) -> str:
-        """``PASSED`` or ``FAILED``."""
-        return "FAILED" if self.problems else "PASSED"
 
 
-def write_record(folder: Path, record: Record, out: Path) -> None:
-    """Write scales, cache, layers, bench, WER, report, tokenizer and, last, the sidecar that seals them.
+def record_of(
+    job: Job,
+    tables: Mapping[str, ScaleTable],
+    lowered: Sequence[Lowered],
+    engines: Sequence[Engine],
+    measured: Measured,
+    evidence: Evidence,
+) -> Record:
+    """Everything a compile built and measured; the gates are judged here.
 
     Args:
-        folder: of the bundle while it is made.
-        record: what was built and measured.
-        out: where the folder goes in the end.
+        job: what the compile began with.
+        tables: calibration method -> scale table; the recipe's own and the controls that were run.
+        lowered: one per target, in the recipe's order.
+        engines: likewise, then the baselines.
+        measured: WER, latency, state of the GPU.
+        evidence: the rest.
     """
-    decisions = {item.target: [asdict(d) for d in item.decisions] for item in record.lowered}
-    write_json(folder / "scales.json", table_to_json(record.table) | {"decisions": decisions})
-    write_text(folder / "calibration.cache", cache_text(record.table))
-    write_json(folder / "layers.json", {engine.target: layers_json(engine.layers) for engine in record.engines})
-    write_json(folder / "bench.json", [bench_json(result) for result in record.results])
-    if record.measured.gpu:
-        write_json(folder / "gpu.json", gpu_json(record.measured.gpu))
-    write_json(folder / "wer.json", {r.target: plain(r.wer) for r in record.results if r.wer})
-    if stored := getattr(record.checkpoint.frontend, "stored", None):
-        write_stored(folder, stored)
-    write_text(folder / "report.html", render(report_data(record)))
-    write_tokenizer(record.checkpoint.tokenizer, folder)
-    seal(folder, sidecar(record) | {"manifest": seen_from(out, record.recipe.evaluation.manifest)})
+    recipe, checkpoint = job.recipe, job.checkpoint
+    # Those whose graph in FP16 was examined: not `cpu`, nor a plain graph for a calibrator.
+    linted = [item for item in lowered if item.graph != item.reference and not item.graph.endswith(PLAIN)]
+    return Record(
+        name=recipe.name,
+        architecture=architecture(checkpoint),
+        family=checkpoint.family,
+        checkpoint={"file": checkpoint.path.name, "sha256": checkpoint.sha256, "class": checkpoint.target},
+        recipe=to_dict(recipe),
+        described=described_json(checkpoint),
+        graphs={
+            "fp32": f"{ENCODER if checkpoint.generation else MODEL}.fp32.onnx",
+            **{item.target: item.reference for item in lowered},
+        },
+        engines=tuple(engines),
+        decisions={item.target: item.decisions for item in lowered},
+        reasons=REASONS,
+        subnormal={item.target: item.subnormal for item in linted},
+        overflowing={item.target: item.overflowing for item in linted},
+        tables=tables,
+        results=measured.results,
+        intervals=intervals(measured.results),
+        comparison=evidence.comparison,
+        controls=evidence.controls,
+        parity=evidence.parity,
+        integer=evidence.integer,
+        gpu=measured.gpu,
+        problems=missed_gates(measured.results, recipe.evaluation),
+        device=cpu_name(),
+        versions=versions(),
+        commands=commands(recipe, evidence),
+        manifest=seen_from(job.options.out, recipe.evaluation.manifest),
+        built=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        seconds=time.monotonic() - job.started,
+    )
+
+
+def described_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What ``bundle.json`` tells of a network to whoever runs it."""
+    return {
+        "frontend": frontend_json(checkpoint.frontend),
+        "vocabulary": list(checkpoint.vocabulary),
+        "tokenizer": asdict(tokenizer_file(checkpoint.tokenizer)),
+        "generation": asdict(checkpoint.generation) if checkpoint.generation else None,
+        "most_frames": int(min(checkpoint.most_frames, 2**31)) if checkpoint.generation else None,
+    }
+
+
+def intervals(results: Sequence[BenchResult]) -> dict[str, tuple[float, float]]:
+    """Label of each scored row but FP32, the first -> 95 % interval of its difference to FP32, in points."""
+    reference = results[0].wer
+    return {r.engine: bootstrap_delta(reference, r.wer) for r in results[1:] if reference and r.wer}
 
 
 def seen_from(out: Path, manifest: str) -> str:
@@ -128,56 +135,111 @@ def seen_from(out: Path, manifest: str) -> str:
     return os.path.relpath(os.path.realpath(manifest), os.path.realpath(out)) if manifest else ""
 
 
-def sidecar(record: Record) -> dict[str, Any]:
-    """``bundle.json`` without the file hashes: enough to run the engines without anything else."""
-    checkpoint = record.checkpoint
+def versions() -> dict[str, str]:
+    """trtasr, Python and the libraries that shaped the result."""
+    found = {"trtasr": __version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commands(recipe: Recipe, evidence: Evidence) -> tuple[str, ...]:
+    """Command lines that make and examine a bundle again; the first says where it is, for a reader to change."""
+    bundle = '"$BUNDLE"'
+    changes = [f"--set {shlex.quote(change)}" for change in changed_values(recipe)]
+    controls = ["--controls"] if evidence.controls else []
+    compile_line = ["trtasr compile", shlex.quote(recipe.checkpoint), *changes, *controls, "-o", bundle]
+    integer = [f"trtasr inspect {bundle} --integer", f"trtasr compare {bundle} --integer"] if evidence.integer else []
+    return (
+        f"BUNDLE={shlex.quote(f'engines/{recipe.name}')}",
+        " ".join(compile_line),
+        f"trtasr inspect {bundle}",
+        f"trtasr bench {bundle}",
+        f"(cd {bundle} && {evidence.comparison.command})",
+        *integer,
+    )
+
+
+def changed_values(recipe: Recipe) -> list[str]:
+    """``section.key=value`` of everything that differs from a recipe's defaults, as `--set` reads it."""
+    given, usual = to_dict(recipe), to_dict(Recipe(recipe.name, recipe.checkpoint))
+    return [
+        f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"
+        for section, values in given.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if value != usual[section][key]
+    ]
+
+
+def write_record(folder: Path, record: Record, checkpoint: Checkpoint) -> None:
+    """Write scales, cache, layers, bench, WER, report, tokenizer and, last, the sidecar that seals them.
+
+    Args:
+        folder: of the bundle while it is made.
+        record: what was built and measured.
+        checkpoint: its tokenizer and stored front-end buffers have files of their own.
+    """
+    write_json(folder / "scales.json", table_to_json(record.table) | {"decisions": plain(record.decisions)})
+    write_text(folder / "calibration.cache", cache_text(record.table))
+    write_json(folder / "layers.json", {engine.target: layers_json(engine.layers) for engine in record.engines})
+    write_json(folder / "bench.json", [bench_json(result) for result in record.results])
+    if record.gpu:
+        write_json(folder / "gpu.json", gpu_json(record.gpu))
+    write_json(folder / "wer.json", {r.target: plain(r.wer) for r in record.results if r.wer})
+    if stored := getattr(checkpoint.frontend, "stored", None):
+        write_stored(folder, stored)
+    write_text(folder / "report.html", render(record))
+    write_tokenizer(checkpoint.tokenizer, folder)
+    seal(folder, record_json(record))
+
+
+def record_json(record: Record) -> dict[str, Any]:
+    """The record as JSON types: ``bundle.json`` without the file hashes, and more than ``--json`` prints.
+
+    Tables, layers and transcripts have files of their own.
+    """
     return {
-        "name": record.recipe.name,
+        "name": record.name,
         "built": record.built,
-        "family": checkpoint.family,
-        "architecture": architecture(checkpoint),
-        "targets": [item.target for item in record.lowered],
+        "family": record.family,
+        "architecture": record.architecture,
+        "targets": list(record.targets),
         "outcome": record.outcome,
         "problems": list(record.problems),
-        "checkpoint": {"file": checkpoint.path.name, "sha256": checkpoint.sha256, "class": checkpoint.target},
-        "frontend": frontend_json(checkpoint.frontend),
-        "vocabulary": list(checkpoint.vocabulary),
-        "tokenizer": asdict(tokenizer_file(checkpoint.tokenizer)),
-        "generation": asdict(checkpoint.generation) if checkpoint.generation else None,
-        "graphs": {
-            "fp32": f"{ENCODER if checkpoint.generation else MODEL}.fp32.onnx",
-            **{item.target: item.reference for item in record.lowered},
-        },
+        "checkpoint": dict(record.checkpoint),
+        **record.described,
+        "graphs": dict(record.graphs),
         "engines": {e.target: {"path": e.path, "size_bytes": e.size_bytes, **e.details} for e in record.engines},
-        "fp16_subnormal_scales": {item.target: list(item.subnormal) for item in linted(record)},
-        "fp16_overflowing_accumulators": {item.target: list(item.overflowing) for item in linted(record)},
-        "gpu": gpu_json(record.measured.gpu),
-        "recipe": to_dict(record.recipe),
-        "versions": versions(),
-        "most_frames": int(min(checkpoint.most_frames, 2**31)) if checkpoint.generation else None,
-        "device": cpu_name(),
+        "fp16_subnormal_scales": plain(record.subnormal),
+        "fp16_overflowing_accumulators": plain(record.overflowing),
+        "gpu": gpu_json(record.gpu),
+        "recipe": dict(record.recipe),
+        "versions": dict(record.versions),
+        "device": record.device,
         "parity": record.parity,
         "comparison": plain(record.comparison),
         "controls": plain(record.controls),
-        "results": summary_json(record),
+        "results": {result.target: summary_json(result) for result in record.results},
         "integer": record.integer.to_json() if record.integer else None,
         "seconds": round(record.seconds, 1),
+        "manifest": record.manifest,
     }
 
 
-def summary_json(record: Record) -> dict[str, Any]:
-    """The figures of the table as one flat mapping per engine."""
-    rows = {}
-    for result in record.results:
-        latency = result.latencies[-1] if result.latencies else None
-        rows[result.target] = {
-            "size_bytes": result.size_bytes,
-            **rates_json(result),
-            "p50_ms": latency.p50_ms if latency else None,
-            "p95_ms": latency.p95_ms if latency else None,
-            "rtfx": latency.rtfx if latency else None,
-        }
-    return rows
+def summary_json(result: BenchResult) -> dict[str, Any]:
+    """The figures of a row of the table, at its longest benchmarked input."""
+    latency = result.latencies[-1] if result.latencies else None
+    return {
+        "size_bytes": result.size_bytes,
+        **rates_json(result),
+        "p50_ms": latency.p50_ms if latency else None,
+        "p95_ms": latency.p95_ms if latency else None,
+        "rtfx": latency.rtfx if latency else None,
+    }
 
 
 def bench_json(result: BenchResult) -> dict[str, Any]:
@@ -189,9 +251,7 @@ def bench_json(result: BenchResult) -> dict[str, Any]:
         "note": result.note,
         **rates_json(result),
         "work_seconds": result.wer.work_seconds if result.wer else None,
-        "latencies": [
-            asdict(latency) | {"rtfx": latency.rtfx, "token_ms": latency.token_ms} for latency in result.latencies
-        ],
+        "latencies": [plain(item) | {"rtfx": item.rtfx, "token_ms": item.token_ms} for item in result.latencies],
     }
 
 
@@ -209,88 +269,3 @@ def rates_json(result: BenchResult) -> dict[str, Any]:
 def gpu_json(states: Iterable[GpuState]) -> list[dict[str, Any]]:
     """States of a GPU, and whether it was throttled; what the card does not report becomes null."""
     return [plain(state) | {"throttled": state.throttled} for state in states]
-
-
-def versions() -> dict[str, str]:
-    """trtasr, Python and the libraries that shaped the result."""
-    found = {"trtasr": __version__, "python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def report_data(record: Record) -> ReportData:
-    """The report's view of a record."""
-    reference = record.results[0].wer
-    intervals = {r.engine: bootstrap_delta(reference, r.wer) for r in record.results[1:] if reference and r.wer}
-    return ReportData(
-        name=record.recipe.name,
-        architecture=architecture(record.checkpoint),
-        built=record.built,
-        targets=tuple(x.target for x in record.lowered),
-        device=cpu_name(),
-        seed=record.recipe.calibration.seed,
-        versions=versions(),
-        results=record.results,
-        scales=record.table,
-        engines=record.engines,
-        decisions={x.target: x.decisions for x in record.lowered},
-        reasons=REASONS,
-        intervals=intervals,
-        comparisons=(record.comparison,),
-        controls=control_rows(record),
-        audio_scales=record.tables.get("audio") if len(record.tables) > 1 else None,
-        settings=to_dict(record.recipe),
-        commands=commands(record),
-        subnormal={item.target: item.subnormal for item in linted(record)},
-        overflowing={item.target: item.overflowing for item in linted(record)},
-        checkpoint_sha256=record.checkpoint.sha256,
-        integer=record.integer.proof if record.integer else None,
-    )
-
-
-def linted(record: Record) -> list[Lowered]:
-    """The targets whose graph in FP16 was examined: not `cpu`, nor a plain graph for a calibrator."""
-    return [item for item in record.lowered if item.graph != item.reference and not item.graph.endswith(PLAIN)]
-
-
-def control_rows(record: Record) -> tuple[ControlRow, ...]:
-    """Rows of the controls table: label, WER, difference to FP32, SQNR."""
-    reference = record.results[0].wer
-    rows = []
-    for control in record.controls:
-        delta = control.wer - reference.rate if reference and control.wer is not None else None
-        rows.append(ControlRow(control.label, control.wer, delta, control.sqnr_db))
-    return tuple(rows)
-
-
-def commands(record: Record) -> tuple[str, ...]:
-    """Command lines that make and examine this bundle again; the first says where it is, for a reader to change."""
-    bundle = '"$BUNDLE"'
-    changes = [f"--set {shlex.quote(change)}" for change in changed_values(record.recipe)]
-    controls = ["--controls"] if record.controls else []
-    compile_line = ["trtasr compile", shlex.quote(record.recipe.checkpoint), *changes, *controls, "-o", bundle]
-    integer = [f"trtasr inspect {bundle} --integer", f"trtasr compare {bundle} --integer"] if record.integer else []
-    return (
-        f"BUNDLE={shlex.quote(f'engines/{record.recipe.name}')}",
-        " ".join(compile_line),
-        f"trtasr inspect {bundle}",
-        f"trtasr bench {bundle}",
-        f"(cd {bundle} && {record.comparison.command})",
-        *integer,
-    )
-
-
-def changed_values(recipe: Recipe) -> list[str]:
-    """``section.key=value`` of everything that differs from a recipe's defaults, as `--set` reads it."""
-    given, usual = to_dict(recipe), to_dict(Recipe(recipe.name, recipe.checkpoint))
-    return [
-        f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"
-        for section, values in given.items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-        if value != usual[section][key]
-    ]

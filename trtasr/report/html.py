@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jinja2
@@ -14,9 +13,8 @@ from trtasr.report.layer_view import engine_view, lints, skipped
 from trtasr.report.speed_view import bar_groups, latency_rows, tradeoff, tradeoff_rows
 from trtasr.report.table import (
     REFERENCE,
-    ControlRow,
     conditions,
-    format_db,
+    control_rows,
     format_delta,
     format_ms,
     format_rtfx,
@@ -31,62 +29,9 @@ from trtasr.report.table import (
     shown_latency,
 )
 from trtasr.report.transcript_view import mistakes
-from trtasr.results import BenchResult, Comparison, Engine, Proof, speedup
-from trtasr.values import Decision, ScaleTable
+from trtasr.results import BenchResult, Record, speedup
 
 WORST_ROWS = 12
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """Everything the page shows.
-
-    Attributes:
-        name: of the bundle; architecture: of the model, for instance ``QuartzNet15x5``.
-        targets: engines built.
-        device: machine the measurements were made on.
-        seed: of the calibration.
-        versions: library -> version.
-        results: one row per engine.
-        scales: the scale table in use.
-        engines: built engines with their layer tables.
-        decisions: target -> one decision per quantizable node.
-        reasons: rule -> the reason in words.
-        intervals: row label -> 95 % interval of its difference to FP32 in WER (or CER), in points.
-        comparisons: Polygraphy comparisons.
-        controls: calibration controls; empty when they were not asked for.
-        audio_scales: scale table from real audio; None when that control was not run.
-        settings: the resolved recipe (JSON types).
-        commands: command lines that reproduce the bundle.
-        subnormal: linted target -> layers with a scale product below FP16's normal range; () when there is none.
-        overflowing: linted target -> layers whose accumulator could exceed FP16's range, likewise.
-        checkpoint_sha256: of the source model; empty when unknown.
-        integer: proof of the integer-only graph; None without one.
-        built: when, in UTC, ISO 8601; empty when unknown.
-    """
-
-    name: str
-    architecture: str
-    targets: tuple[str, ...]
-    device: str
-    seed: int
-    versions: Mapping[str, str]
-    results: tuple[BenchResult, ...]
-    scales: ScaleTable
-    engines: tuple[Engine, ...] = ()
-    decisions: Mapping[str, tuple[Decision, ...]] = field(default_factory=dict)
-    reasons: Mapping[str, str] = field(default_factory=dict)
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    comparisons: tuple[Comparison, ...] = ()
-    controls: tuple[ControlRow, ...] = ()
-    audio_scales: ScaleTable | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    commands: tuple[str, ...] = ()
-    subnormal: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    overflowing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    checkpoint_sha256: str = ""
-    integer: Proof | None = None
-    built: str = ""
 
 
 class Card(NamedTuple):
@@ -108,8 +53,8 @@ class File(NamedTuple):
     facts: str
 
 
-def render(data: ReportData) -> str:
-    """The page as one HTML string; every string of `data` is escaped."""
+def render(record: Record) -> str:
+    """The page as one HTML string; every string of `record` is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trtasr", "report"),
         autoescape=True,
@@ -118,18 +63,18 @@ def render(data: ReportData) -> str:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("report.html.j2").render(
-        data=data,
-        chips=_chips(data),
-        cards=[*_wer_cards(data), *_size_cards(data.results), *_speed_cards(data.results)],
-        summary=[_summary_row(data, result) for result in reference_first(data.results)],
-        conditions=conditions(data.results),
-        measure=measure_of(data.results),
-        files=_files(data),
-        settings=_json(data.settings),
-        mistakes=[view for result in data.results if (view := mistakes(data.results, result))],
-        **_speed(data.results),
-        **_layers(data),
-        **_error(data),
+        record=record,
+        chips=_chips(record),
+        cards=[*_wer_cards(record), *_size_cards(record.results), *_speed_cards(record.results)],
+        summary=[_summary_row(record, result) for result in reference_first(record.results)],
+        conditions=conditions(record.results),
+        measure=measure_of(record.results),
+        files=_files(record),
+        settings=_json(record.recipe),
+        mistakes=[view for result in record.results if (view := mistakes(record.results, result))],
+        **_speed(record.results),
+        **_layers(record),
+        **_error(record),
     )
 
 
@@ -144,30 +89,28 @@ def _speed(results: Sequence[BenchResult]) -> dict[str, Any]:
     }
 
 
-def _layers(data: ReportData) -> dict[str, Any]:
-    engines = [engine for engine in data.engines if engine.layers]
+def _layers(record: Record) -> dict[str, Any]:
+    engines = [engine for engine in record.engines if engine.layers]
     return {
-        "engines": [engine_view(engine, data.decisions.get(engine.target, ()), data.reasons) for engine in engines],
-        "skipped": skipped(data.decisions, data.reasons),
-        "lints": lints(data.subnormal, data.overflowing),
-        "integer": proof_view(data.integer) if data.integer else None,
+        "engines": [engine_view(engine, record.decisions.get(engine.target, ()), record.reasons) for engine in engines],
+        "skipped": skipped(record.decisions, record.reasons),
+        "lints": lints(record.subnormal, record.overflowing),
+        "integer": proof_view(record.integer.proof) if record.integer else None,
     }
 
 
-def _error(data: ReportData) -> dict[str, Any]:
-    pairs = range_pairs(data.scales, data.audio_scales)
+def _error(record: Record) -> dict[str, Any]:
+    pairs = range_pairs(record.table, record.audio_table)
     return {
-        "sqnr_svg": svg.sqnr_stems(data.scales.activations),
+        "sqnr_svg": svg.sqnr_stems(record.table.activations),
         "scatter_svg": svg.range_scatter(pairs),
         "scatter_note": range_note(pairs),
         "range_gaps": range_gaps(pairs),
-        "activations": activation_rows(data.scales),
-        "weights": weight_rows(data.scales),
+        "activations": activation_rows(record.table),
+        "weights": weight_rows(record.table),
         "worst": WORST_ROWS,
-        "corrections": corrections(data.scales),
-        "controls": [
-            (r.calibration, format_wer(r.wer), format_delta(r.delta), format_db(r.sqnr_db)) for r in data.controls
-        ],
+        "corrections": corrections(record.table),
+        "controls": control_rows(record.controls, record.results),
     }
 
 
@@ -175,26 +118,30 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, default=str, ensure_ascii=False) if value else ""
 
 
-def _chips(data: ReportData) -> list[tuple[str, str]]:
-    built = [("built", data.built.replace("T", " ").replace("Z", " UTC"))] if data.built else []
-    measured = [("measured on", data.device), ("seed", str(data.seed))]
-    return [("model", data.architecture), ("targets", ", ".join(data.targets)), *measured, *built]
+def _chips(record: Record) -> list[tuple[str, str]]:
+    return [
+        ("model", record.architecture),
+        ("targets", ", ".join(record.targets)),
+        ("measured on", record.device),
+        ("seed", str(record.recipe["calibration"]["seed"])),
+        ("built", record.built.replace("T", " ").replace("Z", " UTC")),
+    ]
 
 
-def _files(data: ReportData) -> list[File]:
+def _files(record: Record) -> list[File]:
     """The checkpoint, then the engines; an engine without a hash of its own is hashed in the bundle's sidecar."""
-    files = [File("checkpoint", "", "", data.checkpoint_sha256, "")] if data.checkpoint_sha256 else []
-    for engine in data.engines:
+    files = [File("checkpoint", "", "", record.checkpoint["sha256"], "")]
+    for engine in record.engines:
         facts = {key: value for key, value in engine.details.items() if key != "sha256"}
         sha256 = str(engine.details.get("sha256", "sha256 in bundle.json"))
         files.append(File(engine.target, engine.path, format_size(engine.size_bytes), sha256, _json(facts)))
     return files
 
 
-def _wer_cards(data: ReportData) -> list[Card]:
-    baseline = reference_rate(data.results)
+def _wer_cards(record: Record) -> list[Card]:
+    baseline = reference_rate(record.results)
     cards = []
-    for result in reference_first(data.results):
+    for result in reference_first(record.results):
         if result.wer is None or (result.precision != "int8" and result.target != REFERENCE):
             continue
         delta, found = rate_delta(result, baseline), result.wer
@@ -202,7 +149,7 @@ def _wer_cards(data: ReportData) -> list[Card]:
         if not found.spaced:
             detail = f"{found.character_errors} errors in {found.characters} characters"
         if delta is not None:
-            detail = f"{format_delta(delta)} points to FP32{_interval(data, result)}"
+            detail = f"{format_delta(delta)} points to FP32{_interval(record, result)}"
         cards.append(Card(f"{found.measure} {result.engine}", f"{format_wer(found.rate)} %", detail))
     return cards
 
@@ -238,10 +185,10 @@ def _speed_cards(results: Sequence[BenchResult]) -> list[Card]:
     return cards
 
 
-def _summary_row(data: ReportData, result: BenchResult) -> dict[str, str]:
+def _summary_row(record: Record, result: BenchResult) -> dict[str, str]:
     latency = shown_latency(result)
-    scored = rates(data.results, result)
-    scored["delta"] += _interval(data, result)
+    scored = rates(record.results, result)
+    scored["delta"] += _interval(record, result)
     return {
         "engine": result.engine,
         **scored,
@@ -255,6 +202,6 @@ def _summary_row(data: ReportData, result: BenchResult) -> dict[str, str]:
     }
 
 
-def _interval(data: ReportData, result: BenchResult) -> str:
-    bounds = data.intervals.get(result.engine)
+def _interval(record: Record, result: BenchResult) -> str:
+    bounds = record.intervals.get(result.engine)
     return f" [{format_delta(bounds[0])}, {format_delta(bounds[1])}]" if bounds else ""

@@ -3,31 +3,14 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
-from trtasr.results import BenchResult, Latency, LayerRow, WerResult
+from trtasr.results import BenchResult, Control, Latency, LayerRow, WerResult
 from trtasr.values import Decision
 
 REFERENCE = "fp32"
 T4_TARGETS = ("t4", "t4-rtx")
 OTHER_GPUS = "rtx-"  # then the capability: rtx-sm86
 NAME_WIDTH = 48
-
-
-class ControlRow(NamedTuple):
-    """One calibration of the control experiment.
-
-    Attributes:
-        calibration: ``synthetic``, ``noise``, ``audio`` ...
-        wer: of the quantized engine in percent, CER where that is judged; None without transcripts.
-        delta: that minus FP32's in points; None without transcripts.
-        sqnr_db: of the network output against FP32 in dB.
-    """
-
-    calibration: str
-    wer: float | None
-    delta: float | None
-    sqnr_db: float
 
 
 def format_size(size_bytes: int) -> str:
@@ -223,10 +206,24 @@ def layer_table(layers: Sequence[LayerRow], show_all: bool = False) -> str:
     return "\n".join(lines)
 
 
-def controls_table(rows: Sequence[ControlRow], measure: str = "WER") -> str:
-    """The data-free claim beside its controls: calibration, WER (or CER), difference to FP32, output SQNR."""
-    cells = [[r.calibration, format_wer(r.wer), format_delta(r.delta), format_db(r.sqnr_db)] for r in rows]
-    return align([["calibration", f"{measure} %", "delta", "SQNR dB"], *cells], right={1, 2, 3})
+def controls_table(controls: Sequence[Control], results: Sequence[BenchResult]) -> str:
+    """The data-free claim beside its controls: calibration, WER (or CER), difference to FP32, output SQNR.
+
+    Args:
+        controls: one per calibration.
+        results: with the FP32 row that they are compared with.
+    """
+    rows = control_rows(controls, results)
+    return align([["calibration", f"{measure_of(results)} %", "delta", "SQNR dB"], *rows], right={1, 2, 3})
+
+
+def control_rows(controls: Sequence[Control], results: Sequence[BenchResult]) -> list[list[str]]:
+    """The cells of that table; ``-`` without transcripts."""
+    baseline, rows = reference_rate(results), []
+    for control in controls:
+        delta = None if baseline is None or control.wer is None else control.wer - baseline
+        rows.append([control.label, format_wer(control.wer), format_delta(delta), format_db(control.sqnr_db)])
+    return rows
 
 
 def sqnr_table(layers: Mapping[str, float], target: str) -> str:

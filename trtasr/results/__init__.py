@@ -12,7 +12,7 @@ from trtasr.results.integer import (
     Proof,
 )
 from trtasr.results.plain import plain
-from trtasr.results.record import SIDECAR
+from trtasr.results.record import SIDECAR, Record
 from trtasr.results.roofline import Bound, Roofline, Traffic
 from trtasr.results.speech import Prepared, Utterance, WerResult
 from trtasr.results.speed import BenchResult, GpuState, Latency, speedup
@@ -35,6 +35,7 @@ __all__ = [
     "LayerSteps",
     "Prepared",
     "Proof",
+    "Record",
     "Roofline",
     "TensorComparison",
     "Traffic",
