@@ -210,6 +210,7 @@ def test_missed_gate_exits_3_and_keeps_the_marked_bundle(compiled, tmp_path, cap
     assert "gate missed: int8 cpu" in printed
     assert printed.splitlines()[-1].startswith("FAILED | ")
     assert json.loads((tmp_path / "out" / "bundle.json").read_text(encoding="utf-8"))["outcome"] == "FAILED"
+    assert "int8 cpu: WER too high" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_reference_that_recognizes_nothing_fails_compile_and_bench(compiled, tmp_path, capsys) -> None:

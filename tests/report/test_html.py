@@ -125,6 +125,16 @@ def test_pictures_are_valid_and_finite():
         assert not re.search(r"\b(nan|inf)\b", drawing, flags=re.IGNORECASE)
 
 
+def test_missed_gates_stand_at_the_top_and_nothing_does_when_all_hold():
+    missed = ("int8 t4: WER 9.00 % is +1.00 points over FP32", "int8 t4 is 0.67 times as fast as FP16")
+    page = render(dataclasses.replace(sample(), problems=missed))
+    top = text(page[: page.index('<div class="cards">')])
+    assert "FAILED 2 quality gates missed" in top
+    assert all(problem in top for problem in missed)
+    assert "1 quality gate missed" in text(render(dataclasses.replace(sample(), problems=missed[:1])))
+    assert "FAILED" not in render(sample())
+
+
 def test_page_is_self_contained():
     page = render(sample())
     assert not re.search(r"https?://|//cdn|<link|@import|src=|url\(", page)
@@ -154,6 +164,7 @@ def test_hostile_strings_are_escaped():
             controls=(Control(bad, 1.0, 1.0),),
             recipe={bad: bad, "calibration": {"method": "synthetic", "seed": bad}},
             commands=(bad,),
+            problems=(bad,),
             subnormal={bad: (bad,)},
             overflowing={bad: (bad,)},
             checkpoint={"file": bad, "sha256": bad, "class": bad},

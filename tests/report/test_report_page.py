@@ -4,6 +4,7 @@ import html
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from report_sample import gpu_sample, sample
@@ -102,7 +103,8 @@ def test_a_click_on_a_header_sorts_and_a_second_one_reverses(tmp_path):
 def test_the_page_does_not_scroll_sideways(tmp_path, width):
     widths = "[frame.contentWindow.innerWidth, inner.documentElement.scrollWidth, inner.body.scrollWidth]"
     script = OPEN_ALL.replace("document", "inner") + f"document.documentElement.dataset.widths = {widths};"
-    dom, console = open_page(tmp_path, framed(render(gpu_sample(30)), width, script))
+    data = replace(gpu_sample(30), problems=("int8 t4: " + "a_very_long_name" * 20,))
+    dom, console = open_page(tmp_path, framed(render(data), width, script))
     inside, *scrolled = map(int, told(dom, "widths").split(","))
     assert console == []
     assert inside == width
