@@ -3,14 +3,12 @@
 import errno
 import os
 import signal
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from trtasr.errors import DiskError
 from trtasr.files import workspace as module
-from trtasr.files.scratch import scratch
 from trtasr.files.workspace import MARK, claimed, sweep, workspace
 
 LOOKALIKE = ".trtasr-abcdefgh"
@@ -119,23 +117,3 @@ def test_a_signal_while_a_workspace_is_cleared_waits(tmp_path: Path, monkeypatch
     finally:
         signal.signal(signal.SIGINT, before)
     assert names(tmp_path) == []
-
-
-def test_no_folder_for_temporary_files_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere() -> str:
-        raise FileNotFoundError(2, "found in ['/tmp']")
-
-    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
-    with pytest.raises(DiskError, match=r"found in \['/tmp'\]"), scratch():
-        pass
-
-
-def test_torch_makes_its_folder_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    with scratch() as folder:
-        assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent == folder
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
-    with scratch():
-        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
