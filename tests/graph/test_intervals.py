@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from trtasr.errors import QualityError
 from trtasr.graph import intervals
 from trtasr.graph.check import run_graph
-from trtasr.graph.interval import Interval, weighted_sums
+from trtasr.graph.interval import Interval
 from trtasr.graph.intervals import Operand, Step, bounds, products
 
 SMALL = [Interval(low, high) for low in range(-4, 5) for high in range(low, 5)]
@@ -257,15 +257,6 @@ def test_padding_and_filling():
 def test_range_lies_between_its_ends():
     ends = operand("start", Interval(3, 5)), operand("limit", Interval(-9, 2)), constant("delta", -1)
     assert bounds(step("Range", *ends)) == Interval(-9, 5)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(-3, 3), min_size=6, max_size=6), st.integers(-2, 2), st.integers(0, 3))
-def test_weighted_sums_are_exact(numbers, low, width):
-    weight = np.asarray(numbers).reshape(2, 3)
-    ends = (min(low, 0), max(low + width, 0))
-    sums = [int(row @ np.asarray(x)) for row in weight for x in product(ends, repeat=3)]
-    assert weighted_sums(Interval(low, low + width), weight, (1,)) == Interval(min(sums), max(sums))
 
 
 def test_weighted_sums_of_wide_weights_do_not_wrap():

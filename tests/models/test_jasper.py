@@ -9,7 +9,7 @@ import torch
 from golden import cases
 
 from trtasr.errors import CheckpointError
-from trtasr.models.jasper import JasperCtc, length_mask
+from trtasr.models.jasper import JasperCtc
 from trtasr.models.load import build_model
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "models.npz")
@@ -68,11 +68,6 @@ def test_batching_never_changes_an_utterance(name):
         together = probs[row, : out[0]]
         np.testing.assert_allclose(together, alone[0, : out[0]], atol=2e-5)
         np.testing.assert_array_equal(together.argmax(-1), alone[0, : out[0]].argmax(-1))
-
-
-def test_length_mask_is_one_inside_and_zero_beyond():
-    mask = length_mask(torch.tensor([3, 0, 5]), 5)
-    assert mask.tolist() == [[[1, 1, 1, 0, 0]], [[0, 0, 0, 0, 0]], [[1, 1, 1, 1, 1]]]
 
 
 @pytest.mark.parametrize(
