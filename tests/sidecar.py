@@ -11,6 +11,7 @@ def description(file: str, **changes: Any) -> dict[str, Any]:
     """What `seal` is given for a CTC bundle whose graphs are one file; ``changes`` replace keys."""
     return {
         "name": "x",
+        "family": "jasper",
         "checkpoint": {"file": "x.nemo", "sha256": "0" * 64, "class": "EncDecCTCModel"},
         "recipe": to_dict(Recipe("x", "x.nemo")),
         "frontend": frontend_json(FrontendConfig()),

@@ -14,10 +14,9 @@ import tokenizers
 import torch
 from golden import whisper_configs
 from nemo_archive import MODULES, archive, config, member
+from recognizers import recognizer
 from whisper_folder import DECODER, FLAGS, weights, write_folder
 
-from trtasr.network.pair_run import texts_of
-from trtasr.pipeline.evaluate import decoder
 from trtasr.zoo.pieces import HERE
 
 BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
@@ -186,11 +185,11 @@ def transformers_of(document: dict) -> Callable[[list[int]], str]:
 
 def spoken(checkpoint, ids: list[int]) -> str:
     """What the product prints where a model says these tokens."""
-    texts = texts_of(checkpoint)
-    if texts.generation:
-        return decoder(texts)(np.array([ids], np.int64), np.array([len(ids)]))[0]
+    read = recognizer(checkpoint, None).decode
+    if checkpoint.generation:
+        return read(np.array([ids], np.int64), np.array([len(ids)]))[0]
     blank = len(checkpoint.vocabulary)
     frames = np.array([frame for token in ids for frame in (token, blank)], np.int64)
     log_probs = np.full((1, len(frames), blank + 1), -9.0, np.float32)
     log_probs[0, np.arange(len(frames)), frames] = 0.0
-    return decoder(texts)(log_probs, np.array([len(frames)]))[0]
+    return read(log_probs, np.array([len(frames)]))[0]

@@ -1,14 +1,17 @@
-"""A tiny random Whisper as two exported graphs, and features with tokens for it."""
+"""A tiny random Whisper as a network of two exported graphs, and features with tokens for it."""
 
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from trtasr.graph.export_pair import export_pair
+from trtasr.audio.log_mel import LogMelConfig
 from trtasr.models.whisper import Whisper
-from trtasr.pipeline.calibrate_pair import PairGraphs
+from trtasr.network.families import network_of, original_of
+from trtasr.network.network import Described, Exported
+from trtasr.pipeline.export import export
 from trtasr.text.generate import Generation
+from trtasr.text.tokens import CharTokenizer
 from trtasr.values import CalibrationSet
 
 ROWS, VOCABULARY = 16, 48
@@ -37,6 +40,9 @@ GENERATION = Generation(
     languages=(),
     tokens_per_second=0.0,
 )
+FRONTEND = LogMelConfig(sample_rate=1000, features=ROWS, n_fft=40, hop_length=25)  # 40 frames a second: 2 s are 80
+TOKENS = CharTokenizer(tuple(f"w{index}" for index in range(VOCABULARY)))
+DESCRIBED = Described("whisper", FRONTEND, TOKENS, GENERATION, 2.0 * CONFIG["max_source_positions"])
 CONVOLUTIONS = "/encoder/conv*"
 
 
@@ -50,10 +56,10 @@ def tiny_whisper(seed=0):
     return model
 
 
-def exported(folder, model=None):
-    graphs = PairGraphs(folder / "encoder.fp32.onnx", folder / "decoder.fp32.onnx")
-    export_pair(model or tiny_whisper(), graphs.encoder, graphs.decoder, ROWS)
-    return graphs
+def exported(folder, model=None) -> Exported:
+    """``encoder.fp32.onnx`` and ``decoder.fp32.onnx``."""
+    network = network_of(DESCRIBED)
+    return export(network, original_of(model or tiny_whisper(), network), folder)
 
 
 def tiny_features(seed=0, batches=2):

@@ -15,11 +15,11 @@ PROMPT = np.array([GENERATION.prompt] * 3)
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory):
-    return exported(tmp_path_factory.mktemp("pair"), hearing_whisper())
+    return exported(tmp_path_factory.mktemp("pair"), hearing_whisper()).files
 
 
 def opened(graphs):
-    return OrtDecoding(graphs.encoder, graphs.decoder, RULES, threads=1)
+    return OrtDecoding(*graphs, RULES, threads=1)
 
 
 @pytest.fixture

@@ -86,5 +86,5 @@ class Pair:
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory):
     module = tiny_whisper()
-    files = exported(tmp_path_factory.mktemp("pair"), module)
-    return Pair(module, onnx.load(files.encoder), onnx.load(files.decoder))
+    files = exported(tmp_path_factory.mktemp("pair"), module).files
+    return Pair(module, *map(onnx.load, files))

@@ -5,16 +5,21 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, shape_inference
-from tiny_archive import config, conformer_network
+from tiny_archive import LETTERS, config, conformer_network
 from tiny_network import MEL
 from torch import nn
 
+from trtasr.audio.features import FrontendConfig
 from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.graph.tensors import weight_tensors
 from trtasr.models.jasper import JasperCtc
-from trtasr.pipeline.scales import table_from_features
+from trtasr.network.ctc import ctc, ctc_original
+from trtasr.network.network import Described
+from trtasr.pipeline.export import export
+from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Quantization
+from trtasr.text.tokens import CharTokenizer
 from trtasr.values import CalibrationSet
 
 CONFORMERS = {
@@ -93,11 +98,12 @@ def test_network_without_means_and_shifts_can_be_calibrated(correction, tmp_path
     model = JasperCtc(config()["encoder"], config()["decoder"]).eval()
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
     assert not any(norm.running_mean.any() or norm.bias.any() for norm in norms)
-    export_onnx(fold_batchnorm(model), tmp_path / "model.onnx", 64)
+    network = ctc(Described("jasper", FrontendConfig(), CharTokenizer(tuple(LETTERS))))
+    graphs = export(network, ctc_original(model, network), tmp_path)
     features = np.random.default_rng(0).normal(size=(4, 64, 80)).astype(np.float32)
     calibration = CalibrationSet((features,), (np.full(4, 80),), "noise")
-    table = table_from_features(tmp_path / "model.onnx", calibration, Quantization(correction=correction), {})
-    sites = [info.name for info in weight_tensors(onnx.load(tmp_path / "model.onnx"))]
+    table = make_table(graphs, calibration, Quantization(correction=correction), {})
+    sites = [info.name for info in weight_tensors(onnx.load(graphs.files[0]))]
     assert len(sites) == sum(isinstance(module, nn.Conv1d) for module in model.modules())
     assert set(table.weights) == set(sites)
 

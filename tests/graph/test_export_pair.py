@@ -208,8 +208,7 @@ def test_equal_biases_are_each_layers_own(tmp_path):
         for name, parameter in module.named_parameters():
             if name.endswith(("fc1.bias", "conv1.bias", "conv2.bias")):
                 parameter.zero_()
-    files = exported(tmp_path, module)
-    for path, prefix in ((files.encoder, "encoder"), (files.decoder, "decoder")):
+    for path, prefix in zip(exported(tmp_path, module).files, ("encoder", "decoder"), strict=True):
         graph = onnx.load(path).graph
         assert "Identity" not in {node.op_type for node in graph.node}
         read = [name for node in graph.node for name in node.input]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recognizers import recognizer
 
 from trtasr.audio.features import MelFrontend
 from trtasr.audio.manifest import read_manifest
@@ -13,8 +14,6 @@ from trtasr.audio.read import read_audio
 from trtasr.bench.wer import evaluate
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.models.load import build_model
-from trtasr.network.pair_run import texts_of
-from trtasr.pipeline.evaluate import decoder
 from trtasr.text.ctc import greedy
 from trtasr.text.normalize import basic_en_v1
 
@@ -65,5 +64,5 @@ def test_conformer_reaches_the_word_error_rate_of_nemo(shared):
         return log_probs.numpy(), frames.numpy()
 
     utterances = prepare(read_manifest(shared / "data" / "librispeech" / "dev.json"), checkpoint.frontend)
-    result = evaluate(run, decoder(texts_of(checkpoint)), utterances, "basic-en-v1", batch=8)
+    result = evaluate(recognizer(checkpoint, run), utterances, "basic-en-v1", batch=8)
     assert result.wer == pytest.approx(11.16, abs=0.2)

@@ -8,15 +8,15 @@ import pytest
 import torch
 from golden import moonshine_configs
 from nemo_archive import archive
+from recognizers import recognizer
 from whisper_folder import write_folder
 
-from trtasr.bench.wer import evaluate as scored
+from trtasr.bench.wer import evaluate
 from trtasr.errors import RecipeError
 from trtasr.models.moonshine import Moonshine
-from trtasr.network.pair_run import PairRunner, texts_of
-from trtasr.pipeline.evaluate import decoder, transcriber
 from trtasr.pipeline.job import Options, begin, checkpoint_of
 from trtasr.pipeline.lock import calibration_settings
+from trtasr.pipeline.measure import transcriber
 from trtasr.recipe import EngineShapes, Recipe, load_recipe
 from trtasr.results import Prepared
 
@@ -59,10 +59,10 @@ def heard(seconds, name="long.wav"):
 def said(moonshine, words, seconds, caplog, rate=0.0):
     """Words of a transcript, and what is warned of."""
     recipe = Recipe("x", str(moonshine))
-    texts = texts_of(checkpoint_of(replace(recipe, generation=replace(recipe.generation, tokens_per_second=rate))))
+    checkpoint = checkpoint_of(replace(recipe, generation=replace(recipe.generation, tokens_per_second=rate)))
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        text = transcriber(PairRunner(Talker(words), texts), texts)(heard(seconds))
+        text = transcriber(recognizer(checkpoint, Talker(words)))(heard(seconds))
     return len(text.split("w")) - 1, [record.getMessage() for record in caplog.records]
 
 
@@ -96,10 +96,10 @@ def test_the_recipe_has_its_own_rate(moonshine, caplog):
 
 
 def test_word_error_rates_say_how_many_were_cut(moonshine, caplog):
-    texts = texts_of(checkpoint_of(Recipe("x", str(moonshine))))
+    checkpoint = checkpoint_of(Recipe("x", str(moonshine)))
     items = [heard(0.5, "short.wav"), heard(2.0, "second.wav"), heard(2.0, "third.wav")]
     with caplog.at_level(logging.WARNING):
-        scored(PairRunner(Talker(8), texts), decoder(texts), items, "none")
+        evaluate(recognizer(checkpoint, Talker(8)), items, "none")
     [warning] = [record.getMessage() for record in caplog.records]
     assert warning.startswith("1 of 3 transcripts lack their end")
     assert warning.endswith("short.wav")

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 from golden import moonshine_configs, whisper_configs
+from recognizers import recognizer
 from whisper_folder import tokenizer_json, write_folder
 
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.models.moonshine import Moonshine
-from trtasr.network.pair_run import PairRunner, texts_of
-from trtasr.pipeline.evaluate import decoder
 
 MOONSHINE = {**moonshine_configs.config(vocab_size=97), "architectures": ["MoonshineForConditionalGeneration"]}
 
@@ -35,9 +34,8 @@ class Script:
 
 def said(checkpoint, script, samples=80):
     """Text of one utterance."""
-    texts = texts_of(checkpoint)
-    found, counts = PairRunner(script, texts)(np.zeros((1, 1, samples), np.float32), np.array([samples]))
-    return decoder(texts)(found, counts)[0]
+    hears = recognizer(checkpoint, script)
+    return hears.decode(*hears.run(np.zeros((1, 1, samples), np.float32), np.array([samples])))[0]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +68,7 @@ def test_the_encoder_runs_once_for_an_utterance(tmp_path, case):
     script = Script([3, 4, checkpoint.generation.end[0]], language=91)
     assert said(checkpoint, script) == "w3 w4"
     assert script.begun == 1
-    PairRunner(script, texts_of(checkpoint)).said(np.zeros((1, 1, 80), np.float32), np.array([80]))
+    recognizer(checkpoint, script).example(np.zeros((1, 1, 80), np.float32), np.array([80]))
     assert script.begun == 2
 
 

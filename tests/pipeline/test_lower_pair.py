@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from trtasr.pipeline.calibrate_pair import pair_table
 from whisper_pair import CONFIG, CONVOLUTIONS, GENERATION, ROWS, VOCABULARY, exported, tiny_features, tiny_whisper
 
 from trtasr.audio.log_mel import LogMelConfig
@@ -12,7 +13,6 @@ from trtasr.audio.waveform import WaveformConfig
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.errors import RecipeError
 from trtasr.pipeline import lower_pair
-from trtasr.pipeline.calibrate_pair import pair_table
 from trtasr.pipeline.lower_pair import (
     UNLIMITED,
     cache_shape,

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from tiny_archive import write_manifest
+from trtasr.pipeline.calibrate_pair import teacher_tokens
+from trtasr.pipeline.pair_features import NOISE_LEVEL, noise, pair_features, synthetic
 from whisper_pair import CONFIG, GENERATION, ROWS, VOCABULARY, exported
 
 from trtasr.audio.frontend import frontend
@@ -14,8 +16,6 @@ from trtasr.audio.log_mel import LogMelConfig
 from trtasr.audio.waveform import WaveformConfig
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.errors import RecipeError
-from trtasr.pipeline.calibrate_pair import teacher_tokens
-from trtasr.pipeline.pair_features import NOISE_LEVEL, noise, pair_features, synthetic
 from trtasr.quant.speech_noise import speech_shaped_audio
 from trtasr.recipe import Calibration, Recipe
 from trtasr.text.tokens import CharTokenizer

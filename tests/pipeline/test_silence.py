@@ -4,16 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from placed_pair import placed_pair
-from trtasr.pipeline.compile_pair import exported_pair
+import soundfile
+from exported import exported, placed
 
 from trtasr.audio.frontend import frontend
 from trtasr.audio.prepare import features_of
-from trtasr.checkpoint.read import read_checkpoint
-from trtasr.models.load import build_model
-from trtasr.network.pair_run import texts_of
-from trtasr.pipeline.evaluate import decoder, running
 from trtasr.pipeline.lock import read_table
 from trtasr.targets import CPU, T4_RTX
 
@@ -24,35 +19,33 @@ SECONDS = (0.5, 3.0, 12.0)
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Encoder graphs by precision, with their decoders beside them."""
+    """The network, and its graphs by precision."""
     folder = tmp_path_factory.mktemp("silence")
-    checkpoint = read_checkpoint(ROOT / "trtasr" / "zoo" / "whisper")
     table = read_table(ROOT / "calib" / "whisper.json")
-    graphs = exported_pair(build_model(checkpoint.family, checkpoint.config, checkpoint.weights), checkpoint, folder)
-    paths = {target.name: placed_pair(graphs, table, target, folder / target.name) for target in (T4_RTX, CPU)}
-    return checkpoint, {"fp32": graphs.encoder, **paths}
+    graphs = exported(ROOT / "trtasr" / "zoo" / "whisper", folder)
+    files = {target.name: placed(graphs, table, target, folder / target.name) for target in (T4_RTX, CPU)}
+    return graphs.network, {"fp32": graphs.files, **files}
+
+
+def heard(recognizer, samples, front):
+    """Transcript of float32 samples."""
+    features, frames = features_of(samples, front)
+    return recognizer.decode(*recognizer.run(features[None], np.array([frames], np.int64)))[0]
 
 
 @pytest.mark.parametrize("kind", ["fp32", T4_RTX.name, CPU.name])
 def test_nothing_is_heard_where_nothing_is_said(built, kind):
-    checkpoint, paths = built
-    texts, front = texts_of(checkpoint), frontend(checkpoint.frontend)
-    noise = np.random.default_rng(0)
-    with running(paths[kind], texts) as run:
+    network, files = built
+    noise, front = np.random.default_rng(0), frontend(network.frontend)
+    with network.open(files[kind]) as recognizer:
         for level in LEVELS:
             for seconds in SECONDS:
                 samples = (level * noise.standard_normal(round(16000 * seconds))).astype(np.float32)
-                features, frames = features_of(samples, front)
-                found = run(features[None], np.array([frames], np.int64))
-                assert decoder(texts)(*found) == [""], (level, seconds)
+                assert heard(recognizer, samples, front) == "", (level, seconds)
 
 
 def test_speech_is_heard(built):
-    checkpoint, paths = built
-    import soundfile  # noqa: PLC0415
-
+    network, files = built
     samples, _ = soundfile.read(ROOT / "trtasr" / "zoo" / "eval" / "000.ogg", dtype="float32")
-    features, frames = frontend(checkpoint.frontend)(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
-    with running(paths["fp32"], texts_of(checkpoint)) as run:
-        heard = decoder(texts_of(checkpoint))(*run(features.numpy(), frames.numpy()))
-    assert heard[0]
+    with network.open(files["fp32"]) as recognizer:
+        assert heard(recognizer, samples, frontend(network.frontend))
