@@ -5,7 +5,7 @@ only, so that every stage, the report included, may name the types it receives.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,12 +50,14 @@ class CalibrationSet:
     tokens: tuple[IntArray, ...] = ()
 
     def examples(self) -> list[Example]:
-        """Each item alone; empty items are left out."""
-        found, tokens = [], iter(self.tokens)
+        """Each item alone, cut to its valid length; empty items are left out."""
+        said, found = iter(self.tokens), []
         for batch, lengths in zip(self.batches, self.lengths, strict=True):
             for item, length in zip(batch, lengths, strict=True):
-                said = next(tokens, None)
-                found += [replace(example, tokens=said) for example in alone(item[None], length[None])]
+                tokens = next(said, None)
+                if length > 0:
+                    features = np.ascontiguousarray(item[None, :, : int(length)])
+                    found.append(Example(features, np.array([length], np.int64), tokens))
         return found
 
 

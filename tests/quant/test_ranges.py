@@ -10,9 +10,9 @@ from trtasr.errors import QualityError, RecipeError
 from trtasr.quant.ranges import (
     BINS,
     OBSERVERS,
+    Histogram,
     activation_scale,
     collect,
-    empty_histogram,
     grow,
     mse_amax,
     noise_power,
@@ -27,7 +27,7 @@ finite = hnp.arrays(np.float32, st.integers(1, 200), elements=st.floats(-1e4, 1e
 @given(st.lists(finite, min_size=1, max_size=5))
 @settings(max_examples=60, deadline=None)
 def test_streaming_keeps_every_count_and_the_exact_extremes(parts: list[np.ndarray]) -> None:
-    histogram = empty_histogram()
+    histogram = Histogram()
     for part in parts:
         histogram = update(histogram, part)
     whole = np.concatenate(parts)
@@ -42,7 +42,7 @@ def test_streaming_keeps_every_count_and_the_exact_extremes(parts: list[np.ndarr
 def test_order_of_the_stream_does_not_change_the_range(order: list[int]) -> None:
     generator = np.random.default_rng(0)
     parts = [generator.normal(0, scale, 500).astype(np.float32) for scale in (0.1, 1, 10, 100)]
-    histogram = empty_histogram()
+    histogram = Histogram()
     for index in order:
         histogram = update(histogram, parts[index])
     assert histogram.amax == max(np.abs(p).max() for p in parts)
@@ -60,7 +60,7 @@ def test_growing_merges_neighbours_and_covers() -> None:
 
 def test_every_observer_stays_inside_the_seen_range() -> None:
     values = np.random.default_rng(1).standard_t(3, 50_000).astype(np.float32)
-    histogram = update(empty_histogram(), values)
+    histogram = update(Histogram(), values)
     for name, observer in OBSERVERS.items():
         assert 0 < observer(histogram) <= histogram.amax, name
     assert OBSERVERS["max"](histogram) == np.abs(values).max()
@@ -68,13 +68,13 @@ def test_every_observer_stays_inside_the_seen_range() -> None:
 
 def test_percentile_agrees_with_numpy() -> None:
     values = np.random.default_rng(2).normal(size=200_000).astype(np.float32)
-    histogram = update(empty_histogram(), values)
+    histogram = update(Histogram(), values)
     assert abs(percentile_amax(histogram, 99.0) - np.percentile(np.abs(values), 99.0)) < 2 * histogram.limit / BINS
 
 
 def test_mse_clips_heavy_tails_and_never_does_worse_than_max() -> None:
     values = np.random.default_rng(3).standard_t(2.5, 100_000).astype(np.float32)
-    histogram = update(empty_histogram(), values)
+    histogram = update(Histogram(), values)
     best = mse_amax(histogram)
     assert best < histogram.amax
     assert noise_power(histogram, best) <= noise_power(histogram, histogram.amax)
@@ -82,7 +82,7 @@ def test_mse_clips_heavy_tails_and_never_does_worse_than_max() -> None:
 
 def test_sqnr_from_the_histogram_matches_direct_quantization() -> None:
     values = np.random.default_rng(4).normal(size=100_000).astype(np.float32)
-    histogram = update(empty_histogram(), values)
+    histogram = update(Histogram(), values)
     step = histogram.amax / 127
     error = values - np.clip(np.rint(values / step), -127, 127) * step
     direct = 10 * np.log10(np.square(values).sum() / np.square(error).sum())
@@ -92,11 +92,11 @@ def test_sqnr_from_the_histogram_matches_direct_quantization() -> None:
 def test_nan_and_infinity_are_refused() -> None:
     for bad in (np.nan, np.inf):
         with pytest.raises(QualityError, match="NaN or infinite"):
-            update(empty_histogram(), np.array([1.0, bad], np.float32))
+            update(Histogram(), np.array([1.0, bad], np.float32))
 
 
 def test_silent_tensor_gets_a_positive_scale() -> None:
-    scale = activation_scale(update(empty_histogram(), np.zeros(10, np.float32)), "max")
+    scale = activation_scale(update(Histogram(), np.zeros(10, np.float32)), "max")
     assert scale.scale > 0
     assert scale.non_negative
 
@@ -114,4 +114,4 @@ def test_sign_is_remembered_over_the_stream() -> None:
 
 def test_unknown_observer_is_refused() -> None:
     with pytest.raises(RecipeError, match="use one of"):
-        activation_scale(update(empty_histogram(), np.ones(3, np.float32)), "median")
+        activation_scale(update(Histogram(), np.ones(3, np.float32)), "median")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trtasr.errors import QualityError, RecipeError
-from trtasr.quant.ranges import empty_histogram, update
+from trtasr.quant.ranges import Histogram, update
 from trtasr.quant.scales import quantize_weight, scale_table, table_from_json, table_to_json, weight_scale
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
@@ -113,7 +113,7 @@ def test_unsigned_and_signed_scales_cover_the_same_range() -> None:
 
 
 def test_table_takes_observer_and_sign_from_the_histogram() -> None:
-    histogram = update(empty_histogram(), np.array([0.0, 2.54], np.float32))
+    histogram = update(Histogram(), np.array([0.0, 2.54], np.float32))
     entry = scale_table({"x": histogram}, {}, "max").activations["x"]
     assert 0.02 <= entry.scale <= 0.02 * (1 + 2**-10)
     assert entry.non_negative

@@ -155,7 +155,8 @@ def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
         bundle was compiled from. UsageError: `out` cannot be written.
     """
     from trtasr.checkpoint.read import read_checkpoint  # noqa: PLC0415
-    from trtasr.pipeline.features import heard_features  # noqa: PLC0415 - torch
+    from trtasr.pipeline.export import export  # noqa: PLC0415
+    from trtasr.pipeline.features import calibration_features  # noqa: PLC0415 - torch
     from trtasr.pipeline.job import wired  # noqa: PLC0415
 
     recipe, expected = find_model(model, assignments)
@@ -166,8 +167,8 @@ def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
             f"(sha256 {expected[:12]}, not {checkpoint.sha256[:12]})",
             "compile the bundle again, or name its archive with --set checkpoint=FILE",
         )
-    with scratch():  # torch's own temporary files
-        features = heard_features(recipe.calibration.method, recipe, *wired(checkpoint))
+    with scratch() as folder:
+        features = calibration_features(recipe.calibration.method, recipe, export(*wired(checkpoint), folder))
     count = save_features(out, features, checkpoint.sha256)
     return f"{out}: {count} utterances, {features.method}, {frames_text(features)}, checkpoint {checkpoint.sha256[:12]}"
 

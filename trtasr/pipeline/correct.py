@@ -34,8 +34,8 @@ from trtasr.quant.propagate import (
     reliability,
     vulnerability,
 )
-from trtasr.quant.ranges import CODES, Histogram, empty_histogram, update
-from trtasr.quant.scales import along, quantize_weight, tensor_scale, weight_scale
+from trtasr.quant.ranges import CODES, Histogram, activation_scale, update
+from trtasr.quant.scales import along, quantize_weight, weight_scale
 from trtasr.recipe import Quantization
 from trtasr.targets.target import depthwise
 from trtasr.values import Array, FloatArray, WeightScale
@@ -112,7 +112,7 @@ def correct(
 
     def seen(name: str, values: FloatArray) -> None:
         if name in scaled:
-            found.histograms[name] = update(found.histograms.get(name) or empty_histogram(), values)
+            found.histograms[name] = update(found.histograms.get(name, Histogram()), values)
 
     def visit(layer: Visited) -> Replaced:
         return corrected_layer(given, layer, found, given.ranks.get(layer.node.name, 0.0))
@@ -221,7 +221,7 @@ def layer_settings(settings: Quantization, layer: Visited) -> Quantization:
 def input_scale(given: Given, name: str, histogram: Histogram) -> np.float32:
     """Scale of a layer's input, from what the quantized stream has shown."""
     settings = given.quantization
-    return tensor_scale(histogram, settings.ranges, settings.headroom, given.fixed.get(name)).scale
+    return activation_scale(histogram, settings.ranges, settings.headroom, given.fixed.get(name)).scale
 
 
 def fake_quantized(values: FloatArray, scale: np.float32) -> FloatArray:

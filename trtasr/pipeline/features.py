@@ -8,7 +8,7 @@ from trtasr.audio.frontend import Frontend
 from trtasr.audio.manifest import read_manifest
 from trtasr.audio.prepare import prepare
 from trtasr.errors import AudioError, RecipeError
-from trtasr.network.network import Exported, Network, Original
+from trtasr.network.network import Exported
 from trtasr.recipe import Recipe
 from trtasr.values import CalibrationSet
 
@@ -27,21 +27,15 @@ def calibration_features(method: str, recipe: Recipe, exported: Exported) -> Cal
         RecipeError: the calibration is longer than the model hears, or audio without a manifest. AudioError: a broken
             recording, or one longer than the model hears.
     """
-    found = heard_features(method, recipe, exported.network, exported.original)
-    return exported.original.spoken(exported.files, found)
-
-
-def heard_features(method: str, recipe: Recipe, network: Network, original: Original) -> CalibrationSet:
-    """The same without tokens."""
-    calibration, config = recipe.calibration, network.frontend
-    most, rate = network.described.most_frames, config.frames_per_second
+    calibration, described, original = recipe.calibration, exported.network.described, exported.original
+    most, rate = described.most_frames, described.frontend.frames_per_second
     if calibration.seconds * rate > most:
         raise RecipeError(
             f"calibration.seconds = {calibration.seconds:g}: longer than the model hears",
             f"use at most {most / rate:g}",
         )
     makers = {"synthetic": original.synthetic, "noise": original.noise}
-    found = audio(recipe, config) if method == "audio" else makers[method](calibration)
+    found = audio(recipe, described.frontend) if method == "audio" else makers[method](calibration)
     longest = max(int(lengths.max()) for lengths in found.lengths)
     if longest == 0:
         raise AudioError("calibration: every recording is shorter than one feature frame", "give other recordings")
@@ -50,7 +44,7 @@ def heard_features(method: str, recipe: Recipe, network: Network, original: Orig
             f"calibration: a recording of {longest / rate:.1f} s is longer than the model hears",
             "leave it out of the calibration manifest",
         )
-    return found
+    return original.spoken(exported.files, found)
 
 
 def audio(recipe: Recipe, frontend: Frontend) -> CalibrationSet:

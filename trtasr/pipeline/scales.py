@@ -5,7 +5,7 @@ is walked instead: the quantized stream of a part goes on into the next.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,7 +62,13 @@ def make_table(
     patterns = own_patterns(quantization.exclude, models)
     sections = [replace(quantization, exclude=own) for own in patterns]
     made = walked_tables if quantization.walked else observed_tables
-    return replace(united(made(exported, models, sections, examples)), settings=settings)
+    whole: dict[str, dict[str, Any]] = {name: {} for name in FIELDS}
+    for table in made(exported, models, sections, examples):
+        for name in FIELDS:
+            own = getattr(table, name)
+            assert not whole[name].keys() & own.keys(), f"two graphs have {name} of the same name"
+            whole[name] |= own
+    return ScaleTable(**whole, settings=settings)
 
 
 def observed_tables(
@@ -72,9 +78,7 @@ def observed_tables(
     for index, (model, section) in enumerate(zip(models, sections, strict=True)):
         found = centers(exported, index, model, section, examples)
         centered = center(model, found.offsets)
-        source = (
-            centered.SerializeToString() if found.offsets else exported.files[index]
-        )  # the same graph: not held twice
+        source = exported.files[index] if not found.offsets else centered.SerializeToString()
         inputs = feeds(exported.network, exported.files, examples, index)
         histograms = collect(observe(source, activation_tensors(centered), inputs))
         table = scale_table(histograms, weight_arrays(centered), section.ranges, section.headroom, found.fixed)
@@ -167,14 +171,3 @@ def weight_arrays(graph: onnx.ModelProto) -> dict[str, tuple[FloatArray, int]]:
     """Initializer name -> (float32 weight, output-channel axis) of every weighted node."""
     stored = {tensor.name: tensor for tensor in graph.graph.initializer}
     return {w.name: (onnx.numpy_helper.to_array(stored[w.name]), w.axis) for w in weight_tensors(graph)}
-
-
-def united(tables: Iterable[ScaleTable]) -> ScaleTable:
-    """One table of several graphs, whose layers and tensors differ in name."""
-    whole: dict[str, dict[str, Any]] = {name: {} for name in FIELDS}
-    for table in tables:
-        for name in FIELDS:
-            own = getattr(table, name)
-            assert not whole[name].keys() & own.keys(), f"two graphs have {name} of the same name"
-            whole[name] |= own
-    return ScaleTable(**whole)

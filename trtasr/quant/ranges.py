@@ -6,7 +6,7 @@ larger value arrives (neighbouring bins merge, so no count is ever lost).
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -38,7 +38,7 @@ class Histogram:
         power: sum of x^2.
     """
 
-    counts: Counts
+    counts: Counts = field(default_factory=lambda: np.zeros(BINS))
     limit: float = 0.0
     amax: float = 0.0
     minimum: float = math.inf
@@ -48,11 +48,6 @@ class Histogram:
     def centers(self) -> Counts:
         """Bin centers [BINS], in the tensor's unit."""
         return (np.arange(BINS, dtype=np.float64) + 0.5) * np.float64(self.limit / BINS)
-
-
-def empty_histogram() -> Histogram:
-    """A histogram of nothing."""
-    return Histogram(np.zeros(BINS))
 
 
 def update(histogram: Histogram, values: FloatArray) -> Histogram:
@@ -100,7 +95,7 @@ def collect(stream: Iterable[tuple[str, FloatArray]]) -> dict[str, Histogram]:
     """Histograms of every tensor in a stream of (tensor name, values)."""
     histograms: dict[str, Histogram] = {}
     for name, values in stream:
-        histograms[name] = update(histograms.get(name) or empty_histogram(), values)
+        histograms[name] = update(histograms.get(name, Histogram()), values)
     return histograms
 
 
@@ -186,24 +181,25 @@ def representable_amax(amax: float) -> float:
     return float(representable(amax / CODES)) * CODES
 
 
-def activation_scale(histogram: Histogram, method: str, headroom: float = 1.0) -> TensorScale:
-    """The scale of one tensor by one observer.
+def activation_scale(
+    histogram: Histogram, method: str, headroom: float = 1.0, centered: float | None = None
+) -> TensorScale:
+    """The scale of one tensor by one observer, with its SQNR.
 
     Args:
         histogram: of the tensor.
         method: observer.
         headroom: factor on what the observer chose; above 1 leaves room for values beyond the calibration data.
+        centered: clipping magnitude that centering has fixed; observer and headroom do not apply to it.
 
     Raises:
         RecipeError: unknown observer.
     """
     if method not in OBSERVERS:
         raise RecipeError(f"quantization.ranges: {method!r}", f"use one of {', '.join(OBSERVERS)}")
-    amax = OBSERVERS[method](histogram) if histogram.limit > 0 else 0.0
-    amax = representable_amax(max(amax * headroom, SMALLEST_AMAX))
-    return TensorScale(amax, method, histogram.minimum >= 0, sqnr_db(histogram, amax))
-
-
-def fixed_scale(histogram: Histogram, amax: float, method: str) -> TensorScale:
-    """The scale of a tensor whose clipping magnitude was decided elsewhere, with its SQNR."""
+    if centered is not None:
+        amax, method = centered, "centered"
+    else:
+        seen = OBSERVERS[method](histogram) if histogram.limit > 0 else 0.0
+        amax = representable_amax(max(seen * headroom, SMALLEST_AMAX))
     return TensorScale(amax, method, histogram.minimum >= 0, sqnr_db(histogram, amax))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from trtasr.errors import QualityError, RecipeError, said
-from trtasr.quant.ranges import CODES, Histogram, activation_scale, fixed_scale, representable
+from trtasr.quant.ranges import CODES, Histogram, activation_scale, representable
 from trtasr.values import FloatArray, ScaleTable, TensorScale, WeightScale
 
 logger = logging.getLogger(__name__)
@@ -118,17 +118,10 @@ def scale_table(
         QualityError: a scale that is not positive and finite.
     """
     fixed = centered or {}
-    activations = {name: tensor_scale(h, method, headroom, fixed.get(name)) for name, h in histograms.items()}
+    activations = {name: activation_scale(h, method, headroom, fixed.get(name)) for name, h in histograms.items()}
     table = ScaleTable(activations, {n: weight_scale(w, axis) for n, (w, axis) in weights.items()})
     check_table(table)
     return table
-
-
-def tensor_scale(histogram: Histogram, method: str, headroom: float, centered: float | None = None) -> TensorScale:
-    """Scale of one tensor: by an observer with headroom, or of the magnitude that centering has fixed."""
-    if centered is not None:
-        return fixed_scale(histogram, centered, "centered")
-    return activation_scale(histogram, method, headroom)
 
 
 def check_table(table: ScaleTable) -> None:
