@@ -88,10 +88,11 @@ t4-acceptance: $(STAMP) ## on a T4 host: build, measure and compare every varian
 chaos: $(STAMP) ## signals, full disks and races at random moments of a compile (minutes)
 	$(BIN)/python tests/chaos/chaos.py
 
-lint: $(STAMP) ## ruff, its formatter, and mypy --strict
+lint: $(STAMP) ## ruff, its formatter, mypy --strict, and vulture for dead code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vulture trtasr --min-confidence 80
 
 zoo: $(STAMP) ## train the bundled MODEL again (one hour on 2 quiet cores; needs espeak-ng)
 	$(BIN)/python -m $(training)

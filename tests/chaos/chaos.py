@@ -27,10 +27,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from running import FAST, NOTE, Place, Row, Run, check_bundle, check_strays, compiling, judge, seal_of, strays
+from stored_table import read_table
 from tiny_archive import write_archive
 
 from trtasr.files.workspace import sweep
-from trtasr.pipeline.lock import cache_text, read_table
+from trtasr.pipeline.lock import cache_text
 
 NEW_NAMESPACES = 0x00020000 | 0x10000000  # mounts and users, of unshare(2)
 

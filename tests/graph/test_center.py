@@ -3,12 +3,11 @@ import copy
 import numpy as np
 import pytest
 from onnx import numpy_helper
-from tiny_network import valid
+from tiny_network import valid, with_outputs
 
 from trtasr.errors import UsageError
 from trtasr.graph.center import center, centerable, give_back_quantized
 from trtasr.graph.check import assert_parity, check_model, run_graph
-from trtasr.graph.tensors import with_outputs
 from trtasr.quant.scales import quantize_weight
 from trtasr.values import ScaleTable
 

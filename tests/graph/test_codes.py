@@ -5,11 +5,11 @@ import math
 import numpy as np
 import onnx
 import pytest
+from tiny_network import with_outputs
 
 from trtasr.errors import UsageError
 from trtasr.graph.check import run_graph
 from trtasr.graph.codes import SWISH_LOW, Codes, code_formats, codes_from, lowest
-from trtasr.graph.tensors import with_outputs
 from trtasr.values import ScaleTable, TensorScale
 
 HEADER = '<ir_version: 9, opset_import: ["" : 20]>'

@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from tiny_network import CHANNELS, CLASSES, MEL
+from tiny_network import CHANNELS, CLASSES, MEL, with_outputs
 
 from trtasr.graph.check import run_graph
 from trtasr.graph.tensors import (
@@ -11,7 +11,6 @@ from trtasr.graph.tensors import (
     lookups,
     sites,
     weight_tensors,
-    with_outputs,
 )
 from trtasr.graph.traffic import macs_per_second
 

@@ -1,12 +1,15 @@
 """A tiny masked network in the Jasper form, and how its outputs are compared."""
 
+import copy
+
 import numpy as np
+import onnx
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from trtasr.graph.check import run_graph
-from trtasr.graph.tensors import activation_tensors, weight_tensors, with_outputs
+from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
 MEL, CHANNELS, CLASSES = 16, 32, 29
@@ -87,3 +90,14 @@ def table_of(graph, inputs):
         name: TensorScale(float(np.abs(values[name]).max()), "max", bool((values[name] >= 0).all())) for name in names
     }
     return ScaleTable(activations, weights)
+
+
+def with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """A copy whose outputs are exactly ``names`` (float32); graph inputs among them are left out."""
+    inputs = {value.name for value in model.graph.input}
+    copied = copy.deepcopy(model)
+    del copied.graph.output[:]
+    copied.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in inputs
+    )
+    return copied

@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from stored_table import read_table
 from trtasr.pipeline.calibrate_pair import PairGraphs, Voice, pair_ranks, pair_table, teacher_tokens
 from whisper_pair import CONVOLUTIONS, END, ENGLISH, FRENCH, GENERATION, alone, exported, tiny_features, tiny_whisper
 
@@ -22,7 +23,7 @@ from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.pipeline import calibrate_pair
 from trtasr.pipeline import correct as correcting
 from trtasr.pipeline.controls import quantized_graph
-from trtasr.pipeline.lock import cache_text, read_table, write_table
+from trtasr.pipeline.lock import cache_text, write_table
 from trtasr.quant.ranges import representable_amax
 from trtasr.quant.scales import quantize_weight, table_to_json
 from trtasr.recipe import Quantization

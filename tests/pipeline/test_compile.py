@@ -16,6 +16,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from stored_table import table_from_json
 from tiny_archive import config, state, write_manifest, write_members
 
 from trtasr.audio.features import FrontendConfig, MelFrontend, mel_bank
@@ -27,7 +28,6 @@ from trtasr.models.jasper import JasperCtc
 from trtasr.pipeline import record
 from trtasr.pipeline.lower import lower
 from trtasr.pipeline.opened import open_engine
-from trtasr.quant.scales import table_from_json
 from trtasr.targets import TARGETS
 
 FAST = [

@@ -14,6 +14,7 @@ import whisper_folder
 from compiling_pair import CHEAP, HALVES, compiled_bundle, compiling, read, run, speech_folder
 from golden import whisper_configs
 from onnx import TensorProto, numpy_helper
+from stored_table import table_from_json
 from whisper_folder import write_folder
 
 from trtasr.checkpoint.read import read_checkpoint
@@ -22,7 +23,6 @@ from trtasr.graph.own_part import own_part
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.pipeline import compile_pair, job
 from trtasr.pipeline.lower import lower
-from trtasr.quant.scales import table_from_json
 from trtasr.targets import T4, TARGETS
 
 

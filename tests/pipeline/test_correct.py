@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from calibration_loss import calibration_loss
 from onnx import numpy_helper
+from stored_table import read_table
 from tiny_archive import write_archive, write_manifest
 
 from trtasr.checkpoint.nemo import read_nemo
@@ -23,9 +25,9 @@ from trtasr.graph.integer import first_read, integerize
 from trtasr.models.load import build_model
 from trtasr.pipeline import correct as correcting
 from trtasr.pipeline.controls import quantized_graph
-from trtasr.pipeline.lock import cache_text, read_table, write_table
+from trtasr.pipeline.lock import cache_text, write_table
 from trtasr.pipeline.scales import table_from_features, walked
-from trtasr.quant.propagate import calibration_loss, correction, joined
+from trtasr.quant.propagate import correction, joined
 from trtasr.quant.scales import quantize_weight
 from trtasr.quant.synthesize import SynthesisSettings, synthesize
 from trtasr.recipe import Quantization

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from stored_table import read_table
 from tiny_archive import config, write_archive, write_conformer, write_manifest
 
 from trtasr.audio.manifest import read_manifest
@@ -24,7 +25,6 @@ from trtasr.pipeline.compare_integer import executor
 from trtasr.pipeline.evaluate import feeds
 from trtasr.pipeline.integer_graph import GRAPH, longest_of, write_integer
 from trtasr.pipeline.job import model_of
-from trtasr.pipeline.lock import read_table
 from trtasr.pipeline.lower import FP32, save
 
 ROOT = Path(__file__).parents[2]

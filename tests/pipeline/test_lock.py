@@ -12,18 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from stored_table import read_table
 from tiny_archive import write_archive
 
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.errors import RecipeError, TrtasrError, UsageError
-from trtasr.pipeline.lock import (
-    cache_text,
-    calibration_settings,
-    committed_table,
-    read_table,
-    weight_bytes,
-    write_table,
-)
+from trtasr.pipeline.lock import cache_text, calibration_settings, committed_table, weight_bytes, write_table
 from trtasr.recipe import Quantization, Recipe, load_recipe
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 

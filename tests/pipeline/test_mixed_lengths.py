@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from exported import exported, placed
+from stored_table import read_table
 
 from trtasr.audio.manifest import read_manifest
 from trtasr.audio.prepare import prepare
 from trtasr.bench.wer import evaluate
 from trtasr.network.network import Files, Network
 from trtasr.pipeline.export import centered
-from trtasr.pipeline.lock import read_table
 from trtasr.results import Prepared
 from trtasr.targets import CPU, T4_RTX
 

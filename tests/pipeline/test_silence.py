@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 from exported import exported, placed
+from stored_table import read_table
 
 from trtasr.audio.frontend import frontend
 from trtasr.audio.prepare import features_of
-from trtasr.pipeline.lock import read_table
 from trtasr.targets import CPU, T4_RTX
 
 ROOT = Path(__file__).parents[2]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from calibration_loss import calibration_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,6 @@ from trtasr.quant.propagate import (
     Columns,
     Geometry,
     best_step,
-    calibration_loss,
     columns,
     correction,
     fade_alpha,

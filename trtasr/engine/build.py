@@ -14,7 +14,6 @@ from trtasr.results import Engine
 log = logging.getLogger(__name__)
 
 CAPABILITY = "sm75"
-CAPABILITIES = ("sm75", "sm86", "sm89", "sm120")
 RTX_PACKAGES = ("tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "tensorrt-rtx")
 RTX_MINIMUM = (1, 7, 1)
 RTX_INSTALL = "pip install 'tensorrt-rtx-cu12>=1.7.1'"

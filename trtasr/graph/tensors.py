@@ -1,7 +1,5 @@
 """What can be quantized in a graph: activation tensors, weights, sites."""
 
-import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,17 +129,6 @@ def rows_per_frame(model: onnx.ModelProto) -> dict[str, int]:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     shapes = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.input, *inferred.value_info)}
     return {name: dims[3].dim_value for name, dims in shapes.items() if len(dims) == 4 and dims[3].dim_value > 0}
-
-
-def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy whose outputs are exactly ``names`` (float32); graph inputs among them are left out."""
-    inputs = {value.name for value in model.graph.input}
-    copied = copy.deepcopy(model)
-    del copied.graph.output[:]
-    copied.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in inputs
-    )
-    return copied
 
 
 def sites(model: onnx.ModelProto) -> tuple[Site, ...]:

@@ -93,7 +93,7 @@ def committed_table(folder: Path, name: str, settings: Mapping[str, Any]) -> Sca
     Settings come first: nothing about the weights of a table that is not used matters.
 
     Raises:
-        UsageError: `read_table`.
+        UsageError: no scale table, or the file of weights is missing, broken or of another table.
     """
     sweep(folder)  # a `calibrate` that was killed in its last step is finished first
     path = folder / f"{name}.json"
@@ -113,15 +113,6 @@ def check_cache(path: Path, table: ScaleTable) -> None:
     cache = path.with_suffix(".cache")
     if is_file(cache) and Source(cache, UsageError, REMAKE_BOTH).content() != cache_text(table).encode():
         logger.warning("%s: does not hold the scales of %s; %s", cache, path.name, REMAKE_BOTH)
-
-
-def read_table(path: Path) -> ScaleTable:
-    """Read a scale table file, and the corrected weights beside it if it names any.
-
-    Raises:
-        UsageError: no scale table, or the file of weights is missing, broken or of another table.
-    """
-    return with_weights(path, *read_scales(path))
 
 
 def read_scales(path: Path) -> tuple[StoredWeights, ScaleTable]:

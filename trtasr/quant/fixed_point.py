@@ -26,10 +26,9 @@ EXPONENT_BITS = 16  # 1.0 is 2^16 in the exponents, of two, that Softmax and Sig
 EXPONENT_SCALE = float(np.log(2)) / 2**EXPONENT_BITS  # the same as a scale: e^x = 2^(x / ln 2)
 EXPONENT_LIMIT = 2**28  # saturates at e^(+-2839)
 
-# 2^-f on [0, 1] = c0 - f (c1 - f (c2 - f (c3 - f c4))), the best polynomial of degree 4 (Remez), in 2^-30.
+# 2^-f on [0, 1] = c0 - f (c1 - f (c2 - f (c3 - f c4))), the best polynomial of degree 4 (Remez), in 2^-30: off by at
+# most 1.9e-6; Softmax and Sigmoid by 4e-6, the rounding of what they read included.
 EXP2 = (1073739835, 744159319, 257105068, 57166560, 7353878)
-EXP2_ERROR = 1.9e-6  # largest absolute error of that polynomial
-SHARE_ERROR = 4e-6  # of Softmax and Sigmoid, the rounding of what they read included
 LARGEST_SHIFT = 31  # 2^30 shifted by so much is 0
 ISQRT_STEPS = 6  # of Newton's method from a start within a factor of 2 above the root
 

@@ -155,14 +155,8 @@ def solved_right(target: Matrix, system: Matrix) -> Matrix:
     return np.asarray(np.linalg.solve(system, target.swapaxes(1, 2)).swapaxes(1, 2), np.float64)
 
 
-def calibration_loss(weight: Matrix, change: Matrix, found: Columns) -> float:
-    """||W X - (W + change) Xq||^2: squared error of the layer's output over the columns."""
-    missing = np.matmul(weight, found.error) - np.matmul(change, found.quantized)
-    return float(np.square(missing).sum())
-
-
 def best_step(weight: Matrix, direction: Matrix, found: Columns) -> float:
-    """The alpha in [0, 1] that minimizes `calibration_loss` of alpha D on these columns; 0 for D = 0.
+    """The alpha in [0, 1] that minimizes ||W X - (W + alpha D) Xq||^2 on these columns; 0 for D = 0.
 
     alpha = <W (X - Xq), D Xq> / ||D Xq||^2.
     """

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from trtasr.errors import QualityError, RecipeError, said
+from trtasr.errors import QualityError, RecipeError
 from trtasr.quant.ranges import CODES, Histogram, activation_scale, representable
 from trtasr.values import FloatArray, ScaleTable, TensorScale, WeightScale
 
@@ -188,18 +187,6 @@ def table_to_json(table: ScaleTable) -> dict[str, Any]:
         "corrected": sorted(table.corrected),
         "settings": dict(table.settings),
     }
-
-
-def table_from_json(data: Mapping[str, Any]) -> ScaleTable:
-    """Read `table_to_json`'s form back, bit for bit.
-
-    Raises:
-        RecipeError: an entry that is missing, of another type or out of bounds, named by its place; or as `table_of`.
-    """
-    try:
-        return table_of(msgspec.convert(data, StoredTable))
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise RecipeError(f"scale table: {said(error)}", REMAKE) from error
 
 
 def table_of(stored: StoredTable) -> ScaleTable:
