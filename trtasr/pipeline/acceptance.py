@@ -20,7 +20,7 @@ from trtasr.pipeline.compile import compile_recipe
 from trtasr.pipeline.gates import mean_ratio, speedups
 from trtasr.pipeline.gpu import INT8
 from trtasr.pipeline.job import Options
-from trtasr.pipeline.record import bench_json, gpu_json, versions
+from trtasr.pipeline.record import bench_json, record_json, versions
 from trtasr.recipe import EngineShapes, Recipe
 from trtasr.report.table import align, measure_of
 from trtasr.results import LayerRow, Record, plain
@@ -141,15 +141,13 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
     record = outcome.record
     if record is None:
         return found
+    noted = record_json(record)
     return found | {
-        "outcome": record.outcome,
-        "problems": list(record.problems),
+        **{key: noted[key] for key in ("outcome", "problems", "gpu", "comparison")},
         "bench": [bench_json(result) for result in record.results],
-        "gpu": gpu_json(record.gpu),
         "engines": [{"target": e.target, "size_bytes": e.size_bytes, **e.details} for e in record.engines],
         "fallback": [d.node for d in record.decisions[record.targets[0]] if d.rule == "fallback"],
         "layers": {engine.target: layers_json(engine.layers) for engine in record.engines},
-        "comparison": plain(record.comparison),
         "layer_sqnr_db": plain(outcome.layer_sqnr),
     }
 
