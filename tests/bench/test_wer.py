@@ -1,3 +1,9 @@
+"""Word error rate: what is counted, in which order, and which results are none."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import repeat
+
 import jiwer
 import numpy as np
 import pytest
@@ -29,8 +35,21 @@ def words(log_probs, lengths):
     return [f"{WORDS[int(item[0, 0])]} end" for item in log_probs]
 
 
+@dataclass
+class Hearing:
+    """A recognizer of two functions: features -> outputs -> transcripts; `cuts` says of each batch what was cut."""
+
+    run: Callable
+    decode: Callable
+    cuts: Iterator = field(default_factory=lambda: repeat(()))
+
+    @property
+    def cut(self):
+        return next(self.cuts)
+
+
 def run_all(run=echo, decode=words, items=ITEMS, batch=1):
-    return evaluate(run, decode, items, "auto", batch)
+    return evaluate(Hearing(run, decode), items, "auto", batch)
 
 
 def test_perfect_engine_is_scored_zero_with_both_sides_normalized():
@@ -109,6 +128,18 @@ def test_no_utterances():
         run_all(items=[])
 
 
+def test_transcripts_that_were_cut_are_counted_and_the_first_is_named(caplog):
+    """Of batches of two: the second of the first one, and the last utterance."""
+    evaluate(Hearing(echo, words, iter([(False, True), (False, False), (True,)])), iter(ITEMS), "auto", 2)
+    assert "2 of 5" in caplog.text
+    assert "3.wav" in caplog.text  # the batches are grouped by duration
+
+
+def test_of_whole_transcripts_nothing_is_said(caplog):
+    evaluate(Hearing(echo, words, repeat((False,))), ITEMS, "auto")
+    assert not caplog.text
+
+
 def result_of(hypotheses: list[str], references: list[str] | None = None) -> WerResult:
     """A result on texts that are normalized already."""
     references = references or ["one two three four"] * len(hypotheses)
@@ -146,7 +177,8 @@ def test_bootstrap_refuses_different_utterances():
 def transcribed(pairs: list[tuple[str, str]], normalizer: str = "auto") -> WerResult:
     """Evaluation of an engine that gives the second text for audio of which the first is the transcript."""
     items = [Prepared(f"{i}.wav", 1.0, text, np.full((2, 5), i, np.float32), 5) for i, (text, _) in enumerate(pairs)]
-    return evaluate(echo, lambda found, _: [pairs[int(item[0, 0])][1] for item in found], items, normalizer)
+    hearing = Hearing(echo, lambda found, _: [pairs[int(item[0, 0])][1] for item in found])
+    return evaluate(hearing, items, normalizer)
 
 
 @pytest.mark.parametrize(
