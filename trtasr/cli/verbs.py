@@ -29,10 +29,9 @@ from trtasr.files.write import copy_file, replaceable, write_json
 from trtasr.network.pair_run import files_of, is_pair
 from trtasr.pipeline.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_table
 from trtasr.pipeline.acceptance import accept, keep_other_findings
-from trtasr.pipeline.calibrate import calibrate_recipe
 from trtasr.pipeline.compare_integer import compare_integer
 from trtasr.pipeline.compare_layers import compare_layers
-from trtasr.pipeline.compile import STAGES, compile_recipe, rehearse
+from trtasr.pipeline.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
 from trtasr.pipeline.first import COMPARED_UTTERANCES
 from trtasr.pipeline.gates import slower_than_fp16
 from trtasr.pipeline.integer_graph import prove_bundle

@@ -15,13 +15,12 @@ from trtasr.files.scratch import scratch
 from trtasr.graph.check import save
 from trtasr.graph.own_part import own_part, own_patterns
 from trtasr.network.network import Exported, Files, outputs
-from trtasr.pipeline.job import Job, budgeted
 from trtasr.pipeline.measure import usable_rate, word_error_rate
 from trtasr.recipe import Recipe
 from trtasr.results import Prepared
 from trtasr.targets import Target
 from trtasr.targets.place import Placed, place
-from trtasr.values import CalibrationSet, Example, FloatArray, ScaleTable
+from trtasr.values import Example, FloatArray, ScaleTable
 
 logger = logging.getLogger(__name__)
 
@@ -73,24 +72,6 @@ class Trial:
         for placed, file in zip(self.placed(left), files, strict=True):
             save(placed.model, file)
         return files
-
-
-def within_budgets(
-    job: Job, graphs: Exported, table: ScaleTable, features: Callable[[str], CalibrationSet]
-) -> dict[str, tuple[str, ...]]:
-    """Target -> names of the layers to leave in floating point so that the recipe's budget holds; empty without one.
-
-    Args:
-        job: recipe, targets and speech.
-        graphs: FP32, centered.
-        table: scales and corrected weights.
-        features: calibration method -> features.
-    """
-    if not budgeted(job.recipe):
-        return {}
-    examples = features(job.recipe.calibration.method).examples()
-    trials = [Trial(graphs, table, job.recipe, target, examples) for target in job.targets]
-    return {trial.target.name: within_budget(trial, job.utterances) for trial in trials}
 
 
 def within_budget(trial: Trial, utterances: Sequence[Prepared]) -> tuple[str, ...]:

@@ -1,17 +1,23 @@
 """The pipeline: checkpoint -> ONNX -> scale table -> Q/DQ graphs -> engines -> measured report."""
 
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from trtasr.bundle import staged
 from trtasr.files.scratch import scratch
-from trtasr.pipeline.budget import within_budgets
+from trtasr.files.workspace import writable
+from trtasr.network.network import Exported
+from trtasr.pipeline.budget import Trial, within_budget
 from trtasr.pipeline.controls import run_controls
 from trtasr.pipeline.export import centered, export
 from trtasr.pipeline.features import calibration_features
 from trtasr.pipeline.first import compare_first
 from trtasr.pipeline.integer_graph import write_integer
-from trtasr.pipeline.job import Job, Options, begin, by_header
-from trtasr.pipeline.lock import locked
+from trtasr.pipeline.job import Job, Options, begin, budgeted, by_header, checkpoint_of, wired
+from trtasr.pipeline.lock import calibration_settings, keep_other_table, locked, write_table
 from trtasr.pipeline.lower_pair import baseline_parts, build_parts, part_plants
 from trtasr.pipeline.measure import measure, timed_engines
 from trtasr.pipeline.parity import prove_parity
@@ -19,6 +25,7 @@ from trtasr.pipeline.record import Evidence, record_of, write_record
 from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Recipe
 from trtasr.results import Record
+from trtasr.values import CalibrationSet, ScaleTable
 
 STAGES = (
     "read checkpoint",
@@ -50,13 +57,13 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         TrtasrError: bad input (2), broken numbers (3), a missing library (4), a refused graph (5).
     """
     job = begin(recipe, options)
-    recipe = job.recipe
+    recipe, settings = job.recipe, calibration_settings(job.recipe, job.checkpoint)
     with staged(options.out) as folder, scratch() as raw:
         exported = export(job.network, job.original, raw)
         features = cache(lambda method: calibration_features(method, recipe, exported))
         tables = locked(
             recipe,
-            job.settings,
+            settings,
             None if options.recalibrate else options.calib,
             options.controls,
             lambda method, settings: make_table(exported, features(method), recipe.quantization, settings),
@@ -65,7 +72,7 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         graphs = centered(exported, table, folder)
         parity = prove_parity(graphs)
         integer = write_integer(folder, graphs, table)
-        left = within_budgets(job, graphs, table, features)
+        left = left_in_float(job, graphs, table, features)
         plants = part_plants(job, graphs, table, left, features)
         lowered, engines = zip(*[build_parts(plants, target) for target in job.targets], strict=True)
         baselines = baseline_parts(plants) if job.host else ()
@@ -85,4 +92,51 @@ def rehearse(recipe: Recipe, options: Options) -> Job:
     Raises:
         TrtasrError: bad input (2) or a missing library (4).
     """
-    return begin(recipe, options, by_header)
+    job = begin(recipe, options, by_header)
+    calibration_settings(job.recipe, job.checkpoint)
+    return job
+
+
+def left_in_float(
+    job: Job, graphs: Exported, table: ScaleTable, features: Callable[[str], CalibrationSet]
+) -> dict[str, tuple[str, ...]]:
+    """Target -> layers to leave in floating point so that the recipe's budget holds; empty without a budget."""
+    if not budgeted(job.recipe):
+        return {}
+    examples = features(job.recipe.calibration.method).examples()
+    trials = [Trial(graphs, table, job.recipe, target, examples) for target in job.targets]
+    return {trial.target.name: within_budget(trial, job.utterances) for trial in trials}
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A scale table and where it was written.
+
+    Attributes:
+        table: scales, and corrected weights if there are any.
+        path: of the table; cache: of the same scales for TensorRT.
+        seconds: by stage: ``export``, ``features``, ``scales`` (ranges, corrections).
+    """
+
+    table: ScaleTable
+    path: Path
+    cache: Path
+    seconds: Mapping[str, float]
+
+
+def calibrate_recipe(recipe: Recipe, options: Options) -> Calibrated:
+    """Make the recipe's scale table anew and write it to the calibration folder, as JSON and as a TensorRT cache."""
+    folder = writable(options.calib)
+    started = time.monotonic()
+    checkpoint = checkpoint_of(recipe)
+    if not options.replace:
+        keep_other_table(folder, recipe.name, checkpoint)
+    settings = calibration_settings(recipe, checkpoint)
+    with scratch() as raw:
+        exported = export(*wired(checkpoint), raw)
+        ready = time.monotonic()
+        features = calibration_features(recipe.calibration.method, recipe, exported)
+        made = time.monotonic()
+        table = make_table(exported, features, recipe.quantization, settings)
+    seconds = {"export": ready - started, "features": made - ready, "scales": time.monotonic() - made}
+    return Calibrated(table, *write_table(folder, recipe.name, table), seconds)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -25,7 +24,6 @@ from trtasr.models.load import build_model
 from trtasr.network.families import network_of, original_of
 from trtasr.network.limits import refuse_above, refuse_benchmarks
 from trtasr.network.network import Described, Network, Original, accepted
-from trtasr.pipeline.lock import calibration_settings
 from trtasr.pipeline.lower import resolve_targets
 from trtasr.pipeline.speed import benchmarked
 from trtasr.recipe import Change, Recipe, change
@@ -69,7 +67,6 @@ class Job:
         checkpoint: as read.
         network: wired graphs; original: the checkpoint's module behind them.
         utterances: features of the evaluation manifest; empty without one.
-        settings: everything that the scale table depends on.
         started: `time.monotonic` of the beginning.
     """
 
@@ -81,7 +78,6 @@ class Job:
     network: Network
     original: Original
     utterances: Sequence[Prepared]
-    settings: Mapping[str, Any]
     started: float
 
     @property
@@ -111,8 +107,7 @@ def begin(recipe: Recipe, options: Options, listen: Listen = prepare) -> Job:
     recipe = shaped(recipe, options.shapes, checkpoint.frontend)
     network, original = wired(checkpoint)
     utterances = read_utterances(recipe, network.described, options, listen)
-    settings = calibration_settings(recipe, checkpoint)
-    job = Job(recipe, options, targets, host, checkpoint, network, original, utterances, settings, started)
+    job = Job(recipe, options, targets, host, checkpoint, network, original, utterances, started)
     refuse(job)
     return job
 
