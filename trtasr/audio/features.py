@@ -235,7 +235,7 @@ def mel_bank(config: FrontendConfig) -> FloatArray:
     ``librosa.filters.mel`` computes it; NeMo calls that function.
     """
     high = config.highfreq or config.sample_rate / 2
-    edges = _mel_to_hz(np.linspace(_hz_to_mel(config.lowfreq), _hz_to_mel(high), config.features + 2))
+    edges = mel_to_hz(np.linspace(hz_to_mel(config.lowfreq), hz_to_mel(high), config.features + 2))
     bins = np.fft.rfftfreq(config.fft_length, 1 / config.sample_rate)
     ramps = edges[:, None] - bins[None, :]
     widths = np.diff(edges)
@@ -253,13 +253,15 @@ LOG_START_MEL = LOG_START_HZ / LINEAR_HZ_PER_MEL
 LOG_STEP = math.log(6.4) / 27.0
 
 
-def _hz_to_mel(hz: float) -> float:
+def hz_to_mel(hz: float) -> float:
+    """Slaney's mel scale: linear below 1 kHz, logarithmic above."""
     if hz < LOG_START_HZ:
         return hz / LINEAR_HZ_PER_MEL
     return LOG_START_MEL + math.log(hz / LOG_START_HZ) / LOG_STEP
 
 
-def _mel_to_hz(mel: np.typing.NDArray[np.float64]) -> np.typing.NDArray[np.float64]:
+def mel_to_hz(mel: np.typing.NDArray[np.float64]) -> np.typing.NDArray[np.float64]:
+    """The frequencies of mels, Hz."""
     linear = mel * LINEAR_HZ_PER_MEL
     logarithmic = LOG_START_HZ * np.exp(LOG_STEP * (mel - LOG_START_MEL))
     return np.where(mel < LOG_START_MEL, linear, logarithmic)

@@ -59,7 +59,7 @@ def interleave(runs: Mapping[str, Run], plan: Plan) -> dict[str, Latency]:
     with tqdm(total=plan.runs, desc=f"latency {plan.audio_seconds:g} s", unit="run", leave=False, disable=None) as bar:
         for _ in range(plan.runs):
             for name, run in runs.items():
-                durations[name].append(_timed(run))
+                durations[name].append(timed(run))
             bar.update()
             if perf_counter_ns() >= deadline:
                 break
@@ -81,7 +81,8 @@ def summarize(nanoseconds: Sequence[int], plan: Plan) -> Latency:
     )
 
 
-def _timed(run: Run) -> int:
+def timed(run: Run) -> int:
+    """Nanoseconds of one run: by its own clock, which answers in milliseconds, or by this process's."""
     start = perf_counter_ns()
     milliseconds = run()
     return perf_counter_ns() - start if milliseconds is None else round(milliseconds * 1e6)

@@ -46,10 +46,11 @@ def roofline(layers: Sequence[Traffic], int8: Set[str], batch: int, seconds: flo
         seconds,
         fp32=tuple(bound(layer, "fp32") for layer in layers),
         fp16=tuple(bound(layer, "fp16") for layer in layers),
-        int8=_mixed(layers, int8),
-        int8_depthwise=_mixed(layers, int8 | depthwise),
+        int8=bounds(layers, int8),
+        int8_depthwise=bounds(layers, int8 | depthwise),
     )
 
 
-def _mixed(layers: Sequence[Traffic], int8: Set[str]) -> tuple[Bound, ...]:
+def bounds(layers: Sequence[Traffic], int8: Set[str]) -> tuple[Bound, ...]:
+    """Bounds of a graph whose layers are INT8 where `int8` names them, and FP16 elsewhere."""
     return tuple(bound(layer, "int8" if layer.node in int8 else "fp16", int8) for layer in layers)

@@ -71,21 +71,21 @@ def evaluate(
     work_ns = 0
     total = len(utterances) if isinstance(utterances, Sized) else None
     with tqdm(total=total, desc="WER", unit="utt", leave=False, disable=None) as bar:
-        for group in _batches(utterances, batch):
-            features, frames = _stack([item for _, item in group])
+        for group in batches(utterances, batch):
+            features, frames = stacked([item for _, item in group])
             start = perf_counter_ns()
             found, counted = recognizer.run(features, frames)
             work_ns += perf_counter_ns() - start
-            _refuse_nan(found, group)
+            refuse_nan(found, group)
             stopped = recognizer.cut or (False,) * len(group)
             cut += [item.audio_filepath for (_, item), short in zip(group, stopped, strict=True) if short]
             for (index, item), transcript in zip(group, recognizer.decode(found, counted), strict=True):
                 done[index] = item.audio_filepath, item.duration, item.text, transcript
             bar.update(len(group))
-    _warn_of_cuts(cut, len(done))
+    warn_of_cuts(cut, len(done))
     chosen = resolve(normalizer, (text for _, _, text, _ in done.values()))
-    rows = tuple(_utterance(*done[index], NORMALIZERS[chosen]) for index in sorted(done))
-    _refuse_degenerate(rows)
+    rows = tuple(utterance(*done[index], NORMALIZERS[chosen]) for index in sorted(done))
+    refuse_degenerate(rows)
     rates = score([row.reference for row in rows], [row.hypothesis for row in rows])
     return WerResult(**rates._asdict(), utterances=rows, normalizer=chosen, batch=batch, work_seconds=work_ns / 1e9)
 
@@ -107,8 +107,8 @@ def bootstrap_delta(
     keys = [[(u.audio_filepath, u.reference) for u in result.utterances] for result in (reference, candidate)]
     if keys[0] != keys[1]:
         raise UsageError("the two WER results cover different utterances", "evaluate both engines on one manifest")
-    units, before = _counts(reference)
-    _, after = _counts(candidate)
+    units, before = utterance_counts(reference)
+    _, after = utterance_counts(candidate)
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), size=samples)
     deltas = 100.0 * (draws @ (after - before)) / np.maximum(draws @ units, 1)
@@ -116,7 +116,7 @@ def bootstrap_delta(
     return float(low), float(high)
 
 
-def _counts(result: WerResult) -> IntArray:
+def utterance_counts(result: WerResult) -> IntArray:
     """Reference words (characters where CER is judged) and errors of each utterance [2, N]."""
     pairs = [counts(row.reference, row.hypothesis, result.spaced) for row in result.utterances]
     return np.array(pairs, dtype=np.int64).T
@@ -139,7 +139,7 @@ def require_recognition(result: WerResult) -> None:
             without spaces between words a CER of 90 % or more on at least 10 characters.
     """
     if not recognizes_nothing(result):
-        _warn_of_little_recognized(result)
+        warn_of_little_recognized(result)
         return
     first = max(result.utterances, key=lambda row: len(row.reference))
     raise QualityError(
@@ -159,7 +159,7 @@ def recognizes_nothing(result: WerResult) -> bool:
     return unheard or (result.words >= FEW and result.wer >= DEAF_WER and result.cer >= DEAF_CER)
 
 
-def _batches(utterances: Iterable[Prepared], batch: int) -> Iterator[list[Indexed]]:
+def batches(utterances: Iterable[Prepared], batch: int) -> Iterator[list[Indexed]]:
     """Utterances in groups, with their places; of a sequence no more than a group is held at once."""
     stream: Iterator[Indexed] = iter(enumerate(utterances))
     if batch > 1:
@@ -171,7 +171,8 @@ def _batches(utterances: Iterable[Prepared], batch: int) -> Iterator[list[Indexe
         yield group
 
 
-def _stack(items: Sequence[Prepared]) -> tuple[FloatArray, IntArray]:
+def stacked(items: Sequence[Prepared]) -> tuple[FloatArray, IntArray]:
+    """Features float32 [B, mel, T], padded with zeros to the longest, and frames int64 [B]."""
     longest = max(item.features.shape[1] for item in items)
     features = np.zeros((len(items), items[0].features.shape[0], longest), dtype=np.float32)
     for row, item in zip(features, items, strict=True):
@@ -179,11 +180,17 @@ def _stack(items: Sequence[Prepared]) -> tuple[FloatArray, IntArray]:
     return features, np.array([item.frames for item in items], dtype=np.int64)
 
 
-def _utterance(audio: str, duration: float, text: str, heard: str, normalize: Callable[[str], str]) -> Utterance:
+def utterance(audio: str, duration: float, text: str, heard: str, normalize: Callable[[str], str]) -> Utterance:
+    """One row: the transcript as given and normalized, beside its reference."""
     return Utterance(audio, duration, text, heard, normalize(text), normalize(heard))
 
 
-def _refuse_nan(log_probs: FloatArray, group: Sequence[Indexed]) -> None:
+def refuse_nan(log_probs: FloatArray, group: Sequence[Indexed]) -> None:
+    """Refuse scores that are no numbers.
+
+    Raises:
+        QualityError: naming the first file.
+    """
     bad = [item.audio_filepath for (_, item), rows in zip(group, log_probs, strict=True) if np.isnan(rows).any()]
     if bad:
         raise QualityError(
@@ -192,7 +199,8 @@ def _refuse_nan(log_probs: FloatArray, group: Sequence[Indexed]) -> None:
         )
 
 
-def _warn_of_little_recognized(result: WerResult) -> None:
+def warn_of_little_recognized(result: WerResult) -> None:
+    """Say that a comparison means nothing, where FP32 itself understands nothing."""
     if result.rate >= (DEAF_WER if result.spaced else DEAF_UNSPACED_CER):
         words = (
             "the FP32 reference recognizes next to nothing (WER %.2f %%, CER %.2f %%, %d of %d words right): the "
@@ -201,13 +209,19 @@ def _warn_of_little_recognized(result: WerResult) -> None:
         logger.warning(words, result.wer, result.cer, result.hits, result.words)
 
 
-def _warn_of_cuts(files: Sequence[str], total: int) -> None:
+def warn_of_cuts(files: Sequence[str], total: int) -> None:
+    """Say how many transcripts the decoder had no tokens left for."""
     if files:
         words = "%d of %d transcripts lack their end: the decoder is stopped by its longest length; the first is of %s"
         logger.warning(words, len(files), total, files[0])
 
 
-def _refuse_degenerate(rows: Sequence[Utterance]) -> None:
+def refuse_degenerate(rows: Sequence[Utterance]) -> None:
+    """Refuse transcripts that no working engine gives.
+
+    Raises:
+        UsageError: there are none. QualityError: all are empty, or all are the same.
+    """
     if not rows:
         raise UsageError("there is nothing to evaluate: the manifest is empty", "add utterances to the manifest")
     transcripts = {row.hypothesis for row in rows}

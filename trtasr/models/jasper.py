@@ -134,7 +134,7 @@ class JasperBlock(nn.Module):
         self.dense = bool(config["residual"]) and bool(panes)
         self.res: nn.ModuleList | None = None
         if config["residual"]:
-            stride = _first(config["stride"]) if config.get("residual_mode") == "stride_add" else 1
+            stride = first(config["stride"]) if config.get("residual_mode") == "stride_add" else 1
             branches = [residual_branch((pane, filters, 1), stride, masked) for pane in (panes or [channels])]
             self.res = nn.ModuleList(branches)
 
@@ -168,13 +168,13 @@ class JasperBlock(nn.Module):
 
 def block_strides(config: Mapping[str, Any]) -> list[int]:
     """Stride of each repeated convolution: all of them, or the last alone with ``stride_last``."""
-    stride, repeat = _first(config["stride"]), int(config["repeat"])
+    stride, repeat = first(config["stride"]), int(config["repeat"])
     return [1] * (repeat - 1) + [stride] if config.get("stride_last", False) else [stride] * repeat
 
 
 def conv_bn(channels: int, config: Mapping[str, Any], stride: int, masked: bool) -> list[nn.Module]:
     """Depthwise + pointwise (separable) or plain convolution, then batch norm, in NeMo's order."""
-    filters, kernel, dilation = config["filters"], kernel_size(config), _first(config["dilation"])
+    filters, kernel, dilation = config["filters"], kernel_size(config), first(config["dilation"])
     padding = same_padding(kernel, dilation, int(config.get("future_context", -1)))
     norm = nn.BatchNorm1d(filters, eps=BATCHNORM_EPS, momentum=0.1)
     if config.get("separable", False):
@@ -190,7 +190,7 @@ def residual_branch(shape: tuple[int, int, int], stride: int, masked: bool) -> n
 
 def kernel_size(config: Mapping[str, Any]) -> int:
     """Kernel size, scaled by ``kernel_size_factor`` and rounded up to an odd number, as NeMo does."""
-    size = max(int(_first(config["kernel"]) * float(config.get("kernel_size_factor", 1.0))), 1)
+    size = max(int(first(config["kernel"]) * float(config.get("kernel_size_factor", 1.0))), 1)
     return size + 1 if size % 2 == 0 else size
 
 
@@ -318,7 +318,7 @@ def check_block(where: str, block: Mapping[str, Any]) -> None:
         )
     if block.get("groups", 1) != 1 or block.get("heads", -1) != -1:
         raise CheckpointError(f"{where}: groups or heads are set", "use groups: 1 and heads: -1")
-    if _first(block["stride"]) > 1 and _first(block["dilation"]) > 1:
+    if first(block["stride"]) > 1 and first(block["dilation"]) > 1:
         raise CheckpointError(f"{where}: stride and dilation above 1 in one block", "set one of them to 1")
     check_mode(where, block)
 
@@ -355,5 +355,6 @@ def check_mode(where: str, section: Mapping[str, Any]) -> None:
         )
 
 
-def _first(value: int | Sequence[int]) -> int:
+def first(value: int | Sequence[int]) -> int:
+    """A setting that NeMo writes as a number or as a list of one."""
     return int(value[0]) if isinstance(value, Sequence) else int(value)

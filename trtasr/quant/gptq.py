@@ -39,16 +39,21 @@ def gptq_codes(
         QualityError: values that are NaN or infinite, a scale that is not positive, or H + lambda I not positive
             definite.
     """
-    _check(weight, gram, scales, levels)
+    check_inputs(weight, gram, scales, levels)
     diagonal = np.diagonal(gram, axis1=1, axis2=2)
     order = np.argsort(-diagonal, axis=1, kind="stable")
     steps = np.asarray(weight, np.float64) / np.asarray(scales, np.float64)[:, :, None]
     sorted_gram = np.take_along_axis(np.take_along_axis(gram, order[:, :, None], 1), order[:, None, :], 2)
-    codes = _round_columns(np.take_along_axis(steps, order[:, None, :], 2), _factor(sorted_gram, damping), levels)
+    codes = round_columns(np.take_along_axis(steps, order[:, None, :], 2), inverse_factor(sorted_gram, damping), levels)
     return cast(Codes, np.take_along_axis(codes, np.argsort(order, axis=1)[:, None, :], 2))
 
 
-def _check(weight: FloatArray | Doubles, gram: Doubles, scales: FloatArray, levels: int) -> None:
+def check_inputs(weight: FloatArray | Doubles, gram: Doubles, scales: FloatArray, levels: int) -> None:
+    """Refuse what cannot be rounded.
+
+    Raises:
+        ValueError: shapes that do not fit, or levels out of bounds. QualityError: a value that is not finite.
+    """
     groups, outputs, inputs = weight.shape
     if gram.shape != (groups, inputs, inputs) or scales.shape != (groups, outputs):
         raise ValueError(
@@ -64,7 +69,7 @@ def _check(weight: FloatArray | Doubles, gram: Doubles, scales: FloatArray, leve
         )
 
 
-def _factor(gram: Doubles, damping: float) -> Doubles:
+def inverse_factor(gram: Doubles, damping: float) -> Doubles:
     """U [G, d, d], upper triangular, with U^T U = (H + lambda I)^-1; the row of a dead column is zero off the diagonal.
 
     Cholesky of H with rows and columns reversed gives H = R R^T with R upper triangular, hence U = R^-1.
@@ -84,19 +89,19 @@ def _factor(gram: Doubles, damping: float) -> Doubles:
         ) from error
 
 
-def _round_columns(steps: Doubles, factor: Doubles, levels: int) -> Codes:
+def round_columns(steps: Doubles, factor: Doubles, levels: int) -> Codes:
     """Round columns from the first to the last; `steps` [G, O, d] = W / s is used up."""
     codes = np.empty(steps.shape, np.int8)
     for start in range(0, steps.shape[2], BLOCK):
         stop = min(start + BLOCK, steps.shape[2])
-        codes[:, :, start:stop], errors = _round_block(
+        codes[:, :, start:stop], errors = round_block(
             steps[:, :, start:stop], factor[:, start:stop, start:stop], levels
         )
         steps[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
     return codes
 
 
-def _round_block(steps: Doubles, factor: Doubles, levels: int) -> tuple[Codes, Doubles]:
+def round_block(steps: Doubles, factor: Doubles, levels: int) -> tuple[Codes, Doubles]:
     """Codes of one block and its errors (W_i - Wq_i) / (s U_ii), both [G, O, columns]."""
     steps, codes = steps.copy(), np.empty(steps.shape, np.int8)
     errors = np.empty(steps.shape)

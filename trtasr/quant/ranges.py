@@ -139,11 +139,12 @@ def entropy_amax(histogram: Histogram) -> float:
     """
     used = max(math.ceil(histogram.amax / histogram.limit * BINS), CODES + 1)
     stops = np.unique(np.linspace(CODES + 1, used, 2 * SEARCH_STEPS).astype(int))
-    best = min(stops, key=lambda stop: _divergence(histogram.counts, int(stop)))
+    best = min(stops, key=lambda stop: divergence(histogram.counts, int(stop)))
     return min(float(best) * histogram.limit / BINS, histogram.amax)
 
 
-def _divergence(counts: Counts, stop: int) -> float:
+def divergence(counts: Counts, stop: int) -> float:
+    """Kullback-Leibler divergence, sum P log(P / Q), of `entropy_amax` for a histogram cut at bin ``stop``."""
     inside = counts[:stop]
     reference = inside.copy()
     reference[-1] += counts[stop:].sum()

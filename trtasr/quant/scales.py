@@ -165,7 +165,7 @@ def table_to_json(table: ScaleTable) -> dict[str, Any]:
             "scale": float(e.scale),
             "method": e.method,
             "non_negative": e.non_negative,
-            "sqnr_db": _finite(e.sqnr_db),
+            "sqnr_db": rounded_or_null(e.sqnr_db),
         }
         for name, e in table.activations.items()
     }
@@ -173,7 +173,7 @@ def table_to_json(table: ScaleTable) -> dict[str, Any]:
         name: {
             "axis": w.axis,
             "scales": [float(s) for s in w.scales],
-            "sqnr_db": _finite(w.sqnr_db),
+            "sqnr_db": rounded_or_null(w.sqnr_db),
             "floored": list(w.floored),
         }
         for name, w in table.weights.items()
@@ -196,11 +196,11 @@ def table_of(stored: StoredTable) -> ScaleTable:
         RecipeError: a scale that does not follow from its amax, or that float32 cannot hold.
     """
     activations = {
-        name: TensorScale(entry.amax, entry.method, entry.non_negative, _number(entry.sqnr_db))
+        name: TensorScale(entry.amax, entry.method, entry.non_negative, number_or_nan(entry.sqnr_db))
         for name, entry in stored.activations.items()
     }
     weights = {
-        name: WeightScale(np.array(entry.scales, np.float32), entry.axis, _number(entry.sqnr_db), entry.floored)
+        name: WeightScale(np.array(entry.scales, np.float32), entry.axis, number_or_nan(entry.sqnr_db), entry.floored)
         for name, entry in stored.weights.items()
     }
     offsets = {name: np.array(values, np.float32) for name, values in stored.offsets.items()}
@@ -215,9 +215,11 @@ def table_of(stored: StoredTable) -> ScaleTable:
     return table
 
 
-def _finite(value: float) -> float | None:
+def rounded_or_null(value: float) -> float | None:
+    """Three decimals for a file; null where the number is not finite, which JSON has no word for."""
     return round(value, 3) if math.isfinite(value) else None
 
 
-def _number(value: float | None) -> float:
+def number_or_nan(value: float | None) -> float:
+    """The number of a file; NaN for its null."""
     return math.nan if value is None else value

@@ -63,9 +63,9 @@ def build(kind: type, data: Mapping[str, Any], where: str) -> Any:
         raise RecipeError(f"{where}: missing key {missing[0]!r}", "add it; see engines/quartznet.toml")
     built = kind(**{k: allowed(kind, k, valued(hints[k], v, f"{where}: {k}"), where) for k, v in data.items()})
     if isinstance(built, EngineShapes):
-        _check_order(built, where)
+        check_order(built, where)
     if isinstance(built, Calibration):
-        _check_amount(built, where)
+        check_amount(built, where)
     return built
 
 
@@ -86,22 +86,28 @@ def valued(hint: Any, value: Any, where: str) -> Any:
             raise RecipeError(f"{where}: expected a section, got {shown(value)}", "write it as a TOML table")
         return build(cast(type, hint), value, where)
     if get_origin(hint) is tuple:
-        return _items(get_args(hint)[0], value, where)
+        return items(get_args(hint)[0], value, where)
     if hint is float and type(value) is int and abs(value) < 2**1000:
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        repair = f"put it in quotes: '\"{value}\"'" if hint is str and _short(value) else f"give {WORDS[hint]}"
+        repair = f"put it in quotes: '\"{value}\"'" if hint is str and is_short(value) else f"give {WORDS[hint]}"
         raise RecipeError(f"{where}: expected {WORDS[hint]}, got {shown(value)}", repair)
     if isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{where}: {value}", "give a finite number")
-    return _text(value, where) if isinstance(value, str) else value
+    return checked_text(value, where) if isinstance(value, str) else value
 
 
-def _short(value: Any) -> bool:
+def is_short(value: Any) -> bool:
+    """True for a number that is written in few digits."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**SHOWN)
 
 
-def _items(hint: type, value: Any, where: str) -> tuple[Any, ...]:
+def items(hint: type, value: Any, where: str) -> tuple[Any, ...]:
+    """A list of a recipe, item by item.
+
+    Raises:
+        RecipeError: no list, or a longer one than anybody needs.
+    """
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RecipeError(f"{where}: expected a list, got {shown(value)}", f"write it as [{shown(value)}]")
     if len(value) > MOST_ITEMS:
@@ -109,7 +115,12 @@ def _items(hint: type, value: Any, where: str) -> tuple[Any, ...]:
     return tuple(valued(hint, item, where) for item in value)
 
 
-def _text(value: str, where: str) -> str:
+def checked_text(value: str, where: str) -> str:
+    """A text as it is.
+
+    Raises:
+        RecipeError: it cannot be shown, or is longer than any name or path.
+    """
     if printable(value) != value or "\n" in value or "\t" in value:
         raise RecipeError(f"{where} = {shown(value)}: has characters that cannot be shown", "rename it without them")
     if len(value.encode()) >= LONGEST_TEXT:
@@ -123,7 +134,7 @@ def shown(value: Any) -> str:
         return "a section"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"a list of {len(value)}"
-    if isinstance(value, int) and not _short(value):
+    if isinstance(value, int) and not is_short(value):
         return f"an integer of over {SHOWN} digits"
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
@@ -139,15 +150,20 @@ def allowed(kind: type, key: str, value: Any, where: str) -> Any:
     if words and value not in words:
         raise RecipeError(f"{where}: {key} = {shown(value)}", f"use one of {', '.join(words)}")
     if kind is Recipe and key == "name":
-        return _name(value, where)
+        return folder_name(value, where)
     if key in PATHS:
-        _check_path(key, value, where)
+        check_path(key, value, where)
     if key in BOUNDS:
-        _check_bounds(key, value, where)
+        check_bounds(key, value, where)
     return value
 
 
-def _check_bounds(key: str, value: Any, where: str) -> None:
+def check_bounds(key: str, value: Any, where: str) -> None:
+    """Refuse numbers outside `BOUNDS`.
+
+    Raises:
+        RecipeError: naming the key and the bound.
+    """
     low, high = BOUNDS[key]
     numbers = value if isinstance(value, tuple) else (value,)
     if not numbers:
@@ -159,7 +175,12 @@ def _check_bounds(key: str, value: Any, where: str) -> None:
             raise RecipeError(f"{where}: {key} = {shown(number)}", f"use at most {high}")
 
 
-def _name(value: str, where: str) -> str:
+def folder_name(value: str, where: str) -> str:
+    """The name of an engine, in one form of Unicode, which is that of its folder.
+
+    Raises:
+        RecipeError: no folder can have it.
+    """
     name = unicodedata.normalize("NFC", value)
     if not name.strip(". ") or name != name.strip() or "/" in name or "\\" in name:
         raise RecipeError(f"{where}: name = {shown(value)}: is no name of a folder", "use letters and digits, no path")
@@ -168,14 +189,24 @@ def _name(value: str, where: str) -> str:
     return name
 
 
-def _check_path(key: str, value: str, where: str) -> None:
+def check_path(key: str, value: str, where: str) -> None:
+    """Refuse paths that no file system takes.
+
+    Raises:
+        RecipeError: naming the key.
+    """
     if key == "checkpoint" and not value:
         raise RecipeError(f"{where}: checkpoint = ''", "give the path of an archive or a folder")
     if any(len(part.encode()) > LONGEST_PART for part in value.split("/")):
         raise RecipeError(f"{where}: {key} = {shown(value)}: longer than a file's name can be", "correct the path")
 
 
-def _check_amount(calibration: Calibration, where: str) -> None:
+def check_amount(calibration: Calibration, where: str) -> None:
+    """Refuse more synthetic features than memory or patience hold.
+
+    Raises:
+        RecipeError: more than `MOST_SECONDS`.
+    """
     seconds = calibration.batches * calibration.batch_size * calibration.seconds
     if seconds > MOST_SECONDS:
         raise RecipeError(
@@ -183,7 +214,12 @@ def _check_amount(calibration: Calibration, where: str) -> None:
         )
 
 
-def _check_order(shapes: EngineShapes, where: str) -> None:
+def check_order(shapes: EngineShapes, where: str) -> None:
+    """Refuse shapes that are not min <= opt <= max.
+
+    Raises:
+        RecipeError: naming the three.
+    """
     for unit in ("batch", "seconds"):
         low, usual, high = (getattr(shapes, f"{which}_{unit}") for which in ("min", "opt", "max"))
         if not low <= usual <= high:

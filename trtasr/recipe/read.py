@@ -130,11 +130,16 @@ def change(recipe: Recipe, changes: Sequence[Change]) -> Recipe:
     """
     data = asdict(recipe)
     for item in changes:
-        _assign(data, item)
+        assign(data, item)
     return cast(Recipe, build(Recipe, data, "recipe and flags"))
 
 
-def _assign(data: dict[str, Any], item: Change) -> None:
+def assign(data: dict[str, Any], item: Change) -> None:
+    """Put one change into a recipe's data, checked.
+
+    Raises:
+        RecipeError: an unknown section or key, with the nearest that is known, or a value that is not allowed.
+    """
     *sections, key = item.key.split(".")
     kind: Any = Recipe
     for part in sections:
@@ -151,10 +156,11 @@ def _assign(data: dict[str, Any], item: Change) -> None:
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as plain JSON types."""
-    return cast(dict[str, Any], _plain(asdict(recipe)))
+    return cast(dict[str, Any], plain(asdict(recipe)))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Tuples as lists, at any depth, as JSON and TOML have them."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value

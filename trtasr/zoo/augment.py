@@ -66,7 +66,7 @@ def reverberate(audio: FloatArray, t60: float, rng: random.Random) -> FloatArray
         rng: draws the tail and the direct-to-reverberant level.
     """
     time = np.arange(int(t60 * SAMPLE_RATE)) / SAMPLE_RATE
-    tail = _generator(rng).standard_normal(len(time)) * np.exp(-np.log(1000) * time / t60)
+    tail = numpy_generator(rng).standard_normal(len(time)) * np.exp(-np.log(1000) * time / t60)
     response = tail * 10 ** (-rng.uniform(2, 12) / 20) / np.linalg.norm(tail)
     response[0] = 1.0
     size = 1 << (len(audio) + len(response)).bit_length()
@@ -77,7 +77,7 @@ def reverberate(audio: FloatArray, t60: float, rng: random.Random) -> FloatArray
 def noise(samples: int, babble: FloatArray, rng: random.Random) -> FloatArray:
     """White, pink, red (power 1, 1/f, 1/f^2) or babble noise, float32 [samples]."""
     kind = rng.randrange(4)
-    generator = _generator(rng)
+    generator = numpy_generator(rng)
     if kind == 3:
         starts = generator.integers(0, len(babble), rng.randint(3, 6))
         speakers = [np.take(babble, np.arange(start, start + samples), mode="wrap") for start in starts]
@@ -112,15 +112,17 @@ def mask(features: Tensor, frames: Tensor, count: int, rng: random.Random) -> No
     """
     for utterance, length in zip(features, frames.tolist(), strict=True):
         for _ in range(count):
-            utterance[_span(len(utterance), MASKED_BINS, rng)] = 0
-            utterance[:, _span(length, MASKED_FRAMES, rng)] = 0
+            utterance[span(len(utterance), MASKED_BINS, rng)] = 0
+            utterance[:, span(length, MASKED_FRAMES, rng)] = 0
 
 
-def _span(size: int, widest: float, rng: random.Random) -> slice:
+def span(size: int, widest: float, rng: random.Random) -> slice:
+    """A random stretch of an axis, at most so wide a part of it."""
     width = rng.randint(0, int(widest * size))
     start = rng.randint(0, size - width)
     return slice(start, start + width)
 
 
-def _generator(rng: random.Random) -> np.random.Generator:
+def numpy_generator(rng: random.Random) -> np.random.Generator:
+    """Numpy's generator, seeded by Python's."""
     return np.random.default_rng(rng.getrandbits(64))

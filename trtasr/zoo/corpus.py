@@ -81,7 +81,7 @@ def espeak_corpus(cache: Path, split: str, count: int, seed: int, processes: int
     """
     stem = cache / f"{split}-{count}-{seed}"
     if not stem.with_suffix(".json").exists():
-        _synthesize_all(stem, orders(split, count, seed), processes)
+        synthesize_all(stem, orders(split, count, seed), processes)
     samples = np.load(stem.with_suffix(".npy"), mmap_mode="r")
     ends = 0
     clips = []
@@ -91,7 +91,8 @@ def espeak_corpus(cache: Path, split: str, count: int, seed: int, processes: int
     return clips
 
 
-def _synthesize_all(stem: Path, wanted: Sequence[Order], processes: int) -> None:
+def synthesize_all(stem: Path, wanted: Sequence[Order], processes: int) -> None:
+    """Speak every order in several processes; write the samples and their index."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(processes) as pool:
         sounds = list(tqdm(pool.map(fulfil, wanted, chunksize=16), "espeak-ng", len(wanted), disable=None))
@@ -127,15 +128,17 @@ class DigitRecordings:
         """One speaker's string of ``lengths`` digits, with pauses of 0.05 to 0.4 s between them and at the ends."""
         speaker = rng.choice(self.speakers)
         digits = [rng.randrange(10) for _ in range(rng.randint(*lengths))]
-        parts = [_pause(rng)]
+        parts = [pause(rng)]
         for digit in digits:
-            parts += [_levelled(rng.choice(self.takes[speaker, digit])), _pause(rng)]
+            parts += [levelled(rng.choice(self.takes[speaker, digit])), pause(rng)]
         return Clip(np.concatenate(parts), " ".join(DIGITS[digit] for digit in digits), f"real-{speaker}")
 
 
-def _pause(rng: random.Random) -> FloatArray:
+def pause(rng: random.Random) -> FloatArray:
+    """Silence of 0.05 to 0.4 s."""
     return np.zeros(int(rng.uniform(0.05, 0.4) * SAMPLE_RATE), np.float32)
 
 
-def _levelled(audio: FloatArray) -> FloatArray:
+def levelled(audio: FloatArray) -> FloatArray:
+    """Audio whose largest sample is 0.5."""
     return np.asarray(0.5 * audio / max(float(np.abs(audio).max()), 1e-4), np.float32)

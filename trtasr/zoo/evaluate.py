@@ -54,10 +54,11 @@ def word_error_rate(recognizer: Transcriber, clips: Sequence[Clip]) -> float:
 
 def read_manifest(manifest: Path) -> list[Clip]:
     """Clips of a NeMo manifest whose files are 16 kHz mono."""
-    return list(_manifest_clips(manifest))
+    return list(manifest_clips(manifest))
 
 
-def _manifest_clips(manifest: Path) -> Iterator[Clip]:
+def manifest_clips(manifest: Path) -> Iterator[Clip]:
+    """Clips of a manifest, read as they are asked for."""
     for line in manifest.read_text().splitlines():
         entry = json.loads(line)
         audio, _ = soundfile.read(manifest.parent / entry["audio_filepath"], dtype="float32")

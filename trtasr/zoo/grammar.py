@@ -155,7 +155,7 @@ def time(rng: Choice) -> list[str]:
     """A time of day, sometimes with the part of the day."""
     start = ["at"] if rng.random() < 0.4 else []
     hour = clock(rng)
-    return start + hour + (_split(rng, DAY_PARTS) if rng.random() < 0.3 else [])
+    return start + hour + (words_of(rng, DAY_PARTS) if rng.random() < 0.3 else [])
 
 
 def date(rng: Choice) -> list[str]:
@@ -180,7 +180,7 @@ def when(rng: Choice) -> list[str]:
     """A day or a time, as the end of a command."""
     form = rng.randrange(3)
     if form == 0:
-        return _split(rng, DAYS)
+        return words_of(rng, DAYS)
     return ["on", rng.choice(WEEKDAYS)] if form == 1 else ["at", *clock(rng)]
 
 
@@ -204,11 +204,11 @@ def remind(rng: Choice) -> list[str]:
     """Alarms, timers, calls, lists and tickets."""
     form = rng.randrange(6)
     if form == 0:
-        return ["set", "an", "alarm", "for", *clock(rng), *(_split(rng, DAY_PARTS) if rng.random() < 0.4 else [])]
+        return ["set", "an", "alarm", "for", *clock(rng), *(words_of(rng, DAY_PARTS) if rng.random() < 0.4 else [])]
     if form == 1:
         return ["set", "a", "timer", "for", *below_hundred(rng.randint(2, 90)), rng.choice(UNITS[:3])]
     if form == 2:
-        return [rng.choice(("call", "remind")), *_split(rng, PEOPLE), *when(rng)]
+        return [rng.choice(("call", "remind")), *words_of(rng, PEOPLE), *when(rng)]
     if form == 3:
         verb, joint = rng.choice((("add", "to"), ("remove", "from")))
         return [verb, *below_hundred(rng.randint(2, 20)), rng.choice(GOODS), joint, "my", "list"]
@@ -275,5 +275,6 @@ def vocabulary(sentences: int = 20_000) -> set[str]:
     return words | {word for _ in range(sentences) for word in sample(rng).split()}
 
 
-def _split(rng: Choice, phrases: Sequence[str]) -> list[str]:
+def words_of(rng: Choice, phrases: Sequence[str]) -> list[str]:
+    """The words of a phrase chosen at random."""
     return rng.choice(phrases).split()
