@@ -55,8 +55,18 @@ def sample():
         device="Some CPU",
         versions={"onnxruntime": "1.31.1"},
         results=(
-            BenchResult("fp32 (reference)", "fp32", 75_500_000, (timing,), wer(13.19, "close the red door")),
-            BenchResult("int8 t4-rtx", "t4-rtx", 52_000_000, (), wer(13.25, "close the door right now"), "Q/DQ graph"),
+            BenchResult(
+                "fp32 (reference)", "fp32", 75_500_000, (timing,), wer(13.19, "close the red door"), "", "fp32"
+            ),
+            BenchResult(
+                "int8 t4-rtx",
+                "t4-rtx",
+                52_000_000,
+                (),
+                wer(13.25, "close the door right now"),
+                "Q/DQ graph",
+                absent="no T4 here",
+            ),
             BenchResult("int8 cpu", "cpu", 19_400_000, (fast,), wer(13.28, "close a red door")),
         ),
         tables={
@@ -133,8 +143,8 @@ def gpu_sample(count=171):
 
     results = (
         base.results[0],
-        BenchResult("fp16 t4", "t4-fp16", 38_900_000, timed(3.1), wer(13.19, "close the red door")),
-        BenchResult("fp32 t4", "t4-fp32", 76_300_000, timed(7.9), wer(13.19, "close the red door")),
+        BenchResult("fp16 t4", "t4-fp16", 38_900_000, timed(3.1), wer(13.19, "close the red door"), "", "fp16"),
+        BenchResult("fp32 t4", "t4-fp32", 76_300_000, timed(7.9), wer(13.19, "close the red door"), "", "fp32"),
         BenchResult("int8 t4", "t4", 24_100_000, timed(2.2), wer(13.27, "close the door right now")),
         base.results[2],
     )

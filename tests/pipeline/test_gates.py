@@ -8,8 +8,12 @@ from trtasr.recipe import Evaluation
 from trtasr.results import BenchResult, Latency
 
 
+def precision_of(target: str) -> str:
+    return {"fp32": "fp32", "t4-fp32": "fp32", "t4-fp16": "fp16"}.get(target, "int8")
+
+
 def row(target: str, wer: float, spaced: bool = True) -> BenchResult:
-    return BenchResult(f"int8 {target}", target, 1, (), scored(wer, spaced=spaced))
+    return BenchResult(f"int8 {target}", target, 1, (), scored(wer, spaced=spaced), precision=precision_of(target))
 
 
 def missed(fp32: float, int8: float, limit: float = 0.3, spaced: bool = True) -> tuple[str, ...]:
@@ -45,7 +49,12 @@ def test_baselines_are_shown_but_only_int8_is_judged() -> None:
 
 
 def test_without_transcripts_nothing_is_judged() -> None:
-    assert missed_gates((BenchResult("fp32", "fp32", 1), BenchResult("int8 cpu", "cpu", 1)), Evaluation()) == ()
+    assert (
+        missed_gates(
+            (BenchResult("fp32", "fp32", 1, precision="fp32"), BenchResult("int8 cpu", "cpu", 1)), Evaluation()
+        )
+        == ()
+    )
 
 
 def timed(target: str, *milliseconds: float, threads: int = 0) -> BenchResult:
@@ -53,7 +62,8 @@ def timed(target: str, *milliseconds: float, threads: int = 0) -> BenchResult:
         Latency(ms, ms, ms, 50, seconds, 1, threads, "Tesla T4")
         for ms, seconds in zip(milliseconds, (2.0, 16.0), strict=True)
     ]
-    return BenchResult("int8 t4" if target == "t4" else target, target, 1, tuple(latencies))
+    label = "int8 t4" if target == "t4" else target
+    return BenchResult(label, target, 1, tuple(latencies), precision=precision_of(target))
 
 
 def test_speed_is_judged_over_all_shapes_by_the_geometric_mean() -> None:

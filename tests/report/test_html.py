@@ -91,7 +91,7 @@ def test_an_engine_not_timed_shows_no_speed():
 
 
 def test_a_plan_for_another_gpu_is_not_here():
-    other = BenchResult("int8 rtx-sm86", "rtx-sm86", 1, (), wer(13.3, "close the red door"))
+    other = BenchResult("int8 rtx-sm86", "rtx-sm86", 1, (), wer(13.3, "close the red door"), absent="not here")
     shown = text(render(dataclasses.replace(sample(), results=(sample().results[0], other))))
     assert "13.30" in shown
     assert "0.0 MB (not here)" in shown
@@ -187,7 +187,7 @@ def test_minimal_report_has_no_empty_sections():
         engines=(),
         decisions={},
         tables={"noise": ScaleTable({}, {})},
-        results=(BenchResult("fp32", "fp32", 1_000_000),),
+        results=(BenchResult("fp32", "fp32", 1_000_000, precision="fp32"),),
         comparison=Comparison("fp32", "int8", (), 1.0, 0, "audio", "", ""),
         parity=0.0,
         device="d",

@@ -8,7 +8,8 @@ from trtasr.results import BenchResult, Latency, speedup
 
 
 def cpu_row(target, p50, device="CPU", seconds=15.0):
-    return BenchResult(target, target, 1, (Latency(p50, 1.2 * p50, 1.3 * p50, 50, seconds, 1, 1, device),))
+    latency = Latency(p50, 1.2 * p50, 1.3 * p50, 50, seconds, 1, 1, device)
+    return BenchResult(target, target, 1, (latency,), precision="fp32" if target == "fp32" else "int8")
 
 
 def test_every_percentile_of_every_shape_is_listed():

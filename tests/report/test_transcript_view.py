@@ -10,7 +10,8 @@ SPOKEN = "open the red door now"
 
 def scored(engine, target, heard, spoken=SPOKEN, spaced=True):
     rows = tuple(Utterance(f"{name}.wav", 2.0, spoken, text, spoken, text) for name, text in heard.items())
-    return BenchResult(engine, target, 1, (), result_of(1.0, rows, spaced=spaced))
+    found, precision = result_of(1.0, rows, spaced=spaced), engine.partition(" ")[0]
+    return BenchResult(engine, target, 1, (), found, precision=precision)
 
 
 def test_what_int8_lost_most_comes_first_and_what_is_right_not_at_all():

@@ -25,7 +25,8 @@ from trtasr.results import BenchResult, Engine, GpuState, LayerRow, Prepared, We
 
 logger = logging.getLogger(__name__)
 
-BASELINES = (FP16, FP32)
+BASELINES = {FP16: "fp16", FP32: "fp32"}
+T4_TARGETS = (INT8, "t4-rtx")
 TIMED_HERE = ("fp32", "cpu")  # what ONNX Runtime runs as itself
 STAND_IN = "Q/DQ graph, ONNX Runtime"
 PROFILE = "t4/profile.json"
@@ -70,17 +71,12 @@ class Row:
     """One engine to be measured.
 
     Attributes:
-        label: as in the table; target: of the engine, or ``fp32``.
+        known: its row without figures; the note says what stands in for it.
         files: what is run for it: the engine, or the graphs that stand in for it.
-        size_bytes: of the engine.
-        note: what stands in for it.
     """
 
-    label: str
-    target: str
+    known: BenchResult
     files: Files
-    size_bytes: int
-    note: str = ""
 
 
 def rows_of(subject: Subject, graphs: Mapping[str, Sequence[str]], engines: Sequence[Engine]) -> list[Row]:
@@ -99,22 +95,23 @@ def rows_of(subject: Subject, graphs: Mapping[str, Sequence[str]], engines: Sequ
         for graph in held["fp32"]
         for path in graph.parent.glob(f"{glob.escape(graph.name)}*")  # large weights have files of their own
     )
-    found = [Row("fp32 (reference)", "fp32", held["fp32"], size)]
+    found = [Row(BenchResult("fp32 (reference)", "fp32", size, precision="fp32"), held["fp32"])]
     for engine in sorted(engines, key=lambda item: item.target not in BASELINES):
-        label = LABELS.get(engine.target, f"int8 {engine.target}")
+        label, precision = LABELS.get(engine.target, f"int8 {engine.target}"), BASELINES.get(engine.target, "int8")
+        known = BenchResult(label, engine.target, engine.size_bytes, precision=precision)
         runs_here = engine.target in TIMED_HERE or (engine.target in LABELS and bool(subject.gpu))
         if runs_here:
-            files = tuple(subject.folder / path for path in engine.paths)
-            found.append(Row(label, engine.target, files, engine.size_bytes))
+            found.append(Row(known, tuple(subject.folder / path for path in engine.paths)))
         elif engine.target in held:
-            found.append(Row(label, engine.target, held[engine.target], engine.size_bytes, STAND_IN))
+            absent = "no T4 here" if engine.target in T4_TARGETS else "not here"
+            found.append(Row(replace(known, note=STAND_IN, absent=absent), held[engine.target]))
     return found
 
 
 def measure_rows(subject: Subject, rows: Sequence[Row], utterances: Sequence[Prepared]) -> Measured:
     """WER of every row and latency of those this machine can run as themselves, from one run."""
     network, evaluation = subject.network, subject.evaluation
-    itself = {row.target: row.files for row in rows if not row.note}
+    itself = {row.known.target: row.files for row in rows if not row.known.note}
     plans = {target: files for target, files in itself.items() if files[0].suffix == ".plan"}
     graphs = {target: files for target, files in itself.items() if target not in plans}
     speed = latencies(network, graphs, cpu_timing(evaluation))
@@ -126,7 +123,7 @@ def measure_rows(subject: Subject, rows: Sequence[Row], utterances: Sequence[Pre
     results = []
     for row in rows:
         wer, note = row_wer(subject, row, utterances) if utterances else (None, "")
-        results.append(BenchResult(row.label, row.target, row.size_bytes, speed.get(row.target, ()), wer, note))
+        results.append(replace(row.known, latencies=speed.get(row.known.target, ()), wer=wer, note=note))
     return Measured(tuple(results), gpu=tuple(states))
 
 
@@ -139,13 +136,13 @@ def row_wer(subject: Subject, row: Row, utterances: Sequence[Prepared]) -> tuple
     try:
         found = word_error_rate(subject.network, row.files, utterances, subject.evaluation)
     except QualityError as error:
-        if row.target not in BASELINES:
+        if row.known.target not in BASELINES:
             raise
-        logger.warning("%s: %s", row.label, error.problem)
+        logger.warning("%s: %s", row.known.engine, error.problem)
         return None, error.problem
-    if row.target == "fp32":
+    if row.known.target == "fp32":
         require_recognition(found)
-    return found, row.note
+    return found, row.known.note
 
 
 def word_error_rate(network: Network, files: Files, utterances: Sequence[Prepared], settings: Evaluation) -> WerResult:

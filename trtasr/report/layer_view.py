@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from trtasr.report.table import coverage_line, decision_summary
 from trtasr.results import Engine, LayerRow
-from trtasr.results.speed import BASELINES
 from trtasr.values import Decision
 
 NO_WEIGHTS = "no weights"
@@ -79,7 +78,7 @@ def precision(layer: LayerRow) -> str:
 
 def kept_in(target: str) -> str:
     """Precision of the layers that are not INT8."""
-    return "FP32" if target == "cpu" or BASELINES.get(target) == "fp32" else "FP16"
+    return "FP32" if target in ("cpu", "t4-fp32") else "FP16"
 
 
 def mac_shares(layers: Iterable[LayerRow]) -> tuple[Share, ...]:

@@ -8,8 +8,6 @@ from trtasr.results import BenchResult, Control, Latency, LayerRow, WerResult
 from trtasr.values import Decision
 
 REFERENCE = "fp32"
-T4_TARGETS = ("t4", "t4-rtx")
-OTHER_GPUS = "rtx-"  # then the capability: rtx-sm86
 NAME_WIDTH = 48
 
 
@@ -72,11 +70,9 @@ def shown_latency(result: BenchResult) -> Latency | None:
 def measured_on(result: BenchResult) -> str:
     """``cpu`` or the GPU's name; for an engine that was not timed, which device is missing."""
     latency = shown_latency(result)
-    if latency is not None:
-        return "cpu" if latency.threads else latency.device
-    if result.target in T4_TARGETS:
-        return "(no T4 here)"
-    return "(not here)" if result.target.startswith(OTHER_GPUS) else "(not timed)"
+    if latency is None:
+        return f"({result.absent})"
+    return "cpu" if latency.threads else latency.device
 
 
 def reference_first(results: Sequence[BenchResult]) -> list[BenchResult]:

@@ -1,12 +1,11 @@
 """How fast engines are, from one run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trtasr.results.speech import WerResult
 
 IDLE = 0x1  # reason for low clocks: nothing runs, which is no throttling
-BASELINES: Mapping[str, str] = {"fp32": "fp32", "t4-fp32": "fp32", "t4-fp16": "fp16"}  # target -> what it computes in
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ class BenchResult:
         latencies: one per benchmarked input shape; empty where the device is not here.
         wer: None when no manifest was given.
         note: shown at the end of the row, for instance what ran in place of a missing T4.
+        precision: ``int8``; ``fp32`` or ``fp16`` of an engine that is there to compare with.
+        absent: what is said in place of a device where nothing was timed.
     """
 
     engine: str
@@ -76,11 +77,8 @@ class BenchResult:
     latencies: tuple[Latency, ...] = ()
     wer: WerResult | None = None
     note: str = ""
-
-    @property
-    def precision(self) -> str:
-        """``int8``; ``fp32`` or ``fp16`` of an engine that is there to compare with."""
-        return BASELINES.get(self.target, "int8")
+    precision: str = "int8"
+    absent: str = "not timed"
 
 
 def speedup(results: Iterable[BenchResult], latency: Latency, precision: str) -> float | None:
