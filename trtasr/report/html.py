@@ -64,21 +64,22 @@ def render(record: Record) -> str:
     )
     return environment.get_template("report.html.j2").render(
         record=record,
-        chips=_chips(record),
-        cards=[*_wer_cards(record), *_size_cards(record.results), *_speed_cards(record.results)],
-        summary=[_summary_row(record, result) for result in reference_first(record.results)],
+        chips=chips(record),
+        cards=[*wer_cards(record), *size_cards(record.results), *speed_cards(record.results)],
+        summary=[summary_row(record, result) for result in reference_first(record.results)],
         conditions=conditions(record.results),
         measure=measure_of(record.results),
-        files=_files(record),
-        settings=_json(record.recipe),
+        files=files_of(record),
+        settings=indented(record.recipe),
         mistakes=[view for result in record.results if (view := mistakes(record.results, result))],
-        **_speed(record.results),
-        **_layers(record),
-        **_error(record),
+        **speed_part(record.results),
+        **layers_part(record),
+        **error_part(record),
     )
 
 
-def _speed(results: Sequence[BenchResult]) -> dict[str, Any]:
+def speed_part(results: Sequence[BenchResult]) -> dict[str, Any]:
+    """What the section about speed shows: rows, bars, and the picture of accuracy against speed."""
     points = tradeoff(results)
     timed = any(point.rtfx is not None for point in points)
     return {
@@ -89,7 +90,8 @@ def _speed(results: Sequence[BenchResult]) -> dict[str, Any]:
     }
 
 
-def _layers(record: Record) -> dict[str, Any]:
+def layers_part(record: Record) -> dict[str, Any]:
+    """What the section about layers shows: each engine, what was left out and why, FP16's limits, the integer proof."""
     engines = [engine for engine in record.engines if engine.layers]
     return {
         "engines": [engine_view(engine, record.decisions.get(engine.target, ()), record.reasons) for engine in engines],
@@ -99,7 +101,8 @@ def _layers(record: Record) -> dict[str, Any]:
     }
 
 
-def _error(record: Record) -> dict[str, Any]:
+def error_part(record: Record) -> dict[str, Any]:
+    """What the section about quantization error shows: pictures, tables of scales, corrections, controls."""
     pairs = range_pairs(record.table, record.audio_table)
     return {
         "sqnr_svg": svg.sqnr_stems(record.table.activations),
@@ -114,11 +117,13 @@ def _error(record: Record) -> dict[str, Any]:
     }
 
 
-def _json(value: Mapping[str, Any]) -> str:
+def indented(value: Mapping[str, Any]) -> str:
+    """JSON to read; empty for nothing."""
     return json.dumps(value, indent=2, default=str, ensure_ascii=False) if value else ""
 
 
-def _chips(record: Record) -> list[tuple[str, str]]:
+def chips(record: Record) -> list[tuple[str, str]]:
+    """Label and value of the facts below the headline."""
     return [
         ("model", record.architecture),
         ("targets", ", ".join(record.targets)),
@@ -128,17 +133,18 @@ def _chips(record: Record) -> list[tuple[str, str]]:
     ]
 
 
-def _files(record: Record) -> list[File]:
+def files_of(record: Record) -> list[File]:
     """The checkpoint, then the engines; an engine without a hash of its own is hashed in the bundle's sidecar."""
     files = [File("checkpoint", "", "", record.checkpoint["sha256"], "")]
     for engine in record.engines:
         facts = {key: value for key, value in engine.details.items() if key != "sha256"}
         sha256 = str(engine.details.get("sha256", "sha256 in bundle.json"))
-        files.append(File(engine.target, engine.path, format_size(engine.size_bytes), sha256, _json(facts)))
+        files.append(File(engine.target, engine.path, format_size(engine.size_bytes), sha256, indented(facts)))
     return files
 
 
-def _wer_cards(record: Record) -> list[Card]:
+def wer_cards(record: Record) -> list[Card]:
+    """A card for the WER (CER) of FP32 and of each INT8 engine."""
     baseline = reference_rate(record.results)
     cards = []
     for result in reference_first(record.results):
@@ -149,12 +155,13 @@ def _wer_cards(record: Record) -> list[Card]:
         if not found.spaced:
             detail = f"{found.character_errors} errors in {found.characters} characters"
         if delta is not None:
-            detail = f"{format_delta(delta)} points to FP32{_interval(record, result)}"
+            detail = f"{format_delta(delta)} points to FP32{interval_of(record, result)}"
         cards.append(Card(f"{found.measure} {result.engine}", f"{format_wer(found.rate)} %", detail))
     return cards
 
 
-def _size_cards(results: Sequence[BenchResult]) -> list[Card]:
+def size_cards(results: Sequence[BenchResult]) -> list[Card]:
+    """A card for the size of each INT8 engine."""
     reference = next((r for r in results if r.target == REFERENCE), None)
     cards = []
     for result in results:
@@ -168,7 +175,8 @@ def _size_cards(results: Sequence[BenchResult]) -> list[Card]:
     return cards
 
 
-def _speed_cards(results: Sequence[BenchResult]) -> list[Card]:
+def speed_cards(results: Sequence[BenchResult]) -> list[Card]:
+    """Cards for latency, RTFx and speedup of each INT8 engine that was timed."""
     cards = []
     for result in results:
         latency = shown_latency(result)
@@ -185,10 +193,11 @@ def _speed_cards(results: Sequence[BenchResult]) -> list[Card]:
     return cards
 
 
-def _summary_row(record: Record, result: BenchResult) -> dict[str, str]:
+def summary_row(record: Record, result: BenchResult) -> dict[str, str]:
+    """One engine's row of the summary, column -> text."""
     latency = shown_latency(result)
     scored = rates(record.results, result)
-    scored["delta"] += _interval(record, result)
+    scored["delta"] += interval_of(record, result)
     return {
         "engine": result.engine,
         **scored,
@@ -202,6 +211,7 @@ def _summary_row(record: Record, result: BenchResult) -> dict[str, str]:
     }
 
 
-def _interval(record: Record, result: BenchResult) -> str:
+def interval_of(record: Record, result: BenchResult) -> str:
+    """The bootstrap interval of a WER difference, in brackets; empty where there is none."""
     bounds = record.intervals.get(result.engine)
     return f" [{format_delta(bounds[0])}, {format_delta(bounds[1])}]" if bounds else ""

@@ -26,7 +26,7 @@ def proof_text(proof: Proof, show_all: bool) -> str:
     paragraph = textwrap.fill(f"operators: {operators}", WIDTH, subsequent_indent="  ").replace("\xa0", " ")
     lines = [f"float tensors between the quantized input and the logits: {len(proof.floats)} of {proof.tensors}"]
     if proof.floats:
-        lines.append(f"not integer: {_listed(proof.floats)}")
+        lines.append(f"not integer: {few(proof.floats)}")
     lines += [f"quantized at: {', '.join(proof.boundary) or '-'}", paragraph, ""]
     if sums := [item for item in proof.accumulators if show_all or item.capacity < LONG]:
         lines += [
@@ -46,20 +46,20 @@ def proof_text(proof: Proof, show_all: bool) -> str:
 
 def accumulator_lines(accumulators: Sequence[Accumulator], show_all: bool) -> list[str]:
     """Table of sums: bound as a power of two and as a number, bits of the type, bits that no input reaches."""
-    worst = sorted(accumulators, key=lambda item: item.capacity - _log2(item.bound))
+    worst = sorted(accumulators, key=lambda item: item.capacity - bits_of(item.bound))
     shown = worst if show_all else worst[:SHOWN]
     rows = [["node", "operator", "products", "bound", "", "bits", "headroom"]]
     for item in shown:
-        power = f"2^{_log2(item.bound):.1f}" if item.bound else "-"
+        power = f"2^{bits_of(item.bound):.1f}" if item.bound else "-"
         rows.append(
             [item.node, item.op, str(item.products), power, str(item.bound), str(item.capacity), str(item.headroom)]
         )
-    return [align(rows, right={2, 3, 4, 5, 6}), *_more(len(worst) - len(shown))]
+    return [align(rows, right={2, 3, 4, 5, 6}), *hidden_line(len(worst) - len(shown))]
 
 
 def proof_view(proof: Proof) -> dict[str, Any]:
     """What the HTML report shows of a proof: counts, and the sums with the least headroom."""
-    worst = sorted(proof.accumulators, key=lambda item: item.capacity - _log2(item.bound))
+    worst = sorted(proof.accumulators, key=lambda item: item.capacity - bits_of(item.bound))
     worst = [item for item in worst if item.capacity < LONG]
     return {"floats": len(proof.floats), "tensors": proof.tensors, "sums": worst[:SHOWN]}
 
@@ -95,18 +95,18 @@ def row_table(rows: Sequence[IntegerRow], measure: str = "WER") -> str:
     cells = [["graph", f"{measure} %", "delta", "95 % interval", "SQNR dB", "tokens %"]]
     for index, row in enumerate(rows):
         compared = [
-            format_delta(_known(row.delta)),
+            format_delta(known_or_none(row.delta)),
             format_interval(row.interval),
             decibels(row.sqnr_db),
             f"{100 * row.token_agreement:.2f}",
         ]
-        cells.append([row.graph, format_wer(_known(row.wer)), *(compared if index else ["-"] * 4)])
+        cells.append([row.graph, format_wer(known_or_none(row.wer)), *(compared if index else ["-"] * 4)])
     return align(cells, right={1, 2, 3, 4, 5})
 
 
 def layer_lines(layers: Sequence[LayerSteps], show_all: bool) -> list[str]:
     """Table of layers: SQNR against FP32, codes that differ and by how many steps."""
-    worst = sorted(layers, key=lambda layer: (-layer.largest, -_share(layer.differing, layer.codes)))
+    worst = sorted(layers, key=lambda layer: (-layer.largest, -percent_of(layer.differing, layer.codes)))
     shown = layers if show_all else worst[:SHOWN]
     rows = [["tensor", "Q/DQ dB", "integer dB", "differ %", "steps", "own %", "own steps"]]
     for layer in shown:
@@ -115,13 +115,13 @@ def layer_lines(layers: Sequence[LayerSteps], show_all: bool) -> list[str]:
                 layer.tensor,
                 decibels(layer.qdq_sqnr_db),
                 decibels(layer.integer_sqnr_db),
-                f"{_share(layer.differing, layer.codes):.2f}",
+                f"{percent_of(layer.differing, layer.codes):.2f}",
                 str(layer.largest),
-                f"{_share(layer.own_differing, layer.codes):.3f}",
+                f"{percent_of(layer.own_differing, layer.codes):.3f}",
                 str(layer.own_largest),
             ]
         )
-    return [align(rows, right={1, 2, 3, 4, 5, 6}), *_more(len(layers) - len(shown))]
+    return [align(rows, right={1, 2, 3, 4, 5, 6}), *hidden_line(len(layers) - len(shown))]
 
 
 def steps_sentence(layers: Sequence[LayerSteps]) -> str:
@@ -167,23 +167,27 @@ def proof_json(proof: Proof) -> dict[str, Any]:
     }
 
 
-def _known(value: float) -> float | None:
+def known_or_none(value: float) -> float | None:
+    """None for NaN."""
     return None if math.isnan(value) else value
 
 
-def _share(part: int, whole: int) -> float:
+def percent_of(part: int, whole: int) -> float:
     """Percent."""
     return 100 * part / max(1, whole)
 
 
-def _log2(value: int) -> float:
+def bits_of(value: int) -> float:
+    """The base-2 logarithm of a magnitude; 0 for 0."""
     return math.log2(value) if value else 0.0
 
 
-def _more(hidden: int) -> list[str]:
+def hidden_line(hidden: int) -> list[str]:
+    """A line that says how many rows are not shown; none when all are."""
     return [f"... and {hidden} more (--all)"] if hidden > 0 else []
 
 
-def _listed(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many there are besides."""
     rest = f" and {len(names) - FEW} more" if len(names) > FEW else ""
     return ", ".join(names[:FEW]) + rest

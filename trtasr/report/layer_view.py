@@ -83,15 +83,16 @@ def kept_in(target: str) -> str:
 
 def mac_shares(layers: Iterable[LayerRow]) -> tuple[Share, ...]:
     """Share of each precision in the multiply-accumulates of the layers with weights."""
-    return _shares((precision(layer), layer.macs) for layer in layers)
+    return shares((precision(layer), layer.macs) for layer in layers)
 
 
 def time_shares(layers: Iterable[LayerRow]) -> tuple[Share, ...]:
     """Share of each precision in the engine's time; layers without weights apart. Empty where layers were not timed."""
-    return _shares((precision(layer) if layer.macs else NO_WEIGHTS, layer.time_share) for layer in layers)
+    return shares((precision(layer) if layer.macs else NO_WEIGHTS, layer.time_share) for layer in layers)
 
 
-def _shares(amounts: Iterable[tuple[str, float]]) -> tuple[Share, ...]:
+def shares(amounts: Iterable[tuple[str, float]]) -> tuple[Share, ...]:
+    """Percent of a sum by name, in the order of `COLOURS`."""
     sums: defaultdict[str, float] = defaultdict(float)
     for name, amount in amounts:
         sums[name] += amount
@@ -117,11 +118,19 @@ def engine_view(engine: Engine, decisions: Sequence[Decision], reasons: Mapping[
         time=time_shares(layers),
         timed=any(layer.time_share > 0 for layer in layers),
         tactics=any(layer.tactic for layer in layers),
-        rows=tuple(_row(layer, total, rules, reasons) for layer in layers),
+        rows=tuple(row_of(layer, total, rules, reasons) for layer in layers),
     )
 
 
-def _row(layer: LayerRow, total: int, rules: Mapping[str, str], reasons: Mapping[str, str]) -> Row:
+def row_of(layer: LayerRow, total: int, rules: Mapping[str, str], reasons: Mapping[str, str]) -> Row:
+    """One layer of an engine, as a row of the table.
+
+    Args:
+        layer: as the builder tells.
+        total: multiply-accumulates of all layers.
+        rules: ONNX node -> the rule that kept it out of INT8.
+        reasons: rule -> its reason.
+    """
     kept = dict.fromkeys(rules[node] for node in layer.onnx_nodes if node in rules) if layer.macs else {}
     return Row(
         name=layer.name,

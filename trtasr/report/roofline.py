@@ -16,18 +16,19 @@ def roofline_text(estimate: Roofline) -> str:
     lines = [
         f"ESTIMATE for a Tesla T4, {shape}: lower bounds of the layers with weights (not of products in attention), "
         "from peak arithmetic and memory bandwidth, nothing measured",
-        _totals(estimate),
+        totals_table(estimate),
         "",
         "slowest layers of the INT8 engine:",
-        _slowest(estimate.int8),
+        slowest_table(estimate.int8),
         "",
-        _memory_sentence(estimate.int8),
-        _depthwise_sentence(estimate.int8, totals),
+        memory_sentence(estimate.int8),
+        depthwise_sentence(estimate.int8, totals),
     ]
     return "\n".join(lines)
 
 
-def _totals(estimate: Roofline) -> str:
+def totals_table(estimate: Roofline) -> str:
+    """Lower bounds of the whole graph in each precision, as a table."""
     rows = [["estimate", "ms", "memory-bound", "audio s per s"]]
     columns = {"fp32": estimate.fp32, "fp16": estimate.fp16, "int8": estimate.int8}
     for name, bounds in columns.items():
@@ -38,7 +39,8 @@ def _totals(estimate: Roofline) -> str:
     return align(rows, right={1, 2, 3})
 
 
-def _slowest(bounds: Sequence[Bound]) -> str:
+def slowest_table(bounds: Sequence[Bound]) -> str:
+    """The layers that take longest, as a table."""
     rows = [["layer", "precision", "us", "bound by"]]
     for item in sorted(bounds, key=lambda item: -item.milliseconds)[:SHOWN]:
         rows.append(
@@ -52,7 +54,8 @@ def _slowest(bounds: Sequence[Bound]) -> str:
     return align(rows, right={2})
 
 
-def _memory_sentence(bounds: Sequence[Bound]) -> str:
+def memory_sentence(bounds: Sequence[Bound]) -> str:
+    """How many layers wait for memory rather than for arithmetic."""
     limited = [item for item in bounds if item.memory_bound]
     depthwise = sum(item.depthwise for item in limited)
     return (
@@ -61,7 +64,8 @@ def _memory_sentence(bounds: Sequence[Bound]) -> str:
     )
 
 
-def _depthwise_sentence(bounds: Sequence[Bound], totals: dict[str, float]) -> str:
+def depthwise_sentence(bounds: Sequence[Bound], totals: dict[str, float]) -> str:
+    """What an INT8 kernel for depthwise convolutions would gain."""
     if not any(item.depthwise for item in bounds):
         return "no depthwise convolutions: nothing is kept from INT8 for lack of such a kernel"
     gain = totals["int8"] - totals["int8_depthwise"]

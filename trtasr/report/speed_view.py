@@ -67,10 +67,12 @@ def latency_rows(results: Sequence[BenchResult]) -> list[LatencyRow]:
     """Every engine at every shape it was timed at, the same shapes together."""
     timed = [(result, latency) for result in reference_first(results) for latency in result.latencies]
     timed.sort(key=lambda pair: pair[1].condition)
-    return [_latency_row(results, *pair) for pair in timed]
+    return [latency_row(results, *pair) for pair in timed]
 
 
-def _latency_row(results: Sequence[BenchResult], result: BenchResult, latency: Latency) -> LatencyRow:
+def latency_row(results: Sequence[BenchResult], result: BenchResult, latency: Latency) -> LatencyRow:
+    """One engine at one shape, as a row of the table."""
+
     def over(precision: str) -> float | None:
         return None if result.precision == precision else speedup(results, latency, precision)
 
@@ -96,10 +98,11 @@ def bar_groups(results: Sequence[BenchResult]) -> list[BarGroup]:
     for result in reference_first(results):
         for latency in result.latencies:
             groups.setdefault(latency.condition, []).append((result, latency))
-    return [_bar_group(groups[key]) for key in sorted(groups)]
+    return [bar_group(groups[key]) for key in sorted(groups)]
 
 
-def _bar_group(pairs: Sequence[tuple[BenchResult, Latency]]) -> BarGroup:
+def bar_group(pairs: Sequence[tuple[BenchResult, Latency]]) -> BarGroup:
+    """The engines at one shape as bars, p50 with the tail to p95, as percent of the longest."""
     longest = max(latency.p95_ms for _, latency in pairs)
     bars = []
     for result, latency in pairs:

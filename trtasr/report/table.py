@@ -169,7 +169,7 @@ def decision_summary(
     kept = Counter(decision.rule for decision in decisions if not decision.quantized)
     if not kept:
         return "all INT8"
-    words = [f"{n} {rule}" + _parenthesis((reasons or {}).get(rule, "")) for rule, n in kept.most_common()]
+    words = [f"{n} {rule}" + in_parentheses((reasons or {}).get(rule, "")) for rule, n in kept.most_common()]
     return f"kept {kept_in}: " + ", ".join(words)
 
 
@@ -187,13 +187,13 @@ def layer_table(layers: Sequence[LayerRow], show_all: bool = False) -> str:
         share = f"{100 * layer.macs / total:.2f}" if layer.macs else "-"
         rows.append(
             [
-                _clip(layer.name, show_all),
+                clipped(layer.name, show_all),
                 layer.kind,
                 " x ".join(layer.operands) or "-",
                 ", ".join(layer.outputs) or "-",
                 "yes" if layer.int8 else "-",
                 share,
-                _nodes(layer.onnx_nodes, show_all),
+                nodes_cell(layer.onnx_nodes, show_all),
             ]
         )
     lines = [align(rows, right={5})]
@@ -259,18 +259,20 @@ def align(rows: Sequence[Sequence[str]], right: set[int]) -> str:
     return "\n".join(lines)
 
 
-def _parenthesis(text: str) -> str:
+def in_parentheses(text: str) -> str:
+    """A remark behind a line; empty for none."""
     return f" ({text})" if text else ""
 
 
-def _clip(name: str, full: bool) -> str:
+def clipped(name: str, full: bool) -> str:
     """Long names lose their middle: the end tells layers apart."""
     if full or len(name) <= NAME_WIDTH:
         return name
     return f"{name[:16]}...{name[-(NAME_WIDTH - 19) :]}"
 
 
-def _nodes(names: Sequence[str], full: bool) -> str:
+def nodes_cell(names: Sequence[str], full: bool) -> str:
+    """Node names; unless all are asked for, the first and how many more."""
     if full or len(names) <= 1:
-        return ", ".join(_clip(name, full) for name in names) or "-"
-    return f"{_clip(names[0], full)} +{len(names) - 1}"
+        return ", ".join(clipped(name, full) for name in names) or "-"
+    return f"{clipped(names[0], full)} +{len(names) - 1}"

@@ -52,47 +52,49 @@ def mistakes(results: Sequence[BenchResult], result: BenchResult) -> Mistakes | 
     if found is None or result.precision != "int8":
         return None
     before = {u.audio_filepath: u for u in reference.utterances} if reference else {}
-    differing = [u for u in found.utterances if _differs(u, before)]
-    rows = [_mistake(u, before.get(u.audio_filepath), found.spaced) for u in differing]
+    differing = [u for u in found.utterances if differs(u, before)]
+    rows = [mistake(u, before.get(u.audio_filepath), found.spaced) for u in differing]
     rows.sort(key=lambda row: (row.added, row.errors), reverse=True)
     count = len(found.utterances)
     heading = f"{len(differing)} of {count} transcripts differ from FP32" if reference else f"{count} utterances"
     return Mistakes(result.engine, heading, rows[:WORST_UTTERANCES])
 
 
-def _differs(utterance: Utterance, before: Mapping[str, Utterance]) -> bool:
+def differs(utterance: Utterance, before: Mapping[str, Utterance]) -> bool:
     """Whether a transcript is not that of FP32; without one, whether it has an error."""
     fp32 = before.get(utterance.audio_filepath)
     return utterance.hypothesis != (fp32.hypothesis if fp32 else utterance.reference)
 
 
-def _mistake(utterance: Utterance, fp32: Utterance | None, spaced: bool) -> Mistake:
-    counts = _counts(utterance, spaced)
-    earlier = _counts(fp32, spaced) if fp32 else None
-    errors = _errors(counts)
+def mistake(utterance: Utterance, fp32: Utterance | None, spaced: bool) -> Mistake:
+    """An INT8 transcript beside FP32's, with the errors of both marked."""
+    counts = alignment(utterance, spaced)
+    earlier = alignment(fp32, spaced) if fp32 else None
+    errors = errors_in(counts)
     return Mistake(
         audio=PurePath(utterance.audio_filepath).name,
         duration=f"{utterance.duration:.1f} s",
         errors=errors,
-        added=errors - (_errors(earlier) if earlier else errors),
+        added=errors - (errors_in(earlier) if earlier else errors),
         text=utterance.reference,
-        int8=_aligned(counts, " " if spaced else ""),
-        fp32=_aligned(earlier, " " if spaced else "") if earlier else [],
+        int8=aligned_words(counts, " " if spaced else ""),
+        fp32=aligned_words(earlier, " " if spaced else "") if earlier else [],
     )
 
 
-def _counts(utterance: Utterance, spaced: bool) -> Any:
+def alignment(utterance: Utterance, spaced: bool) -> Any:
     """The alignment: of words, or of characters where there are no spaces between words."""
     if spaced:
         return jiwer.process_words(utterance.reference, utterance.hypothesis)
     return jiwer.process_characters(utterance.reference.replace(" ", ""), utterance.hypothesis.replace(" ", ""))
 
 
-def _errors(counts: Any) -> int:
+def errors_in(counts: Any) -> int:
+    """Substitutions, deletions and insertions."""
     return int(counts.substitutions + counts.deletions + counts.insertions)
 
 
-def _aligned(counts: Any, between: str) -> list[Word]:
+def aligned_words(counts: Any, between: str) -> list[Word]:
     """A transcript as runs of right, wrong, additional and missing words (characters), from jiwer's alignment."""
     words = []
     for chunk in counts.alignments[0]:
