@@ -59,7 +59,7 @@ def quantized(exported: Exported, table: ScaleTable, exclude: Sequence[str], fol
     models = [onnx.load(file) for file in exported.files]
     files = exported.network.files(folder, "qdq.onnx")
     for model, patterns, file in zip(models, own_patterns(exclude, models), files, strict=True):
-        save(quantized_graph(model, own_part(table, model), patterns), file)
+        save(quantized_graph(model, table, patterns), file)
     return files
 
 
@@ -71,10 +71,11 @@ def quantized_graph(exported: onnx.ModelProto, table: ScaleTable, exclude: Seque
 
     Args:
         exported: FP32 graph, not centered.
-        table: scales, offsets and corrected weights.
+        table: scales, offsets and corrected weights, of this graph and others.
         exclude: patterns of nodes that stay float.
     """
-    centered = center(exported, table.offsets)
-    if not table.activations:
-        return with_corrections(centered, table, [node.name for node in centered.graph.node])
-    return place(centered, table, TARGETS["t4-rtx"], exclude).model
+    centered = center(exported, own_part(table, exported).offsets)
+    own = own_part(table, centered)  # centering gives layers biases of their own
+    if not own.activations:
+        return with_corrections(centered, own, [node.name for node in centered.graph.node])
+    return place(centered, own, TARGETS["t4-rtx"], exclude).model

@@ -103,6 +103,7 @@ def walked_tables(
         if not last:
             quantized = [seen | own for seen, own in zip(quantized, streams.quantized, strict=True)]
             full = [seen | own for seen, own in zip(full, streams.full, strict=True)]
+            del streams  # so that the last part lets go of them
 
 
 def inputs_of(
