@@ -5,7 +5,7 @@ from pathlib import Path
 
 from report_sample import gpu_sample, sample
 
-from trtasr.cli.text import compile_data, compile_text
+from trtasr.cli.text import compile_data, compile_text, cpu_speed_line
 
 OUT = Path("engines/x")
 KEYS = {"outcome", "problems", "seconds", "peak_gb", "bundle", "engine", "results", "comparison", "controls"}
@@ -36,6 +36,11 @@ def test_int8_is_held_against_fp16_and_fp32_of_the_same_gpu():
     lines = [line for line in compile_text(gpu_sample(4), OUT).splitlines() if line.startswith("int8 t4 against")]
     assert len(lines) == 12
     assert lines[0] == "int8 t4 against FP16, 2 s: 1.41 x"
+
+
+def test_on_the_cpu_int8_is_held_against_fp32_length_by_length():
+    assert cpu_speed_line(sample().results) == ["int8 cpu against fp32, same run, same threads: 5.00 x at 15 s"]
+    assert cpu_speed_line(sample().results[:2]) == []
 
 
 def test_scripts_find_these_keys():

@@ -68,10 +68,17 @@ def speed_lines(results: Sequence[BenchResult]) -> list[str]:
     """INT8 against FP16 and FP32 on the GPU, shape by shape; the command line shows in red where INT8 loses."""
     lines = []
     for over in ("fp16", "fp32"):
-        for latency, ratio in speedups(results, over):
-            line = f"int8 t4 against {over.upper()}, {latency.shape}: {ratio:.2f} x"
+        for engine, latency, ratio in speedups(results, over):
+            line = f"{engine} against {over.upper()}, {latency.shape}: {ratio:.2f} x"
             lines.append(f"{line}  INT8 IS SLOWER" if ratio <= 1 else line)
     return lines
+
+
+def cpu_speed_line(results: Sequence[BenchResult]) -> list[str]:
+    """INT8 against FP32 on the CPU, length by length, in one line; none where no such engine was timed."""
+    found = speedups(results, "fp32", on_gpu=False)
+    ratios = ", ".join(f"{ratio:.2f} x at {latency.audio_seconds:g} s" for _, latency, ratio in found)
+    return [f"{found[0].engine} against fp32, same run, same threads: {ratios}"] if found else []
 
 
 def final_line(record: Record, out: Path) -> str:

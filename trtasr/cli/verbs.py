@@ -15,6 +15,7 @@ from trtasr.cli.text import (
     comparison_text,
     compile_data,
     compile_text,
+    cpu_speed_line,
     latency_text,
     layers_text,
     peak_gb,
@@ -240,14 +241,7 @@ def bench_verb(arguments: argparse.Namespace) -> Summary:
     lines = [summary_table(results)]
     for result in results:
         lines += [latency_text(result.engine, latency) for latency in result.latencies]
-    by_target = {result.target: result.latencies for result in results}
-    if "cpu" in by_target:
-        ratios = [
-            f"{a.p50_ms / b.p50_ms:.2f} x at {a.audio_seconds:g} s"
-            for a, b in zip(by_target["fp32"], by_target["cpu"], strict=True)
-        ]
-        lines.append(f"int8 cpu against fp32, same run, same threads: {', '.join(ratios)}")
-    lines += speed_lines(results)
+    lines += cpu_speed_line(results) + speed_lines(results)
     slow = slower_than_fp16(results, settings.allow_slower)
     lines += [f"gate missed: {problem}" for problem in slow]
     return Summary("\n".join(lines), [bench_json(result) for result in results], 3 if slow else 0)

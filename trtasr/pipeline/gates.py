@@ -2,9 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from trtasr.recipe import Evaluation
 from trtasr.results import BenchResult, Latency, speedup
+
+
+class Speedup(NamedTuple):
+    """INT8 against a baseline at one shape: label and latency of the engine, and how many times faster it is."""
+
+    engine: str
+    latency: Latency
+    ratio: float
 
 
 def missed_gates(results: Sequence[BenchResult], settings: Evaluation) -> tuple[str, ...]:
@@ -41,30 +50,34 @@ def slower_than_fp16(results: Sequence[BenchResult], allowed: bool = False) -> l
 
     Over all shapes means the geometric mean of the median latencies' ratios; shapes where INT8 loses are named.
     """
-    timed = next((result.engine for result in results if gpu_latencies(result)), "")
+    timed = next((result.engine for result in results if latencies_of(result, on_gpu=True)), "")
     if allowed or not timed:
         return []
-    ratios = speedups(results, "fp16")
-    if not ratios:
+    found = speedups(results, "fp16")
+    if not found:
         return [f"{timed} was not compared with FP16: there is no FP16 plan; --allow-slower accepts it"]
-    mean = mean_ratio(ratios)
-    slow = "; ".join(f"{latency.shape}: {ratio:.2f} x" for latency, ratio in ratios if ratio <= 1)
+    mean = mean_ratio(found)
+    slow = "; ".join(f"{item.latency.shape}: {item.ratio:.2f} x" for item in found if item.ratio <= 1)
     if mean > 1:
         return []
     return [f"{timed} is {mean:.2f} times as fast as FP16, so no faster ({slow}); --allow-slower accepts it"]
 
 
-def gpu_latencies(result: BenchResult) -> list[Latency]:
-    """Latencies of an INT8 engine on a GPU."""
-    return [latency for latency in result.latencies if result.precision == "int8" and not latency.threads]
+def latencies_of(result: BenchResult, on_gpu: bool) -> list[Latency]:
+    """Latencies of an INT8 engine on a GPU, or on a CPU; none of a baseline."""
+    return [item for item in result.latencies if result.precision == "int8" and on_gpu == (not item.threads)]
 
 
-def speedups(results: Sequence[BenchResult], over: str) -> list[tuple[Latency, float]]:
-    """INT8 latency of each shape benchmarked on a GPU, and how many times faster it is than that precision there."""
-    found = [(latency, speedup(results, latency, over)) for result in results for latency in gpu_latencies(result)]
-    return [(latency, ratio) for latency, ratio in found if ratio is not None]
+def speedups(results: Sequence[BenchResult], over: str, on_gpu: bool = True) -> list[Speedup]:
+    """How many times faster INT8 is than ``fp32`` or ``fp16`` on the same device, at each benchmarked shape."""
+    return [
+        Speedup(result.engine, latency, ratio)
+        for result in results
+        for latency in latencies_of(result, on_gpu)
+        if (ratio := speedup(results, latency, over)) is not None
+    ]
 
 
-def mean_ratio(ratios: Sequence[tuple[Latency, float]]) -> float:
+def mean_ratio(found: Sequence[Speedup]) -> float:
     """Geometric mean over the shapes."""
-    return math.exp(sum(math.log(ratio) for _, ratio in ratios) / len(ratios))
+    return math.exp(sum(math.log(item.ratio) for item in found) / len(found))
