@@ -1,7 +1,9 @@
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import pytest
 from sidecar import description
 
@@ -9,6 +11,7 @@ from trtasr.bundle import open_bundle, seal, staged
 from trtasr.cli import main
 from trtasr.errors import BundleError, UsageError
 from trtasr.files.write import write_json
+from trtasr.text.generate import Generation
 
 
 def make(out: Path, text: str = "one") -> None:
@@ -146,6 +149,13 @@ WRONG: dict[str, dict[str, object]] = {
     "frames": {"most_frames": 0},
     "frames of a CTC model": {"most_frames": 100},
 }
+
+
+@pytest.mark.parametrize("rules", [None, GENERATION, GENERATION | {"no_speech": 3, "languages": [1]}])
+def test_the_rules_of_generation_come_back(tmp_path, rules) -> None:
+    found = open_bundle(made(tmp_path / "out", generation=rules)).sidecar.generation
+    assert found == (msgspec.convert(rules, Generation) if rules else None)
+    assert found is None or json.loads(json.dumps(asdict(found))).items() >= rules.items()
 
 
 @pytest.mark.parametrize("changes", WRONG.values(), ids=WRONG.keys())
