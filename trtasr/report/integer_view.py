@@ -3,11 +3,10 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from trtasr.report.table import align, format_db, format_delta, format_wer
-from trtasr.results import Accumulator, IntegerComparison, IntegerRow, LayerSteps, Proof
+from trtasr.results import Accumulator, IntegerComparison, IntegerRow, LayerSteps, Proof, plain
 
 SHOWN = 12  # rows of a table that is not shown whole
 LONG = 63  # bits of an int64
@@ -154,17 +153,8 @@ def decibels(value: float) -> str:
 
 def proof_json(proof: Proof) -> dict[str, Any]:
     """The proof as plain values, with bits and headroom of every accumulator."""
-    sums = [asdict(item) | {"bits": item.bits, "headroom": item.headroom} for item in proof.accumulators]
-    return {
-        "integer_only": proof.integer_only,
-        "tensors": proof.tensors,
-        "floats": list(proof.floats),
-        "boundary": list(proof.boundary),
-        "operators": dict(proof.operators),
-        "accumulators": sums,
-        "widest": proof.widest,
-        "longest": proof.longest,
-    }
+    sums = [plain(item) | {"bits": item.bits, "headroom": item.headroom} for item in proof.accumulators]
+    return {**plain(proof), "integer_only": proof.integer_only, "accumulators": sums}
 
 
 def known_or_none(value: float) -> float | None:
