@@ -1,20 +1,24 @@
 """Layers left in floating point: as few as the budget needs, the most harmful first."""
 
 import json
+from dataclasses import dataclass, replace
 
 import pytest
+from compiling_pair import CHANGES as SMALL
+from compiling_pair import compiling, read
+from exported import exported
 from hypothesis import given
 from hypothesis import strategies as st
+from whisper_folder import write_folder
 
-from trtasr.checkpoint.nemo import read_nemo
 from trtasr.cli import main
 from trtasr.engine.compare import output_sqnr
-from trtasr.engine.sessions import utterances
-from trtasr.models.load import build_model
-from trtasr.pipeline.budget import fewest
-from trtasr.pipeline.evaluate import log_probs
+from trtasr.files.scratch import scratch
+from trtasr.network.network import outputs
+from trtasr.pipeline.budget import Trial, fewest, within_budget
 from trtasr.pipeline.features import calibration_features
-from trtasr.recipe import Recipe, override
+from trtasr.recipe import Evaluation, Recipe, override
+from trtasr.targets import T4_RTX
 
 CHANGES = ["calibration.batches=1", "calibration.steps=2", "calibration.seconds=1.5", "evaluation.bench_seconds=[0.5]"]
 FAST = ["-q", *(part for change in CHANGES for part in ("--set", change))]
@@ -41,19 +45,87 @@ def test_a_higher_budget_leaves_more_layers_out(tiny_folder, tmp_path, capsys):
     assert "left in floating point to keep the budget" in capsys.readouterr().out
 
 
+def calibrated_on(checkpoint, folder, changes):
+    """The network of a checkpoint, and what its table is made from."""
+    graphs = exported(checkpoint, folder)
+    features = calibration_features("synthetic", override(Recipe("tiny", str(checkpoint)), changes), graphs)
+    return graphs.network, features.examples()
+
+
+def engine_sqnr(network, bundle, examples):
+    """Of the CPU engine against FP32 in dB, as both compute."""
+    exact, found = (
+        outputs(network, network.files(folder, kind), examples)
+        for folder, kind in ((bundle, "fp32.onnx"), (bundle / "cpu", "int8.onnx"))
+    )
+    return output_sqnr(exact, found)
+
+
 @pytest.mark.parametrize("flags", [[], ["--correction", "fade", "--set", "quantization.weight_bits=4"]])
 def test_the_engine_keeps_the_budget(tiny_folder, tmp_path, flags):
     """As the engine itself computes, on the features it was calibrated with; W4 weights of left layers are not used."""
     out = tmp_path / "out"
     names = kept(tiny_folder, out, "--min-sqnr", "60", *flags)
     assert 0 < len(names) <= 9
-    recipe = override(Recipe("tiny", str(tiny_folder / "tiny.nemo")), CHANGES)
-    checkpoint = read_nemo(tiny_folder / "tiny.nemo")
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
-    features = calibration_features("synthetic", recipe, checkpoint, model)
-    feeds = [(feed["features"], feed["lengths"]) for feed in utterances(features)]
-    exact, found = (log_probs(out / name, feeds) for name in ("model.fp32.onnx", "cpu/model.int8.onnx"))
-    assert output_sqnr(exact, found) >= 60
+    network, examples = calibrated_on(tiny_folder / "tiny.nemo", tmp_path / "fp32", CHANGES)
+    assert engine_sqnr(network, out, examples) >= 60
+
+
+def test_the_engine_of_an_encoder_decoder_keeps_the_budget(tmp_path):
+    out, checkpoint = tmp_path / "out", write_folder(tmp_path / "tiny")
+    code, _ = compiling(tmp_path, out, "--target", "cpu", "--min-sqnr", "50")
+    assert code == 0
+    decisions = read(out, "scales.json")["decisions"]["cpu"]
+    left = [item["node"] for item in decisions if item["rule"] == "budget"]
+    assert 0 < len(left) < sum(item["quantized"] for item in decisions) + len(left)
+    network, examples = calibrated_on(checkpoint, tmp_path / "fp32", SMALL)
+    assert engine_sqnr(network, out, examples) >= 50
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A trial of the tiny network of two parts, and what it leaves in floating point."""
+
+    trial: Trial
+    left: tuple[str, ...]
+
+    @property
+    def least(self):
+        return self.trial.recipe.evaluation.min_sqnr
+
+    def sqnr(self, left):
+        trial = self.trial
+        with scratch() as folder:
+            found = outputs(trial.exported.network, trial.written(left, folder), trial.examples)
+        return output_sqnr(trial.reference, found)
+
+
+@pytest.fixture(scope="module")
+def judged(attention):
+    recipe = Recipe("tiny", "tiny", quantization=attention.plain, evaluation=Evaluation(min_sqnr=65.0))
+    trial = Trial(attention.exported, attention.table(), recipe, T4_RTX, attention.features.examples())
+    return Judged(trial, within_budget(trial, ()))
+
+
+def test_layers_of_either_part_stay_in_floating_point(judged):
+    assert {name.split("/")[1] for name in judged.left} == {"encoder", "decoder"}
+    assert judged.sqnr(judged.left) >= judged.least
+
+
+def test_a_budget_that_holds_leaves_nothing_out(judged):
+    recipe = replace(judged.trial.recipe, evaluation=Evaluation(min_sqnr=20.0))
+    assert within_budget(replace(judged.trial, recipe=recipe), ()) == ()
+
+
+def test_as_few_layers_as_the_budget_needs(judged):
+    assert judged.sqnr(judged.left[:-1]) < judged.least
+
+
+def test_the_most_harmful_layers_are_left_first(judged):
+    quantized = [item.node for part in judged.trial.placed(()) for item in part.decisions if item.quantized]
+    kept = next(name for name in quantized if name not in judged.left)
+    alone = [judged.sqnr([name for name in quantized if name != layer]) for layer in (judged.left[0], kept)]
+    assert alone == sorted(alone)
 
 
 def test_each_target_has_its_own_layers(tiny_folder, tmp_path):
