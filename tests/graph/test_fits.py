@@ -2,13 +2,20 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from tiny_archive import write_archive
 
 from trtasr.cli import main
+from trtasr.errors import RecipeError
+from trtasr.graph.fits import check_fits
+from trtasr.values import ScaleTable
 
 FAST = ["--set", "calibration.batches=1", "--set", "calibration.steps=1", "--set", "calibration.seconds=0.5"]
 
@@ -68,3 +75,13 @@ def test_a_table_that_does_not_fit_is_refused(
     assert name in error
     assert "repair: " in error
     assert not (tmp_path / "out").exists()
+
+
+def test_offsets_and_corrections_may_be_of_any_graph_but_not_of_none(fp32: onnx.ModelProto, table: ScaleTable) -> None:
+    conv, other = next(node for node in fp32.graph.node if node.op_type == "Conv"), onnx.ModelProto()
+    own = {item.name: numpy_helper.to_array(item) for item in fp32.graph.initializer[:1]}
+    corrected = replace(table, corrected=own | {f"{conv.name}.centered_bias": np.zeros(8, np.float32)})
+    check_fits(corrected, [fp32, other])
+    for change in ({"offsets": {"nowhere": np.zeros(8, np.float32)}}, {"corrected": {"nowhere": np.zeros(8)}}):
+        with pytest.raises(RecipeError, match="nowhere"):
+            check_fits(replace(table, **change), [fp32, other])

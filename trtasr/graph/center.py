@@ -68,12 +68,17 @@ def center(model: onnx.ModelProto, offsets: Mapping[str, FloatArray]) -> onnx.Mo
     for node in model.graph.node:
         if node.op_type == "Conv" and node.output[0] in shifts:
             old = numpy_helper.to_array(stored[node.input[2]]) if len(node.input) > 2 else np.float64(0)
-            bias = f"{node.name}.centered_bias"
+            bias = centered_bias(node)
             biases[bias] = (old + shifts[node.output[0]]).astype(np.float32)
             nodes.append(_with_bias(node, bias))
         else:
             nodes.append(node)
     return rebuilt(model, nodes, [*model.graph.initializer, *(tensor(n, v) for n, v in biases.items())])
+
+
+def centered_bias(node: NodeProto) -> str:
+    """Name of the bias of a convolution whose channels are shifted."""
+    return f"{node.name}.centered_bias"
 
 
 def give_back_quantized(model: onnx.ModelProto, table: ScaleTable, quantized: Collection[str]) -> onnx.ModelProto:

@@ -100,6 +100,8 @@ def store(model: onnx.ModelProto, path: Path) -> None:
         size_threshold=SMALL,
     )
     onnx.load_external_data_for_model(model, str(path.parent))  # saving has taken the values out
+    for item in model.graph.initializer:
+        item.ClearField("data_location")
 
 
 def scale_of(table: ScaleTable, name: str) -> TensorScale:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import onnx
 
 from trtasr.errors import RecipeError
+from trtasr.graph.center import centered_bias
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.values import ScaleTable
 
@@ -12,7 +13,7 @@ REMAKE = "remake the scale table with `make calib`, or add --recalibrate"
 
 
 def check_fits(table: ScaleTable, models: Sequence[onnx.ModelProto]) -> None:
-    """Refuse a table that lacks a scale of these graphs, or has one of another size.
+    """Refuse a table that lacks a scale of these graphs, has one of another size, or changes what they lack.
 
     Args:
         table: of all the graphs together.
@@ -34,6 +35,20 @@ def check_fits(table: ScaleTable, models: Sequence[onnx.ModelProto]) -> None:
                     REMAKE,
                 )
         check_sizes(table, model)
+    refuse_foreign(table, models)
+
+
+def refuse_foreign(table: ScaleTable, models: Sequence[onnx.ModelProto]) -> None:
+    """Refuse offsets and corrections of what no graph has: each graph takes its own part, and nobody would miss them.
+
+    Raises:
+        RecipeError: naming the tensor.
+    """
+    known = {item.name for model in models for item in model.graph.initializer}
+    for node in (node for model in models for node in model.graph.node):
+        known.update((*node.output, centered_bias(node)))
+    if foreign := sorted((table.offsets.keys() | table.corrected.keys()) - known):
+        raise RecipeError(f"scale table: {foreign[0]!r} is of another network", REMAKE)
 
 
 def check_sizes(table: ScaleTable, model: onnx.ModelProto) -> None:
