@@ -7,8 +7,8 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
+from trtasr.bench.agreement import output_sqnr
 from trtasr.checkpoint.read import read_checkpoint
-from trtasr.engine.compare import output_sqnr
 from trtasr.files.scratch import scratch
 from trtasr.graph.own_part import own_part, own_patterns
 from trtasr.network.network import Exported, Files, Outputs, run

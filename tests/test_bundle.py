@@ -144,10 +144,10 @@ WRONG: dict[str, dict[str, object]] = {
     "frontend key": {"frontend": {"kind": "mel", "width": 3}},
     "frontend value": {"frontend": {"kind": "mel", "features": 10**9}},
     "frontend type": {"frontend": {"kind": "waveform", "sample_rate": "fast"}},
+    "family": {"family": "gpt"},
     "generation": {"generation": {}},
     "generation of a CTC model": {"generation": GENERATION},
     "frames": {"most_frames": 0},
-    "frames of a CTC model": {"most_frames": 100},
 }
 
 

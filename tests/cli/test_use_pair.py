@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 from compiling_pair import compiled_bundle, read, run, speech_folder
 
+from trtasr.bench.roofline import roofline
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.engine.ort_generate import OrtDecoding
+from trtasr.graph.traffic import layer_traffic
 from trtasr.text.generate import biases, greedy
 
 
@@ -69,8 +72,38 @@ def test_inspect_counts_the_layers_of_both(compiled):
     code, printed = run("inspect", compiled, "--target", "cpu")
     assert code == 0
     assert "cpu: 33 of 35 layers INT8" in printed
-    code, _ = run("inspect", compiled, "--roofline")
-    assert code == 2
+
+
+def test_the_estimate_counts_the_decoder_once_per_token(compiled):
+    code, printed = run("inspect", compiled, "--roofline", "--seconds", "1.5", "--json")
+    assert code == 0
+    estimate = json.loads(printed)["estimate"]
+    assert (estimate["seconds"], estimate["tokens"]) == (1.5, 6)
+    config = read(compiled, "bundle.json")["frontend"]
+    encoder, decoder = (onnx.load(compiled / f"{name}.fp32.onnx") for name in ("encoder", "decoder"))
+    frames = config["pad_seconds"] * config["sample_rate"] // config["hop_length"]
+    layers = [*layer_traffic(encoder, 1, frames), *layer_traffic(decoder, 1, 1, 6)]
+    wanted = roofline(layers, set(), 1, 1.5).fp32
+    assert [item["node"] for item in estimate["fp32"]] == [item.node for item in wanted]
+    assert [item["memory_ms"] for item in estimate["fp32"]] == [item.memory_ms for item in wanted]
+    assert {item["precision"] for item in estimate["int8"]} == {"int8", "fp16"}
+    assert "1.5 s of audio, batch 1, 6 tokens" in run("inspect", compiled, "--roofline", "--seconds", "1.5")[1]
+
+
+@pytest.mark.parametrize("seconds", ["0", "2.5"])
+def test_an_estimate_is_of_what_the_model_hears(compiled, capsys, seconds):
+    assert run("inspect", compiled, "--roofline", "--seconds", seconds)[0] == 2
+    assert "at most 2 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["t4-rtx", "cpu"])
+def test_layers_of_both_graphs_are_compared(compiled, folder, target):
+    manifest = folder / "manifest.json"
+    code, printed = run("compare", compiled, "--layers", "--target", target, "--manifest", manifest, "--json", "-q")
+    assert code == 0
+    found = json.loads(printed)["sqnr_db"]
+    assert {"encoder", "decoder"} <= {name.split("/")[1] for name in found if name.startswith("/")}
+    assert any(value is not None and value < 60 for value in found.values())
 
 
 def test_transcribe_writes_what_the_evaluation_read(compiled, folder):

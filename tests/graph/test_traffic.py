@@ -38,3 +38,9 @@ def test_work_and_activations_grow_with_the_batch_and_weights_do_not(fp32, facto
     for one, more in zip(layer_traffic(fp32, 1, 64), layer_traffic(fp32, factor, 64), strict=True):
         assert (more.macs, more.inputs, more.outputs) == (factor * one.macs, factor * one.inputs, factor * one.outputs)
         assert more.weights == one.weights
+
+
+def test_every_run_reads_the_weights_again(fp32):
+    for one, more in zip(layer_traffic(fp32, 2, 1), layer_traffic(fp32, 2, 1, runs=7), strict=True):
+        assert (more.macs, more.inputs, more.outputs) == (7 * one.macs, 7 * one.inputs, 7 * one.outputs)
+        assert (more.weights, more.readers) == (7 * one.weights, one.readers)

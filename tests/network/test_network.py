@@ -9,13 +9,13 @@ import pytest
 import torch
 from exported import exported as exported_checkpoint
 from tiny_archive import write_archive
-from whisper_pair import DESCRIBED, FRONTEND, ROWS, VOCABULARY, exported, hearing_whisper, tiny_features
+from whisper_pair import DESCRIBED, FRONTEND, GENERATION, ROWS, VOCABULARY, exported, hearing_whisper, tiny_features
 
 from trtasr.audio.log_mel import LogMelConfig
 from trtasr.audio.waveform import SHORTEST, WaveformConfig
 from trtasr.errors import UsageError
 from trtasr.network.families import network_of
-from trtasr.network.network import Part, accepted, feeds, outputs, run, shortest_frames
+from trtasr.network.network import Part, accepted, dictated, feeds, outputs, run, shortest_frames
 from trtasr.recipe import EngineShapes
 from trtasr.values import Example
 
@@ -98,6 +98,15 @@ def test_outputs_are_those_of_teacher_forcing_each_behind_its_own_sound(pair, ex
         np.testing.assert_allclose(logits, wanted[0].numpy(), atol=2e-5)
     (swapped,) = outputs(pair.network, pair.files, [replace(examples[1], tokens=examples[0].tokens)])
     assert np.abs(swapped - found[0]).max() > 1e-3
+
+
+def test_an_engine_dictates_what_it_says_where_a_decoder_reads_tokens(pair, ctc, examples):
+    plain = [Example(item.features, item.lengths) for item in examples]
+    found = dictated(pair.network, pair.files, plain)
+    assert all(said.features is item.features for said, item in zip(found, plain, strict=True))
+    assert len({tuple(item.tokens) for item in found}) == len(examples)
+    assert all(item.tokens[:3].tolist() == list(GENERATION.prompt) for item in found)
+    assert [item.tokens for item in dictated(ctc.network, ctc.files, noise(80, 33))] == [None, None]
 
 
 def test_outputs_of_frames_end_with_the_utterance(ctc):

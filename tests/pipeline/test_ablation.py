@@ -2,13 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
 from report_sample import scored
 
 from trtasr.cli import main
-from trtasr.engine.compare import output_sqnr
-from trtasr.pipeline.ablation import CORRECTIONS, SETTINGS, Cell, ablation_table, agreement, spread, width
+from trtasr.pipeline.ablation import CORRECTIONS, SETTINGS, Cell, ablation_table, spread, width
 from trtasr.recipe import Quantization, Recipe, override
 
 CHANGES = ["calibration.batches=1", "calibration.steps=2", "calibration.seconds=1.5"]
@@ -48,15 +46,6 @@ def test_every_setting_at_every_width_over_the_seeds_and_its_controls(tiny_folde
     assert min(sqnr["synthetic", "none", 8]) > max(sqnr["synthetic", "none", 4])
     first, second = sqnr["synthetic", "none", 8]
     assert first != second  # the seeds make different features
-
-
-def test_agreement_and_sqnr_of_log_probabilities():
-    reference = [np.log([[0.7, 0.3], [0.4, 0.6]]), np.log([[0.9, 0.1], [0.2, 0.8]])]
-    swapped = [reference[0], reference[1][:, ::-1]]
-    assert agreement(reference, swapped) == 50.0
-    tenth = [1.1 * values for values in reference]
-    assert agreement(reference, tenth) == 100.0
-    assert output_sqnr(reference, tenth) == pytest.approx(20.0)
 
 
 def test_settings_are_settings_of_the_recipe():

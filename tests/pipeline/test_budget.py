@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from whisper_folder import write_folder
 
+from trtasr.bench.agreement import output_sqnr
 from trtasr.cli import main
-from trtasr.engine.compare import output_sqnr
 from trtasr.files.scratch import scratch
 from trtasr.network.network import outputs
 from trtasr.pipeline.budget import Trial, fewest, within_budget

@@ -11,8 +11,8 @@ from exported import NOTED, initializers
 from stored_table import read_table
 from whisper_pair import alone, tiny_features, tiny_whisper
 
+from trtasr.bench.agreement import output_sqnr
 from trtasr.engine.cache import parse_cache
-from trtasr.engine.compare import output_sqnr
 from trtasr.errors import RecipeError, UsageError
 from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections

@@ -24,3 +24,9 @@ def test_the_text_names_the_estimate_totals_and_what_bounds_each_layer():
 
 def test_a_network_without_depthwise_convolutions_says_so():
     assert "no depthwise convolutions" in roofline_text(roofline([DENSE], set(), 1, 2.0))
+
+
+def test_assumed_tokens_are_named():
+    first = roofline_text(roofline([DENSE], set(), batch=2, seconds=7.0, tokens=28)).splitlines()[0]
+    assert "7 s of audio, batch 2, 28 tokens" in first
+    assert "token" not in roofline_text(roofline([DENSE], set(), 1, 2.0)).splitlines()[0]

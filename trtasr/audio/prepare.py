@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import overload
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -12,7 +13,7 @@ from trtasr.audio.frontend import Frontend, frontend
 from trtasr.audio.manifest import ManifestEntry
 from trtasr.audio.read import MIXED, Reading, read_audio
 from trtasr.results import Prepared
-from trtasr.values import FloatArray
+from trtasr.values import Example, FloatArray, alone
 
 logger = logging.getLogger(__name__)
 KEPT = 64 * 2**20  # bytes of features of a manifest that stay in memory
@@ -100,6 +101,11 @@ def prepare(entries: Iterable[ManifestEntry], config: Frontend, reading: Reading
         AudioError: naming the file.
     """
     return Utterances(list(entries), Listener(config, reading))
+
+
+def examples(items: Iterable[Prepared]) -> list[Example]:
+    """Each utterance alone, as a network takes it; empty ones are left out."""
+    return [found for item in items for found in alone(item.features[None], np.array([item.frames], np.int64))]
 
 
 def features_of(samples: FloatArray, made: Frontends) -> tuple[FloatArray, int]:

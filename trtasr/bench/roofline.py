@@ -31,7 +31,7 @@ def bound(layer: Traffic, precision: str, int8: Set[str] = frozenset()) -> Bound
     return Bound(layer.node, precision, 2e3 * layer.macs / PEAKS[precision], 1e3 * moved / BANDWIDTH, layer.depthwise)
 
 
-def roofline(layers: Sequence[Traffic], int8: Set[str], batch: int, seconds: float) -> Roofline:
+def roofline(layers: Sequence[Traffic], int8: Set[str], batch: int, seconds: float, tokens: int = 0) -> Roofline:
     """Estimate all precisions.
 
     Args:
@@ -39,6 +39,7 @@ def roofline(layers: Sequence[Traffic], int8: Set[str], batch: int, seconds: flo
         int8: names of the nodes that read INT8 operands; the others run in FP16.
         batch: utterances.
         seconds: of audio each.
+        tokens: generated for each, one run after the other; 0 where none are.
     """
     depthwise = {layer.node for layer in layers if layer.depthwise}
     return Roofline(
@@ -48,6 +49,7 @@ def roofline(layers: Sequence[Traffic], int8: Set[str], batch: int, seconds: flo
         fp16=tuple(bound(layer, "fp16") for layer in layers),
         int8=bounds(layers, int8),
         int8_depthwise=bounds(layers, int8 | depthwise),
+        tokens=tokens,
     )
 
 

@@ -1,4 +1,4 @@
-"""What one does with a finished bundle: bench, compare, inspect, transcribe."""
+"""What one does with a finished bundle: bench, inspect, estimate, transcribe."""
 
 import logging
 import sys
@@ -14,23 +14,18 @@ from trtasr.audio.read import Reading
 from trtasr.audio.source import audio_files
 from trtasr.bench.roofline import roofline
 from trtasr.bundle import REPAIR, open_bundle
-from trtasr.engine.compare import compare
-from trtasr.engine.compare_pair import Dictated, compare_pair
 from trtasr.engine.faults import model_errors
 from trtasr.engine.sessions import load_model
 from trtasr.errors import AudioError, BundleError, UsageError
 from trtasr.files.read import Source
-from trtasr.files.workspace import writable
+from trtasr.graph.own_part import own_patterns
 from trtasr.graph.qdq import decide
 from trtasr.graph.traffic import layer_traffic
-from trtasr.network.network import accepted
-from trtasr.network.pair_run import files_of
-from trtasr.pipeline.evaluate import feeds
+from trtasr.network.network import Network, accepted
 from trtasr.pipeline.measure import Subject, measure_rows, rows_of, transcriber
-from trtasr.pipeline.opened import compared_utterances, open_engine, usable_gpu
-from trtasr.pipeline.pair_speech import spoken_tokens
+from trtasr.pipeline.opened import names_of, open_engine, usable_gpu
 from trtasr.recipe import Evaluation
-from trtasr.results import BenchResult, Comparison, Engine, LayerRow, Roofline
+from trtasr.results import BenchResult, Engine, LayerRow, Roofline, Traffic
 from trtasr.targets.t4 import T4
 
 logger = logging.getLogger(__name__)
@@ -49,13 +44,13 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
     subject = Subject(path, network, evaluation, accepted(opened.recipe.engine, network.described), usable_gpu())
     sidecar = opened.bundle.sidecar
     engines = [
-        Engine(target, facts.path, facts.size_bytes, details=rest_of(facts.path))
+        Engine(target, facts.path, facts.size_bytes, details=rest_of(network, facts.path))
         for target, facts in sidecar.engines.items()
     ]
-    graphs = {target: [file.as_posix() for file in files_of(Path(name))] for target, name in sidecar.graphs.items()}
+    graphs = {target: names_of(network, name) for target, name in sidecar.graphs.items()}
     rows = rows_of(subject, graphs, engines)
     for row in rows:
-        opened.files(row.files[0].relative_to(path).as_posix())  # what is measured is what was built
+        opened.files([file.relative_to(path).as_posix() for file in row.files])  # what is measured is what was built
     source = manifest or opened.manifest
     if source is None and opened.recipe.evaluation.manifest:
         logger.warning(
@@ -67,23 +62,9 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
     return measure_rows(subject, rows, items).results
 
 
-def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, limit: int) -> Comparison:
-    """Polygraphy comparison of FP32 against one engine's graph on speech; files go to ``out``.
-
-    Raises:
-        UsageError: no speech to compare on.
-    """
-    opened = open_engine(path)
-    items = compared_utterances(opened, target, manifest, limit)
-    labels = ("fp32", f"int8-{target}")
-    reference = opened.graph("fp32")
-    candidate = opened.graph(target) if opened.texts.generation else opened.runnable(target)
-    with model_errors(f"{path}: {target} against fp32"):
-        if opened.texts.generation:
-            spoken = spoken_tokens(reference, feeds(items), opened.texts)
-            said = Dictated([feed for feed, _ in spoken], [tokens for _, tokens in spoken], "audio")
-            return compare_pair(reference, candidate, said, writable(out), labels)
-        return compare(reference, candidate, feeds(items), writable(out), labels, "audio")
+def rest_of(network: Network, path: str) -> dict[str, dict[str, str]]:
+    """The files of the later parts."""
+    return {name: {"path": name} for name in names_of(network, path)[1:]}
 
 
 def engine_layers(path: Path) -> dict[str, tuple[LayerRow, ...]]:
@@ -99,31 +80,30 @@ def engine_layers(path: Path) -> dict[str, tuple[LayerRow, ...]]:
 def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
     """Roofline estimate of a bundle's network on a T4, INT8 where TensorRT's rules for the T4 allow it.
 
+    A part that runs once per token is counted for as many tokens as so much speech has, and reads its weights anew for
+    each.
+
     Raises:
         UsageError: no positive batch or length. BundleError: no bundle there.
     """
-    if batch < 1 or not 0 < seconds <= LONGEST:
-        raise UsageError(
-            f"--batch {batch} --seconds {seconds:g}", f"give a positive batch and a length of at most {LONGEST} s"
-        )
     opened = open_engine(path)
-    if opened.texts.generation:
+    network = opened.network
+    longest = min(LONGEST, network.described.most_frames / network.frontend.frames_per_second)
+    if batch < 1 or not 0 < seconds <= longest:
         raise UsageError(
-            f"{path}: an encoder-decoder, whose decoder runs once per token",
-            "the estimate knows CTC models only; measure it with `trtasr bench`",
+            f"--batch {batch} --seconds {seconds:g}", f"give a positive batch and a length of at most {longest:g} s"
         )
-    graph = opened.graph("fp32")
-    model = load_model(graph)
-    frames = max(1, round(seconds * opened.frontend.frames_per_second))
-    with model_errors(graph):
-        decisions = decide(model, T4.rules, opened.recipe.quantization.exclude)
-        int8 = {decision.node for decision in decisions if decision.quantized}
-        return roofline(layer_traffic(model, batch, frames), int8, batch, seconds)
-
-
-def rest_of(path: str) -> dict[str, dict[str, str]]:
-    """The files of the later parts."""
-    return {file.name: {"path": file.as_posix()} for file in files_of(Path(path))[1:]}
+    steps = [part.steps(seconds) for part in network.parts]
+    layers: list[Traffic] = []
+    int8: set[str] = set()
+    with model_errors(f"{path}: FP32 graphs"):
+        graphs = [load_model(graph) for graph in opened.graphs("fp32")]
+        excludes = own_patterns(opened.recipe.quantization.exclude, graphs)
+        for model, exclude, (positions, runs) in zip(graphs, excludes, steps, strict=True):
+            layers += layer_traffic(model, batch, positions, runs)
+            int8 |= {decision.node for decision in decide(model, T4.rules, exclude) if decision.quantized}
+    tokens = steps[-1][1] if network.unit == "tokens" else 0
+    return roofline(layers, int8, batch, seconds, tokens)
 
 
 @dataclass(frozen=True)
@@ -157,8 +137,8 @@ def transcribe_files(
     """
     opened, files = open_engine(path), audio_files(given)
     engine = opened.runnable(target)
-    listen = Listener(opened.frontend, Reading(channel, opened.limits(engine)))
-    with opened.network.open(files_of(engine), 0, False) as recognizer:
+    listen = Listener(opened.network.frontend, Reading(channel, opened.limits(engine)))
+    with opened.network.open(engine) as recognizer:
         transcribed = transcriber(recognizer)
         lines = len(files) == 1 or sys.stdout.isatty()  # that are printed show the progress
         for file in tqdm(files, desc="transcribe", unit="file", leave=False, disable=True if lines else None):

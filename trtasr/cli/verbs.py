@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,18 @@ from trtasr.cli.text import (
     peak_gb,
     speed_lines,
 )
-from trtasr.cli.use import Transcript, bench_bundle, compare_bundle, engine_layers, estimate_bundle, transcribe_files
+from trtasr.cli.use import Transcript, bench_bundle, engine_layers, estimate_bundle, transcribe_files
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
 from trtasr.errors import AudioError, MissingError, RecipeError, UsageError
 from trtasr.files.look import is_folder, is_there
 from trtasr.files.write import copy_file, replaceable, write_json
-from trtasr.network.pair_run import files_of, is_pair
 from trtasr.pipeline.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_table
 from trtasr.pipeline.acceptance import accept, keep_other_findings
-from trtasr.pipeline.compare_integer import compare_integer
-from trtasr.pipeline.compare_layers import compare_layers
+from trtasr.pipeline.compare import COMPARED_UTTERANCES, compare_bundle, compare_layers
 from trtasr.pipeline.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
-from trtasr.pipeline.first import COMPARED_UTTERANCES
 from trtasr.pipeline.gates import slower_than_fp16
-from trtasr.pipeline.integer_graph import prove_bundle
+from trtasr.pipeline.integer import compare_integer, prove_bundle
 from trtasr.pipeline.job import Options
 from trtasr.pipeline.lower import resolve_targets
 from trtasr.pipeline.measure import PROFILE
@@ -184,20 +181,18 @@ def export_extras(record: Record, out: Path, arguments: argparse.Namespace) -> N
     """Honour trtexec's ``--saveEngine``, ``--exportLayerInfo`` and ``--exportProfile`` for the first engine."""
     engine = record.engines[0]
     if arguments.save_engine:
-        save_engine(out / engine.path, arguments.save_engine)
+        save_engine([out / path for path in engine.paths], arguments.save_engine)
     if arguments.export_layers:
         write_json(arguments.export_layers, trtexec_layers(engine.layers))
     if arguments.export_profile:
         copy_file(out / PROFILE, arguments.export_profile)
 
 
-def save_engine(engine: Path, target: Path) -> None:
-    """Copy an engine to a file; of an encoder-decoder both, ``encoder`` and ``decoder`` in front of the suffix."""
-    if not is_pair(engine):
-        copy_file(engine, target)
-        return
-    for part in files_of(engine):
-        copy_file(part, target.with_suffix(f".{part.name.partition('.')[0]}{target.suffix}"))
+def save_engine(files: Sequence[Path], target: Path) -> None:
+    """Copy an engine to a file; several files get the name of their part in front of the suffix."""
+    for file in files:
+        part = f".{file.name.partition('.')[0]}" if len(files) > 1 else ""
+        copy_file(file, target.with_suffix(part + target.suffix))
 
 
 def calibrate_verb(arguments: argparse.Namespace) -> Summary:

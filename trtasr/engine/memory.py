@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trtasr.engine.compare import Observe, ort_observer
-from trtasr.engine.sessions import load_model
+from trtasr.engine.sessions import Observe, load_model, ort_observer
 from trtasr.errors import AudioError, path_text
 from trtasr.files.cpus import CGROUPS, OWN_CGROUPS, control_groups, words
 
@@ -107,7 +106,8 @@ class Demand:
 def sizes_at(observe: Observe, rows: int, frames: int) -> list[int]:
     """Bytes of each observed tensor for one utterance of noise with so many frames."""
     features = np.random.default_rng(0).standard_normal((1, rows, frames), np.float32)
-    return [tensor.nbytes for tensor in observe(features, np.array([frames], np.int64)).values()]
+    found = observe({"features": features, "lengths": np.array([frames], np.int64)})
+    return [tensor.nbytes for tensor in found.values()]
 
 
 def most_alive(nodes: Sequence[tuple[Sequence[str], Sequence[str]]], sizes: dict[str, float]) -> float:

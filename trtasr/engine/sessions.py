@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from trtasr.files.cpus import threads as usual_threads
 from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
+
+Observe = Callable[[Mapping[str, Array]], Mapping[str, Array]]  # inputs of a graph -> tensors of it, by name
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -154,6 +156,16 @@ def expose(model: Path | bytes, names: Sequence[str]) -> bytes:
 def folder_of(model: Path | bytes) -> Path | None:
     """Where the weights of a model lie, if it is a file."""
     return None if isinstance(model, bytes) else model.parent
+
+
+def ort_observer(model: Path | bytes, names: Sequence[str]) -> Observe:
+    """Inner tensors of a graph run by ONNX Runtime; those that are no output yet are exposed."""
+    session = open_session(expose(model, names), folder=folder_of(model))
+
+    def observed(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        return dict(zip(names, session.run(list(names), inputs), strict=True))
+
+    return observed
 
 
 def observe(

@@ -17,8 +17,9 @@ import numpy as np
 from trtasr.engine.bindings import Trt
 from trtasr.engine.build_tensorrt import load_tensorrt
 from trtasr.engine.device import load_libcuda, primary_context
+from trtasr.engine.sessions import Observe
 from trtasr.errors import BuildError
-from trtasr.values import FloatArray, IntArray
+from trtasr.values import Array, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,22 @@ def open_plan(plan: Path, graphs: bool = True) -> Iterator["TrtRunner"]:
             yield runner
         finally:
             runner.close()
+
+
+@contextmanager
+def plan_observer(plan: Path) -> Iterator[Observe]:
+    """Outputs of a plan run on the GPU, inside the block.
+
+    Raises:
+        MissingError: no GPU, TensorRT or pycuda. BuildError: the plan cannot be loaded here.
+    """
+    with open_plan(plan, graphs=False) as runner:
+
+        def observed(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+            runner(inputs["features"], inputs["lengths"])
+            return runner.outputs()
+
+        yield observed
 
 
 @dataclass

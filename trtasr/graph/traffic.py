@@ -59,7 +59,7 @@ def steps_per_frame(node: NodeProto, rates: Container[str]) -> float:
     return 2.0 if node.op_type == "Range" and node.input[0] in rates else 1.0
 
 
-def layer_traffic(model: onnx.ModelProto, batch: int, frames: int) -> tuple[Traffic, ...]:
+def layer_traffic(model: onnx.ModelProto, batch: int, frames: int, runs: int = 1) -> tuple[Traffic, ...]:
     """Multiply-accumulates and elements moved by each node with a constant weight, in graph order.
 
     Frames shrink by the strides of the convolutions passed, rounded up (the convolutions pad); every other operator
@@ -69,7 +69,8 @@ def layer_traffic(model: onnx.ModelProto, batch: int, frames: int) -> tuple[Traf
     Args:
         model: FP32 graph.
         batch: utterances.
-        frames: feature frames per utterance.
+        frames: feature frames per utterance, or other positions, of one run.
+        runs: one after the other, all counted; each reads the weights again.
     """
     described, rows = {site.node: site for site in sites(model)}, rows_per_frame(outline(model))
     lengths = {value.name: frames for value in model.graph.input}
@@ -82,7 +83,7 @@ def layer_traffic(model: onnx.ModelProto, batch: int, frames: int) -> tuple[Traf
         lengths.update(dict.fromkeys(node.output, after))
         if node.name in described:
             positions = (batch * before * rows.get(node.input[0], 1), batch * after * rows.get(node.output[0], 1))
-            traffic = _traffic(described[node.name], *positions)
+            traffic = _traffic(described[node.name], *positions, runs)
             found.append(replace(traffic, readers=_readers(node.output[0], model, described)))
     return tuple(found)
 
@@ -103,13 +104,13 @@ def _readers(name: str, model: onnx.ModelProto, described: Mapping[str, Site]) -
     return tuple(found)
 
 
-def _traffic(site: Site, positions_in: int, positions_out: int) -> Traffic:
+def _traffic(site: Site, positions_in: int, positions_out: int, runs: int) -> Traffic:
     weights = prod(site.weight_shape)
     return Traffic(
         node=site.node,
-        macs=weights * positions_out,
-        inputs=site.in_channels * positions_in,
-        outputs=site.out_channels * positions_out,
-        weights=weights,
+        macs=runs * weights * positions_out,
+        inputs=runs * site.in_channels * positions_in,
+        outputs=runs * site.out_channels * positions_out,
+        weights=runs * weights,
         depthwise=site.groups > 1,
     )

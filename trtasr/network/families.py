@@ -17,14 +17,16 @@ class Wiring:
     Attributes:
         network: what a checkpoint or a bundle says -> wired graphs.
         original: the trained module and its network -> what is exported, proved and calibrated.
+        generates: whether it has rules of generation.
     """
 
     network: Callable[[Described], Network]
     original: Callable[[nn.Module, Network], Original]
+    generates: bool = False
 
 
 CTC = Wiring(ctc, ctc_original)
-ATTENTION = Wiring(attention, attention_original)
+ATTENTION = Wiring(attention, attention_original, generates=True)
 FAMILIES = {"jasper": CTC, "conformer": CTC, "whisper": ATTENTION, "moonshine": ATTENTION}
 
 

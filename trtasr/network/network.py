@@ -229,6 +229,12 @@ def shortest_frames(config: Frontend) -> int:
     return SHORTEST if isinstance(config, WaveformConfig) else 1
 
 
+def dictated(network: Network, files: Files, utterances: Iterable[Example]) -> list[Example]:
+    """Single utterances with the tokens that an engine says to them, where a decoder reads tokens."""
+    with network.open(files) as recognizer:
+        return [recognizer.example(item.features, item.lengths) for item in utterances]
+
+
 def run(network: Network, files: Files, examples: Iterable[Example], count: int | None = None) -> Iterator[Outputs]:
     """What the first `count` parts (None: all) give to each example, by ONNX Runtime, one example at a time."""
     parts = network.parts[:count]

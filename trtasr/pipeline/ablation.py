@@ -8,18 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trtasr.audio.manifest import read_manifest
-from trtasr.audio.prepare import prepare
+from trtasr.audio.prepare import examples, prepare
 from trtasr.audio.read import Reading
+from trtasr.bench.agreement import scores
 from trtasr.bench.wer import require_recognition
-from trtasr.engine.compare import output_sqnr
 from trtasr.errors import UsageError
 from trtasr.files.scratch import scratch
 from trtasr.network.limits import refuse_above
-from trtasr.network.network import Exported, outputs
-from trtasr.pipeline.controls import quantized, said
+from trtasr.network.network import Exported, dictated, outputs
+from trtasr.pipeline.controls import quantized
 from trtasr.pipeline.export import export
 from trtasr.pipeline.features import calibration_features
 from trtasr.pipeline.job import checkpoint_of, wired
@@ -111,8 +109,8 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[WerResult, tuple[Cell, ...]]:
         exported = export(network, original, folder)
         reference = word_error_rate(network, exported.files, utterances, recipe.evaluation)
         require_recognition(reference)
-        examples = said(exported, utterances)
-        bench = Bench(exported, recipe, utterances, examples, outputs(network, exported.files, examples))
+        said = dictated(network, exported.files, examples(utterances))
+        bench = Bench(exported, recipe, utterances, said, outputs(network, exported.files, said))
         seeded = [replace(recipe, calibration=replace(recipe.calibration, seed=seed)) for seed in range(plan.seeds)]
         synthetic = [calibration_features("synthetic", item, exported) for item in seeded]
         noise, audio = ([calibration_features(method, recipe, exported)] for method in ("noise", "audio"))
@@ -135,8 +133,7 @@ def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits
     """One setting over its calibration sets."""
     changes = SETTINGS[correction] | {"weight_bits": bits}
     settings: Quantization = replace(bench.recipe.quantization, **changes)
-    scores = [score(bench, item, settings) for item in features]
-    wer, same, sqnr = zip(*scores, strict=True)
+    wer, same, sqnr = zip(*(score(bench, item, settings) for item in features), strict=True)
     found = Cell(features[0].method, correction, bits, wer, same, sqnr)
     logger.info(
         "%s %s, %s features: WER %s, agreement %s, SQNR %s dB",
@@ -158,13 +155,8 @@ def score(bench: Bench, features: CalibrationSet, settings: Quantization) -> tup
         files = quantized(exported, table, settings.exclude, folder)
         wer = usable_rate(network, files, bench.utterances, bench.recipe.evaluation)
         found = outputs(network, files, bench.examples)
-    return wer, agreement(bench.outputs, found), output_sqnr(bench.outputs, found)
-
-
-def agreement(reference: Sequence[FloatArray], found: Sequence[FloatArray]) -> float:
-    """Percent of frames, or of given tokens, with the same most likely token."""
-    exact, other = (np.concatenate([values.argmax(axis=1) for values in side]) for side in (reference, found))
-    return 100 * float(np.mean(exact == other))
+    total = scores(bench.outputs, found)
+    return wer, 100 * total.token_agreement, total.sqnr_db
 
 
 def width(found: Cell, settings: Quantization) -> str:

@@ -15,7 +15,7 @@ from trtasr.files.look import is_there
 from trtasr.files.read import Source
 from trtasr.files.workspace import writable
 from trtasr.files.write import write_json
-from trtasr.pipeline.compare_layers import compare_layers
+from trtasr.pipeline.compare import compare_layers
 from trtasr.pipeline.compile import compile_recipe
 from trtasr.pipeline.gates import mean_ratio, speedups
 from trtasr.pipeline.gpu import INT8

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from tqdm import tqdm
 
-from trtasr.engine.compare import output_sqnr
+from trtasr.bench.agreement import output_sqnr
 from trtasr.files.scratch import scratch
 from trtasr.graph.check import save
 from trtasr.graph.own_part import own_part, own_patterns

@@ -11,11 +11,11 @@ from trtasr.files.scratch import scratch
 from trtasr.files.workspace import writable
 from trtasr.network.network import Exported
 from trtasr.pipeline.budget import Trial, within_budget
+from trtasr.pipeline.compare import compare_first
 from trtasr.pipeline.controls import run_controls
 from trtasr.pipeline.export import centered, export
 from trtasr.pipeline.features import calibration_features
-from trtasr.pipeline.first import compare_first
-from trtasr.pipeline.integer_graph import write_integer
+from trtasr.pipeline.integer import integer_only
 from trtasr.pipeline.job import Job, Options, begin, budgeted, by_header, checkpoint_of, wired
 from trtasr.pipeline.lock import calibration_settings, keep_other_table, locked, write_table
 from trtasr.pipeline.lower_pair import baseline_parts, build_parts, part_plants
@@ -71,13 +71,13 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         table = tables[recipe.calibration.method]
         graphs = centered(exported, table, folder)
         parity = prove_parity(graphs)
-        integer = write_integer(folder, graphs, table)
+        integer = integer_only(graphs, table)
         left = left_in_float(job, graphs, table, features)
         plants = part_plants(job, graphs, table, left, features)
         lowered, engines = zip(*[build_parts(plants, target) for target in job.targets], strict=True)
         baselines = baseline_parts(plants) if job.host else ()
         measured = measure(job, folder, lowered, (*engines, *baselines))
-        comparison = compare_first(job, graphs, folder, lowered[0], engines[0])
+        comparison = compare_first(graphs, engines[0], lowered[0].references, job.utterances, recipe)
         controls = run_controls(exported, tables, recipe, job.utterances) if options.controls else ()
         timed = timed_engines((*engines, *baselines), measured)
         evidence = Evidence(comparison, parity, controls, integer)

@@ -5,19 +5,20 @@ from pathlib import Path
 
 import onnx
 
-from trtasr.engine.compare import output_sqnr
+from trtasr.audio.prepare import examples
+from trtasr.bench.agreement import output_sqnr
 from trtasr.files.scratch import scratch
 from trtasr.graph.center import center
 from trtasr.graph.check import save
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.own_part import own_part, own_patterns
-from trtasr.network.network import Exported, Files, outputs
+from trtasr.network.network import Exported, Files, dictated, outputs
 from trtasr.pipeline.measure import usable_rate
 from trtasr.recipe import LABELS, Recipe
 from trtasr.results import Control, Prepared
 from trtasr.targets import TARGETS
 from trtasr.targets.place import place
-from trtasr.values import Example, ScaleTable
+from trtasr.values import ScaleTable
 
 SQNR_UTTERANCES = 16
 
@@ -37,21 +38,15 @@ def run_controls(
         utterances: evaluation set.
     """
     network, rows = exported.network, []
-    examples = said(exported, utterances[:SQNR_UTTERANCES])
-    exact = outputs(network, exported.files, examples)
+    said = dictated(network, exported.files, examples(utterances[:SQNR_UTTERANCES]))
+    exact = outputs(network, exported.files, said)
     for method in LABELS:
         with scratch() as folder:
             files = quantized(exported, tables[method], recipe.quantization.exclude, folder)
             wer = usable_rate(network, files, utterances, recipe.evaluation)
-            sqnr = output_sqnr(exact, outputs(network, files, examples))
+            sqnr = output_sqnr(exact, outputs(network, files, said))
         rows.append(Control(recipe.label(method), wer, sqnr))
     return tuple(rows)
-
-
-def said(exported: Exported, utterances: Sequence[Prepared]) -> list[Example]:
-    """Utterances that are not empty, with the tokens that FP32 says to them where a decoder reads tokens."""
-    with exported.network.open(exported.files, 0, False) as recognizer:
-        return [recognizer.example(*item.feed) for item in utterances if item.frames > 0]
 
 
 def quantized(exported: Exported, table: ScaleTable, exclude: Sequence[str], folder: Path) -> Files:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from trtasr.engine.compare import output_sqnr
+from trtasr.bench.agreement import output_sqnr
 from trtasr.engine.walk import Replaced, Streams, Visited, walk
 from trtasr.errors import UsageError
 from trtasr.graph.edit import consumers

@@ -19,14 +19,13 @@ from trtasr.bench.wer import bootstrap_delta
 from trtasr.bundle import seal, tokenizer_file, write_tokenizer
 from trtasr.checkpoint.architecture import architecture
 from trtasr.checkpoint.checkpoint import Checkpoint
-from trtasr.engine.compare_pair import ENCODER
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.sessions import cpu_name
 from trtasr.files.write import write_json, write_text
 from trtasr.pipeline.gates import missed_gates
 from trtasr.pipeline.job import Job
 from trtasr.pipeline.lock import cache_text
-from trtasr.pipeline.lower import MODEL, PLAIN, Lowered
+from trtasr.pipeline.lower import PLAIN, Lowered
 from trtasr.pipeline.measure import Measured
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
@@ -87,7 +86,7 @@ def record_of(
         recipe=to_dict(recipe),
         described=described_json(checkpoint),
         graphs={
-            "fp32": f"{ENCODER if checkpoint.generation else MODEL}.fp32.onnx",
+            "fp32": f"{job.network.parts[0].name}.fp32.onnx",
             **{item.target: item.reference for item in lowered},
         },
         engines=tuple(engines),

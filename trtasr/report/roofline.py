@@ -12,7 +12,8 @@ SHOWN = 10
 def roofline_text(estimate: Roofline) -> str:
     """Totals, the slowest layers, what memory bounds, and what INT8 depthwise kernels would change."""
     totals = estimate.totals_ms
-    shape = f"{estimate.seconds:g} s of audio, batch {estimate.batch}"
+    tokens = f", {estimate.tokens} tokens assumed for each" if estimate.tokens else ""
+    shape = f"{estimate.seconds:g} s of audio, batch {estimate.batch}{tokens}"
     lines = [
         f"ESTIMATE for a Tesla T4, {shape}: lower bounds of the layers with weights (not of products in attention), "
         "from peak arithmetic and memory bandwidth, nothing measured",

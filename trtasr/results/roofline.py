@@ -62,6 +62,7 @@ class Roofline:
         fp32, fp16: every layer in that precision.
         int8: layers the T4 runs in INT8, the others in FP16.
         int8_depthwise: as `int8`, had the T4 an INT8 kernel for depthwise convolutions.
+        tokens: assumed to be generated for each utterance, one run after the other; 0 where none are.
     """
 
     batch: int
@@ -70,6 +71,7 @@ class Roofline:
     fp16: tuple[Bound, ...]
     int8: tuple[Bound, ...]
     int8_depthwise: tuple[Bound, ...]
+    tokens: int = 0
 
     @property
     def totals_ms(self) -> dict[str, float]:

@@ -1,24 +1,24 @@
 """The 8-bit codes that weighted layers read, in an integer-only graph against its Q/DQ twin, layer by layer."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
-from trtasr.engine.compare import Feed, Observe, ort_observer, sqnr_db
-from trtasr.engine.sessions import expose, folder_of, load_model, open_session, utterances
+from trtasr.bench.agreement import Noise
+from trtasr.engine.sessions import Observe, expose, folder_of, load_model, open_session, ort_observer
 from trtasr.errors import BundleError, UsageError
 from trtasr.results import LayerSteps
-from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
+from trtasr.values import Array, Example, FloatArray, IntArray
 
 CODES, GIVEN = "_quantized", "_quantized_given"  # behind the name of a tensor of the FP32 graph
 REPAIR = "compile the bundle again: its graphs do not belong together"
 
 
-def layer_steps(fp32: Path, twin: Path, integer: Path, feeds: Sequence[Feed]) -> tuple[LayerSteps, ...]:
+def layer_steps(fp32: Path, twin: Path, integer: Path, utterances: Sequence[Example]) -> tuple[LayerSteps, ...]:
     """Compare what every weighted layer reads in three graphs, in ONNX Runtime.
 
     Codes are compared twice: each graph by itself, and the integer graph with the twin's codes in front of every
@@ -29,8 +29,7 @@ def layer_steps(fp32: Path, twin: Path, integer: Path, feeds: Sequence[Feed]) ->
         twin: the Q/DQ graph with every weighted layer in INT8; codes of tensor X are ``X_quantized``, made by a
             QuantizeLinear whose scale and zero point (uint8) are constants.
         integer: the integer-only graph; its ``X_quantized`` are codes of the same format.
-        feeds: features float32 [B, mel, T] and lengths int64 [B]; each utterance runs alone at its valid length, and
-            no more than one utterance's tensors are held.
+        utterances: each alone at its valid length; no more than one utterance's tensors are held.
 
     Returns:
         one per tensor that both graphs quantize, in the twin's order.
@@ -39,19 +38,19 @@ def layer_steps(fp32: Path, twin: Path, integer: Path, feeds: Sequence[Feed]) ->
         BundleError: such a tensor is missing in the FP32 graph, has no such codes, or there is none.
         UsageError: no utterance has a frame.
     """
+    if not utterances:
+        raise UsageError("nothing to compare: every utterance is empty", "give utterances with at least one frame")
     sums = {name: Sums(*found) for name, found in formats(twin, integer).items()}
     names, codes = list(sums), [f"{name}{CODES}" for name in sums]
     exact = exact_observer(fp32, names)
     quantized, counted = ort_observer(twin, codes), ort_observer(integer, codes)
     own = open_session(with_given(integer, names), folder=folder_of(integer))
-    for feed in tqdm(single(feeds), "layers", disable=None, unit="utt"):
-        inputs = feed["features"], feed["lengths"]
-        real, given, free = exact(*inputs), quantized(*inputs), counted(*inputs)
+    for item in tqdm(utterances, "layers", disable=None, unit="utt"):
+        feed: dict[str, Array] = {"features": item.features, "lengths": item.lengths}
+        real, given, free = exact(feed), quantized(feed), counted(feed)
         alone = own.run(codes, feed | {f"{name}{GIVEN}": given[f"{name}{CODES}"] for name in names})
         for name, code, stretch in zip(names, codes, alone, strict=True):
             sums[name].add(real[name], given[code], (free[code], stretch))
-    if not all(item.codes for item in sums.values()):
-        raise UsageError("nothing to compare: every utterance is empty", "give utterances with at least one frame")
     return tuple(item.steps(name) for name, item in sums.items())
 
 
@@ -61,14 +60,13 @@ class Sums:
 
     Attributes:
         scale: real value of one step; zero: code of 0.0.
-        signal: energy of the FP32 tensor; qdq_noise, integer_noise: of what the codes lack of it.
+        qdq: what its codes lack of the FP32 tensor; integer: likewise, those of the integer graph.
     """
 
     scale: float
     zero: int
-    signal: float = 0.0
-    qdq_noise: float = 0.0
-    integer_noise: float = 0.0
+    qdq: Noise = field(default_factory=Noise)
+    integer: Noise = field(default_factory=Noise)
     codes: int = 0
     differing: int = 0
     largest: int = 0
@@ -83,11 +81,9 @@ class Sums:
             twin: its codes, uint8.
             found: codes of the integer graph, by itself and with the codes of the layers before given.
         """
-        real = exact.astype(np.float64)
         given, free, alone = (item.astype(np.int16) - self.zero for item in (twin, *found))
-        self.signal += float(np.sum(real**2))
-        self.qdq_noise += float(np.sum((real - given * self.scale) ** 2))
-        self.integer_noise += float(np.sum((real - free * self.scale) ** 2))
+        self.qdq.add(exact, given * self.scale)
+        self.integer.add(exact, free * self.scale)
         self.codes += given.size
         self.differing += int(np.count_nonzero(free != given))
         self.largest = max(self.largest, int(np.abs(free - given).max(initial=0)))
@@ -98,8 +94,8 @@ class Sums:
         """The result of the tensor of that name."""
         return LayerSteps(
             name,
-            sqnr_db(self.signal, self.qdq_noise),
-            sqnr_db(self.signal, self.integer_noise),
+            self.qdq.sqnr_db,
+            self.integer.sqnr_db,
             self.codes,
             self.differing,
             self.largest,
@@ -148,9 +144,8 @@ def exact_observer(fp32: Path, names: Sequence[str]) -> Observe:
     computed = [name for name in names if name in made]
     observer = ort_observer(fp32, computed) if computed else None
 
-    def observe(features: FloatArray, lengths: IntArray) -> Mapping[str, Array]:
-        found = observer(features, lengths) if observer else {}
-        return {"features": features, "lengths": lengths, **found}
+    def observe(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        return {**inputs, **(observer(inputs) if observer else {})}
 
     return observe
 
@@ -164,11 +159,6 @@ def with_given(integer: Path, names: Iterable[str]) -> bytes:
             node.input[index] = given.get(name, name)
     proto.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in given.values())
     return expose(proto.SerializeToString(), list(given))
-
-
-def single(feeds: Sequence[Feed]) -> Iterator[dict[str, Array]]:
-    """Inputs of each utterance alone at its valid length."""
-    return utterances(CalibrationSet(tuple(x for x, _ in feeds), tuple(lengths for _, lengths in feeds), "audio"))
 
 
 def log_softmax(logits: IntArray, scale: float) -> FloatArray:

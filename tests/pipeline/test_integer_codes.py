@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper, parser
 
-from trtasr.engine.compare_integer import layer_steps, log_softmax, with_given
 from trtasr.engine.sessions import open_session
 from trtasr.errors import BundleError, UsageError
+from trtasr.pipeline.integer_codes import layer_steps, log_softmax, with_given
+from trtasr.values import Example
 
 STEP, ZERO = 0.1, 120  # scale of the features, twice that of `first` and `second`; zero point of all codes
 HEADER = '<ir_version: 9, opset_import: ["" : 20]> tiny (float[B,3,T] features, int64[B] lengths) =>'
@@ -87,13 +88,13 @@ def graphs(tmp_path):
 def utterances(*lengths):
     generator = np.random.default_rng(5)
     return [
-        (generator.uniform(-4, 4, (1, 3, frames)).astype(np.float32), np.array([frames], np.int64))
+        Example(generator.uniform(-4, 4, (1, 3, frames)).astype(np.float32), np.array([frames], np.int64))
         for frames in lengths
     ]
 
 
-FEEDS = utterances(40, 25)
-CODES = np.concatenate([np.rint(features / np.float32(STEP)).ravel() for features, _ in FEEDS])
+SPEECH = utterances(40, 25)
+CODES = np.concatenate([np.rint(item.features / np.float32(STEP)).ravel() for item in SPEECH])
 PLANTED = CODES > 10  # codes of `first` that are one too large
 
 
@@ -102,7 +103,7 @@ def sqnr(real, codes, scale):
 
 
 def test_differences_of_a_stretch_and_those_that_add_up(graphs):
-    first, second = layer_steps(*graphs, FEEDS)
+    first, second = layer_steps(*graphs, SPEECH)
     assert (first.tensor, second.tensor) == ("first", "second")
     assert first.codes == second.codes == 3 * 65
     assert (first.differing, first.largest) == (PLANTED.sum(), 1)
@@ -113,15 +114,15 @@ def test_differences_of_a_stretch_and_those_that_add_up(graphs):
 
 def test_what_a_later_stretch_adds_by_itself(graphs, tmp_path):
     off = integer(tmp_path / "off.onnx", planted=np.int32(0), two_steps=np.int32(3))
-    first, second = layer_steps(*graphs[:2], off, FEEDS)
+    first, second = layer_steps(*graphs[:2], off, SPEECH)
     assert (first.differing, first.own_differing) == (0, 0)
     assert second.differing == second.own_differing == (CODES != 0).sum()
     assert second.largest == second.own_largest == np.abs(CODES).max()  # 3 c for 2 c
 
 
 def test_both_are_judged_against_fp32(graphs):
-    first, second = layer_steps(*graphs, FEEDS)
-    real = np.concatenate([features.ravel() for features, _ in FEEDS]).astype(np.float64)
+    first, second = layer_steps(*graphs, SPEECH)
+    real = np.concatenate([item.features.ravel() for item in SPEECH]).astype(np.float64)
     assert first.qdq_sqnr_db == pytest.approx(sqnr(2 * real, CODES, 2 * STEP), abs=1e-3)
     assert first.integer_sqnr_db == pytest.approx(sqnr(2 * real, CODES + PLANTED, 2 * STEP), abs=1e-3)
     assert second.qdq_sqnr_db == pytest.approx(sqnr(4 * real, 2 * CODES, 2 * STEP), abs=1e-3)
@@ -130,20 +131,14 @@ def test_both_are_judged_against_fp32(graphs):
 
 def test_codes_of_an_input_are_compared_with_what_was_fed(graphs, tmp_path):
     twin = write(tmp_path / "input.onnx", INPUT_CODES)
-    (found,) = layer_steps(graphs[0], twin, graphs[2], FEEDS)
+    (found,) = layer_steps(graphs[0], twin, graphs[2], SPEECH)
     assert (found.tensor, found.differing, found.own_differing) == ("features", 0, 0)
     assert 30 < found.integer_sqnr_db == found.qdq_sqnr_db < 50
 
 
-def test_padding_does_not_count(graphs):
-    features, lengths = FEEDS[0]
-    padded = np.concatenate([features, np.full((1, 3, 30), 9, np.float32)], axis=2)
-    assert layer_steps(*graphs, [(padded, lengths)]) == layer_steps(*graphs, FEEDS[:1])
-
-
 def test_the_given_codes_replace_those_that_are_read_and_not_those_that_are_made(graphs):
     session = open_session(with_given(graphs[2], ["first"]))
-    features, lengths = FEEDS[1]
+    features, lengths = SPEECH[1].features, SPEECH[1].lengths
     codes = np.full(features.shape, ZERO + 20, np.uint8)
     feed = {"features": features, "lengths": lengths, "first_quantized_given": codes}
     made, logits = session.run(["first_quantized", "logits"], feed)
@@ -155,20 +150,20 @@ def test_the_given_codes_replace_those_that_are_read_and_not_those_that_are_made
 def test_a_bundle_of_graphs_that_do_not_belong_together(graphs, tmp_path):
     signed = write(tmp_path / "signed.onnx", TWIN.replace("first_scale, zero_u8", "first_scale, zero8"))
     with pytest.raises(BundleError, match="first_quantized are no uint8 codes"):
-        layer_steps(graphs[0], signed, graphs[2], FEEDS)
+        layer_steps(graphs[0], signed, graphs[2], SPEECH)
     moving = TWIN.replace("first_scale", "made").replace("first_q", "made = Abs(first_scale)\n first_q", 1)
     with pytest.raises(BundleError, match="first_quantized are no uint8 codes of a constant scale"):
-        layer_steps(graphs[0], write(tmp_path / "moving.onnx", moving), graphs[2], FEEDS)
+        layer_steps(graphs[0], write(tmp_path / "moving.onnx", moving), graphs[2], SPEECH)
     with pytest.raises(BundleError, match="shares no codes"):
-        layer_steps(graphs[0], graphs[0], graphs[2], FEEDS)
+        layer_steps(graphs[0], graphs[0], graphs[2], SPEECH)
     lacking = write(tmp_path / "lacking.onnx", FP32.replace("first", "other"))
     with pytest.raises(BundleError, match="has no tensor first"):
-        layer_steps(lacking, *graphs[1:], FEEDS)
+        layer_steps(lacking, *graphs[1:], SPEECH)
 
 
 def test_nothing_to_compare(graphs):
     with pytest.raises(UsageError, match="every utterance is empty"):
-        layer_steps(*graphs, [(FEEDS[0][0], np.array([0], np.int64))])
+        layer_steps(*graphs, [])
 
 
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=2, max_size=9), st.floats(1e-9, 10))

@@ -1,0 +1,72 @@
+"""Bundles that no compile writes, and the network that a bundle says it holds."""
+
+from dataclasses import asdict, replace
+
+import pytest
+from sidecar import description
+from whisper_pair import DESCRIBED, FRONTEND, GENERATION, TOKENS
+
+from trtasr.audio.frontend import frontend_json
+from trtasr.bundle import seal, staged
+from trtasr.errors import AudioError, BundleError
+from trtasr.pipeline.opened import open_engine
+
+PAIR = {
+    "family": "whisper",
+    "frontend": frontend_json(FRONTEND),
+    "vocabulary": list(TOKENS.vocabulary),
+    "generation": asdict(GENERATION),
+    "most_frames": 80,
+}
+
+
+def bundle(out, file, *others, **changes):
+    """A bundle of files that are no graphs."""
+    with staged(out) as folder:
+        for name in (file, *others):
+            (folder / name).write_bytes(b"x")
+        seal(folder, description(file, **changes))
+    return out
+
+
+@pytest.mark.parametrize("generation", [GENERATION, replace(GENERATION, no_speech=3, languages=(41,))])
+def test_the_network_comes_back_from_a_bundle(tmp_path, generation):
+    changes = PAIR | {"generation": asdict(generation)}
+    opened = open_engine(bundle(tmp_path / "out", "encoder.onnx", "decoder.onnx", **changes))
+    found, wanted = opened.network.described, replace(DESCRIBED, generation=generation)
+    assert found.tokenizer.vocabulary == wanted.tokenizer.vocabulary
+    assert replace(found, tokenizer=TOKENS) == wanted
+    assert [part.name for part in opened.network.parts] == ["encoder", "decoder"]
+
+
+def test_a_model_without_an_end_has_no_longest_length(tmp_path):
+    opened = open_engine(bundle(tmp_path / "out", "model.onnx"))
+    assert opened.network.described.most_frames == float("inf")
+    opened.limits([tmp_path / "model.plan"])(tmp_path / "long.wav", 1e6)
+
+
+def test_audio_that_is_longer_than_the_model_hears_is_refused_whatever_runs(tmp_path):
+    opened = open_engine(bundle(tmp_path / "out", "encoder.onnx", "decoder.onnx", **PAIR))
+    for name in ("encoder.plan", "encoder.onnx"):
+        with pytest.raises(AudioError, match=r"long.wav: 2.100 s"):
+            opened.limits([tmp_path / name])(tmp_path / "long.wav", 2.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"family": "gpt"}, "family 'gpt'"),
+        ({"family": "conformer"}, "generation does not fit conformer"),
+        ({"generation": None}, "generation does not fit whisper"),
+        ({"generation": asdict(replace(GENERATION, end=(99,)))}, "generation: "),
+    ],
+)
+def test_a_network_that_no_compile_writes(tmp_path, changes, words):
+    out = bundle(tmp_path / "out", "encoder.onnx", "decoder.onnx", **(PAIR | changes))
+    with pytest.raises(BundleError, match=f"bundle.json: {words}"):
+        open_engine(out)
+
+
+def test_a_network_without_the_graph_of_a_part(tmp_path):
+    with pytest.raises(BundleError, match="decoder"):
+        open_engine(bundle(tmp_path / "out", "encoder.onnx", **PAIR))
