@@ -22,11 +22,11 @@ def centerable(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
         output of the depthwise convolution -> all tensors that carry the shifted values (itself and its masked form).
     """
     found = {}
-    readers = _data_readers(model)
+    readers = data_readers(model)
     for node in model.graph.node:
         if node.op_type == "Conv" and attribute(node, "group", 1) > 1:
-            carried = _carriers(node.output[0], readers)
-            if carried and _is_pointwise(readers[carried[-1]][0], model):
+            carried = carriers_of(node.output[0], readers)
+            if carried and reads_pointwise_weight(readers[carried[-1]][0], model):
                 found[node.output[0]] = carried
     return found
 
@@ -49,7 +49,7 @@ def center(model: onnx.ModelProto, offsets: Mapping[str, FloatArray]) -> onnx.Mo
     """
     if not offsets:
         return model
-    possible, readers = centerable(model), _data_readers(model)
+    possible, readers = centerable(model), data_readers(model)
     unknown = sorted(set(offsets) - set(possible))
     if unknown:
         raise UsageError(
@@ -70,7 +70,7 @@ def center(model: onnx.ModelProto, offsets: Mapping[str, FloatArray]) -> onnx.Mo
             old = numpy_helper.to_array(stored[node.input[2]]) if len(node.input) > 2 else np.float64(0)
             bias = centered_bias(node)
             biases[bias] = (old + shifts[node.output[0]]).astype(np.float32)
-            nodes.append(_with_bias(node, bias))
+            nodes.append(with_bias(node, bias))
         else:
             nodes.append(node)
     return rebuilt(model, nodes, [*model.graph.initializer, *(tensor(n, v) for n, v in biases.items())])
@@ -96,7 +96,7 @@ def give_back_quantized(model: onnx.ModelProto, table: ScaleTable, quantized: Co
     """
     if not table.offsets:
         return model
-    possible, readers, stored = centerable(model), _data_readers(model), constants(model)
+    possible, readers, stored = centerable(model), data_readers(model), constants(model)
     changed = {}
     for name, offset in table.offsets.items():
         if name not in possible:
@@ -112,14 +112,15 @@ def give_back_quantized(model: onnx.ModelProto, table: ScaleTable, quantized: Co
     return rebuilt(model, model.graph.node, [changed.get(item.name, item) for item in model.graph.initializer])
 
 
-def _data_readers(model: onnx.ModelProto) -> dict[str, list[NodeProto]]:
+def data_readers(model: onnx.ModelProto) -> dict[str, list[NodeProto]]:
     """Consumers of each tensor's values; Shape reads none."""
     return defaultdict(
         list, {name: [node for node in nodes if node.op_type != "Shape"] for name, nodes in consumers(model).items()}
     )
 
 
-def _carriers(name: str, readers: Mapping[str, list[NodeProto]]) -> tuple[str, ...]:
+def carriers_of(name: str, readers: Mapping[str, list[NodeProto]]) -> tuple[str, ...]:
+    """The tensors that carry a centered output to the one convolution that reads it; none where others read it."""
     carried = [name]
     while len(readers[carried[-1]]) == 1 and readers[carried[-1]][0].op_type == "Mul":
         carried.append(readers[carried[-1]][0].output[0])
@@ -127,12 +128,14 @@ def _carriers(name: str, readers: Mapping[str, list[NodeProto]]) -> tuple[str, .
     return tuple(carried) if single else ()
 
 
-def _is_pointwise(node: NodeProto, model: onnx.ModelProto) -> bool:
+def reads_pointwise_weight(node: NodeProto, model: onnx.ModelProto) -> bool:
+    """Whether a convolution has a stored weight of one tap."""
     weight = constants(model).get(node.input[1])
     return weight is not None and len(weight.dims) == 3 and is_pointwise(node, weight)
 
 
-def _with_bias(node: NodeProto, bias: str) -> NodeProto:
+def with_bias(node: NodeProto, bias: str) -> NodeProto:
+    """A copy of the convolution with a bias."""
     changed = helper.make_node("Conv", [node.input[0], node.input[1], bias], list(node.output), name=node.name)
     changed.attribute.extend(node.attribute)
     return changed

@@ -46,7 +46,7 @@ def run_graph(
 
 def max_difference(reference: Mapping[str, npt.NDArray[Any]], test: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:
     """Largest absolute difference of each output in ``reference``; infinite where shapes differ or a value is NaN."""
-    return {name: _max_difference(value, test[name]) for name, value in reference.items()}
+    return {name: largest_difference(value, test[name]) for name, value in reference.items()}
 
 
 def assert_parity(
@@ -81,7 +81,8 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     store(model, path)
 
 
-def _max_difference(reference: npt.NDArray[Any], test: npt.NDArray[Any]) -> float:
+def largest_difference(reference: npt.NDArray[Any], test: npt.NDArray[Any]) -> float:
+    """Largest absolute difference; infinite where shapes differ or a value is NaN."""
     if reference.shape != test.shape:
         return float("inf")
     if reference.size == 0:

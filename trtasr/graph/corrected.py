@@ -35,13 +35,13 @@ def with_corrections(model: onnx.ModelProto, table: ScaleTable, quantized: Colle
                 "calibrate again for this graph",
             )
     made = {name for node in model.graph.node if node.name in quantized for name in node.output}
-    read = {name for node in model.graph.node if node.name in quantized or _adds(node, made) for name in node.input}
+    read = {name for node in model.graph.node if node.name in quantized or adds(node, made) for name in node.input}
     changed = {
         name: tensor(name, np.asarray(table.corrected[name], np.float32)) for name in table.corrected.keys() & read
     }
     return rebuilt(model, model.graph.node, [changed.get(item.name, item) for item in model.graph.initializer])
 
 
-def _adds(node: NodeProto, made: Collection[str]) -> bool:
+def adds(node: NodeProto, made: Collection[str]) -> bool:
     """Whether a node adds something to an output of a quantized layer: its bias, behind a linear layer."""
     return node.op_type == "Add" and any(name in made for name in node.input)

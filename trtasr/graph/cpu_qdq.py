@@ -65,12 +65,12 @@ def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, exclude: Sequenc
     swish, gelu = floating_depthwise(model), before_gelu(model)
     rules = (integer_form, lambda site: "swish" if site.node in swish else "gelu" if site.node in gelu else None)
     decisions = decide(model, rules, exclude)
-    lowering = _Lowering(model, table, {decision.node for decision in decisions if decision.quantized})
+    lowering = Lowering(model, table, {decision.node for decision in decisions if decision.quantized})
     return QdqResult(lowering.run(), decisions)
 
 
 @dataclass(frozen=True)
-class _Value:
+class Forms:
     """Forms in which an FP32 tensor exists in the lowered graph.
 
     Attributes:
@@ -90,7 +90,7 @@ class _Value:
     rank: int = 3
 
 
-class _Lowering:
+class Lowering:
     """Walks the FP32 graph once and collects the nodes of the lowered graph."""
 
     def __init__(self, model: onnx.ModelProto, table: ScaleTable, quantized: set[str]) -> None:
@@ -100,12 +100,13 @@ class _Lowering:
         self.outputs = {value.name for value in model.graph.output}
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = dict(self.weights)
-        self.values = {item.name: _Value(columns=item.name) for item in model.graph.input if item.name in self.on_path}
+        self.values = {item.name: Forms(columns=item.name) for item in model.graph.input if item.name in self.on_path}
         self.masks_can_go = all(
             self._mask_of(node.input[0]) for node in model.graph.node if node.op_type == "Conv" and not framewise(node)
         )
 
     def run(self) -> onnx.ModelProto:
+        """The lowered graph."""
         for node in self.model.graph.node:
             if node.output[0] in self.values:
                 continue  # a Relu that its convolution applied, the bias of a linear layer
@@ -158,11 +159,11 @@ class _Lowering:
             made = self._integer_conv(node, data, relu or output)
             self.values |= {output: made, relu or output: made}
         elif is_pointwise(node, self.weights[node.input[1]]):
-            self.values[output] = _Value(rows=self._integer_matmul(node, data), rank=data.rank)
+            self.values[output] = Forms(rows=self._integer_matmul(node, data), rank=data.rank)
         else:
             self.values[output] = self._integer_conv(node, data, output)
 
-    def _integer_conv(self, node: NodeProto, data: _Value, result: str) -> _Value:
+    def _integer_conv(self, node: NodeProto, data: Forms, result: str) -> Forms:
         codes, scales = self._weight(node, data)
         entry = scale_of(self.table, self._scale_name(result))
         scale, zero = self._quantizer(result, entry)
@@ -173,7 +174,7 @@ class _Lowering:
             inputs.append(self._constant(f"{node.name}/bias", np.rint(bias).astype(np.int32)))
         kept = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         output = self._emit_integer(node, "QLinearConv", inputs, f"{result}_codes", channels_last=1, **kept)
-        return _Value(codes=output, scale=scale, zero=zero, rank=data.rank)
+        return Forms(codes=output, scale=scale, zero=zero, rank=data.rank)
 
     def _matmul(self, node: NodeProto) -> None:
         """A linear layer, with the bias that is added to its product and to nothing else."""
@@ -189,7 +190,7 @@ class _Lowering:
         ]
         if added := self._bias(output, scales.size):
             inputs, output = [*inputs, added[0]], added[1]
-        self.values[output] = _Value(columns=self._emit_integer(node, "MatMulIntegerToFloat", inputs, output))
+        self.values[output] = Forms(columns=self._emit_integer(node, "MatMulIntegerToFloat", inputs, output))
 
     def _bias(self, product: str, width: int) -> tuple[str, str] | None:
         """The bias that alone reads a product, and what their sum is called."""
@@ -200,7 +201,7 @@ class _Lowering:
         fits = bool(bias) and list(self.weights[bias].dims) == [width]
         return (bias, readers[0].output[0]) if fits else None
 
-    def _integer_matmul(self, node: NodeProto, data: _Value) -> str:
+    def _integer_matmul(self, node: NodeProto, data: Forms) -> str:
         codes, scales = self._weight(node, data)
         weight = self._constant(f"{node.name}/weight", np.ascontiguousarray(codes.reshape(codes.shape[:2]).T))
         weight_scales = self._constant(f"{node.name}/weight_scale", scales)
@@ -208,7 +209,7 @@ class _Lowering:
         inputs = [data.codes, weight, data.scale, weight_scales, data.zero, zero, *node.input[2:]]
         return self._emit_integer(node, "MatMulIntegerToFloat", inputs, f"{node.output[0]}_rows")
 
-    def _weight(self, node: NodeProto, data: _Value) -> tuple[np.ndarray, FloatArray]:
+    def _weight(self, node: NodeProto, data: Forms) -> tuple[np.ndarray, FloatArray]:
         """int8 weight and scales, raised where the bias would overflow int32."""
         entry = weight_scales_of(self.table, node.input[1])
         scales = np.asarray(entry.scales, np.float32)
@@ -223,7 +224,7 @@ class _Lowering:
             self._keep(node)
             return
         rows = self._emit(node.op_type, [self._rows(i) for i in node.input], f"{name}_rows")
-        self.values[name] = _Value(rows=rows, rank=inputs[0].rank)
+        self.values[name] = Forms(rows=rows, rank=inputs[0].rank)
         if node.op_type == "Relu" and self._only_codes_read(name):
             entry = scale_of(self.table, self._scale_name(name))
             if entry.non_negative:
@@ -235,11 +236,11 @@ class _Lowering:
         if not value.columns and not value.rows:
             self._rows(node.input[0])
             value = self.values[node.input[0]]
-        self.values[node.output[0]] = _Value(columns=value.rows, rows=value.columns)
+        self.values[node.output[0]] = Forms(columns=value.rows, rows=value.columns)
 
     def _moves_codes(self, node: NodeProto) -> bool:
         """Whether only codes of a tensor exist, and only linear layers read it behind this change of layout."""
-        value = self.values.get(node.input[0], _Value())
+        value = self.values.get(node.input[0], Forms())
         moved = value.plain or (value.codes and node.op_type == "Transpose")
         readers = self._code_readers(node.output[0])
         linear = bool(readers) and all(r.op_type == "MatMul" and r.name in self.quantized for r, _ in readers)
@@ -263,7 +264,7 @@ class _Lowering:
             if name in self.values:
                 kept.input[index] = self._columns(name)
         self.nodes.append(kept)
-        self.values.update({name: _Value(columns=name) for name in node.output if name in self.on_path})
+        self.values.update({name: Forms(columns=name) for name in node.output if name in self.on_path})
 
     def _shape(self, node: NodeProto) -> None:
         value = self.values[node.input[0]]
@@ -300,7 +301,7 @@ class _Lowering:
             self.values[name] = replace(value, rows=rows)
         return self.values[name].rows
 
-    def _codes(self, name: str, rank: int) -> _Value:
+    def _codes(self, name: str, rank: int) -> Forms:
         value = self.values[name]
         if not value.codes and value.plain:  # a linear layer reads it too
             codes = self._emit("Transpose", [value.plain], f"{name}_turned", perm=TO_ROWS[rank])
@@ -310,9 +311,9 @@ class _Lowering:
             self.values[name] = replace(self.values[name], codes=made.codes, scale=made.scale, zero=made.zero)
         return self.values[name]
 
-    def _plain(self, name: str) -> _Value:
+    def _plain(self, name: str) -> Forms:
         """Codes in the FP32 graph's layout."""
-        value = self.values.setdefault(name, _Value(columns=name))  # positions are computed from no feature
+        value = self.values.setdefault(name, Forms(columns=name))  # positions are computed from no feature
         if not value.plain and value.codes:  # a convolution reads it too
             plain = self._emit("Transpose", [value.codes], f"{name}_plain", perm=TO_COLUMNS[value.rank])
             self.values[name] = replace(value, plain=plain)
@@ -321,17 +322,17 @@ class _Lowering:
             self.values[name] = replace(self.values[name], plain=made.codes, scale=made.scale, zero=made.zero)
         return self.values[name]
 
-    def _quantize(self, rows: str, name: str, entry: TensorScale) -> _Value:
+    def _quantize(self, rows: str, name: str, entry: TensorScale) -> Forms:
         scale, zero = self._quantizer(name, entry)
         codes = self._emit("QuantizeLinear", [rows, scale, zero], f"{name}_codes")
-        return _Value(codes=codes, scale=scale, zero=zero)
+        return Forms(codes=codes, scale=scale, zero=zero)
 
     def _quantizer(self, name: str, entry: TensorScale) -> tuple[str, str]:
         scale = entry.unsigned_scale if entry.non_negative else entry.scale
         zero = ("uint8_zero", np.uint8(0)) if entry.non_negative else ("uint8_middle", np.uint8(128))
         return self._constant(f"{name}_scale", scale), self._constant(*zero)
 
-    def _masked_codes(self, data: _Value, mask: str) -> str:
+    def _masked_codes(self, data: Forms, mask: str) -> str:
         output = f"{data.codes}_masked_{mask}"
         made = {name for node in self.nodes for name in node.output}
         rows, keep = f"{mask}_rows", f"{mask}_keep"

@@ -44,8 +44,8 @@ def consumers(model: onnx.ModelProto) -> dict[str, list[NodeProto]]:
 
 def rebuilt(model: onnx.ModelProto, nodes: Iterable[NodeProto], initializers: Iterable[TensorProto]) -> onnx.ModelProto:
     """A copy of the model with other nodes and initializers; unused ones are dropped."""
-    result = _shell(model)
-    live = _live_nodes(list(nodes), {value.name for value in model.graph.output})
+    result = empty_copy(model)
+    live = live_nodes(list(nodes), {value.name for value in model.graph.output})
     used = {name for node in live for name in node.input}
     result.graph.node.extend(live)
     result.graph.initializer.extend(item for item in initializers if item.name in used)
@@ -57,7 +57,7 @@ def outline(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Shape inference and the checker copy a model several times; they read nothing of a weight but these.
     """
-    result = _shell(model)
+    result = empty_copy(model)
     result.graph.node.extend(model.graph.node)
     for item in model.graph.initializer:
         if prod(item.dims) > LARGE:
@@ -113,7 +113,7 @@ def scale_of(table: ScaleTable, name: str) -> TensorScale:
     if name not in table.activations:
         raise UsageError(f"scale table: no activation scale for tensor {name!r}", "calibrate again for this graph")
     entry = table.activations[name]
-    _check_scales(f"activation {name!r}", np.asarray([entry.scale]))
+    check_scales(f"activation {name!r}", np.asarray([entry.scale]))
     return entry
 
 
@@ -125,7 +125,7 @@ def weight_scales_of(table: ScaleTable, name: str) -> WeightScale:
     """
     if name not in table.weights:
         raise UsageError(f"scale table: no scales for weight {name!r}", "calibrate again for this graph")
-    _check_scales(f"weight {name!r}", table.weights[name].scales)
+    check_scales(f"weight {name!r}", table.weights[name].scales)
     return table.weights[name]
 
 
@@ -140,12 +140,18 @@ def dequantize_weight(node: NodeProto, codes: str, scales: str, axis: int) -> No
     )
 
 
-def _check_scales(what: str, scales: Array) -> None:
+def check_scales(what: str, scales: Array) -> None:
+    """Refuse scales that nothing can be divided by.
+
+    Raises:
+        UsageError: naming the tensor.
+    """
     if not (np.isfinite(scales).all() and (scales > 0).all()):
         raise UsageError(f"scale table: {what} has a scale that is not positive and finite", "calibrate again")
 
 
-def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
+def empty_copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without nodes and initializers."""
     shell = onnx.ModelProto()
     shell.ir_version = model.ir_version
     shell.producer_name = "trtasr"
@@ -156,7 +162,8 @@ def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
     return shell
 
 
-def _live_nodes(nodes: list[NodeProto], needed: set[str]) -> list[NodeProto]:
+def live_nodes(nodes: list[NodeProto], needed: set[str]) -> list[NodeProto]:
+    """The nodes that something needed is computed from, in their order; ``needed`` grows by what they read."""
     live = []
     for node in reversed(nodes):
         if needed.intersection(node.output):

@@ -38,11 +38,11 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     folded = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     for container in folded.modules():
         if isinstance(container, nn.ModuleList | nn.Sequential):
-            for index, conv, norm in list(_pairs(container)):
-                _fold(conv, norm)
+            for index, conv, norm in list(pairs(container)):
+                fold(conv, norm)
                 container[index] = nn.Identity()
         for conv_name, norm_name in getattr(container, "folds", ()):
-            _fold(getattr(container, conv_name), getattr(container, norm_name))
+            fold(getattr(container, conv_name), getattr(container, norm_name))
             setattr(container, norm_name, nn.Identity())
     return folded
 
@@ -85,7 +85,8 @@ def export_onnx(model: nn.Module, path: Path, mel_bins: int) -> None:
     onnx.save(graph, path)
 
 
-def _pairs(container: nn.ModuleList | nn.Sequential) -> Iterator[tuple[int, nn.Conv1d, nn.BatchNorm1d]]:
+def pairs(container: nn.ModuleList | nn.Sequential) -> Iterator[tuple[int, nn.Conv1d, nn.BatchNorm1d]]:
+    """Convolutions of a container that a batch norm follows, each with the norm and its index."""
     for index, (first, second) in enumerate(pairwise(container), start=1):
         conv = first if isinstance(first, nn.Conv1d) else getattr(first, "conv", None)
         if isinstance(conv, nn.Conv1d) and isinstance(second, nn.BatchNorm1d):
@@ -93,7 +94,8 @@ def _pairs(container: nn.ModuleList | nn.Sequential) -> Iterator[tuple[int, nn.C
 
 
 @torch.no_grad()
-def _fold(conv: nn.Conv1d, norm: nn.BatchNorm1d) -> None:
+def fold(conv: nn.Conv1d, norm: nn.BatchNorm1d) -> None:
+    """Multiply a convolution by the gain of its batch norm and move its shift into the bias, in float64."""
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None
     assert variance is not None

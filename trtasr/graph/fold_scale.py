@@ -21,16 +21,16 @@ def fold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
         model: FP32 graph in which no two layers share a weight or bias; not changed.
     """
     stored, made_by, readers = constants(model), producers(model), consumers(model)
-    values = _constant_values(model)
+    values = constant_values(model)
     scaled: dict[str, TensorProto] = {}
     dropped: dict[str, str] = {}
     outputs = {value.name for value in model.graph.output}
     for node in model.graph.node:
-        source, factor = _scaling(node, values)
-        layer = _linear(source, made_by, stored)
+        source, factor = scaling(node, values)
+        layer = linear_layer(source, made_by, stored)
         inner = all(len(readers[item.output[0]]) == 1 and item.output[0] not in outputs for item in layer)
         if layer and inner and node.output[0] not in outputs:
-            for name in _parameters(layer, stored):
+            for name in parameters(layer, stored):
                 scaled[name] = tensor(name, numpy_helper.to_array(stored[name]) * np.float32(factor))
             dropped[node.output[0]] = source
     if not dropped:
@@ -39,7 +39,7 @@ def fold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
     return rebuilt(model, nodes, [scaled.get(item.name, item) for item in model.graph.initializer])
 
 
-def _constant_values(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+def constant_values(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Outputs of Constant nodes, and initializers, that hold one number."""
     found = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     for node in model.graph.node:
@@ -48,7 +48,7 @@ def _constant_values(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {name: value for name, value in found.items() if value.size == 1}
 
 
-def _scaling(node: NodeProto, values: Mapping[str, np.ndarray]) -> tuple[str, float]:
+def scaling(node: NodeProto, values: Mapping[str, np.ndarray]) -> tuple[str, float]:
     """Input and factor of a multiplication by a number; no input for any other node."""
     for data, factor in (tuple(node.input), tuple(node.input)[::-1]) if node.op_type == "Mul" else ():
         if factor in values:
@@ -56,18 +56,22 @@ def _scaling(node: NodeProto, values: Mapping[str, np.ndarray]) -> tuple[str, fl
     return "", 1.0
 
 
-def _linear(name: str, made_by: Mapping[str, NodeProto], stored: Mapping[str, TensorProto]) -> tuple[NodeProto, ...]:
+def linear_layer(
+    name: str, made_by: Mapping[str, NodeProto], stored: Mapping[str, TensorProto]
+) -> tuple[NodeProto, ...]:
     """The MatMul, and the Add of its bias, that make a tensor; empty where something else does."""
     last = made_by.get(name)
     if last is not None and last.op_type == "Add" and any(item in stored for item in last.input):
         product = made_by.get(next((item for item in last.input if item not in stored), ""))
-        return (product, last) if _is_matmul(product, stored) and product is not None else ()
-    return (last,) if _is_matmul(last, stored) and last is not None else ()
+        return (product, last) if is_matmul(product, stored) and product is not None else ()
+    return (last,) if is_matmul(last, stored) and last is not None else ()
 
 
-def _is_matmul(node: NodeProto | None, stored: Mapping[str, TensorProto]) -> bool:
+def is_matmul(node: NodeProto | None, stored: Mapping[str, TensorProto]) -> bool:
+    """Whether a node is a product with a stored weight."""
     return node is not None and node.op_type == "MatMul" and node.input[1] in stored
 
 
-def _parameters(layer: tuple[NodeProto, ...], stored: Mapping[str, TensorProto]) -> list[str]:
+def parameters(layer: tuple[NodeProto, ...], stored: Mapping[str, TensorProto]) -> list[str]:
+    """Names of a layer's weight and bias."""
     return [name for node in layer for name in node.input if name in stored]

@@ -30,18 +30,19 @@ def channel_gains(model: onnx.ModelProto) -> onnx.ModelProto:
         model: graph with per-channel int8 weights of MatMul behind DequantizeLinear; not changed. Codes stay.
     """
     stored, made_by = constants(model), producers(model)
-    weights = {node.name: made_by[node.input[1]] for node in model.graph.node if _per_channel(node, made_by, stored)}
+    weights = {node.name: made_by[node.input[1]] for node in model.graph.node if is_per_channel(node, made_by, stored)}
     largest: dict[str, float] = defaultdict(float)
     for node in model.graph.node:
         if node.name in weights:
             scales = numpy_helper.to_array(stored[weights[node.name].input[1]])
-            largest[_source(node, made_by)] = max(largest[_source(node, made_by)], float(scales.max()))
+            source = quantized_source(node, made_by)
+            largest[source] = max(largest[source], float(scales.max()))
     replaced = {item.name for item in weights.values()}
     nodes: list[NodeProto] = []
     added: list[TensorProto] = []
     for node in model.graph.node:
         if node.name in weights:
-            made, constant = _with_gain(node, weights[node.name], largest[_source(node, made_by)], stored)
+            made, constant = with_gain(node, weights[node.name], largest[quantized_source(node, made_by)], stored)
             nodes += made
             added += constant
         elif node.name not in replaced:
@@ -66,7 +67,7 @@ def gain_lint(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
             codes = np.abs(numpy_helper.to_array(stored[weight.input[0]]).astype(np.float32)).sum(axis=0)
             steps = [
                 float(numpy_helper.to_array(stored[item.input[1]]))
-                for item in (made_by[_source(node, made_by)], weight)
+                for item in (made_by[quantized_source(node, made_by)], weight)
             ]
             if gain.min() < SMALLEST_NORMAL:
                 subnormal.append(node.name)
@@ -75,14 +76,15 @@ def gain_lint(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
     return subnormal, overflowing
 
 
-def _per_channel(node: NodeProto, made_by: dict[str, NodeProto], stored: dict[str, TensorProto]) -> bool:
+def is_per_channel(node: NodeProto, made_by: dict[str, NodeProto], stored: dict[str, TensorProto]) -> bool:
+    """Whether a node is a product with a stored int8 weight of one scale per output channel."""
     weight = made_by.get(node.input[1]) if node.op_type == "MatMul" else None
     if weight is None or weight.op_type != "DequantizeLinear" or weight.input[0] not in stored:
         return False
     return len(stored[weight.input[1]].dims) == 1 and attribute(weight, "axis", 1) in (1, -1)
 
 
-def _source(node: NodeProto, made_by: dict[str, NodeProto]) -> str:
+def quantized_source(node: NodeProto, made_by: dict[str, NodeProto]) -> str:
     """The quantized tensor behind a product's rows; without one, its input."""
     name = str(node.input[0])
     while name in made_by and made_by[name].op_type in ("Transpose", "DequantizeLinear"):
@@ -90,7 +92,7 @@ def _source(node: NodeProto, made_by: dict[str, NodeProto]) -> str:
     return name
 
 
-def _with_gain(
+def with_gain(
     node: NodeProto, weight: NodeProto, scale: float, stored: dict[str, TensorProto]
 ) -> tuple[list[NodeProto], list[TensorProto]]:
     """Weight, product and gain, and the constants they read."""

@@ -34,7 +34,7 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         QualityError: an initializer that is not finite in FP16, named with its largest value.
     """
-    half_nodes = _half_nodes(model)
+    half_nodes = nodes_in_half(model)
     integer_outputs = ("QuantizeLinear", "ArgMax")
     half_tensors = {
         name
@@ -42,7 +42,7 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.name in half_nodes and node.op_type not in integer_outputs
         for name in node.output
     }
-    types = _float_tensors(model)
+    types = float_tensors(model)
     weights = constants(model)
     scales = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     nodes: list[NodeProto] = []
@@ -55,15 +55,15 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
             if is_half and name in weights and weights[name].data_type == TensorProto.FLOAT:
                 node.input[index] = f"{name}_fp16"
                 if f"{name}_fp16" not in added:
-                    added[f"{name}_fp16"] = _half_tensor(weights[name], name in scales)
-            elif name not in weights and _needs_cast(node, name, is_half, half_tensors, types):
+                    added[f"{name}_fp16"] = half_tensor(weights[name], name in scales)
+            elif name not in weights and needs_cast(node, name, is_half, half_tensors, types):
                 target = TensorProto.FLOAT16 if is_half else TensorProto.FLOAT
                 node.input[index] = f"{name}_fp16" if is_half else f"{name}_fp32"
                 if node.input[index] not in casts:
-                    nodes.append(_cast(name, node.input[index], target))
+                    nodes.append(cast(name, node.input[index], target))
                     casts.add(node.input[index])
         nodes.append(node)
-    nodes = _full_precision_outputs(model, nodes, half_tensors)
+    nodes = full_precision_outputs(model, nodes, half_tensors)
     return rebuilt(model, nodes, [*weights.values(), *added.values()])
 
 
@@ -116,7 +116,9 @@ def fp16_scale_lint(model: onnx.ModelProto) -> list[str]:
     made_by, values = producers(model), constants(model)
     found = []
     for node in model.graph.node:
-        scales = [_scale_of(made_by, values, name) for name in node.input[:2]] if node.op_type in WEIGHTED else []
+        scales = (
+            [dequantized_scale(made_by, values, name) for name in node.input[:2]] if node.op_type in WEIGHTED else []
+        )
         if len(scales) == 2 and all(scale is not None for scale in scales):
             products = np.asarray(scales[0], np.float64) * np.asarray(scales[1], np.float64)
             if products.min() < SMALLEST_NORMAL:
@@ -124,7 +126,8 @@ def fp16_scale_lint(model: onnx.ModelProto) -> list[str]:
     return found
 
 
-def _half_nodes(model: onnx.ModelProto) -> set[str]:
+def nodes_in_half(model: onnx.ModelProto) -> set[str]:
+    """Names of the nodes that compute in FP16: those on the data path, Q/DQ nodes and weighted nodes."""
     reached = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     names, embeddings = set(), set(lookups(model))
     for node in model.graph.node:
@@ -141,7 +144,8 @@ def _half_nodes(model: onnx.ModelProto) -> set[str]:
     return names
 
 
-def _float_tensors(model: onnx.ModelProto) -> set[str]:
+def float_tensors(model: onnx.ModelProto) -> set[str]:
+    """Names of the FP32 tensors."""
     inferred = onnx.shape_inference.infer_shapes(outline(model)).graph
     return {
         value.name
@@ -150,13 +154,19 @@ def _float_tensors(model: onnx.ModelProto) -> set[str]:
     }
 
 
-def _needs_cast(node: NodeProto, name: str, is_half: bool, half_tensors: set[str], floats: set[str]) -> bool:
+def needs_cast(node: NodeProto, name: str, is_half: bool, half_tensors: set[str], floats: set[str]) -> bool:
+    """Whether a node reads a tensor of the other precision."""
     if node.op_type == "Shape" or name not in floats:
         return False
     return is_half != (name in half_tensors)
 
 
-def _half_tensor(full: TensorProto, is_scale: bool) -> TensorProto:
+def half_tensor(full: TensorProto, is_scale: bool) -> TensorProto:
+    """An initializer in FP16; a scale is at least the smallest FP16 number.
+
+    Raises:
+        QualityError: a value beyond FP16's range.
+    """
     value = numpy_helper.to_array(full)
     with np.errstate(over="ignore"):
         half = value.astype(np.float16)
@@ -168,21 +178,23 @@ def _half_tensor(full: TensorProto, is_scale: bool) -> TensorProto:
     return tensor(f"{full.name}_fp16", np.maximum(half, SMALLEST) if is_scale else half)
 
 
-def _cast(source: str, output: str, to: int) -> NodeProto:
+def cast(source: str, output: str, to: int) -> NodeProto:
+    """A Cast named for its output."""
     return helper.make_node("Cast", [source], [output], name=f"{output}/Cast", to=to)
 
 
-def _full_precision_outputs(model: onnx.ModelProto, nodes: list[NodeProto], half: set[str]) -> list[NodeProto]:
+def full_precision_outputs(model: onnx.ModelProto, nodes: list[NodeProto], half: set[str]) -> list[NodeProto]:
     """Graph outputs made in FP16 keep their name and become FP32 through a Cast."""
     renamed = {value.name: f"{value.name}_fp16" for value in model.graph.output if value.name in half}
     for node in nodes:
         for names in (node.input, node.output):
             for index, name in enumerate(names):
                 names[index] = renamed.get(name, name)
-    return nodes + [_cast(half_name, name, TensorProto.FLOAT) for name, half_name in renamed.items()]
+    return nodes + [cast(half_name, name, TensorProto.FLOAT) for name, half_name in renamed.items()]
 
 
-def _scale_of(made_by: dict[str, NodeProto], values: dict[str, TensorProto], name: str) -> np.ndarray | None:
+def dequantized_scale(made_by: dict[str, NodeProto], values: dict[str, TensorProto], name: str) -> np.ndarray | None:
+    """The scale of a dequantized tensor, Transpose seen through; None for any other."""
     node = made_by.get(name)
     while node is not None and node.op_type == "Transpose":
         node = made_by.get(node.input[0])

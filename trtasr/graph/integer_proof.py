@@ -36,7 +36,7 @@ BLIND = ("Shape", "QuantizeLinear")  # their intervals do not depend on what the
 
 
 @dataclass(frozen=True)
-class _Inlined:
+class Inlined:
     """A graph without local functions, and what is known of its tensors before any interval.
 
     Attributes:
@@ -84,16 +84,16 @@ def prove(model: onnx.ModelProto, longest: int) -> Proof:
         QualityError: a tensor on the path is not integer (the first one and its node are named), or as
             `inspect_integer`.
     """
-    inlined = _inline(model)
-    floats = _floats(inlined)
+    inlined = inlined_graph(model)
+    floats = tensors_left_float(inlined)
     if floats:
         kind = TensorProto.DataType.Name(inlined.types[floats[0]]).lower()
         raise QualityError(
-            f"tensor {floats[0]!r}, {_origin(inlined, floats[0])}, is {kind}: no integer",
+            f"tensor {floats[0]!r}, {origin(inlined, floats[0])}, is {kind}: no integer",
             "compute it in integers; only a QuantizeLinear with a constant scale that reads a graph "
             "input may see floating point",
         )
-    return _inspect(inlined, longest)
+    return proof_of(inlined, longest)
 
 
 def inspect_integer(model: onnx.ModelProto, longest: int) -> Proof:
@@ -109,28 +109,33 @@ def inspect_integer(model: onnx.ModelProto, longest: int) -> Proof:
         QualityError: naming the node: values that do not fit their type, a divisor that may be zero, an integer
             operator without an interval rule, a tensor whose type cannot be inferred, a call that is no local function.
     """
-    return _inspect(_inline(model), longest)
+    return proof_of(inlined_graph(model), longest)
 
 
-def _inspect(inlined: _Inlined, longest: int) -> Proof:
+def proof_of(inlined: Inlined, longest: int) -> Proof:
+    """The proof of a graph without local functions.
+
+    Raises:
+        QualityError: an interval that does not fit its type, or an operator without a rule.
+    """
     if longest < 1:
         raise QualityError(f"longest dimension {longest}: proves nothing", "give at least 1")
-    known = _intervals(inlined, longest)
+    known = intervals_of(inlined, longest)
     nodes = inlined.model.graph.node
-    scales = _scales(inlined)
-    sums = _accumulators(inlined, known, longest)
+    scales = boundary_scales(inlined)
+    sums = accumulators_of(inlined, known, longest)
     return Proof(
         tensors=sum(bool(name) for node in nodes for name in node.output if name not in scales),
-        floats=_floats(inlined),
+        floats=tensors_left_float(inlined),
         boundary=tuple(node.name or node.output[0] for node in nodes if inlined.boundary(node)),
         operators=dict(sorted(Counter(node.op_type for node in nodes).items())),
         accumulators=tuple(sums.values()),
-        widest=_widest(inlined, known, set(sums)),
+        widest=widest_of(inlined, known, set(sums)),
         longest=longest,
     )
 
 
-def _inline(model: onnx.ModelProto) -> _Inlined:
+def inlined_graph(model: onnx.ModelProto) -> Inlined:
     """Inline local functions and infer types and shapes, which are never taken from what the file declares of them."""
     small = outline(model)
     small.functions.extend(model.functions)
@@ -163,28 +168,29 @@ def _inline(model: onnx.ModelProto) -> _Inlined:
                 "take it out of the graph's inputs",
             )
     arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    return _Inlined(small, inputs, arrays | _constant_nodes(small), _types(small), _shapes(small))
+    return Inlined(small, inputs, arrays | constant_nodes(small), element_types(small), dimensions(small))
 
 
-def _constant_nodes(model: onnx.ModelProto) -> dict[str, Array]:
+def constant_nodes(model: onnx.ModelProto) -> dict[str, Array]:
     """Values of Constant nodes; of text and sparse ones none."""
     found = {}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
         elif node.op_type == "Constant" and node.attribute[0].name.startswith(("value_int", "value_float")):
-            found[node.output[0]] = numpy_helper.to_array(_as_tensor(node))
+            found[node.output[0]] = numpy_helper.to_array(as_tensor(node))
     return found
 
 
-def _as_tensor(node: NodeProto) -> TensorProto:
+def as_tensor(node: NodeProto) -> TensorProto:
+    """The value of a Constant node that is given as plain numbers."""
     kind = TensorProto.INT64 if node.attribute[0].name.startswith("value_int") else TensorProto.FLOAT
     value = helper.get_attribute_value(node.attribute[0])
     many = isinstance(value, list)
     return helper.make_tensor("", kind, [len(value)] if many else [], value if many else [value])
 
 
-def _types(model: onnx.ModelProto) -> dict[str, int]:
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
     """Element type of every tensor.
 
     Raises:
@@ -203,7 +209,8 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     return types
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...] | None]:
+def dimensions(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...] | None]:
+    """Dimensions of every tensor, None where dynamic; None when their number is unknown."""
     graph = model.graph
     found: dict[str, tuple[int | None, ...] | None] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -213,10 +220,10 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...] | None]:
     return found | {item.name: tuple(item.dims) for item in graph.initializer}
 
 
-def _floats(inlined: _Inlined) -> tuple[str, ...]:
+def tensors_left_float(inlined: Inlined) -> tuple[str, ...]:
     """Names of the tensors on the path that are not integer, in the order in which nodes read and make them."""
     names: list[str] = []
-    scales = _scales(inlined)
+    scales = boundary_scales(inlined)
     for node in inlined.model.graph.node:
         read = () if inlined.boundary(node) else node.input
         names += [*read, *(name for name in node.output if name not in scales)]
@@ -224,12 +231,12 @@ def _floats(inlined: _Inlined) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name and not inlined.integer(name)))
 
 
-def _scales(inlined: _Inlined) -> set[str]:
+def boundary_scales(inlined: Inlined) -> set[str]:
     """Scales of the boundary: the only constants that may be floating point."""
     return {node.input[1] for node in inlined.model.graph.node if inlined.boundary(node)}
 
 
-def _origin(inlined: _Inlined, name: str) -> str:
+def origin(inlined: Inlined, name: str) -> str:
     """Where a tensor comes from, for a message."""
     if name in (made := producers(inlined.model)):
         return f"made by {title(made[name])}"
@@ -238,7 +245,7 @@ def _origin(inlined: _Inlined, name: str) -> str:
     return f"a {kind} read by {title(readers[0])}" if readers else f"a {kind} and an output"
 
 
-def _intervals(inlined: _Inlined, longest: int) -> dict[str, Interval]:
+def intervals_of(inlined: Inlined, longest: int) -> dict[str, Interval]:
     """Interval of every integer tensor that is computed from integer tensors only."""
     known = {name: of_array(array) for name, array in inlined.arrays.items() if inlined.integer(name)}
     for name in inlined.inputs:
@@ -249,15 +256,15 @@ def _intervals(inlined: _Inlined, longest: int) -> dict[str, Interval]:
         outputs = [name for name in node.output if name]
         computable = node.op_type in BLIND or all(name in known for name in node.input if name)
         if computable and not known.keys() & set(outputs) and all(inlined.integer(name) for name in outputs):
-            _exact_on_every_machine(inlined, node)
-            step = _step(inlined, node, known, longest)
+            exact_on_every_machine(inlined, node)
+            step = step_of(inlined, node, known, longest)
             found = bounds(step)
-            _computed_exactly(step, found)
+            computed_exactly(step, found)
             known.update(dict.fromkeys(outputs, found))
     return known
 
 
-def _exact_on_every_machine(inlined: _Inlined, node: NodeProto) -> None:
+def exact_on_every_machine(inlined: Inlined, node: NodeProto) -> None:
     """Refuse products of signed codes: with AVX2 but without VNNI, ONNX Runtime adds two of them in 16 bits.
 
     Raises:
@@ -272,7 +279,7 @@ def _exact_on_every_machine(inlined: _Inlined, node: NodeProto) -> None:
                 )
 
 
-def _computed_exactly(step: Step, found: Interval) -> None:
+def computed_exactly(step: Step, found: Interval) -> None:
     """Refuse what is right by the standard of ONNX but not in ONNX Runtime 1.31, which compares and adds int64 wrongly.
 
     Raises:
@@ -293,7 +300,8 @@ def _computed_exactly(step: Step, found: Interval) -> None:
         )
 
 
-def _step(inlined: _Inlined, node: NodeProto, known: Mapping[str, Interval], longest: int) -> Step:
+def step_of(inlined: Inlined, node: NodeProto, known: Mapping[str, Interval], longest: int) -> Step:
+    """A node with what is known of its operands."""
     operands = tuple(
         Operand(name, known[name], inlined.arrays.get(name), inlined.shapes[name]) if name in known else None
         for name in node.input
@@ -301,7 +309,7 @@ def _step(inlined: _Inlined, node: NodeProto, known: Mapping[str, Interval], lon
     return Step(node, operands, helper.tensor_dtype_to_np_dtype(inlined.types[node.output[0]]), longest)
 
 
-def _accumulators(inlined: _Inlined, known: Mapping[str, Interval], longest: int) -> dict[str, Accumulator]:
+def accumulators_of(inlined: Inlined, known: Mapping[str, Interval], longest: int) -> dict[str, Accumulator]:
     """Sums by the name of the tensor that holds them; a bias that is added behind them counts with them."""
     readers = consumers(inlined.model)
     found = {}
@@ -313,14 +321,14 @@ def _accumulators(inlined: _Inlined, known: Mapping[str, Interval], longest: int
                 for reader in readers.get(name, [])
                 if reader.op_type == "Add" and any(other in inlined.arrays for other in reader.input)
             ]
-            step = _step(inlined, node, known, longest)
+            step = step_of(inlined, node, known, longest)
             bound = max(known[held].magnitude for held in (name, *biased))
             capacity = of_type(step.dtype).high.bit_length()
             found[name] = Accumulator(node.name or name, node.op_type, products(step), bound, capacity)
     return found
 
 
-def _widest(inlined: _Inlined, known: Mapping[str, Interval], sums: set[str]) -> int:
+def widest_of(inlined: Inlined, known: Mapping[str, Interval], sums: set[str]) -> int:
     """Bits of the largest magnitude of an int32 or int64 tensor that a node computes and no accumulator holds."""
     others = [
         name

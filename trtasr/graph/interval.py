@@ -51,7 +51,7 @@ def subtract(a: Interval, b: Interval) -> Interval:
 
 def multiply(a: Interval, b: Interval) -> Interval:
     """The interval of a b: the extremes lie at the corners."""
-    return _corners(lambda x, y: x * y, a, b)
+    return corners(lambda x, y: x * y, a, b)
 
 
 def divide(a: Interval, b: Interval) -> Interval:
@@ -60,8 +60,8 @@ def divide(a: Interval, b: Interval) -> Interval:
     Raises:
         ZeroDivisionError: b may be zero.
     """
-    _check_divisor(b)
-    return _corners(lambda x, y: abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1), a, b)
+    check_divisor(b)
+    return corners(lambda x, y: abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1), a, b)
 
 
 def modulo(a: Interval, b: Interval) -> Interval:
@@ -70,7 +70,7 @@ def modulo(a: Interval, b: Interval) -> Interval:
     Raises:
         ZeroDivisionError: b may be zero.
     """
-    _check_divisor(b)
+    check_divisor(b)
     if b.high < 0:
         return negate(modulo(negate(a), negate(b)))
     if a.low >= 0 and a.high < b.low:
@@ -119,11 +119,17 @@ def weighted_sums(x: Interval, weight: Array, axes: tuple[int, ...]) -> Interval
     )
 
 
-def _corners(function: Callable[[int, int], int], a: Interval, b: Interval) -> Interval:
+def corners(function: Callable[[int, int], int], a: Interval, b: Interval) -> Interval:
+    """The interval of a function that is monotonic in each argument."""
     values = list(starmap(function, product((a.low, a.high), (b.low, b.high))))
     return Interval(min(values), max(values))
 
 
-def _check_divisor(b: Interval) -> None:
+def check_divisor(b: Interval) -> None:
+    """Refuse a divisor that may be zero.
+
+    Raises:
+        ZeroDivisionError: it may.
+    """
     if b.low <= 0 <= b.high:
         raise ZeroDivisionError

@@ -96,17 +96,17 @@ def bounds(step: Step) -> Interval:
             type of its output.
     """
     rule = RULES.get(step.node.op_type)
-    if rule is None or not (_single(step.node) or step.node.op_type == "Split"):
-        raise _unknown(step.node)
+    if rule is None or not (has_one_output(step.node) or step.node.op_type == "Split"):
+        raise without_rule(step.node)
     try:
         found = rule(step)
     except ZeroDivisionError:
         raise QualityError(
             f"{title(step.node)}: division by zero is possible, the divisor lies in "
-            f"{_told(step.interval(1).low)} .. {_told(step.interval(1).high)}",
+            f"{told(step.interval(1).low)} .. {told(step.interval(1).high)}",
             "keep the divisor away from zero, as with Max(divisor, 1)",
         ) from None
-    _check_fits(step, found)
+    check_fits(step, found)
     return found
 
 
@@ -114,8 +114,8 @@ def products(step: Step) -> int:
     """Products per sum of a node among `SUMS`; a dynamic dimension counts as the longest."""
     x, weight = step.required(0), step.required(1)
     if step.node.op_type == "ConvInteger":
-        return prod(dim or step.longest for dim in _dims(weight)[1:])
-    inner = (*_dims(x)[-1:], *_dims(weight)[-2:][:1])
+        return prod(dim or step.longest for dim in dims_of(weight)[1:])
+    inner = (*dims_of(x)[-1:], *dims_of(weight)[-2:][:1])
     return next((dim for dim in inner if dim is not None), step.longest)
 
 
@@ -124,35 +124,40 @@ def title(node: NodeProto) -> str:
     return f"node {node.name or node.output[0]!r} ({node.op_type})"
 
 
-def _each(function: Callable[..., Interval]) -> Rule:
+def each(function: Callable[..., Interval]) -> Rule:
     """A rule of the intervals of all inputs."""
     return lambda step: function(*(step.interval(position) for position in range(len(step.operands))))
 
 
-def _multiplied(step: Step) -> Interval:
+def multiplied(step: Step) -> Interval:
     """A product of a tensor with itself is a square."""
     a, b = step.required(0), step.required(1)
     return multiply(*[absolute(a.interval)] * 2) if a.name == b.name else multiply(a.interval, b.interval)
 
 
-def _clipped(step: Step) -> Interval:
+def clipped(step: Step) -> Interval:
     """min(max(x, low), high), in this order, as ONNX has it where low > high."""
     found, limits = step.interval(0), of_type(step.dtype)
     return minimum(maximum(found, step.interval(1, limits.low)), step.interval(2, limits.high))
 
 
-def _modulo(step: Step) -> Interval:
+def remainder(step: Step) -> Interval:
+    """The remainder with the sign of the divisor.
+
+    Raises:
+        QualityError: it has the sign of the dividend, as in C.
+    """
     if attribute(step.node, "fmod", 0):  # has the sign of the dividend
-        raise _unknown(step.node)
+        raise without_rule(step.node)
     return modulo(step.interval(0), step.interval(1))
 
 
-def _shifted(step: Step) -> Interval:
+def shifted(step: Step) -> Interval:
     """Of unsigned numbers; a shift by all bits is undefined in the runtime."""
     number, count = step.interval(0), step.interval(1)
     if count.high >= 8 * step.dtype.itemsize:
         raise QualityError(
-            f"{title(step.node)}: shifts {step.dtype} by up to {_told(count.high)} bits",
+            f"{title(step.node)}: shifts {step.dtype} by up to {told(count.high)} bits",
             "clip the shift below the width of the type",
         )
     if attribute(step.node, "direction", b"LEFT") == b"LEFT":
@@ -160,83 +165,92 @@ def _shifted(step: Step) -> Interval:
     return Interval(number.low >> count.high, number.high >> count.low)
 
 
-def _padded(step: Step) -> Interval:
+def padded(step: Step) -> Interval:
+    """What is padded, and the constant that pads it."""
     if attribute(step.node, "mode", b"constant") != b"constant":
         return step.interval(0)
     return hull(step.interval(0), step.interval(2))
 
 
-def _filled(step: Step) -> Interval:
+def filled(step: Step) -> Interval:
+    """The constant of a ConstantOfShape."""
     return of_array(numpy_helper.to_array(attribute(step.node, "value", None)))
 
 
-def _reduced_sum(step: Step) -> Interval:
+def reduced_sum(step: Step) -> Interval:
+    """Sums of as many elements as a ReduceSum may have."""
     low, high = step.interval(0).low, step.interval(0).high
-    counts = _summed(step)
+    counts = summed(step)
     return Interval(min(count * low for count in counts), max(count * high for count in counts))
 
 
-def _summed(step: Step) -> tuple[int, int]:
+def summed(step: Step) -> tuple[int, int]:
     """Fewest and most elements per sum of a ReduceSum."""
     data, axes = step.required(0), step.operand(1)
     if axes is None or (axes.array is not None and not axes.array.size):
         if attribute(step.node, "noop_with_empty_axes", 0):
             return 1, 1
-        dims = _dims(data)
+        dims = dims_of(data)
     elif axes.array is None:
-        return 1, prod(dim or step.longest for dim in _dims(data))
+        return 1, prod(dim or step.longest for dim in dims_of(data))
     else:
         dims = tuple(None if data.shape is None else data.shape[int(axis)] for axis in np.ravel(axes.array))
     return prod(dim or 1 for dim in dims), prod(dim or step.longest for dim in dims)
 
 
-def _convolved(step: Step) -> Interval:
-    (_, x), (weight, interval) = _centered(step, 0), _centered(step, 1)
+def convolved(step: Step) -> Interval:
+    """Exact where the weight is constant."""
+    (_, x), (weight, interval) = centered(step, 0), centered(step, 1)
     if weight is None:
-        return _of_products(products(step), x, interval)
+        return of_products(products(step), x, interval)
     return weighted_sums(x, weight, tuple(range(1, weight.ndim)))
 
 
-def _matrix_product(step: Step) -> Interval:
+def matrix_product(step: Step) -> Interval:
     """Exact where one side is constant."""
-    (left, a), (right, b) = _centered(step, 0), _centered(step, 1)
+    (left, a), (right, b) = centered(step, 0), centered(step, 1)
     if right is not None:
         return weighted_sums(a, right, (max(right.ndim - 2, 0),))
     if left is not None:
         return weighted_sums(b, left, (left.ndim - 1,))
-    return _of_products(products(step), a, b)
+    return of_products(products(step), a, b)
 
 
-def _of_products(count: int, a: Interval, b: Interval) -> Interval:
+def of_products(count: int, a: Interval, b: Interval) -> Interval:
     """Up to so many products; padding makes some of them 0."""
     found = hull(multiply(a, b), Interval(0, 0))
     return Interval(count * found.low, count * found.high)
 
 
-def _centered(step: Step, position: int) -> tuple[Array | None, Interval]:
+def centered(step: Step, position: int) -> tuple[Array | None, Interval]:
     """An operand minus its zero point: the numbers where both are constant, and the interval."""
     codes, zero = step.required(position), step.operand(position + 2)
     if codes.array is None or (zero is not None and zero.array is None):
         return None, subtract(codes.interval, step.interval(position + 2))
-    numbers = _wide(codes.array)
+    numbers = wide(codes.array)
     if zero is not None and zero.array is not None:
-        numbers = numbers - _along(_wide(zero.array), step, position, numbers.ndim)
+        numbers = numbers - zeros_along(wide(zero.array), step, position, numbers.ndim)
     return numbers, of_array(numbers)
 
 
-def _along(zeros: Array, step: Step, position: int, rank: int) -> Array:
+def zeros_along(zeros: Array, step: Step, position: int, rank: int) -> Array:
     """Zero points shaped as their operand: one per output channel of a convolution, row of a left matrix, column."""
     if zeros.ndim != 1 or (position == 1 and step.node.op_type != "ConvInteger"):
         return zeros
     return zeros.reshape(-1, *[1] * (rank - 1 if position == 1 else 1))
 
 
-def _wide(array: Array) -> Array:
+def wide(array: Array) -> Array:
     """In a type whose sums do not wrap around: Python's integers for 64 bits, whose sums no type of numpy holds."""
     return array.astype(object if array.dtype.itemsize == 8 else np.int64)
 
 
-def _dims(operand: Operand) -> tuple[int | None, ...]:
+def dims_of(operand: Operand) -> tuple[int | None, ...]:
+    """The dimensions of an operand.
+
+    Raises:
+        QualityError: their number is unknown.
+    """
     if operand.shape is None:
         raise QualityError(
             f"tensor {operand.name!r}: the number of its dimensions is unknown, so a sum has no bound",
@@ -245,37 +259,44 @@ def _dims(operand: Operand) -> tuple[int | None, ...]:
     return operand.shape
 
 
-def _unknown(node: NodeProto) -> QualityError:
+def without_rule(node: NodeProto) -> QualityError:
+    """The refusal of an operator that has no rule."""
     return QualityError(
         f"{title(node)}: no interval rule for this operator",
         "add one to trtasr/graph/intervals.py, or write the graph without it",
     )
 
 
-def _single(node: NodeProto) -> bool:
+def has_one_output(node: NodeProto) -> bool:
     """Whether the first output is the only one."""
     return bool(node.output and node.output[0]) and not any(node.output[1:])
 
 
-def _check_fits(step: Step, found: Interval) -> None:
+def check_fits(step: Step, found: Interval) -> None:
+    """Refuse values that the type of the result does not hold.
+
+    Raises:
+        QualityError: naming the node and the value.
+    """
     limits = of_type(step.dtype)
     if limits.low <= found.low and found.high <= limits.high:
         return
     how, value = ("up", found.high) if found.high > limits.high else ("down", found.low)
     raise QualityError(
-        f"{title(step.node)}: values {how} to {_told(value)} do not fit {step.dtype}",
+        f"{title(step.node)}: values {how} to {told(value)} do not fit {step.dtype}",
         "clip its operands, or compute it in a wider type",
     )
 
 
-def _told(value: int) -> str:
-    if abs(value) < _EXACT_BELOW:
+def told(value: int) -> str:
+    """A number for a message; a large one as the next power of two."""
+    if abs(value) < EXACT_BELOW:
         return str(value)
     return f"{'-' if value < 0 else ''}2^{(abs(value) - 1).bit_length()}"
 
 
 # Operators that move, pick or convert values.
-_MOVES = (
+MOVES = (
     "Cast",
     "CastLike",
     "Expand",
@@ -295,30 +316,30 @@ _MOVES = (
     "Unsqueeze",
 )
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(_MOVES, lambda step: step.interval(0)),
-    "Abs": _each(absolute),
-    "Add": _each(add),
-    "BitShift": _shifted,
-    "Clip": _clipped,
-    "Concat": _each(hull),
-    "ConstantOfShape": _filled,
-    "ConvInteger": _convolved,
-    "Div": _each(divide),
-    "MatMul": _matrix_product,
-    "MatMulInteger": _matrix_product,
-    "Max": _each(maximum),
-    "Min": _each(minimum),
-    "Mod": _modulo,
-    "Mul": _multiplied,
-    "Neg": _each(negate),
-    "Pad": _padded,
+    **dict.fromkeys(MOVES, lambda step: step.interval(0)),
+    "Abs": each(absolute),
+    "Add": each(add),
+    "BitShift": shifted,
+    "Clip": clipped,
+    "Concat": each(hull),
+    "ConstantOfShape": filled,
+    "ConvInteger": convolved,
+    "Div": each(divide),
+    "MatMul": matrix_product,
+    "MatMulInteger": matrix_product,
+    "Max": each(maximum),
+    "Min": each(minimum),
+    "Mod": remainder,
+    "Mul": multiplied,
+    "Neg": each(negate),
+    "Pad": padded,
     "QuantizeLinear": lambda step: of_type(step.dtype),
     "Range": lambda step: hull(step.interval(0), step.interval(1)),
-    "ReduceSum": _reduced_sum,
-    "Relu": _each(relu),
+    "ReduceSum": reduced_sum,
+    "Relu": each(relu),
     "Shape": lambda _step: Interval(0, 2**31 - 1),
-    "Sub": _each(subtract),
+    "Sub": each(subtract),
 }
 
 
-_EXACT_BELOW = 2**40  # larger numbers are told as powers of two
+EXACT_BELOW = 2**40  # larger numbers are told as powers of two

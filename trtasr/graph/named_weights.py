@@ -25,10 +25,10 @@ def named_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             if name not in stored and name not in names.values():
                 names[node.input[1]] = name
     nodes = [renamed_inputs(node, names) for node in model.graph.node]
-    return rebuilt(model, nodes, [_named(item, names.get(item.name, item.name)) for item in model.graph.initializer])
+    return rebuilt(model, nodes, [named(item, names.get(item.name, item.name)) for item in model.graph.initializer])
 
 
-def _named(item: TensorProto, name: str) -> TensorProto:
+def named(item: TensorProto, name: str) -> TensorProto:
     """A copy of an initializer under a name; the same object where that is its name already."""
     if item.name == name:
         return item

@@ -66,7 +66,10 @@ def insert_qdq(
     for original in model.graph.node:
         node = copy.deepcopy(original)
         if node.name in quantized:
-            for name, maker in ((node.input[0], partial(_activation_pair, formats or {})), (node.input[1], _weight)):
+            for name, maker in (
+                (node.input[0], partial(activation_pair, formats or {})),
+                (node.input[1], dequantized_weight),
+            ):
                 if name not in done:
                     made, initializers = maker(node, table, weights)
                     nodes += made
@@ -98,14 +101,15 @@ def decide(
             )
     decisions = []
     for node in weighted:
-        rule = _skip_rule(node, described.get(node.name), rules, exclude)
+        rule = skip_rule(node, described.get(node.name), rules, exclude)
         decisions.append(Decision(node.name, node.op_type, rule is None, rule or "int8"))
     return tuple(decisions)
 
 
-def _skip_rule(
+def skip_rule(
     node: NodeProto, site: Site | None, rules: Sequence[Callable[[Site], str | None]], exclude: Sequence[str]
 ) -> str | None:
+    """Name of the rule that keeps a node out of INT8; None for none."""
     if any(fnmatchcase(node.name, pattern) for pattern in exclude):
         return "exclude"
     if site is None:
@@ -116,9 +120,10 @@ def _skip_rule(
 Made = tuple[list[NodeProto], list[TensorProto]]
 
 
-def _activation_pair(
+def activation_pair(
     formats: Mapping[str, Codes], node: NodeProto, table: ScaleTable, _weights: dict[str, TensorProto]
 ) -> Made:
+    """QuantizeLinear and DequantizeLinear of a node's input, and the constants they read."""
     name = node.input[0]
     scale, zero = tensor(f"{name}_scale", scale_of(table, name).scale), tensor("int8_zero", np.int8(0))
     if name in formats:
@@ -137,7 +142,8 @@ def _activation_pair(
     ], [scale, zero]
 
 
-def _weight(node: NodeProto, table: ScaleTable, weights: dict[str, TensorProto]) -> Made:
+def dequantized_weight(node: NodeProto, table: ScaleTable, weights: dict[str, TensorProto]) -> Made:
+    """DequantizeLinear of a node's weight, its codes and scales."""
     name = node.input[1]
     entry = weight_scales_of(table, name)
     codes = tensor(f"{name}_int8", quantize_weight(numpy_helper.to_array(weights[name]), entry.scales, entry.axis))

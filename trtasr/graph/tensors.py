@@ -9,7 +9,7 @@ from onnx import NodeProto, TensorProto, helper
 from trtasr.values import Site
 
 WEIGHTED = ("Conv", "MatMul", "Gemm")
-_DATA_OPS = (
+DATA_OPS = (
     "Conv",
     "MatMul",
     "Gemm",
@@ -30,7 +30,7 @@ _DATA_OPS = (
     "Transpose",
     "Identity",
 )
-_ATTENTION_OPS = (
+ATTENTION_OPS = (
     "LayerNormalization",
     "Softmax",
     "Reshape",
@@ -87,7 +87,7 @@ def data_path(model: onnx.ModelProto) -> tuple[str, ...]:
     names = [value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT]
     on_path, embeddings = set(names), set(lookups(model))
     for node in model.graph.node:
-        carries = node.op_type in (*_DATA_OPS, *_ATTENTION_OPS) and on_path.intersection(node.input)
+        carries = node.op_type in (*DATA_OPS, *ATTENTION_OPS) and on_path.intersection(node.input)
         if carries or node.name in embeddings:
             on_path.update(node.output)
             names += node.output

@@ -83,12 +83,12 @@ def layer_traffic(model: onnx.ModelProto, batch: int, frames: int, runs: int = 1
         lengths.update(dict.fromkeys(node.output, after))
         if node.name in described:
             positions = (batch * before * rows.get(node.input[0], 1), batch * after * rows.get(node.output[0], 1))
-            traffic = _traffic(described[node.name], *positions, runs)
-            found.append(replace(traffic, readers=_readers(node.output[0], model, described)))
+            traffic = traffic_of(described[node.name], *positions, runs)
+            found.append(replace(traffic, readers=weighted_readers(node.output[0], model, described)))
     return tuple(found)
 
 
-def _readers(name: str, model: onnx.ModelProto, described: Mapping[str, Site]) -> tuple[str, ...]:
+def weighted_readers(name: str, model: onnx.ModelProto, described: Mapping[str, Site]) -> tuple[str, ...]:
     """Weighted nodes behind a tensor; empty when an operator that needs floating point reads it too."""
     found: list[str] = []
     waiting, readers = [name], consumers(model)
@@ -104,7 +104,8 @@ def _readers(name: str, model: onnx.ModelProto, described: Mapping[str, Site]) -
     return tuple(found)
 
 
-def _traffic(site: Site, positions_in: int, positions_out: int, runs: int) -> Traffic:
+def traffic_of(site: Site, positions_in: int, positions_out: int, runs: int) -> Traffic:
+    """What a site moves and multiplies."""
     weights = prod(site.weight_shape)
     return Traffic(
         node=site.node,

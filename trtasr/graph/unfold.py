@@ -41,7 +41,7 @@ def unfold_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in model.graph.node:
         operands = [made_by.get(name) for name in node.input[:2]] if node.op_type == "Conv" else []
         data, weight = operands if len(operands) == 2 else (None, None)
-        if data is None or weight is None or not _unfoldable(node, data, weight, stored):
+        if data is None or weight is None or not is_unfoldable(node, data, weight, stored):
             nodes.append(node)
             continue
         codes = numpy_helper.to_array(stored[weight.input[0]])
@@ -49,20 +49,23 @@ def unfold_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
         if columns not in added:
             added[columns] = tensor(columns, codes.transpose(2, 1, 0).reshape(-1, len(codes)))
             nodes.append(dequantize_columns(weight, columns))
-        rows, constant = _rows(node, made_by[data.input[0]], codes.shape[2], codes.shape[1])
+        rows, constant = unfolded_rows(node, made_by[data.input[0]], codes.shape[2], codes.shape[1])
         added.update({item.name: item for item in constant})
         nodes += [*rows, *product_nodes(node, rows[-1].output[0], f"{columns}_dequantized", codes.ndim)]
     return rebuilt(model, nodes, [*stored.values(), *added.values()])
 
 
-def _unfoldable(node: NodeProto, data: NodeProto, weight: NodeProto, stored: dict[str, TensorProto]) -> bool:
+def is_unfoldable(node: NodeProto, data: NodeProto, weight: NodeProto, stored: dict[str, TensorProto]) -> bool:
+    """Whether a convolution over time, not grouped, has quantized input and weight."""
     if data.op_type != "DequantizeLinear" or weight.op_type != "DequantizeLinear" or weight.input[0] not in stored:
         return False
     codes = stored[weight.input[0]]
     return len(codes.dims) == 3 and attribute(node, "group", 1) == 1 and not is_pointwise(node, codes)
 
 
-def _rows(node: NodeProto, quantize: NodeProto, size: int, channels: int) -> tuple[list[NodeProto], list[TensorProto]]:
+def unfolded_rows(
+    node: NodeProto, quantize: NodeProto, size: int, channels: int
+) -> tuple[list[NodeProto], list[TensorProto]]:
     """Nodes from the float input to dequantized rows [B, U, size channels], in order, and the constants they read."""
     stride, dilation = attribute(node, "strides", [1])[0], attribute(node, "dilations", [1])[0]
     before, after = attribute(node, "pads", [0, 0])

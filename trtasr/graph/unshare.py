@@ -8,7 +8,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from trtasr.graph.edit import constants, rebuilt, tensor
 from trtasr.graph.tensors import WEIGHTED
 
-_ROLES = {1: "weight", 2: "bias"}  # by position among a weighted node's inputs
+ROLES = {1: "weight", 2: "bias"}  # by position among a weighted node's inputs
 
 
 def unshare(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -25,27 +25,27 @@ def unshare(model: onnx.ModelProto) -> onnx.ModelProto:
     Returns:
         a copy that computes the same; the model itself where nothing is shared.
     """
-    return _with_own_constants(_without_identities(model))
+    return with_own_constants(without_identities(model))
 
 
-def _without_identities(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_identities(model: onnx.ModelProto) -> onnx.ModelProto:
     """Initializers in place of the Identity nodes that read one; those that make a graph output stay."""
-    behind, outputs = _behind_identity(model), {value.name for value in model.graph.output}
+    behind, outputs = behind_identity(model), {value.name for value in model.graph.output}
     if not behind:
         return model
     kept = {name: source for name, source in behind.items() if name in outputs}  # the name is taken: read the source
     copies = {name: source for name, source in behind.items() if name not in outputs}
     stored = constants(model)
     nodes = [
-        _reading(node, [kept.get(name, name) for name in node.input])
+        reading(node, [kept.get(name, name) for name in node.input])
         for node in model.graph.node
         if node.output[0] not in copies
     ]
-    added = [_copied(stored[source], name) for name, source in copies.items()]
+    added = [copied(stored[source], name) for name, source in copies.items()]
     return rebuilt(model, nodes, [*model.graph.initializer, *added])
 
 
-def _behind_identity(model: onnx.ModelProto) -> dict[str, str]:
+def behind_identity(model: onnx.ModelProto) -> dict[str, str]:
     """Output of an Identity -> the initializer that it repeats, through other Identity nodes as well."""
     stored = constants(model)
     found: dict[str, str] = {}
@@ -57,24 +57,24 @@ def _behind_identity(model: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
-def _with_own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of each weight and bias that another node reads; the first weighted node keeps the name if it can."""
-    stored, taken = constants(model), _read_otherwise(model)
+    stored, taken = constants(model), read_otherwise(model)
     nodes: list[NodeProto] = []
     added: list[TensorProto] = []
     for node in model.graph.node:
         inputs = list(node.input)
-        for slot, role in _ROLES.items() if node.op_type in WEIGHTED else ():
+        for slot, role in ROLES.items() if node.op_type in WEIGHTED else ():
             name = inputs[slot] if slot < len(inputs) else ""
             if name in stored and name in taken:
                 inputs[slot] = f"{node.output[0]}.{role}"  # outputs are unique, node names need not be
-                added.append(_copied(stored[name], inputs[slot]))
+                added.append(copied(stored[name], inputs[slot]))
             taken.add(name)
-        nodes.append(_reading(node, inputs))
+        nodes.append(reading(node, inputs))
     return rebuilt(model, nodes, [*model.graph.initializer, *added]) if added else model
 
 
-def _read_otherwise(model: onnx.ModelProto) -> set[str]:
+def read_otherwise(model: onnx.ModelProto) -> set[str]:
     """Names that are read as something else than the weight or bias of a weighted node."""
     names = {value.name for value in model.graph.output}
     for node in model.graph.node:
@@ -82,7 +82,7 @@ def _read_otherwise(model: onnx.ModelProto) -> set[str]:
     return names
 
 
-def _reading(node: NodeProto, inputs: Sequence[str]) -> NodeProto:
+def reading(node: NodeProto, inputs: Sequence[str]) -> NodeProto:
     """A copy of the node with other inputs."""
     changed = NodeProto()
     changed.CopyFrom(node)
@@ -90,5 +90,6 @@ def _reading(node: NodeProto, inputs: Sequence[str]) -> NodeProto:
     return changed
 
 
-def _copied(item: TensorProto, name: str) -> TensorProto:
+def copied(item: TensorProto, name: str) -> TensorProto:
+    """A copy of an initializer under another name."""
     return tensor(name, numpy_helper.to_array(item))
