@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
+from trtasr.values import CalibrationSet
+
 MELS, HIDDEN, TOKENS = 16, 32, 8
 SCALE = 0.03
 HEADER = '<ir_version: 9, opset_import: ["" : 20]>'
@@ -158,3 +160,8 @@ def feeds(lengths: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """One utterance each: features [1, 16, T] and its length [1]."""
     rng = np.random.default_rng(1)
     return [(rng.normal(0, 1, (1, MELS, n)).astype(np.float32), np.array([n], np.int64)) for n in lengths]
+
+
+def inputs(calibration: CalibrationSet) -> list[dict[str, np.ndarray]]:
+    """Of each utterance alone."""
+    return [{"features": item.features, "lengths": item.lengths} for item in calibration.examples()]

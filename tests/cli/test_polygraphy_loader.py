@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exported import exported
 from sidecar import description
 from tiny_archive import write_archive
 
 from trtasr.bundle import seal
-from trtasr.checkpoint.nemo import read_nemo
 from trtasr.cli.polygraphy_loader import VARIABLE, load_data, load_first, main, read_features, save_features
 from trtasr.errors import UsageError
-from trtasr.models.load import build_model
+from trtasr.files.keep import sha256_file
 from trtasr.pipeline.features import calibration_features
 from trtasr.recipe import Recipe, override, to_dict
 from trtasr.values import CalibrationSet
@@ -151,13 +151,13 @@ def test_features_are_those_the_compiler_calibrates_with(tmp_path, capsys) -> No
     archive, out = write_archive(tmp_path / "tiny.nemo"), tmp_path / "f.npz"
     assert main([str(archive), "-o", str(out), *SETS]) == 0
     assert "6 utterances, synthetic, 50 frames each" in capsys.readouterr().out
-    checkpoint = read_nemo(archive)
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
     recipe = override(Recipe("tiny", str(archive)), FAST)
-    expected = calibration_features("synthetic", recipe, checkpoint, model)
+    expected = calibration_features("synthetic", recipe, exported(archive, tmp_path / "fp32")).examples()
     found = read_features(out)
-    assert found.checkpoint_sha256 == checkpoint.sha256
-    assert np.array_equal(np.concatenate([f for f, _ in found.utterances]), np.concatenate(expected.batches))
+    assert found.checkpoint_sha256 == sha256_file(archive)
+    for item, wanted in zip(found.utterances, expected, strict=True):
+        assert np.array_equal(item.features, wanted.features)
+        assert np.array_equal(item.lengths, wanted.lengths)
 
 
 def write_sidecar(folder: Path, archive: Path, sha256: str) -> Path:
@@ -170,7 +170,7 @@ def write_sidecar(folder: Path, archive: Path, sha256: str) -> Path:
 
 def test_a_bundle_brings_its_recipe_and_insists_on_its_checkpoint(tmp_path, capsys) -> None:
     archive = write_archive(tmp_path / "tiny.nemo")
-    ours = write_sidecar(tmp_path / "ours", archive, read_nemo(archive).sha256)
+    ours = write_sidecar(tmp_path / "ours", archive, sha256_file(archive))
     assert main([str(ours), "-o", str(tmp_path / "f.npz"), "--set", "calibration.batches=1"]) == 0
     assert "3 utterances, synthetic, 50 frames each" in capsys.readouterr().out
     other = write_sidecar(tmp_path / "other", archive, "0" * 64)

@@ -5,7 +5,16 @@ import onnxruntime
 import pytest
 import tiny_graphs
 
-from trtasr.engine.sessions import OrtRunner, cpu_name, expose, folder_of, load_model, observe, open_session, utterances
+from trtasr.engine.sessions import (
+    OrtRunner,
+    cpu_name,
+    expose,
+    folder_of,
+    load_model,
+    observe,
+    open_session,
+    ort_observer,
+)
 from trtasr.errors import BundleError
 from trtasr.graph import edit as storing
 from trtasr.values import CalibrationSet
@@ -37,7 +46,7 @@ def test_observe_streams_valid_frames_only(tmp_path: Path) -> None:
     path = tiny_graphs.fp32(tmp_path / "fp32.onnx")
     features, lengths = _batch()
     calibration = CalibrationSet((features, features[:1]), (lengths, lengths[:1]), "noise")
-    seen = list(observe(path, ["masked", "active"], utterances(calibration), threads=1))
+    seen = list(observe(path, ["masked", "active"], tiny_graphs.inputs(calibration), threads=1))
     assert [(name, value.shape) for name, value in seen] == [
         ("masked", (16, 40)),
         ("active", (32, 40)),
@@ -52,9 +61,19 @@ def test_observe_streams_valid_frames_only(tmp_path: Path) -> None:
 
 def test_observe_holds_one_utterance_at_a_time(tmp_path: Path) -> None:
     features, lengths = _batch()
-    stream = utterances(CalibrationSet((features,), (lengths,), "noise"))
-    assert next(stream)["features"].shape == (1, 16, 40)
-    assert [(feed["features"].shape, feed["lengths"].tolist()) for feed in stream] == [((1, 16, 17), [17])]
+    stream = iter(tiny_graphs.inputs(CalibrationSet((features,), (lengths,), "noise")))
+    seen = observe(tiny_graphs.fp32(tmp_path / "fp32.onnx"), ["active"], stream, threads=1)
+    assert next(seen)[1].shape == (32, 40)
+    assert [feed["lengths"].tolist() for feed in stream] == [[17]]
+
+
+def test_an_observer_gives_inner_tensors_and_outputs_by_name(tmp_path: Path) -> None:
+    path = tiny_graphs.fp32(tmp_path / "fp32.onnx")
+    features, lengths = _batch()
+    found = ort_observer(path, ["active", "log_probs"])({"features": features, "lengths": lengths})
+    assert list(found) == ["active", "log_probs"]
+    assert found["active"].shape == (len(features), 32, features.shape[2])
+    np.testing.assert_array_equal(found["log_probs"], OrtRunner(path)(features, lengths)[0])
 
 
 def test_convolutions_with_a_bias_run_in_int8(tmp_path: Path) -> None:
@@ -89,7 +108,9 @@ def test_weights_in_a_file_of_their_own_are_found(outside: Path) -> None:
     expected, found = (OrtRunner(path, 1)(features, lengths)[0] for path in (whole, outside))
     np.testing.assert_array_equal(found, expected)
     calibration = CalibrationSet((features,), (lengths,), "noise")
-    wanted, found = (list(observe(path, ["active"], utterances(calibration), threads=1)) for path in (whole, outside))
+    wanted, found = (
+        list(observe(path, ["active"], tiny_graphs.inputs(calibration), threads=1)) for path in (whole, outside)
+    )
     assert len(found) == 2
     for (_, expected), (name, value) in zip(wanted, found, strict=True):
         assert name == "active"

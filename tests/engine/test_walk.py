@@ -8,7 +8,7 @@ import pytest
 import tiny_graphs
 from onnx import numpy_helper
 
-from trtasr.engine.sessions import open_session, utterances
+from trtasr.engine.sessions import open_session
 from trtasr.engine.walk import Replaced, walk
 from trtasr.values import CalibrationSet
 
@@ -22,7 +22,7 @@ def graph(tmp_path_factory):
 def features():
     rng = np.random.default_rng(0)
     batch = rng.normal(size=(3, tiny_graphs.MELS, 40)).astype(np.float32)
-    return list(utterances(CalibrationSet((batch,), (np.array([40, 25, 33]),), "synthetic")))
+    return tiny_graphs.inputs(CalibrationSet((batch,), (np.array([40, 25, 33]),), "synthetic"))
 
 
 LAYERS = {"dw", "pw", "head"}

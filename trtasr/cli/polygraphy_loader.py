@@ -25,10 +25,10 @@ from trtasr.files.read import MIB, Source
 from trtasr.files.scratch import scratch
 from trtasr.files.write import replacing
 from trtasr.text.printable import message, printable
+from trtasr.values import CalibrationSet, Example
 
 if TYPE_CHECKING:
     from trtasr.recipe import Recipe
-    from trtasr.values import CalibrationSet, FloatArray, IntArray
 
 VARIABLE = "TRTASR_FEATURES"
 FORMAT = "trtasr features 1"
@@ -41,12 +41,12 @@ class Features:
     """What a features file holds.
 
     Attributes:
-        utterances: features float32 [1, mel, T] and lengths int64 [1] of each; T is the valid length.
+        utterances: each alone at its valid length.
         method: ``synthetic``, ``noise`` or ``audio``.
         checkpoint_sha256: of the archive they were made for.
     """
 
-    utterances: tuple[tuple["FloatArray", "IntArray"], ...]
+    utterances: tuple[Example, ...]
     method: str
     checkpoint_sha256: str
 
@@ -66,7 +66,7 @@ def load_data() -> list[dict[str, np.ndarray[Any, Any]]]:
     if not name:
         raise UsageError(f"environment variable {VARIABLE} is not set", f"set it to a features file; {MAKE}")
     found = read_features(Path(name))
-    return [{"features": features, "lengths": lengths} for features, lengths in found.utterances]
+    return [{"features": item.features, "lengths": item.lengths} for item in found.utterances]
 
 
 def load_first() -> list[dict[str, np.ndarray[Any, Any]]]:
@@ -88,23 +88,25 @@ def read_features(path: Path) -> Features:
     try:
         if str(found["format"]) != FORMAT:
             raise ValueError(f"format {found['format']!s:.80}")
-        pairs = [(found[f"features_{index}"], found[f"lengths_{index}"]) for index in range(int(found["count"]))]
-        features = Features(tuple(pairs), str(found["method"]), str(found["checkpoint_sha256"]))
+        count = int(found["count"])
+        held = tuple(Example(found[f"features_{index}"], found[f"lengths_{index}"]) for index in range(count))
+        features = Features(held, str(found["method"]), str(found["checkpoint_sha256"]))
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{path}: not a features file of this version ({said(error)})", MAKE) from error
-    if not pairs or not all(is_utterance(*pair) for pair in pairs):
+    if not held or not all(map(is_utterance, held)):
         raise UsageError(f"{path}: holds no features float32 [1, mel, T] of length T", MAKE)
     return features
 
 
-def is_utterance(features: "FloatArray", lengths: "IntArray") -> bool:
+def is_utterance(item: Example) -> bool:
     """True for finite features float32 [1, mel, T] and lengths int64 [1] that hold T."""
+    features, lengths = item.features, item.lengths
     typed = features.dtype == np.float32 and lengths.dtype == np.int64
     sized = features.ndim == 3 and len(features) == 1 and features.size and lengths.shape == (1,)
     return bool(typed and sized and lengths[0] == features.shape[2] and np.isfinite(features).all())
 
 
-def save_features(path: Path, features: "CalibrationSet", checkpoint_sha256: str) -> int:
+def save_features(path: Path, features: CalibrationSet, checkpoint_sha256: str) -> int:
     """Cut batches into utterances of their valid length and write them, never by halves.
 
     Returns:
@@ -113,7 +115,7 @@ def save_features(path: Path, features: "CalibrationSet", checkpoint_sha256: str
     Raises:
         UsageError: no valid frame at all, or the file cannot be written.
     """
-    utterances = cut(features)
+    utterances = features.examples()
     if not utterances:
         raise UsageError("no features: every utterance is empty", "check the calibration manifest")
     arrays: dict[str, Any] = {
@@ -122,21 +124,11 @@ def save_features(path: Path, features: "CalibrationSet", checkpoint_sha256: str
         "method": features.method,
         "checkpoint_sha256": checkpoint_sha256,
     }
-    for index, (values, lengths) in enumerate(utterances):
-        arrays |= {f"features_{index}": values, f"lengths_{index}": lengths}
+    for index, item in enumerate(utterances):
+        arrays |= {f"features_{index}": item.features, f"lengths_{index}": item.lengths}
     with replacing(path) as partial, partial.open("wb") as stream:
         np.savez(stream, **arrays)
     return len(utterances)
-
-
-def cut(features: "CalibrationSet") -> list[tuple["FloatArray", "IntArray"]]:
-    """Each utterance alone, without padding: features float32 [1, mel, T] and lengths int64 [1], T > 0."""
-    return [
-        (np.ascontiguousarray(item[None, :, : int(length)]), np.array([length], np.int64))
-        for batch, lengths in zip(features.batches, features.lengths, strict=True)
-        for item, length in zip(batch, lengths, strict=True)
-        if length > 0
-    ]
 
 
 def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
@@ -173,9 +165,9 @@ def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
     return f"{out}: {count} utterances, {features.method}, {frames_text(features)}, checkpoint {checkpoint.sha256[:12]}"
 
 
-def frames_text(features: "CalibrationSet") -> str:
+def frames_text(features: CalibrationSet) -> str:
     """Lengths of the utterances in frames, for people."""
-    lengths = [int(length) for _, (length,) in cut(features)]
+    lengths = [int(item.lengths[0]) for item in features.examples()]
     spread = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
     return f"{spread} frames each"
 

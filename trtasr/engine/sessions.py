@@ -14,7 +14,7 @@ from trtasr.engine.faults import REPAIR, Session, model_errors
 from trtasr.errors import AudioError, BundleError, said
 from trtasr.files.cpus import SPINNING
 from trtasr.files.cpus import threads as usual_threads
-from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
+from trtasr.values import Array, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ def observe(
     Args:
         model: FP32 ONNX file, or its bytes.
         names: tensors of the graph; those that are no output yet are exposed.
-        feeds: its inputs, one utterance each, as from `utterances`.
+        feeds: its inputs, one utterance each.
         threads: threads inside an operator; 0: one per usable CPU.
 
     Yields:
@@ -189,21 +189,6 @@ def observe(
     for feed in tqdm(feeds, "observe", disable=None, unit="utt"):
         for name, value in zip(names, session.run(list(names), dict(feed)), strict=True):
             yield name, value[0].astype(np.float32, copy=False)
-
-
-def utterances(calibration: CalibrationSet) -> Iterator[dict[str, Array]]:
-    """The items of a calibration set one by one, as inputs of a CTC model or an encoder; empty items are left out.
-
-    Yields:
-        ``features`` float32 [1, rows, T_valid] and ``lengths`` int64 [1].
-    """
-    for batch, lengths in zip(calibration.batches, calibration.lengths, strict=True):
-        for item, length in zip(batch, lengths, strict=True):
-            if length > 0:
-                yield {
-                    "features": np.ascontiguousarray(item[None, :, : int(length)]),
-                    "lengths": np.array([length], np.int64),
-                }
 
 
 def cpu_name() -> str:

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from trtasr.values import FloatArray, IntArray
+from trtasr.values import FloatArray
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,3 @@ class Prepared:
     text: str
     features: FloatArray
     frames: int
-
-    @property
-    def feed(self) -> tuple[FloatArray, IntArray]:
-        """Features [1, rows, T] and lengths [1]: the utterance alone."""
-        return self.features[None], np.array([self.frames], np.int64)
