@@ -11,9 +11,9 @@ import soundfile
 from tiny_archive import write_archive, write_conformer, write_manifest
 
 from trtasr.cli import main
-from trtasr.cli.use import transcribe_files
 from trtasr.engine.sessions import OrtRunner
 from trtasr.errors import AudioError
+from trtasr.pipeline.use import transcribe_files
 
 FAST = [
     "--set",

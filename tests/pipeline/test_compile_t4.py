@@ -16,11 +16,11 @@ from tiny_archive import write_archive, write_manifest
 from whisper_folder import write_folder
 
 from trtasr.cli import main
-from trtasr.cli import use as verbs
 from trtasr.engine import build_tensorrt, trt_run
 from trtasr.engine.calibrator import Source, save_source
 from trtasr.errors import BuildError, MissingError
 from trtasr.pipeline import acceptance, gpu, lower
+from trtasr.pipeline import use as verbs
 
 FAKES = Path(__file__).parents[1] / "fakes"
 SMI = """#!/bin/sh

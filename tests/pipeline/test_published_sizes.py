@@ -6,7 +6,7 @@ import pytest
 from golden.write_published import SIZES, write
 
 from trtasr.cli import main
-from trtasr.cli.use import engine_layers
+from trtasr.pipeline.use import engine_layers
 
 PER_ENCODER_LAYER, PER_DECODER_LAYER, LOGITS = 6, 10, 1  # q, k, v, out, feed-forward twice; cross-attention besides
 

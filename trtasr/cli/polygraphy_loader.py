@@ -146,13 +146,12 @@ def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
         RecipeError: no such model. CheckpointError: a broken archive. BundleError: the archive is not the one the
         bundle was compiled from. UsageError: `out` cannot be written.
     """
-    from trtasr.checkpoint.read import read_checkpoint  # noqa: PLC0415
     from trtasr.pipeline.export import export  # noqa: PLC0415
     from trtasr.pipeline.features import calibration_features  # noqa: PLC0415 - torch
-    from trtasr.pipeline.job import wired  # noqa: PLC0415
+    from trtasr.pipeline.job import checkpoint_of, wired  # noqa: PLC0415
 
     recipe, expected = find_model(model, assignments)
-    checkpoint = read_checkpoint(Path(recipe.checkpoint))
+    checkpoint = checkpoint_of(recipe)
     if expected and checkpoint.sha256 != expected:
         raise BundleError(
             f"{model}: compiled from another checkpoint than {recipe.checkpoint} "

@@ -21,7 +21,6 @@ from trtasr.cli.text import (
     peak_gb,
     speed_lines,
 )
-from trtasr.cli.use import Transcript, bench_bundle, engine_layers, estimate_bundle, transcribe_files
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
 from trtasr.errors import AudioError, MissingError, RecipeError, UsageError
@@ -38,6 +37,7 @@ from trtasr.pipeline.lower import resolve_targets
 from trtasr.pipeline.measure import PROFILE
 from trtasr.pipeline.opened import default_target, layered_target, open_engine
 from trtasr.pipeline.record import bench_json
+from trtasr.pipeline.use import Transcript, bench_bundle, engine_layers, estimate_bundle, transcribe_files
 from trtasr.recipe import Change, Evaluation, Recipe, build, change, override, to_dict
 from trtasr.recipe.find import ENGINES, find_recipe
 from trtasr.report.error_view import corrections
