@@ -52,7 +52,7 @@ def test_a_folder_named_tensorrt_is_no_tensorrt(tmp_path, monkeypatch: pytest.Mo
 def test_rtx_version_decides(version: str, able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     module = SimpleNamespace(__version__=version, ComputeCapability=SimpleNamespace(SM75=75))
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
-    assert probe_module._tensorrt_rtx().available is able
+    assert probe_module.tensorrt_rtx_here().available is able
 
 
 class FakeDriver:
@@ -82,8 +82,8 @@ class FakeDriver:
 
 
 def test_devices_of_the_driver() -> None:
-    assert probe_module._cuda_devices(FakeDriver(0, 2)) == (True, "Tesla T4, sm_75; Tesla T4, sm_75")
-    assert probe_module._cuda_devices(FakeDriver(100, 0)) == (
+    assert probe_module.cuda_devices(FakeDriver(0, 2)) == (True, "Tesla T4, sm_75; Tesla T4, sm_75")
+    assert probe_module.cuda_devices(FakeDriver(100, 0)) == (
         False,
         "the driver is installed but gives no device (CUDA error 100)",
     )

@@ -27,12 +27,12 @@ def format_cache(scales: Mapping[str, np.float32], version: str = "TRT-101601-En
     Raises:
         UsageError: a scale or a name that the format cannot hold, or an odd header.
     """
-    _check_header(version)
+    check_header(version)
     lines = [version]
     for name, scale in scales.items():
         if not name or "\n" in name or "\r" in name:
             raise UsageError(f"tensor name {name!r} does not fit a calibration cache", "rename it in the ONNX graph")
-        value = _checked(np.float32(scale), name)
+        value = checked_scale(np.float32(scale), name)
         lines.append(f"{name}: {struct.pack('>f', value).hex()}")
     return "\n".join(lines) + "\n"
 
@@ -47,7 +47,7 @@ def parse_cache(text: str) -> tuple[str, dict[str, np.float32]]:
         UsageError: not a cache, or a line that is none of its entries.
     """
     header, *entries = text.removesuffix("\n").split("\n")
-    _check_header(header)
+    check_header(header)
     scales: dict[str, np.float32] = {}
     for number, line in enumerate(entries, start=2):
         name, colon, digits = line.rpartition(": ")
@@ -56,16 +56,26 @@ def parse_cache(text: str) -> tuple[str, dict[str, np.float32]]:
             raise UsageError(problem, REPAIR)
         if name in scales:
             raise UsageError(f"calibration cache, line {number}: tensor {name!r} occurs twice", REPAIR)
-        scales[name] = _checked(np.float32(struct.unpack(">f", bytes.fromhex(digits))[0]), name)
+        scales[name] = checked_scale(np.float32(struct.unpack(">f", bytes.fromhex(digits))[0]), name)
     return header, scales
 
 
-def _check_header(header: str) -> None:
+def check_header(header: str) -> None:
+    """Refuse a header that TensorRT does not write.
+
+    Raises:
+        UsageError: it is not ``TRT-<version>-<algorithm>``.
+    """
     if not HEADER.fullmatch(header):
         raise UsageError(f"calibration cache: header {header[:80]!r} is not 'TRT-<version>-<algorithm>'", REPAIR)
 
 
-def _checked(scale: np.float32, name: str) -> np.float32:
+def checked_scale(scale: np.float32, name: str) -> np.float32:
+    """A scale as it is.
+
+    Raises:
+        UsageError: it is not positive and finite.
+    """
     if not (np.isfinite(scale) and scale > 0):
         raise UsageError(f"calibration cache: scale {scale} of tensor {name!r} is not positive and finite", REPAIR)
     return scale

@@ -163,12 +163,13 @@ def parse_state(text: str) -> GpuState:
         raise MissingError(f"nvidia-smi: unexpected answer {text[:80]!r}", "update the NVIDIA driver (525 or newer)")
     name, driver, pstate, *numbers, reasons = values
     try:
-        sm, max_sm, memory, power, limit, temperature = (_number(value) for value in numbers)
+        sm, max_sm, memory, power, limit, temperature = (number_of(value) for value in numbers)
         throttle = 0 if reasons in ABSENT else int(reasons, 0)
     except ValueError as error:
         raise MissingError(f"nvidia-smi: unexpected answer {text[:80]!r}", "update the NVIDIA driver") from error
     return GpuState(name, driver, pstate, sm, max_sm, memory, power, limit, temperature, throttle)
 
 
-def _number(text: str) -> float:
+def number_of(text: str) -> float:
+    """A figure of nvidia-smi; NaN where the card does not tell."""
     return float("nan") if text in ABSENT else float(text)

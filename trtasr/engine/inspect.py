@@ -60,10 +60,11 @@ def parse_layers(text: str) -> tuple[LayerRow, ...]:
         one row per layer after fusion, in the order of execution; MACs are 0.
     """
     matches = (LINE.match(line.strip()) for line in text.splitlines())
-    return tuple(_logged_row(match) for match in matches if match)
+    return tuple(logged_row(match) for match in matches if match)
 
 
-def _logged_row(match: re.Match[str]) -> LayerRow:
+def logged_row(match: re.Match[str]) -> LayerRow:
+    """A layer as the builder of TensorRT for RTX logs it."""
     inputs, constants, outputs = (TENSOR.findall(match[key]) for key in ("inputs", "constants", "outputs"))
     weights = [dtype for dims, dtype in constants if "," in dims]
     operands = tuple(dtype for _, dtype in inputs) + tuple(weights[:1])
@@ -93,13 +94,14 @@ def inspector_layers(text: str) -> tuple[LayerRow, ...]:
     if not text:
         return ()
     layers = json.loads(text).get("Layers", [])
-    return tuple(_inspected_row(layer) for layer in layers if isinstance(layer, Mapping))
+    return tuple(inspected_row(layer) for layer in layers if isinstance(layer, Mapping))
 
 
-def _inspected_row(layer: Mapping[str, Any]) -> LayerRow:
+def inspected_row(layer: Mapping[str, Any]) -> LayerRow:
+    """A layer as TensorRT's engine inspector tells: INT8 by its operands' types, else by its tactic's name."""
     inputs, outputs = (tuple(filter(None, map(data_type, layer.get(key, [])))) for key in ("Inputs", "Outputs"))
     kind, tactic = str(layer.get("LayerType", "")), str(layer.get("TacticName", ""))
-    weight = _weight_type(layer)
+    weight = weight_type(layer)
     operands = inputs + ((weight,) if weight else ())
     matrix = bool(MATRIX.search(kind)) and kind.lower() != "reformat"
     data = inputs[:1] in (("Int8",), (UNKNOWN,))
@@ -116,7 +118,8 @@ def _inspected_row(layer: Mapping[str, Any]) -> LayerRow:
     )
 
 
-def _weight_type(layer: Mapping[str, Any]) -> str:
+def weight_type(layer: Mapping[str, Any]) -> str:
+    """Type of a layer's weight; empty where it has none or does not tell."""
     weights = layer.get("Weights")
     if isinstance(weights, Mapping):
         return data_type({"DataType": weights.get("Type", "")})
@@ -154,12 +157,13 @@ def ort_layers(path: Path, macs: Mapping[str, int]) -> tuple[LayerRow, ...]:
         with needing(folder, path.stat().st_size if is_file(path) else 0):
             open_session(path, threads=1, optimized=optimized)
         graph = load_model(optimized).graph
-    types = {tensor.name: _ort_type(tensor.data_type) for tensor in graph.initializer}
-    rows = (_ort_row(node, types) for node in graph.node)
+    types = {tensor.name: ort_type(tensor.data_type) for tensor in graph.initializer}
+    rows = (ort_row(node, types) for node in graph.node)
     return attribute_macs([row for row in rows if row is not None], macs)
 
 
-def _ort_row(node: Any, types: Mapping[str, str]) -> LayerRow | None:
+def ort_row(node: Any, types: Mapping[str, str]) -> LayerRow | None:
+    """A node of an ONNX Runtime graph as a layer; None for one without a weight."""
     nodes = (node.name,)
     if node.op_type in ORT_INT8:
         found = [types.get(node.input[i], "") for i in ORT_INT8[node.op_type] if i < len(node.input)]
@@ -170,7 +174,8 @@ def _ort_row(node: Any, types: Mapping[str, str]) -> LayerRow | None:
     return LayerRow(node.name, node.op_type, (weight, weight), (weight,), nodes)
 
 
-def _ort_type(code: int) -> str:
+def ort_type(code: int) -> str:
+    """A data type of ONNX as TensorRT spells it."""
     name = str(onnx.TensorProto.DataType.Name(code))
     return ORT_TYPES.get(name, name)
 
@@ -188,12 +193,12 @@ def attribute_macs(layers: Iterable[LayerRow], macs: Mapping[str, int]) -> tuple
     """
     left, rows = dict(macs), []
     for layer in layers:
-        owners = _owners(layer.onnx_nodes, left) if is_weighted(layer) else ()
+        owners = owning_nodes(layer.onnx_nodes, left) if is_weighted(layer) else ()
         rows.append(replace(layer, macs=sum(left.pop(owner) for owner in owners)))
     return tuple(rows)
 
 
-def _owners(nodes: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
+def owning_nodes(nodes: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
     """FP32 nodes behind a layer's ONNX nodes: the same name or its MatMul, else the longest name that is a prefix."""
     known = set(names)
     exact = dict.fromkeys(node.removesuffix("_MatMul") for node in nodes)

@@ -77,7 +77,7 @@ def run_both(
     from polygraphy.logger import G_LOGGER  # noqa: PLC0415
 
     keep_foreign(kept)
-    runners = [_runner(path, label) for path, label in zip(paths, labels, strict=True)]
+    runners = [runner_of(path, label) for path, label in zip(paths, labels, strict=True)]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         results = Comparator.run(runners, data_loader=inputs)
         with replacing(kept.folder / kept.inputs) as partial:
@@ -87,7 +87,7 @@ def run_both(
         return [[dict(iteration.items()) for iteration in results[label]] for label in labels]
 
 
-def _runner(path: Path, label: str) -> Any:
+def runner_of(path: Path, label: str) -> Any:
     """Polygraphy's runner of an ONNX file, or one of ours for a plan: Polygraphy's own loads a CUDA runtime besides."""
     from polygraphy.backend.base import BaseRunner  # noqa: PLC0415
     from polygraphy.backend.onnxrt import OnnxrtRunner  # noqa: PLC0415
@@ -122,11 +122,12 @@ def keep_foreign(kept: Kept) -> None:
         UsageError: one lies where a comparison is to be kept.
     """
     for path in (kept.folder / kept.inputs, kept.folder / kept.results):
-        if path.is_file() and WRITTEN_BY_POLYGRAPHY not in _tail(path):
+        if path.is_file() and WRITTEN_BY_POLYGRAPHY not in tail(path):
             raise UsageError(f"{path}: is no file of a comparison, and stays", "choose another folder with -o")
 
 
-def _tail(path: Path, size: int = 256) -> bytes:
+def tail(path: Path, size: int = 256) -> bytes:
+    """The last bytes of a file."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - size))
         return file.read(size)
@@ -134,12 +135,13 @@ def _tail(path: Path, size: int = 256) -> bytes:
 
 def polygraphy_command(reference: Path, candidate: Path, kept: Kept) -> str:
     """The `polygraphy run` commands that repeat the comparison inside the bundle; exit status 1: SNR below 20 dB."""
-    runs = [_polygraphy_run(path, kept) for path in (reference, candidate)]
+    runs = [polygraphy_run(path, kept) for path in (reference, candidate)]
     judged = f"--load-outputs {kept.reference} --compare snr --snr-threshold {SNR_FLOOR_DB}"
     return f"{runs[0]} --save-outputs {kept.reference} && {runs[1]} {judged}"
 
 
-def _polygraphy_run(path: Path, kept: Kept) -> str:
+def polygraphy_run(path: Path, kept: Kept) -> str:
+    """The command that runs a graph or a plan over the stored inputs."""
     inside = path.resolve().is_relative_to(kept.folder.resolve())
     shown = path.resolve().relative_to(kept.folder.resolve()) if inside else path.resolve()
     if path.suffix == ".plan":

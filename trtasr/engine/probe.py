@@ -38,10 +38,10 @@ class Capability:
 
 def probe() -> list[Capability]:
     """Looks for every library and device trtasr can use; takes about a second."""
-    return [_onnxruntime(), _tensorrt_rtx(), _tensorrt(), _gpu(), _pycuda(), _polygraphy()]
+    return [onnxruntime_here(), tensorrt_rtx_here(), tensorrt_here(), gpu_here(), pycuda_here(), polygraphy_here()]
 
 
-def _library(module: str, describe: Callable[[Any], tuple[bool, str]]) -> tuple[bool, str]:
+def library(module: str, describe: Callable[[Any], tuple[bool, str]]) -> tuple[bool, str]:
     """Imports a module and describes it; a library that cannot be loaded is a finding, not an error."""
     try:
         return describe(importlib.import_module(module))
@@ -49,59 +49,67 @@ def _library(module: str, describe: Callable[[Any], tuple[bool, str]]) -> tuple[
         return False, str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _capability(name: str, found: tuple[bool, str], enables: str, repair: str) -> Capability:
+def capability_of(name: str, found: tuple[bool, str], enables: str, repair: str) -> Capability:
+    """What was found of a library or device, with the repair only where it is absent."""
     available, detail = found
     return Capability(name, available, detail, enables, "" if available else repair)
 
 
-def _onnxruntime() -> Capability:
+def onnxruntime_here() -> Capability:
+    """ONNX Runtime, its providers, and the processor's INT8 instructions."""
+
     def describe(module: Any) -> tuple[bool, str]:
         providers = ", ".join(name.removesuffix("ExecutionProvider") for name in module.get_available_providers())
         present = cpu_facts().get("flags", cpu_facts().get("Features", "")).split()
         flags = ", ".join(flag for flag in INT8_FLAGS if flag in present) or "no INT8 instructions known"
         return True, f"{module.__version__} ({providers}) on {cpu_name()} ({flags})"
 
-    found = _library("onnxruntime", describe)
-    return _capability("ONNX Runtime, CPU", found, "target cpu, latency and WER here", "pip install onnxruntime")
+    found = library("onnxruntime", describe)
+    return capability_of("ONNX Runtime, CPU", found, "target cpu, latency and WER here", "pip install onnxruntime")
 
 
-def _tensorrt_rtx() -> Capability:
+def tensorrt_rtx_here() -> Capability:
+    """TensorRT for RTX, and whether it builds for the T4."""
+
     def describe(module: Any) -> tuple[bool, str]:
         version = tuple(int(part) for part in module.__version__.split(".")[:3])
         able = version >= RTX_MINIMUM and hasattr(module.ComputeCapability, "SM75")
         return able, f"{module.__version__}, {'builds' if able else 'cannot build'} for sm75"
 
-    found = _library("tensorrt_rtx", describe)
-    return _capability("TensorRT for RTX", found, "building target t4-rtx (no GPU needed)", RTX_INSTALL)
+    found = library("tensorrt_rtx", describe)
+    return capability_of("TensorRT for RTX", found, "building target t4-rtx (no GPU needed)", RTX_INSTALL)
 
 
-def _tensorrt() -> Capability:
+def tensorrt_here() -> Capability:
+    """TensorRT."""
     try:
         found = True, str(load_tensorrt().__version__)
     except MissingError as error:
         found = False, error.problem
-    return _capability("TensorRT", found, TARGET_T4, TRT_INSTALL)
+    return capability_of("TensorRT", found, TARGET_T4, TRT_INSTALL)
 
 
-def _gpu() -> Capability:
+def gpu_here() -> Capability:
+    """NVIDIA GPUs, by the driver alone."""
     try:
-        found = _cuda_devices(ctypes.CDLL("libcuda.so.1"))
+        found = cuda_devices(ctypes.CDLL("libcuda.so.1"))
     except OSError:
         found = (False, "no NVIDIA driver (libcuda.so.1)")
     repair = "run on a host with an NVIDIA GPU and driver (docker run --gpus all)"
-    return _capability("NVIDIA GPU", found, TARGET_T4, repair)
+    return capability_of("NVIDIA GPU", found, TARGET_T4, repair)
 
 
-def _cuda_devices(cuda: Any) -> tuple[bool, str]:
+def cuda_devices(cuda: Any) -> tuple[bool, str]:
     """Names and compute capabilities of the devices that the driver library `cuda` sees."""
     count = ctypes.c_int()
     status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
     if status != 0 or count.value == 0:
         return False, f"the driver is installed but gives no device (CUDA error {status})"
-    return True, "; ".join(_cuda_device(cuda, ordinal) for ordinal in range(count.value))
+    return True, "; ".join(cuda_device(cuda, ordinal) for ordinal in range(count.value))
 
 
-def _cuda_device(cuda: Any, ordinal: int) -> str:
+def cuda_device(cuda: Any, ordinal: int) -> str:
+    """Name and compute capability of one device."""
     device, name = ctypes.c_int(), ctypes.create_string_buffer(128)
     cuda.cuDeviceGet(ctypes.byref(device), ordinal)
     cuda.cuDeviceGetName(name, len(name), device)
@@ -113,11 +121,13 @@ def _cuda_device(cuda: Any, ordinal: int) -> str:
     return f"{name.value.decode()}, sm_{''.join(digits)}"
 
 
-def _pycuda() -> Capability:
-    found = _library("pycuda.driver", lambda module: (True, ".".join(map(str, module.get_version()))))
-    return _capability("pycuda", found, TARGET_T4, PYCUDA_INSTALL)
+def pycuda_here() -> Capability:
+    """Pycuda and the CUDA version it was made for."""
+    found = library("pycuda.driver", lambda module: (True, ".".join(map(str, module.get_version()))))
+    return capability_of("pycuda", found, TARGET_T4, PYCUDA_INSTALL)
 
 
-def _polygraphy() -> Capability:
-    found = _library("polygraphy", lambda module: (True, str(module.__version__)))
-    return _capability("Polygraphy", found, "compare", "pip install 'polygraphy>=0.53.6,<0.60'")
+def polygraphy_here() -> Capability:
+    """Polygraphy."""
+    found = library("polygraphy", lambda module: (True, str(module.__version__)))
+    return capability_of("Polygraphy", found, "compare", "pip install 'polygraphy>=0.53.6,<0.60'")

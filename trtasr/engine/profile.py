@@ -48,13 +48,14 @@ class Profile:
         Frames are rounded down for the shortest utterance and up to a multiple of 16 for the others.
         """
         shortest = max(1, math.floor(self.seconds[0] * self.frames_per_second + ROUNDING))
-        frames = [shortest, *(_padded(seconds * self.frames_per_second) for seconds in self.seconds[1:])]
+        frames = [shortest, *(padded_frames(seconds * self.frames_per_second) for seconds in self.seconds[1:])]
         heard = [int(min(count, self.most_frames)) for count in frames]
         features = [[batch, self.mel_bins, count] for batch, count in zip(self.batches, heard, strict=True)]
         return {"features": features, "lengths": [[batch] for batch in self.batches]}
 
 
-def _padded(frames: float) -> int:
+def padded_frames(frames: float) -> int:
+    """Frames of so much audio, rounded up to the plan's granularity."""
     # A centred transform of S seconds has one frame more than S * frames_per_second.
     return math.ceil((math.ceil(frames - ROUNDING) + 1) / FRAME_MULTIPLE) * FRAME_MULTIPLE
 

@@ -49,7 +49,7 @@ class CudaGraph:
             record()
         finally:  # a stream left in capture mode refuses everything else
             status = self._cuda.cuStreamEndCapture(self._stream, ctypes.byref(self._graph))
-        _check("cuStreamEndCapture", status)
+        check_status("cuStreamEndCapture", status)
         self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), self._graph, ctypes.c_ulonglong(0))
 
     def launch(self) -> None:
@@ -65,10 +65,15 @@ class CudaGraph:
         self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
 
     def _call(self, name: str, *arguments: Any) -> None:
-        _check(name, getattr(self._cuda, name)(*arguments))
+        check_status(name, getattr(self._cuda, name)(*arguments))
 
 
-def _check(name: str, status: int) -> None:
+def check_status(name: str, status: int) -> None:
+    """Refuse to go on where a call of CUDA's driver failed.
+
+    Raises:
+        RuntimeError: naming the call.
+    """
     if status != 0:
         raise RuntimeError(f"{name}: CUDA error {status}")
 
