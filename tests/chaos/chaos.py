@@ -30,8 +30,8 @@ from running import FAST, NOTE, Place, Row, Run, check_bundle, check_strays, com
 from stored_table import read_table
 from tiny_archive import write_archive
 
+from trtasr.engine.cache import cache_text
 from trtasr.files.workspace import sweep
-from trtasr.pipeline.lock import cache_text
 
 NEW_NAMESPACES = 0x00020000 | 0x10000000  # mounts and users, of unshare(2)
 

@@ -16,8 +16,9 @@ from stored_table import read_table
 from tiny_archive import write_archive
 
 from trtasr.checkpoint.nemo import read_nemo
+from trtasr.engine.cache import cache_text
 from trtasr.errors import RecipeError, TrtasrError, UsageError
-from trtasr.pipeline.lock import cache_text, calibration_settings, committed_table, weight_bytes, write_table
+from trtasr.pipeline.lock import calibration_settings, committed_table, weight_bytes, write_table
 from trtasr.recipe import Quantization, Recipe, load_recipe
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 

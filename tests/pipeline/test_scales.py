@@ -12,7 +12,7 @@ from stored_table import read_table
 from whisper_pair import alone, tiny_features, tiny_whisper
 
 from trtasr.bench.agreement import output_sqnr
-from trtasr.engine.cache import parse_cache
+from trtasr.engine.cache import cache_text, parse_cache
 from trtasr.errors import RecipeError, UsageError
 from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections
@@ -24,7 +24,7 @@ from trtasr.network.network import Exported
 from trtasr.pipeline import correct as correcting
 from trtasr.pipeline import scales
 from trtasr.pipeline.correct import added_biases, group_ranks
-from trtasr.pipeline.lock import cache_text, write_table
+from trtasr.pipeline.lock import write_table
 from trtasr.pipeline.scales import make_table
 from trtasr.quant.ranges import representable_amax
 from trtasr.quant.scales import quantize_weight, table_to_json

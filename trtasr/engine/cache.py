@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from trtasr.errors import UsageError
+from trtasr.values import ScaleTable
 
 HEADER = re.compile(r"TRT-\d+-\w+")
 REPAIR = "make the cache anew with `trtasr calibrate`"
@@ -79,3 +80,8 @@ def checked_scale(scale: np.float32, name: str) -> np.float32:
     if not (np.isfinite(scale) and scale > 0):
         raise UsageError(f"calibration cache: scale {scale} of tensor {name!r} is not positive and finite", REPAIR)
     return scale
+
+
+def cache_text(table: ScaleTable) -> str:
+    """The activation scales of a table in TensorRT's calibration cache format."""
+    return format_cache({name: entry.scale for name, entry in table.activations.items()})

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 
 from trtasr.bundle import LARGEST_FILE
 from trtasr.checkpoint.checkpoint import Checkpoint
-from trtasr.engine.cache import format_cache
+from trtasr.engine.cache import cache_text
 from trtasr.errors import QualityError, RecipeError, UsageError
 from trtasr.files.keep import sha256_file
 from trtasr.files.look import is_file, is_there
@@ -212,11 +212,6 @@ def write_table(folder: Path, name: str, table: ScaleTable) -> tuple[Path, Path]
     if not weights:
         weights_path.unlink(missing_ok=True)  # of the table before
     return table_path, cache_path
-
-
-def cache_text(table: ScaleTable) -> str:
-    """The activation scales of a table in TensorRT's calibration cache format."""
-    return format_cache({name: entry.scale for name, entry in table.activations.items()})
 
 
 def keep_other_table(folder: Path, name: str, checkpoint: Checkpoint) -> None:

@@ -21,7 +21,7 @@ from trtasr.pipeline.job import Job
 from trtasr.pipeline.lower import Lowered
 from trtasr.pipeline.speed import cpu_timing, gpu_timing, latencies, layer_times
 from trtasr.recipe import Evaluation
-from trtasr.results import BenchResult, Engine, GpuState, LayerRow, Prepared, WerResult
+from trtasr.results import BenchResult, Engine, GpuState, LayerRow, Measured, Prepared, WerResult
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +30,6 @@ T4_TARGETS = (INT8, "t4-rtx")
 TIMED_HERE = ("fp32", "cpu")  # what ONNX Runtime runs as itself
 STAND_IN = "Q/DQ graph, ONNX Runtime"
 PROFILE = "t4/profile.json"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured.
-
-    Attributes:
-        results: FP32 first, then the T4 host's baselines, then one per target.
-        layers: layer table of the T4 engine with time shares; empty without a GPU.
-        gpu: clocks and power before the GPU benchmark, at its busiest, and after it; empty without a GPU.
-    """
-
-    results: tuple[BenchResult, ...]
-    layers: tuple[LayerRow, ...] = ()
-    gpu: tuple[GpuState, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,17 @@ from trtasr.bench.wer import bootstrap_delta
 from trtasr.bundle import seal, tokenizer_file, write_tokenizer
 from trtasr.checkpoint.architecture import architecture
 from trtasr.checkpoint.checkpoint import Checkpoint
+from trtasr.engine.cache import cache_text
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.sessions import cpu_name
 from trtasr.files.write import write_json, write_text
 from trtasr.pipeline.gates import missed_gates
 from trtasr.pipeline.job import Job
-from trtasr.pipeline.lock import cache_text
 from trtasr.pipeline.lower import PLAIN, Lowered
-from trtasr.pipeline.measure import Measured
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
 from trtasr.report.html import render
-from trtasr.results import BenchResult, Comparison, Control, Engine, GpuState, IntegerGraph, Record, plain
+from trtasr.results import BenchResult, Comparison, Control, Engine, GpuState, IntegerGraph, Measured, Record, plain
 from trtasr.targets import REASONS
 from trtasr.values import ScaleTable
 

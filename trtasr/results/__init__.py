@@ -15,7 +15,7 @@ from trtasr.results.plain import plain
 from trtasr.results.record import SIDECAR, Record
 from trtasr.results.roofline import Bound, Roofline, Traffic
 from trtasr.results.speech import Prepared, Utterance, WerResult
-from trtasr.results.speed import BenchResult, GpuState, Latency, speedup
+from trtasr.results.speed import BenchResult, GpuState, Latency, Measured, speedup
 
 __all__ = [
     "SIDECAR",
@@ -33,6 +33,7 @@ __all__ = [
     "Latency",
     "LayerRow",
     "LayerSteps",
+    "Measured",
     "Prepared",
     "Proof",
     "Record",

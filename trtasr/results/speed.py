@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from trtasr.results.engine import LayerRow
 from trtasr.results.speech import WerResult
 
 IDLE = 0x1  # reason for low clocks: nothing runs, which is no throttling
@@ -123,3 +124,18 @@ class GpuState:
     def throttled(self) -> bool:
         """True when anything but idleness keeps the clocks down."""
         return bool(self.throttle & ~IDLE)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        results: FP32 first, then the T4 host's baselines, then one per target.
+        layers: layer table of the T4 engine with time shares; empty without a GPU.
+        gpu: clocks and power before the GPU benchmark, at its busiest, and after it; empty without a GPU.
+    """
+
+    results: tuple[BenchResult, ...]
+    layers: tuple[LayerRow, ...] = ()
+    gpu: tuple[GpuState, ...] = ()
