@@ -19,7 +19,7 @@ from trtasr.cli import main
 from trtasr.engine import build_tensorrt, trt_run
 from trtasr.engine.calibrator import Source, save_source
 from trtasr.errors import BuildError, MissingError
-from trtasr.pipeline import acceptance, gpu, lower
+from trtasr.pipeline import acceptance, lower
 from trtasr.pipeline import use as verbs
 
 FAKES = Path(__file__).parents[1] / "fakes"
@@ -63,7 +63,7 @@ def host(tmp_path_factory):
         patch.syspath_prepend(str(FAKES))
         patch.setattr(trt_run, "CudaGraph", no_capture)
         patch.setattr(build_tensorrt, "load_libcuda", lambda: None)
-        patch.setattr(gpu, "WARM_SECONDS", 0.0)
+        patch.setattr("trtasr.pipeline.speed.WARM_SECONDS", 0.0)
         yield folder
     for name in [name for name in sys.modules if name.split(".")[0] in ("tensorrt", "pycuda")]:
         del sys.modules[name]
