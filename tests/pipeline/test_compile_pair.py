@@ -21,7 +21,8 @@ from trtasr.checkpoint.read import read_checkpoint
 from trtasr.engine.cache import parse_cache
 from trtasr.graph.own_part import own_part
 from trtasr.graph.tensors import activation_tensors, weight_tensors
-from trtasr.pipeline import compile_pair, job
+from trtasr.pipeline import compile as compiling_stage
+from trtasr.pipeline import job
 from trtasr.pipeline.lower import lower
 from trtasr.targets import T4, TARGETS
 
@@ -256,23 +257,21 @@ def test_a_committed_table_is_reused_for_the_same_folder_and_settings(folder, tm
 def monkeypatched_calibration(fails):
     """Notes which features are asked for; fails where none should be."""
     asked = []
-    real = compile_pair.pair_features
+    real = compiling_stage.calibration_features
 
-    def pair_features(method, *rest):
+    def calibration_features(method, *rest):
         assert not fails, "the table is there"
         asked.append(method)
         return real(method, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compile_pair, "pair_features", pair_features)
+        patch.setattr(compiling_stage, "calibration_features", calibration_features)
         yield asked
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--min-sqnr", "20"], "choose layers of CTC models only"),
-        (["--max-wer-drop", "1"], "choose layers of CTC models only"),
         (["--set", "calibration.seconds=2.5"], "longer than the model hears"),
         (["--set", "evaluation.bench_seconds=[1, 2.5]"], "bench_seconds = [1.0, 2.5]: the model hears 0.025 to 2 s"),
         (["--set", "quantization.exclude=['/encoder/x']"], "matches no Conv, MatMul or Gemm node"),
