@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiling import Compiled, compiled_ctc, compiled_pair
 from hypothesis import settings
 from tiny_archive import write_archive, write_manifest
 
@@ -42,3 +43,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_archive(folder / "tiny.nemo")
     write_manifest(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ctc_bundle(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """A bundle of one graph, to be read only."""
+    return compiled_ctc(tmp_path_factory.mktemp("ctc"))
+
+
+@pytest.fixture(scope="session")
+def pair_bundle(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """A bundle of an encoder-decoder, to be read only."""
+    return compiled_pair(tmp_path_factory.mktemp("pair"))

@@ -13,7 +13,7 @@ import tiny_archive
 import tokenizer_zoo
 import torch
 import whisper_folder
-from compiling_pair import CHANGES
+from compiling import CHANGES
 from fuzz.checkpoints import safetensors
 from fuzz.mutate import Mutation, bytes_of_any_file, json_tree, message, one_member
 from fuzz.target import Target

@@ -1,51 +1,53 @@
 """The ablation runs every setting it names, on a tiny model, and its table holds the figures of its JSON."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from compiling import CHEAP, run
 from report_sample import scored
 
 from trtasr.cli import main
-from trtasr.pipeline.ablation import CORRECTIONS, SETTINGS, Cell, ablation_table, spread, width
-from trtasr.recipe import Quantization, Recipe, override
-
-CHANGES = ["calibration.batches=1", "calibration.steps=2", "calibration.seconds=1.5"]
-FAST = ["-q", *(part for change in CHANGES for part in ("--set", change))]
+from trtasr.pipeline.ablation import CORRECTIONS, SETTINGS, Bench, Cell, ablation_table, score, spread, width
+from trtasr.recipe import Evaluation, Quantization, Recipe, override
+from trtasr.results import Prepared
 
 
-def test_every_setting_at_every_width_over_the_seeds_and_its_controls(tiny_folder, capsys):
-    command = [
-        "ablation",
-        str(tiny_folder / "tiny.nemo"),
-        "--manifest",
-        str(tiny_folder / "manifest.json"),
-        "--seeds",
-        "2",
-        "--bits",
-        "8",
-        "--bits",
-        "4",
-        "--only",
-        "none",
-        "--only",
-        "fade",
-        "--json",
-        *FAST,
-    ]
-    assert main(command) == 0
-    found = json.loads(capsys.readouterr().out)
+@pytest.mark.parametrize(("bundle", "widths"), [("ctc_bundle", (8, 4)), ("pair_bundle", (4,))])
+def test_every_setting_at_every_width_over_the_seeds_and_its_controls(request, bundle, widths):
+    made = request.getfixturevalue(bundle)
+    flags = ["--seeds", 2, *(word for bits in widths for word in ("--bits", bits)), "--only", "none", "--only", "fade"]
+    code, printed = run("ablation", made.checkpoint, "--manifest", made.manifest, *flags, "--json", *CHEAP)
+    assert code == 0
+    found = json.loads(printed)
     keys = [(c["features"], c["correction"], c["weight_bits"]) for c in found["cells"]]
     assert keys == [
         (features, name, bits)
         for features in ("synthetic", "noise", "audio")
-        for bits in (8, 4)
+        for bits in widths
         for name in ("none", "fade")
     ]
-    assert [len(c["wer"]) for c in found["cells"]] == [2] * 4 + [1] * 8
-    sqnr = {key: c["sqnr_db"] for key, c in zip(keys, found["cells"], strict=True)}
-    assert min(sqnr["synthetic", "none", 8]) > max(sqnr["synthetic", "none", 4])
-    first, second = sqnr["synthetic", "none", 8]
+    sets = {"synthetic": 2, "noise": 1, "audio": 1}
+    assert [len(c["wer"]) for c in found["cells"]] == [sets[features] for features, *_ in keys]
+    cells = dict(zip(keys, found["cells"], strict=True))
+    first, second = cells["synthetic", "none", 4]["sqnr_db"]
     assert first != second  # the seeds make different features
+    same = [share for c in found["cells"] for share in c["agreement"]]
+    assert 10 < min(same) < max(same) <= 100
+
+
+def test_eight_bits_are_better_than_four_and_nothing_is_lost_where_nothing_is_quantized(tiny):
+    examples, recipe = tiny.features.examples(), Recipe("a", "b", evaluation=Evaluation(normalizer="none"))
+    items = [(item.features[0], item.features.shape[2]) for item in examples]
+    spoken = [Prepared(f"{i}.wav", 1.0, "one", values, frames) for i, (values, frames) in enumerate(items)]
+    bench = Bench(tiny.exported, recipe, spoken, examples, tiny.judged())
+    (_, none, exact), (_, eight, better), (_, four, worse) = (
+        score(bench, tiny.features, replace(tiny.plain, **changes))
+        for changes in ({"exclude": ("*",)}, {}, {"weight_bits": 4})
+    )
+    assert none == 100
+    assert exact > 100 > better > worse + 6
+    assert 100 >= eight > four
 
 
 def test_settings_are_settings_of_the_recipe():

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, replace
 
 import pytest
-from compiling_pair import CHANGES as SMALL
-from compiling_pair import compiling, read
+from compiling import CHANGES as SMALL
+from compiling import compiling, read
 from exported import exported
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,7 +73,7 @@ def test_the_engine_keeps_the_budget(tiny_folder, tmp_path, flags):
 
 def test_the_engine_of_an_encoder_decoder_keeps_the_budget(tmp_path):
     out, checkpoint = tmp_path / "out", write_folder(tmp_path / "tiny")
-    code, _ = compiling(tmp_path, out, "--target", "cpu", "--min-sqnr", "50")
+    code, _ = compiling(checkpoint, out, "--target", "cpu", "--min-sqnr", "50")
     assert code == 0
     decisions = read(out, "scales.json")["decisions"]["cpu"]
     left = [item["node"] for item in decisions if item["rule"] == "budget"]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import soundfile
-from compiling_pair import compiled_bundle, read, run, speech_folder
+from compiling import read, run
 
 from trtasr.bench.roofline import roofline
 from trtasr.checkpoint.read import read_checkpoint
@@ -17,14 +17,15 @@ from trtasr.graph.traffic import layer_traffic
 from trtasr.text.generate import biases, greedy
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return speech_folder(tmp_path_factory.mktemp("compile"))
+@pytest.fixture
+def folder(pair_bundle):
+    """Of checkpoint and speech."""
+    return pair_bundle.checkpoint.parent
 
 
-@pytest.fixture(scope="module")
-def compiled(folder):
-    return compiled_bundle(folder)
+@pytest.fixture
+def compiled(pair_bundle):
+    return pair_bundle.bundle
 
 
 def test_bench_measures_the_bundle_again(compiled, folder):

@@ -1,0 +1,85 @@
+"""Compiles of tiny checkpoints through the command line, for the tests of the pipeline and of the verbs."""
+
+import contextlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_archive import config, state, write_manifest, write_members
+from whisper_folder import write_folder
+
+from trtasr.audio.features import FrontendConfig, mel_bank
+from trtasr.cli import main
+
+# What random weights say has any WER.
+CHANGES = [
+    "calibration.batches=1",
+    "calibration.batch_size=2",
+    "calibration.steps=3",
+    "calibration.seconds=1.5",
+    "evaluation.bench_seconds=[0.5]",
+    "evaluation.max_wer_increase=100000",
+]
+CHEAP = ["-q", *(part for change in CHANGES for part in ("--set", change))]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A checkpoint and its bundle.
+
+    Attributes:
+        checkpoint: its folder has speech too, ``manifest.json``.
+        bundle: compiled for ``t4-rtx`` and ``cpu``, with that speech.
+        printed: what the compile printed.
+        parts: names of its graphs.
+    """
+
+    checkpoint: Path
+    bundle: Path
+    printed: str
+    parts: tuple[str, ...]
+
+    @property
+    def manifest(self) -> Path:
+        """Speech."""
+        return self.checkpoint.parent / "manifest.json"
+
+
+def run(*command: object) -> tuple[int, str]:
+    """Exit code and what is printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = main(list(map(str, command)))
+    return code, printed.getvalue()
+
+
+def compiling(checkpoint: Path, out: Path, *flags: object) -> tuple[int, str]:
+    """The same of a compile that takes little time."""
+    return run("compile", checkpoint, "-o", out, *CHEAP, *flags)
+
+
+def compiled_ctc(folder: Path) -> Compiled:
+    """A QuartzNet with a mel bank of its own."""
+    weights = state() | {"preprocessor.featurizer.fb": torch.from_numpy(mel_bank(FrontendConfig(highfreq=7000)))[None]}
+    return compiled(write_members(folder / "tiny.nemo", config(), weights), ("model",))
+
+
+def compiled_pair(folder: Path) -> Compiled:
+    """A Whisper that hears two seconds."""
+    return compiled(write_folder(folder / "tiny"), ("encoder", "decoder"))
+
+
+def compiled(checkpoint: Path, parts: tuple[str, ...]) -> Compiled:
+    """A checkpoint compiled with two utterances."""
+    out = checkpoint.parent / "out"
+    code, printed = compiling(checkpoint, out, "--manifest", write_manifest(checkpoint.parent, 2))
+    assert code == 0
+    return Compiled(checkpoint, out, printed, parts)
+
+
+def read(bundle: Path, name: str) -> Any:
+    """A JSON file of a bundle."""
+    return json.loads((bundle / name).read_text(encoding="utf-8"))
