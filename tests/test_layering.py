@@ -159,6 +159,14 @@ def test_torch_stays_out_of_what_runs_without_it(source):
         assert not [name for name, _ in imports(tree) if name.split(".")[0] == "torch"]
 
 
+def test_names_of_modules_have_no_underscore(source):
+    """Everything a module defines may be called and is described; only classes keep something to themselves."""
+    _, tree = source
+    bound = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    names = [getattr(node, "name", getattr(node, "id", "")) for node in (*tree.body, *bound)]
+    assert [name for name in names if name.startswith("_") and not name.startswith("__")] == []
+
+
 def test_files_functions_and_signatures_stay_small(source):
     path, tree = source
     assert len(path.read_text().splitlines()) <= MAX_LINES

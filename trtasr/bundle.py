@@ -107,7 +107,7 @@ class Sidecar:
         files: name relative to the bundle -> sha256.
         family: of models, which says how the graphs are wired.
         checkpoint: what it was compiled from.
-        recipe: resolved, as `trtasr.recipe.build` takes it.
+        recipe: resolved, as `trtasr.recipe.from_dict` takes it.
         frontend: parameters, as `trtasr.audio.frontend.frontend_from_json` takes them.
         vocabulary: token strings in id order.
         tokenizer: what makes text of them.

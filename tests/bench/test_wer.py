@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from trtasr.bench.score import score
-from trtasr.bench.wer import bootstrap_delta, evaluate, require_recognition
+from trtasr.bench.wer import bootstrap_delta, measure_wer, require_recognition
 from trtasr.errors import QualityError, UsageError
 from trtasr.results import Prepared, Utterance, WerResult
 
@@ -49,7 +49,7 @@ class Hearing:
 
 
 def run_all(run=echo, decode=words, items=ITEMS, batch=1):
-    return evaluate(Hearing(run, decode), items, "auto", batch)
+    return measure_wer(Hearing(run, decode), items, "auto", batch)
 
 
 def test_perfect_engine_is_scored_zero_with_both_sides_normalized():
@@ -130,13 +130,13 @@ def test_no_utterances():
 
 def test_transcripts_that_were_cut_are_counted_and_the_first_is_named(caplog):
     """Of batches of two: the second of the first one, and the last utterance."""
-    evaluate(Hearing(echo, words, iter([(False, True), (False, False), (True,)])), iter(ITEMS), "auto", 2)
+    measure_wer(Hearing(echo, words, iter([(False, True), (False, False), (True,)])), iter(ITEMS), "auto", 2)
     assert "2 of 5" in caplog.text
     assert "3.wav" in caplog.text  # the batches are grouped by duration
 
 
 def test_of_whole_transcripts_nothing_is_said(caplog):
-    evaluate(Hearing(echo, words, repeat((False,))), ITEMS, "auto")
+    measure_wer(Hearing(echo, words, repeat((False,))), ITEMS, "auto")
     assert not caplog.text
 
 
@@ -178,7 +178,7 @@ def transcribed(pairs: list[tuple[str, str]], normalizer: str = "auto") -> WerRe
     """Evaluation of an engine that gives the second text for audio of which the first is the transcript."""
     items = [Prepared(f"{i}.wav", 1.0, text, np.full((2, 5), i, np.float32), 5) for i, (text, _) in enumerate(pairs)]
     hearing = Hearing(echo, lambda found, _: [pairs[int(item[0, 0])][1] for item in found])
-    return evaluate(hearing, items, normalizer)
+    return measure_wer(hearing, items, normalizer)
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ monitor.phase_start("Building engine", None, 2)
 goes_on = monitor.step_complete("Building engine", 0)
 monitor.phase_finish("Building engine")
 try:
-    build_child.compile_plan(trt, {"library": "tensorrt_rtx", "onnx": "x", "shapes": {}, "capabilities": []})
+    build_child.build_requested(trt, {"library": "tensorrt_rtx", "onnx": "x", "shapes": {}, "capabilities": []})
     refusal = ""
 except TypeError as error:
     refusal = str(error)

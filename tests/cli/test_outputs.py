@@ -214,7 +214,7 @@ def test_an_interrupt_after_the_bundle_is_in_place_says_that_it_is(tmp_path, mon
         raise KeyboardInterrupt
 
     model = write_archive(tmp_path / "model.nemo")
-    monkeypatch.setattr("trtasr.cli.verbs.export_extras", interrupted)
+    monkeypatch.setattr("trtasr.cli.verbs.write_extras", interrupted)
     assert main(["compile", str(model), "-o", str(tmp_path / "out"), *FAST]) == 130
     assert (tmp_path / "out" / "bundle.json").is_file()
     printed = capsys.readouterr().err

@@ -13,7 +13,7 @@ from sidecar import description
 from tiny_archive import write_archive
 
 from trtasr.bundle import seal
-from trtasr.cli.polygraphy_loader import VARIABLE, load_data, load_first, main, read_features, save_features
+from trtasr.cli.polygraphy_loader import VARIABLE, load_data, load_first, main, read_features, write_features
 from trtasr.errors import UsageError
 from trtasr.files.keep import sha256_file
 from trtasr.pipeline.features import calibration_features
@@ -33,7 +33,7 @@ def mixed() -> CalibrationSet:
 
 def test_utterances_are_cut_to_their_valid_frames(tmp_path, monkeypatch) -> None:
     features = mixed()
-    assert save_features(tmp_path / "f.npz", features, "abc") == 3  # the empty one is left out
+    assert write_features(tmp_path / "f.npz", features, "abc") == 3  # the empty one is left out
     monkeypatch.setenv(VARIABLE, str(tmp_path / "f.npz"))
     fed = load_data()
     assert [feed["features"].shape for feed in fed] == [(1, 4, 10), (1, 4, 7), (1, 4, 5)]
@@ -48,7 +48,7 @@ def test_utterances_are_cut_to_their_valid_frames(tmp_path, monkeypatch) -> None
 
 
 def test_the_file_says_where_it_comes_from(tmp_path) -> None:
-    save_features(tmp_path / "f.npz", mixed(), "abc")
+    write_features(tmp_path / "f.npz", mixed(), "abc")
     found = read_features(tmp_path / "f.npz")
     assert (found.method, found.checkpoint_sha256, len(found.utterances)) == ("audio", "abc", 3)
 
@@ -67,9 +67,9 @@ def wrong_files(folder: Path) -> dict[str, Path]:
     with paths["array"].open("wb") as stream:
         np.save(stream, np.zeros(3))
     np.savez(paths["foreign"], features=np.zeros((1, 4, 10)), lengths=np.array([10]))
-    save_features(paths["truncated"], mixed(), "abc")
+    write_features(paths["truncated"], mixed(), "abc")
     paths["truncated"].write_bytes(paths["truncated"].read_bytes()[:-200])
-    save_features(paths["incomplete"], mixed(), "abc")
+    write_features(paths["incomplete"], mixed(), "abc")
     with np.load(paths["incomplete"]) as data:
         whole = dict(data)
         kept = {key: data[key] for key in data if key != "lengths_1"}
@@ -126,7 +126,7 @@ def test_other_files_are_refused(tmp_path, monkeypatch, kind) -> None:
     ],
 )
 def test_arrays_whose_header_lies_are_refused(tmp_path, monkeypatch, header) -> None:
-    save_features(tmp_path / "f.npz", mixed(), "abc")
+    write_features(tmp_path / "f.npz", mixed(), "abc")
     text = header.encode().ljust(118) + b"\n"
     with zipfile.ZipFile(tmp_path / "f.npz") as old, zipfile.ZipFile(tmp_path / "g.npz", "w") as new:
         for name in old.namelist():
@@ -140,10 +140,10 @@ def test_arrays_whose_header_lies_are_refused(tmp_path, monkeypatch, header) -> 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
-        save_features(tmp_path / "nowhere" / "f.npz", mixed(), "abc")
+        write_features(tmp_path / "nowhere" / "f.npz", mixed(), "abc")
     empty = CalibrationSet((np.zeros((1, 4, 3), np.float32),), (np.array([0]),), "audio")
     with pytest.raises(UsageError, match="every utterance is empty"):
-        save_features(tmp_path / "f.npz", empty, "abc")
+        write_features(tmp_path / "f.npz", empty, "abc")
     assert not list(tmp_path.iterdir())
 
 
@@ -187,7 +187,7 @@ def test_bad_models_exit_2_with_a_repair(tmp_path, monkeypatch, capsys, argument
 
 
 def test_polygraphy_loads_the_script_without_heavy_libraries(tmp_path) -> None:
-    save_features(tmp_path / "f.npz", mixed(), "abc")
+    write_features(tmp_path / "f.npz", mixed(), "abc")
     code = f"""
 import sys, trtasr.cli.polygraphy_loader as loader
 print(len(loader.load_data()), [name for name in {HEAVY!r} if name in sys.modules])"""

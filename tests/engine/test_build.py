@@ -219,7 +219,7 @@ def test_a_builder_that_cannot_write_its_plan_is_a_full_disk(tmp_path: Path, mon
     code = (
         "import resource; from trtasr.engine import build_child as b\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000,) * 2)\n"
-        "b.compile_plan = lambda trt, request: b.write_plan(b.Path(request['plan']), bytes(50_000))\n"
+        "b.build_requested = lambda trt, request: b.write_plan(b.Path(request['plan']), bytes(50_000))\n"
         "b.main()\n"
     )
     monkeypatch.setattr(subprocess, "run", lambda command, **options: run([sys.executable, "-c", code], **options))

@@ -21,7 +21,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from trtasr.audio.features import FrontendConfig, mel_bank, window
 from trtasr.cli import parser
-from trtasr.cli.polygraphy_loader import read_features, save_features
+from trtasr.cli.polygraphy_loader import read_features, write_features
 from trtasr.cli.verbs import VERBS
 from trtasr.engine.cache import parse_cache
 from trtasr.errors import UsageError
@@ -144,7 +144,7 @@ def read_cache(content: bytes, place: Path) -> object:
 def feature_seeds(place: Path) -> list[bytes]:
     """Features for Polygraphy."""
     made = np.random.default_rng(0).standard_normal((2, 8, 20), np.float32)
-    save_features(place / "features.npz", CalibrationSet((made,), (np.array([20, 12]),), "noise", 0), "0" * 64)
+    write_features(place / "features.npz", CalibrationSet((made,), (np.array([20, 12]),), "noise", 0), "0" * 64)
     return [(place / "features.npz").read_bytes()]
 
 

@@ -11,7 +11,7 @@ from trtasr.audio.features import MelFrontend
 from trtasr.audio.manifest import read_manifest
 from trtasr.audio.prepare import prepare
 from trtasr.audio.read import read_audio
-from trtasr.bench.wer import evaluate
+from trtasr.bench.wer import measure_wer
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.models.load import build_model
 from trtasr.text.ctc import greedy
@@ -64,5 +64,5 @@ def test_conformer_reaches_the_word_error_rate_of_nemo(shared):
         return log_probs.numpy(), frames.numpy()
 
     utterances = prepare(read_manifest(shared / "data" / "librispeech" / "dev.json"), checkpoint.frontend)
-    result = evaluate(recognizer(checkpoint, run), utterances, "basic-en-v1", batch=8)
+    result = measure_wer(recognizer(checkpoint, run), utterances, "basic-en-v1", batch=8)
     assert result.wer == pytest.approx(11.16, abs=0.2)

@@ -21,7 +21,7 @@ from whisper_pair import (
     tiny_features,
 )
 
-from trtasr.bench.latency import Plan, interleave
+from trtasr.bench.latency import Plan, measure_latencies
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.errors import QualityError
 from trtasr.network import attention as wiring
@@ -275,7 +275,7 @@ def test_latencies_are_of_whole_utterances_and_name_encoder_and_tokens(seconds, 
     scripts = {"fp32": Script([5], [5]), "cpu": Script([6], [6])}
     features, plan = np.zeros((2, 3, 10), np.float32), Plan(2 * seconds, 2, 1, "CPU", runs=5, warmup=2)
     runs = {label: recognizer(script).whole_run(features, seconds) for label, script in scripts.items()}
-    found = interleave(runs, plan)
+    found = measure_latencies(runs, plan)
     assert list(found) == ["fp32", "cpu"]
     for label, latency in found.items():
         assert (latency.audio_seconds, runs[label].tokens, latency.runs) == (2 * seconds, tokens, 5)
@@ -290,7 +290,7 @@ def test_the_warm_up_does_not_count_for_the_encoder(monkeypatch):
     ticks = iter(value for run in range(20) for value in (100.0 * run, 100.0 * run + max(1, 8 >> run)))
     monkeypatch.setattr(wiring, "perf_counter", lambda: next(ticks))
     timed = recognizer(Script([5])).whole_run(np.zeros((1, 3, 9), np.float32), 0.1)
-    latency = interleave({"a": timed}, Plan(1.0, 1, 1, "CPU", runs=2, warmup=3))["a"]
+    latency = measure_latencies({"a": timed}, Plan(1.0, 1, 1, "CPU", runs=2, warmup=3))["a"]
     assert timed.encoder_ms(latency.runs) == 1000.0
     assert timed.encoder_ms(5) == 2000.0
 

@@ -17,7 +17,7 @@ from whisper_folder import write_folder
 
 from trtasr.cli import main
 from trtasr.engine import build_tensorrt, trt_run
-from trtasr.engine.calibrator import Source, save_source
+from trtasr.engine.calibrator import Source, write_source
 from trtasr.errors import BuildError, MissingError
 from trtasr.pipeline import acceptance, lower
 from trtasr.pipeline import use as verbs
@@ -198,7 +198,7 @@ def test_implicit_quantization_serves_the_scale_table_as_a_cache(host, tmp_path)
 
 
 def test_a_calibrated_engine_without_int8_layers_is_told(host, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(build_tensorrt, "save_source", without_names)
+    monkeypatch.setattr(build_tensorrt, "write_source", without_names)
     out = compiled(host, tmp_path / "out", "--quantization", "implicit")
     assert read(out, "bundle.json")["engines"]["t4"]["missing_scales"] == 9
     told = [record.getMessage() for record in caplog.records]
@@ -208,7 +208,7 @@ def test_a_calibrated_engine_without_int8_layers_is_told(host, tmp_path, monkeyp
 
 def without_names(path, source):
     """A cache that names nothing the network has."""
-    save_source(path, Source(source.algorithm, cache=source.cache.splitlines()[0] + "\nother: 3dcccccd\n"))
+    write_source(path, Source(source.algorithm, cache=source.cache.splitlines()[0] + "\nother: 3dcccccd\n"))
 
 
 @pytest.mark.parametrize("content", [b"damaged", b"of another driver"])

@@ -11,7 +11,7 @@ from nemo_archive import archive
 from recognizers import recognizer
 from whisper_folder import write_folder
 
-from trtasr.bench.wer import evaluate
+from trtasr.bench.wer import measure_wer
 from trtasr.errors import RecipeError
 from trtasr.models.moonshine import Moonshine
 from trtasr.pipeline.job import Options, begin, checkpoint_of
@@ -99,7 +99,7 @@ def test_word_error_rates_say_how_many_were_cut(moonshine, caplog):
     checkpoint = checkpoint_of(Recipe("x", str(moonshine)))
     items = [heard(0.5, "short.wav"), heard(2.0, "second.wav"), heard(2.0, "third.wav")]
     with caplog.at_level(logging.WARNING):
-        evaluate(recognizer(checkpoint, Talker(8)), items, "none")
+        measure_wer(recognizer(checkpoint, Talker(8)), items, "none")
     [warning] = [record.getMessage() for record in caplog.records]
     assert warning.startswith("1 of 3 transcripts lack their end")
     assert warning.endswith("short.wav")

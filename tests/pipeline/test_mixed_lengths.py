@@ -10,7 +10,7 @@ from stored_table import read_table
 
 from trtasr.audio.manifest import read_manifest
 from trtasr.audio.prepare import prepare
-from trtasr.bench.wer import evaluate
+from trtasr.bench.wer import measure_wer
 from trtasr.network.network import Files, Network
 from trtasr.pipeline.export import centered
 from trtasr.results import Prepared
@@ -42,7 +42,7 @@ def built(request, tmp_path_factory):
 
 def transcripts(built, kind, batch):
     with built.network.open(built.files[kind]) as recognizer:
-        result = evaluate(recognizer, built.utterances, "none", batch)
+        result = measure_wer(recognizer, built.utterances, "none", batch)
     return [item.pred_text for item in result.utterances]
 
 

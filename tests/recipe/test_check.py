@@ -15,7 +15,7 @@ from trtasr.recipe import (
     Evaluation,
     Quantization,
     Recipe,
-    build,
+    from_dict,
     load_recipe,
     override,
     to_dict,
@@ -156,18 +156,18 @@ def test_every_number_of_a_recipe_is_bounded(kind: type) -> None:
 )
 def test_a_name_cannot_leave_engines(name: str) -> None:
     with pytest.raises(RecipeError):
-        build(Recipe, {"name": name, "checkpoint": "m.nemo"}, "recipe.toml")
+        from_dict(Recipe, {"name": name, "checkpoint": "m.nemo"}, "recipe.toml")
     with pytest.raises(RecipeError, match="--set"):
         override(RECIPE, [f"name={json.dumps(name)}"])
 
 
 @pytest.mark.parametrize("name", ["модель", "हिन्दी", "語音", "whisper-tiny.en", "my model", "a+b", "x" * 100])
 def test_a_name_keeps_its_letters(name: str) -> None:
-    assert build(Recipe, {"name": name, "checkpoint": "m.nemo"}, "recipe.toml").name == name
+    assert from_dict(Recipe, {"name": name, "checkpoint": "m.nemo"}, "recipe.toml").name == name
 
 
 def test_composed_and_decomposed_names_are_one() -> None:
-    assert build(Recipe, {"name": "cafe\u0301", "checkpoint": "m"}, "recipe.toml").name == "caf\u00e9"
+    assert from_dict(Recipe, {"name": "cafe\u0301", "checkpoint": "m"}, "recipe.toml").name == "caf\u00e9"
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_mutated_recipes_are_read_or_refused(tmp_path: Path) -> None:
         path.write_bytes(mutated(random_))
         try:
             recipe = load_recipe(path)
-            assert build(Recipe, json.loads(json.dumps(to_dict(recipe))), "again") == recipe
+            assert from_dict(Recipe, json.loads(json.dumps(to_dict(recipe))), "again") == recipe
             outcomes["read"] += 1
         except RecipeError as error:
             longest = max(longest, len(str(error)))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from trtasr.errors import RecipeError
-from trtasr.recipe import Recipe, build, load_recipe, override, to_dict
+from trtasr.recipe import Recipe, from_dict, load_recipe, override, to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,7 +106,7 @@ def test_bad_overrides(text: str, words: str) -> None:
 
 def test_a_resolved_recipe_survives_json() -> None:
     recipe = override(Recipe("a", "b"), ['quantization.exclude=["x"]'])
-    assert build(Recipe, json.loads(json.dumps(to_dict(recipe))), "json") == recipe
+    assert from_dict(Recipe, json.loads(json.dumps(to_dict(recipe))), "json") == recipe
 
 
 def test_bundled_recipes_load_and_their_files_exist() -> None:

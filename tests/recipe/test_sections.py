@@ -6,7 +6,7 @@ from typing import get_type_hints
 import pytest
 
 from trtasr.recipe import to_dict
-from trtasr.recipe.check import BOUNDS, build
+from trtasr.recipe.check import BOUNDS, from_dict
 from trtasr.recipe.sections import CHOICES, Recipe
 
 SECTIONS = [kind for kind in get_type_hints(Recipe).values() if is_dataclass(kind)]
@@ -42,4 +42,4 @@ def test_sections_cannot_be_changed():
 
 def test_what_is_written_is_read_back_as_the_same():
     recipe = Recipe("a", "b")
-    assert build(Recipe, to_dict(recipe), "x") == recipe
+    assert from_dict(Recipe, to_dict(recipe), "x") == recipe

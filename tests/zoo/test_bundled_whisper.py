@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from trtasr.audio.log_mel import LogMelFrontend
-from trtasr.zoo.evaluate import EVAL_MANIFEST, word_error_rate
+from trtasr.zoo.evaluate import EVAL_MANIFEST, measure_wer
 from trtasr.zoo.evaluate import read_manifest as clips_of
 from trtasr.zoo.whisper import END, SECONDS, load_folder
 
@@ -44,4 +44,4 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(padded, name):
 
 def test_word_error_rate_on_a_part_of_the_committed_set():
     """The whole set is the compile's; a fourth of it shows that weights, tokens and front-end belong together."""
-    assert word_error_rate(load_folder(EVAL_MANIFEST.parents[1] / "whisper"), clips_of(EVAL_MANIFEST)[::4]) < 8
+    assert measure_wer(load_folder(EVAL_MANIFEST.parents[1] / "whisper"), clips_of(EVAL_MANIFEST)[::4]) < 8

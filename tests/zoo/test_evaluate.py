@@ -4,7 +4,7 @@ import torch
 
 from trtasr.zoo.corpus import Clip
 from trtasr.zoo.evaluate import pad_batch, transcribe
-from trtasr.zoo.network import NETWORKS, build
+from trtasr.zoo.network import NETWORKS, untrained
 
 
 def test_pad_batch_keeps_lengths():
@@ -16,7 +16,7 @@ def test_pad_batch_keeps_lengths():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_batching_never_changes_a_transcript(name):
     torch.manual_seed(0)
-    recognizer = build(name)
+    recognizer = untrained(name)
     rng = np.random.default_rng(0)
     clips = [Clip(rng.standard_normal(n).astype(np.float32) * 0.1, "x", "y") for n in (4000, 16000, 9000)]
     alone = transcribe(recognizer, clips, batch=1)

@@ -7,13 +7,13 @@ import torch
 
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.zoo.grammar import sample
-from trtasr.zoo.network import NETWORKS, build, configuration, load_nemo, save_nemo
+from trtasr.zoo.network import NETWORKS, configuration, load_nemo, untrained, write_nemo
 
 
 @pytest.fixture(params=NETWORKS)
 def recognizer(request):
     torch.manual_seed(0)
-    return build(request.param)
+    return untrained(request.param)
 
 
 @pytest.mark.parametrize("name", ["quartznet", "jasper"])
@@ -56,7 +56,7 @@ def test_ids_of_a_transcript_decode_to_it(recognizer):
 
 def test_archive_is_read_back_and_its_bytes_depend_on_the_weights_only(recognizer, tmp_path):
     for name in ("a.nemo", "b.nemo"):
-        save_nemo(tmp_path / name, recognizer.config, recognizer.model, recognizer.frontend)
+        write_nemo(tmp_path / name, recognizer.config, recognizer.model, recognizer.frontend)
     digests = {hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("a.nemo", "b.nemo")}
     assert len(digests) == 1
     assert (tmp_path / "a.nemo").stat().st_size <= 10e6
@@ -68,8 +68,8 @@ def test_archive_is_read_back_and_its_bytes_depend_on_the_weights_only(recognize
 
 
 def test_an_archive_with_pieces_holds_the_files_its_tokenizer_names(tmp_path):
-    recognizer, path = build("conformer"), tmp_path / "conformer.nemo"
-    save_nemo(path, recognizer.config, recognizer.model, recognizer.frontend)
+    recognizer, path = untrained("conformer"), tmp_path / "conformer.nemo"
+    write_nemo(path, recognizer.config, recognizer.model, recognizer.frontend)
     section = read_nemo(path).config["tokenizer"]
     with tarfile.open(path) as archive:
         names = {name.removeprefix("./") for name in archive.getnames()}

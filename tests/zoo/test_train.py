@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trtasr.zoo.corpus import Clip
-from trtasr.zoo.network import NETWORKS, build
+from trtasr.zoo.network import NETWORKS, untrained
 from trtasr.zoo.train import (
     SCHEDULES,
     WARM_UP,
@@ -30,7 +30,7 @@ def trained(request):
         Clip((0.1 * sounds.standard_normal(8000 + 800 * index)).astype(np.float32), text, "x+y")
         for index, text in enumerate(TEXTS)
     ]
-    recognizer = build(request.param)
+    recognizer = untrained(request.param)
     return recognizer, Speech(clips, None, recognizer, 0)
 
 

@@ -24,9 +24,9 @@ from trtasr.zoo.whisper import (
     beginner,
     configuration,
     load_folder,
-    save_folder,
     train_tokenizer,
     untrained,
+    write_folder,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,7 +44,7 @@ def recognizer():
 def folder(recognizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("zoo") / "deep" / "whisper"
     for _ in range(2):  # a folder that is there is written over
-        save_folder(path, recognizer.model)
+        write_folder(path, recognizer.model)
     return path
 
 
@@ -160,6 +160,6 @@ def test_a_write_that_breaks_off_leaves_the_folder_readable(folder, recognizer, 
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="no space"):
-        save_folder(folder, recognizer.model)
+        write_folder(folder, recognizer.model)
     monkeypatch.undo()
     assert load_folder(folder).generation == recognizer.generation

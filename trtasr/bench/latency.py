@@ -40,7 +40,7 @@ class Plan:
 Run = Callable[[], float | None]
 
 
-def interleave(runs: Mapping[str, Run], plan: Plan) -> dict[str, Latency]:
+def measure_latencies(runs: Mapping[str, Run], plan: Plan) -> dict[str, Latency]:
     """Time several engines on the same input, one run of each per round.
 
     Args:

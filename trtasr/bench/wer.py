@@ -41,7 +41,7 @@ DEAF_WER, DEAF_CER, DEAF_UNSPACED_CER = 95.0, 75.0, 90.0  # percent; see `requir
 SHOWN = 60  # characters of an example
 
 
-def evaluate(
+def measure_wer(
     recognizer: Hears,
     utterances: Iterable[Prepared],
     normalizer: str,

@@ -82,7 +82,7 @@ def read_features(path: Path) -> Features:
     """Read a features file.
 
     Raises:
-        UsageError: missing, damaged, or not made by `save_features`.
+        UsageError: missing, damaged, or not made by `write_features`.
     """
     found = read_arrays(Source(path, UsageError, MAKE, LARGEST))
     try:
@@ -106,7 +106,7 @@ def is_utterance(item: Example) -> bool:
     return bool(typed and sized and lengths[0] == features.shape[2] and np.isfinite(features).all())
 
 
-def save_features(path: Path, features: CalibrationSet, checkpoint_sha256: str) -> int:
+def write_features(path: Path, features: CalibrationSet, checkpoint_sha256: str) -> int:
     """Cut batches into utterances of their valid length and write them, never by halves.
 
     Returns:
@@ -160,7 +160,7 @@ def make_features(model: str, assignments: Sequence[str], out: Path) -> str:
         )
     with scratch() as folder:
         features = calibration_features(recipe.calibration.method, recipe, export(*wired(checkpoint), folder))
-    count = save_features(out, features, checkpoint.sha256)
+    count = write_features(out, features, checkpoint.sha256)
     return f"{out}: {count} utterances, {features.method}, {frames_text(features)}, checkpoint {checkpoint.sha256[:12]}"
 
 

@@ -38,7 +38,7 @@ from trtasr.pipeline.measure import PROFILE
 from trtasr.pipeline.opened import default_target, layered_target, open_engine
 from trtasr.pipeline.record import bench_json
 from trtasr.pipeline.use import Transcript, bench_bundle, engine_layers, estimate_bundle, transcribe_files
-from trtasr.recipe import Change, Evaluation, Recipe, build, change, override, to_dict
+from trtasr.recipe import Change, Evaluation, Recipe, change, from_dict, override, to_dict
 from trtasr.recipe.find import ENGINES, find_recipe
 from trtasr.report.error_view import corrections
 from trtasr.report.integer_view import integer_text, proof_json, proof_text
@@ -142,7 +142,7 @@ def compile_verb(arguments: argparse.Namespace) -> Summary:
         }
         return Summary(json_text(data), data)
     record = compile_recipe(recipe, options)
-    export_extras(record, out, arguments)
+    write_extras(record, out, arguments)
     return Summary(compile_text(record, out), compile_data(record, out), 3 if record.problems else 0)
 
 
@@ -177,18 +177,18 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
             )
 
 
-def export_extras(record: Record, out: Path, arguments: argparse.Namespace) -> None:
+def write_extras(record: Record, out: Path, arguments: argparse.Namespace) -> None:
     """Honour trtexec's ``--saveEngine``, ``--exportLayerInfo`` and ``--exportProfile`` for the first engine."""
     engine = record.engines[0]
     if arguments.save_engine:
-        save_engine([out / path for path in engine.paths], arguments.save_engine)
+        write_engine([out / path for path in engine.paths], arguments.save_engine)
     if arguments.export_layers:
         write_json(arguments.export_layers, trtexec_layers(engine.layers))
     if arguments.export_profile:
         copy_file(out / PROFILE, arguments.export_profile)
 
 
-def save_engine(files: Sequence[Path], target: Path) -> None:
+def write_engine(files: Sequence[Path], target: Path) -> None:
     """Copy an engine to a file; several files get the name of their part in front of the suffix."""
     for file in files:
         part = f".{file.name.partition('.')[0]}" if len(files) > 1 else ""
@@ -231,7 +231,7 @@ def bench_verb(arguments: argparse.Namespace) -> Summary:
     changed |= {"bench_seconds": arguments.seconds, "gpu_seconds": arguments.seconds} if arguments.seconds else {}
     changed |= {"gpu_batches": arguments.batch} if arguments.batch else {}
     changed |= {"allow_slower": True} if arguments.allow_slower else {}
-    settings = build(Evaluation, asdict(settings) | changed, "bench")
+    settings = from_dict(Evaluation, asdict(settings) | changed, "bench")
     results = bench_bundle(arguments.bundle, arguments.manifest, settings)
     lines = [summary_table(results)]
     for result in results:

@@ -23,7 +23,7 @@ from typing import Any
 
 from trtasr.engine.bindings import BuilderConfig, Logger, Network, OptimizationProfile, Trt
 from trtasr.engine.builder import Built, NetworkRequest, build_network, make_monitor, use_capabilities
-from trtasr.engine.calibrator import load_source, make_calibrator, reshapes, use_calibrator
+from trtasr.engine.calibrator import make_calibrator, read_source, reshapes, use_calibrator
 from trtasr.engine.device import primary_context
 from trtasr.errors import TrtasrError
 from trtasr.files.disk import disk_faults, writing
@@ -49,7 +49,7 @@ def main() -> None:
     else:
         try:
             with disk_faults():
-                report = compile_plan(trt, request)
+                report = build_requested(trt, request)
         except TrtasrError as error:
             report = {"refused": [type(error).__name__, error.problem, error.repair]}
     try:
@@ -83,7 +83,7 @@ def take_turns() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def compile_plan(trt: Trt, request: dict[str, Any]) -> dict[str, Any]:
+def build_requested(trt: Trt, request: dict[str, Any]) -> dict[str, Any]:
     """Writes the requested plan, unless the graph was refused; returns the report."""
     messages: list[tuple[str, str]] = []
 
@@ -135,7 +135,7 @@ def build_rtx(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[Built,
 
 def build_tensorrt(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[Built, dict[str, Any]]:
     """A plan for the GPU that is here: progress bar, timing cache, engine inspector, and a calibrator if asked for."""
-    source = load_source(Path(request["calibration"])) if request.get("calibration") else None
+    source = read_source(Path(request["calibration"])) if request.get("calibration") else None
     timing = Path(request["timing_cache"]) if request.get("timing_cache") else None
     known = None if timing is None else timing.read_bytes() if timing.is_file() else b""
     wanted = NetworkRequest(Path(request["onnx"]), request["shapes"], source is None, known, request["workspace_mb"])
@@ -153,7 +153,7 @@ def build_tensorrt(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[B
             calibrator.check(built.plan is not None)
         extra = {} if built.plan is None else {"layers": inspected(trt, logger, built.plan, request["shapes"])}
     if timing is not None and built.timing_cache:
-        extra["unsaved"] = save_aside(timing, built.timing_cache)
+        extra["unsaved"] = write_aside(timing, built.timing_cache)
     return built, extra
 
 
@@ -180,7 +180,7 @@ def inspected(trt: Trt, logger: Logger, plan: bytes, shapes: dict[str, list[list
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def save_aside(path: Path, content: bytes) -> str:
+def write_aside(path: Path, content: bytes) -> str:
     """Replaces a file in one step, so that a reader never sees half of it; the reason where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

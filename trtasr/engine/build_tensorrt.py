@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trtasr.engine.calibrator import Source, require_calibrators, save_source
+from trtasr.engine.calibrator import Source, require_calibrators, write_source
 from trtasr.engine.child import Product, build_plan
 from trtasr.engine.device import load_driver, load_libcuda
 from trtasr.engine.inspect import attribute_macs, inspector_layers
@@ -160,7 +160,7 @@ def build_tensorrt(
     log.info("building %s for %s with TensorRT %s (timing cache %s)", plan_path.name, host.gpu, host.tensorrt, timing)
     with scratch() as folder:
         if options.source is not None:
-            save_source(folder / "calibration.npz", options.source)
+            write_source(folder / "calibration.npz", options.source)
             request["calibration"] = str(folder / "calibration.npz")
         done = build_plan(request, onnx_path, plan_path, product)
     if done.report.get("unsaved"):

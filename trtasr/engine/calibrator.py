@@ -221,7 +221,7 @@ def at_opt_shape(calibration: CalibrationSet, batch: int, frames: int) -> tuple[
     return feeds, len(pieces) - whole
 
 
-def save_source(path: Path, source: Source) -> None:
+def write_source(path: Path, source: Source) -> None:
     """Write a source for the build process: one ``.npz`` file."""
     arrays = {
         f"{kind}_{index}": array
@@ -231,8 +231,8 @@ def save_source(path: Path, source: Source) -> None:
     np.savez(path, algorithm=np.array(source.algorithm), cache=np.array(source.cache), **arrays)  # type: ignore[arg-type]
 
 
-def load_source(path: Path) -> Source:
-    """Read what `save_source` wrote."""
+def read_source(path: Path) -> Source:
+    """Read what `write_source` wrote."""
     with np.load(path, allow_pickle=False) as data:
         count = sum(key.startswith("features_") for key in data)
         feeds = tuple((data[f"features_{index}"], data[f"lengths_{index}"]) for index in range(count))

@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from trtasr.errors import QualityError
 from trtasr.files.cpus import SPINNING, threads
-from trtasr.graph.edit import outline, store
+from trtasr.graph.edit import outline, write_model
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -74,11 +74,11 @@ def check_model(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(outline(model), full_check=True)
 
 
-def save(model: onnx.ModelProto, path: Path) -> None:
+def write_checked(model: onnx.ModelProto, path: Path) -> None:
     """Check a graph and write it."""
     check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
-    store(model, path)
+    write_model(model, path)
 
 
 def largest_difference(reference: npt.NDArray[Any], test: npt.NDArray[Any]) -> float:

@@ -79,7 +79,7 @@ def renamed_inputs(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
     return changed
 
 
-def store(model: onnx.ModelProto, path: Path) -> None:
+def write_model(model: onnx.ModelProto, path: Path) -> None:
     """Write ``path``, and ``<path>.data`` with its weights where they are more than one protobuf message can hold.
 
     Args:

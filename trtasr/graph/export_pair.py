@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trtasr.files.replace import OTHER_FOLDER
 from trtasr.files.workspace import workspace
-from trtasr.graph.edit import store
+from trtasr.graph.edit import write_model
 from trtasr.graph.export import OPSET
 from trtasr.graph.fold_scale import fold_scale
 from trtasr.graph.named_weights import named_weights
@@ -228,4 +228,4 @@ def write(
         graph = onnx.load(raw)
     for rewrite in (unshare, fold_scale, named_weights):
         graph = rewrite(graph)
-    store(graph, path)
+    write_model(graph, path)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from trtasr.bench.agreement import output_sqnr
 from trtasr.files.scratch import scratch
-from trtasr.graph.check import save
+from trtasr.graph.check import write_checked
 from trtasr.graph.own_part import own_part, own_patterns
 from trtasr.network.network import Exported, Files, outputs
 from trtasr.pipeline.measure import usable_rate, word_error_rate
@@ -70,7 +70,7 @@ class Trial:
         """The same as files."""
         files = self.exported.network.files(folder, "onnx")
         for placed, file in zip(self.placed(left), files, strict=True):
-            save(placed.model, file)
+            write_checked(placed.model, file)
         return files
 
 

@@ -9,7 +9,7 @@ from trtasr.audio.prepare import examples
 from trtasr.bench.agreement import output_sqnr
 from trtasr.files.scratch import scratch
 from trtasr.graph.center import center
-from trtasr.graph.check import save
+from trtasr.graph.check import write_checked
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.own_part import own_part, own_patterns
 from trtasr.network.network import Exported, Files, dictated, outputs
@@ -54,7 +54,7 @@ def quantized(exported: Exported, table: ScaleTable, exclude: Sequence[str], fol
     models = [onnx.load(file) for file in exported.files]
     files = exported.network.files(folder, "qdq.onnx")
     for model, patterns, file in zip(models, own_patterns(exclude, models), files, strict=True):
-        save(quantized_graph(model, table, patterns), file)
+        write_checked(quantized_graph(model, table, patterns), file)
     return files
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 
 from trtasr.graph.center import center
-from trtasr.graph.check import save
+from trtasr.graph.check import write_checked
 from trtasr.graph.fits import check_fits
 from trtasr.graph.own_part import own_part
 from trtasr.network.network import Exported, Network, Original
@@ -28,5 +28,5 @@ def centered(exported: Exported, table: ScaleTable, folder: Path) -> Exported:
     check_fits(table, models)
     files = exported.network.files(folder)
     for model, file in zip(models, files, strict=True):
-        save(center(model, own_part(table, model).offsets), file)
+        write_checked(center(model, own_part(table, model).offsets), file)
     return Exported(exported.network, exported.original, files)

@@ -16,7 +16,7 @@ from trtasr.bench.wer import bootstrap_delta
 from trtasr.engine.faults import model_errors
 from trtasr.engine.sessions import OrtRunner, load_model
 from trtasr.errors import QualityError, TrtasrError, UsageError
-from trtasr.graph.check import save
+from trtasr.graph.check import write_checked
 from trtasr.graph.integer import LOGITS_SCALE, LONGEST_FRAMES, integerize
 from trtasr.graph.integer_proof import inspect_integer, prove
 from trtasr.network.network import Exported
@@ -60,8 +60,8 @@ def integer_only(graphs: Exported, table: ScaleTable) -> IntegerGraph | None:
     except TrtasrError as error:  # the engines do not need it
         logger.warning("no integer-only graph: %s", error.problem)
         return None
-    save(graph, source.with_name(GRAPH))
-    save(placed.model, source.with_name(REFERENCE))
+    write_checked(graph, source.with_name(GRAPH))
+    write_checked(placed.model, source.with_name(REFERENCE))
     return IntegerGraph(GRAPH, REFERENCE, source.with_name(GRAPH).stat().st_size, proof)
 
 

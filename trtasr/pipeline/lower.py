@@ -17,7 +17,7 @@ from trtasr.engine.fallback import nodes_to_free
 from trtasr.engine.inspect import ort_layers
 from trtasr.engine.profile import Profile, Shapes
 from trtasr.errors import BuildError, MissingError, NoKernelError, TrtasrError
-from trtasr.graph.check import save
+from trtasr.graph.check import write_checked
 from trtasr.graph.gains import channel_gains, gain_lint
 from trtasr.graph.halve import fp16_scale_lint, half_caches, halve
 from trtasr.graph.lint import HEADROOM, large_activations, overflow_lint
@@ -202,19 +202,19 @@ def lower(
     decisions = renamed(placed.decisions, freed)
     if target.passes == ("cpu_qdq",):
         integer = f"cpu/{stem}.int8.onnx"
-        save(placed.model, folder / integer)
+        write_checked(placed.model, folder / integer)
         return Lowered(target.name, integer, integer, decisions)
     reference = f"{stem}.qdq.onnx"
-    save(placed.model, folder / reference)
+    write_checked(placed.model, folder / reference)
     if not target.passes:  # implicit quantization reads the plain graph
         plain = f"{target.name}/{stem}.{PLAIN}"
-        save(placed.fp32, folder / plain)
+        write_checked(placed.fp32, folder / plain)
         return Lowered(target.name, reference, plain, decisions)
     graph = placed.model
     for name in target.passes[1:]:
         graph = REWRITES[name](graph)
     lowered = f"{target.name}/{stem}.lowered.onnx"
-    save(graph, folder / lowered)
+    write_checked(graph, folder / lowered)
     if "gains" in target.passes:
         subnormal, overflowing = gain_lint(graph)
     else:
@@ -281,7 +281,7 @@ def build_baselines(plant: Plant) -> tuple[Engine, ...]:
     for precision, change in PRECISIONS.items():
         path = plant.folder / "t4" / f"{'' if plant.stem == MODEL else f'{plant.stem}.'}{precision}.onnx"
         try:
-            save(change(onnx.load(plant.fp32)), path)
+            write_checked(change(onnx.load(plant.fp32)), path)
             engine = build_tensorrt(path, path.with_suffix(".plan"), plant.profile, plant.macs, options, host_of(plant))
             engines.append(replace(engine, target=f"t4-{precision}"))
         except TrtasrError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trtasr.audio.prepare import Utterances
-from trtasr.bench.wer import evaluate, require_recognition
+from trtasr.bench.wer import measure_wer, require_recognition
 from trtasr.engine.inspect import trtexec_profile, with_time_shares
 from trtasr.engine.memory import MemoryLimit
 from trtasr.engine.profile import Profile
@@ -141,7 +141,7 @@ def word_error_rate(network: Network, files: Files, utterances: Sequence[Prepare
         config = network.frontend
         MemoryLimit(files[0], config.rows, config.frames_per_second, settings.batch)(Path(name), seconds)
     with network.open(files, 0, False) as recognizer:
-        return evaluate(recognizer, utterances, settings.normalizer, settings.batch)
+        return measure_wer(recognizer, utterances, settings.normalizer, settings.batch)
 
 
 def usable_rate(network: Network, files: Files, utterances: Sequence[Prepared], settings: Evaluation) -> float | None:

@@ -22,7 +22,7 @@ from trtasr.files.look import is_there
 from trtasr.network.families import FAMILIES, network_of
 from trtasr.network.limits import refuse_above, refuse_benchmarks
 from trtasr.network.network import Described, Files, Network
-from trtasr.recipe import Recipe, build
+from trtasr.recipe import Recipe, from_dict
 from trtasr.results import SIDECAR, Prepared
 from trtasr.targets import CPU, T4
 from trtasr.targets.integer import INTEGER
@@ -141,7 +141,7 @@ def open_engine(path: Path) -> Opened:
     sidecar, where = bundle.sidecar, path / SIDECAR
     try:
         config = with_stored(frontend_from_json(sidecar.frontend), bundle)
-        recipe = build(Recipe, sidecar.recipe, "recipe")
+        recipe = from_dict(Recipe, sidecar.recipe, "recipe")
     except UsageError as error:
         raise BundleError(f"{where}: {error.problem}", REPAIR) from error
     most = sidecar.most_frames or math.inf

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from trtasr.audio.frontend import Frontend, frames_of
-from trtasr.bench.latency import Plan, interleave
+from trtasr.bench.latency import Plan, measure_latencies
 from trtasr.engine.profile import Profile
 from trtasr.engine.sessions import cpu_name
 from trtasr.engine.trt_run import open_plan
@@ -82,7 +82,7 @@ def latencies(network: Network, engines: Mapping[str, Files], timing: Timing) ->
                 warm_up(runs.values(), 0 if any(measured.values()) else WARM_SECONDS)
                 device = f"{device}, {launched_alike(opened.values())}"
             plan = Plan(seconds * batch, batch, timing.threads, device, warmup=timing.warmup)
-            for label, latency in interleave(runs, plan).items():
+            for label, latency in measure_latencies(runs, plan).items():
                 encoder_ms, tokens = runs[label].encoder_ms(latency.runs), runs[label].tokens
                 measured[label] += (replace(latency, encoder_ms=encoder_ms, tokens=tokens),)
     return measured

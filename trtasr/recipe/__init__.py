@@ -4,7 +4,7 @@ An unknown key is an error that names the nearest known key; a value of the wron
 names the kind or the bound, and where the value came from.
 """
 
-from trtasr.recipe.check import build
+from trtasr.recipe.check import from_dict
 from trtasr.recipe.read import Change, change, engine_name, load_recipe, override, to_dict
 from trtasr.recipe.sections import LABELS, Calibration, EngineShapes, Evaluation, Generating, Quantization, Recipe
 
@@ -17,9 +17,9 @@ __all__ = [
     "Generating",
     "Quantization",
     "Recipe",
-    "build",
     "change",
     "engine_name",
+    "from_dict",
     "load_recipe",
     "override",
     "to_dict",

@@ -47,7 +47,7 @@ WORDS: Mapping[type, str] = {int: "an integer", float: "a number", str: "a strin
 SHOWN = 80  # characters of a value in a message
 
 
-def build(kind: type, data: Mapping[str, Any], where: str) -> Any:
+def from_dict(kind: type, data: Mapping[str, Any], where: str) -> Any:
     """A dataclass from a mapping, with every key and value checked.
 
     Raises:
@@ -84,7 +84,7 @@ def valued(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise RecipeError(f"{where}: expected a section, got {shown(value)}", "write it as a TOML table")
-        return build(cast(type, hint), value, where)
+        return from_dict(cast(type, hint), value, where)
     if get_origin(hint) is tuple:
         return items(get_args(hint)[0], value, where)
     if hint is float and type(value) is int and abs(value) < 2**1000:

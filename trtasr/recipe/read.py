@@ -11,7 +11,7 @@ from typing import Any, cast, get_type_hints
 
 from trtasr.errors import RecipeError
 from trtasr.files.read import Source
-from trtasr.recipe.check import LONGEST_NAME, allowed, build, nearest, shown, valued
+from trtasr.recipe.check import LONGEST_NAME, allowed, from_dict, nearest, shown, valued
 from trtasr.recipe.sections import Recipe
 
 LARGEST = 2**16  # bytes of a file, or characters of an assignment: nested keys take quadratic time
@@ -42,7 +42,7 @@ def load_recipe(path: Path) -> Recipe:
     if not os.path.lexists(path):
         raise RecipeError(f"{path}: no such recipe", "pass a .nemo archive or a recipe, see engines/*.toml")
     data = Source(path, RecipeError, COMPARE, LARGEST).toml()
-    recipe = cast(Recipe, build(Recipe, {"name": engine_name(path.stem), **data}, str(path)))
+    recipe = cast(Recipe, from_dict(Recipe, {"name": engine_name(path.stem), **data}, str(path)))
     return resolve_paths(recipe, path.parent)
 
 
@@ -131,7 +131,7 @@ def change(recipe: Recipe, changes: Sequence[Change]) -> Recipe:
     data = asdict(recipe)
     for item in changes:
         assign(data, item)
-    return cast(Recipe, build(Recipe, data, "recipe and flags"))
+    return cast(Recipe, from_dict(Recipe, data, "recipe and flags"))
 
 
 def assign(data: dict[str, Any], item: Change) -> None:

@@ -47,7 +47,7 @@ def transcribe(recognizer: Transcriber, clips: Sequence[Clip], batch: int = 16) 
     return texts
 
 
-def word_error_rate(recognizer: Transcriber, clips: Sequence[Clip]) -> float:
+def measure_wer(recognizer: Transcriber, clips: Sequence[Clip]) -> float:
     """Percent."""
     return 100 * float(jiwer.wer([clip.text for clip in clips], transcribe(recognizer, clips)))
 
@@ -83,12 +83,12 @@ def main() -> None:
     path = arguments.checkpoint or bundled(arguments.network)
     recognizer: Transcriber = load_folder(path) if path.is_dir() else load_nemo(path)
     clips = read_manifest(arguments.manifest)
-    logger.info("manifest: %d utterances, WER %.2f %%", len(clips), word_error_rate(recognizer, clips))
+    logger.info("manifest: %d utterances, WER %.2f %%", len(clips), measure_wer(recognizer, clips))
     if not arguments.digits.is_dir():
         logger.info("%s: absent, real digits skipped", arguments.digits)
         return
     strings = digit_strings(arguments.digits)
-    logger.info("real digits: %d strings, WER %.2f %%", len(strings), word_error_rate(recognizer, strings))
+    logger.info("real digits: %d strings, WER %.2f %%", len(strings), measure_wer(recognizer, strings))
 
 
 if __name__ == "__main__":

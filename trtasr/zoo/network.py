@@ -203,7 +203,7 @@ def configuration(name: str) -> dict[str, Any]:
     return NETWORKS[name]()
 
 
-def build(name: str) -> Recognizer:
+def untrained(name: str) -> Recognizer:
     """One of `NETWORKS`, untrained."""
     config = configuration(name)
     return Recognizer(
@@ -219,7 +219,7 @@ def bundled(name: str) -> Path:
     return pieces.HERE / (f"{name}.nemo" if name in NETWORKS else name)
 
 
-def save_nemo(path: Path, config: Mapping[str, Any], model: Network, frontend: MelFrontend) -> None:
+def write_nemo(path: Path, config: Mapping[str, Any], model: Network, frontend: MelFrontend) -> None:
     """Write a NeMo archive (tar, gzip): the same weights always give the same bytes."""
     state = {"preprocessor.featurizer.window": frontend.window, "preprocessor.featurizer.fb": frontend.bank[None]}
     state |= {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}

@@ -22,8 +22,8 @@ from torch.multiprocessing.spawn import spawn
 from trtasr.values import FloatArray
 from trtasr.zoo.augment import Conditions, change_speed, disturb, mask
 from trtasr.zoo.corpus import Clip, DigitRecordings, espeak_corpus
-from trtasr.zoo.evaluate import DIGITS_FOLDER, digit_strings, pad_batch, word_error_rate
-from trtasr.zoo.network import NETWORKS, Network, Transcriber, build, load_nemo, save_nemo
+from trtasr.zoo.evaluate import DIGITS_FOLDER, digit_strings, measure_wer, pad_batch
+from trtasr.zoo.network import NETWORKS, Network, Transcriber, load_nemo, untrained, write_nemo
 
 logger = logging.getLogger(__name__)
 BATCH_SECONDS = 40.0
@@ -316,7 +316,7 @@ def join(rank: int, arguments: argparse.Namespace, store: str) -> None:
 def work(rank: int, arguments: argparse.Namespace, store: str) -> None:
     """One training process; the first one also reports, settles batch norm, saves and logs the figures."""
     join(rank, arguments, store)
-    recognizer = build(arguments.network)
+    recognizer = untrained(arguments.network)
     model = recognizer.model
     if arguments.init:
         model.load_state_dict(load_nemo(arguments.init).model.state_dict())
@@ -331,8 +331,8 @@ def work(rank: int, arguments: argparse.Namespace, store: str) -> None:
     dev = dev_clips(arguments.cache, arguments.seed)
 
     def report(line: str) -> None:
-        logger.info("%s, dev WER %.2f %%", line, word_error_rate(recognizer, dev))
-        save_nemo(arguments.out, recognizer.config, model, recognizer.frontend)
+        logger.info("%s, dev WER %.2f %%", line, measure_wer(recognizer, dev))
+        write_nemo(arguments.out, recognizer.config, model, recognizer.frontend)
 
     course = Course(60 * arguments.minutes, arguments.peak, report)
     steps = fit(model, speech.batches(), lambda batch: ctc_loss(model, batch), course)
@@ -353,10 +353,10 @@ def log_figures(recognizer: Transcriber, arguments: argparse.Namespace, steps: i
         "processes": arguments.processes,
         "steps": steps,
         "seed": arguments.seed,
-        "dev_wer": round(word_error_rate(recognizer, dev), 2),
+        "dev_wer": round(measure_wer(recognizer, dev), 2),
     }
     if arguments.digits.is_dir():
-        figures["real_digits_wer"] = round(word_error_rate(recognizer, digit_strings(arguments.digits)), 2)
+        figures["real_digits_wer"] = round(measure_wer(recognizer, digit_strings(arguments.digits)), 2)
     logger.info("figures %s", json.dumps(figures))
 
 

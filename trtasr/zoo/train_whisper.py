@@ -16,7 +16,7 @@ from trtasr.models.whisper import Whisper
 from trtasr.values import FloatArray
 from trtasr.zoo.augment import mask, noise
 from trtasr.zoo.corpus import Clip, DigitRecordings, espeak_corpus
-from trtasr.zoo.evaluate import pad_batch, word_error_rate
+from trtasr.zoo.evaluate import measure_wer, pad_batch
 from trtasr.zoo.speech import SAMPLE_RATE
 from trtasr.zoo.train import (
     Course,
@@ -39,7 +39,7 @@ from trtasr.zoo.whisper import (
     PROMPT,
     WhisperRecognizer,
     beginner,
-    save_folder,
+    write_folder,
 )
 
 logger = logging.getLogger(__name__)
@@ -163,8 +163,8 @@ def work(rank: int, arguments: argparse.Namespace, store: str) -> None:
     dev = dev_clips(arguments.cache, arguments.seed)
 
     def report(line: str) -> None:
-        logger.info("%s, dev WER %.2f %%", line, word_error_rate(recognizer, dev))
-        save_folder(arguments.out, model)
+        logger.info("%s, dev WER %.2f %%", line, measure_wer(recognizer, dev))
+        write_folder(arguments.out, model)
 
     course = Course(60 * arguments.minutes, arguments.peak, report)
     both = nn.ModuleList([model, head])

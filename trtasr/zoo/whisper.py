@@ -238,7 +238,7 @@ def beginner() -> WhisperRecognizer:
     return WhisperRecognizer(untrained(), LogMelFrontend(LogMelConfig()), tokens, rules)
 
 
-def save_folder(out: Path, model: Whisper) -> None:
+def write_folder(out: Path, model: Whisper) -> None:
     """Write the folder as transformers does, weights in float16; a file that is there is replaced whole."""
     out.mkdir(parents=True, exist_ok=True)
     weights = {f"model.{name}": value.detach().half().contiguous() for name, value in model.state_dict().items()}
