@@ -18,8 +18,15 @@ from tiny_archive import write_archive
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.engine.cache import cache_text
 from trtasr.errors import RecipeError, TrtasrError, UsageError
-from trtasr.pipeline.lock import calibration_settings, committed_table, weight_bytes, write_table
-from trtasr.recipe import Quantization, Recipe, load_recipe
+from trtasr.pipeline.lock import (
+    calibration_settings,
+    committed_table,
+    keep_other_table,
+    locked,
+    weight_bytes,
+    write_table,
+)
+from trtasr.recipe import Calibration, Quantization, Recipe, load_recipe
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +91,62 @@ def test_a_table_of_the_same_settings_comes_with_its_weights(table, tmp_path):
     for name, values in table.corrected.items():
         assert found.corrected[name].dtype == np.float32
         np.testing.assert_array_equal(found.corrected[name], values)
+
+
+class Maker:
+    """Makes a table and notes what for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, method, settings):
+        self.asked.append((method, settings))
+        return corrected(len(self.asked) * 10.0)
+
+
+def test_a_committed_table_is_used_in_place_of_a_new_one(table, tmp_path):
+    write_table(tmp_path, "m", table)
+    make = Maker()
+    found = locked(Recipe("m", "m.nemo"), SETTINGS, tmp_path, False, make)
+    assert make.asked == []
+    assert list(found) == ["synthetic"]
+    assert found["synthetic"].settings == SETTINGS
+
+
+def test_other_settings_another_name_or_no_folder_make_one(table, tmp_path):
+    write_table(tmp_path, "m", table)
+    for recipe, settings, folder in (
+        (Recipe("m", "m.nemo"), SETTINGS | {"format": 2}, tmp_path),
+        (Recipe("n", "m.nemo"), SETTINGS, tmp_path),
+        (Recipe("m", "m.nemo"), SETTINGS, None),
+    ):
+        make = Maker()
+        assert list(locked(recipe, settings, folder, False, make)) == ["synthetic"]
+        assert make.asked == [("synthetic", settings)]
+
+
+def test_controls_have_tables_of_their_own_which_no_settings_name(table, tmp_path):
+    write_table(tmp_path, "m", table)
+    make = Maker()
+    recipe = Recipe("m", "m.nemo", calibration=Calibration(method="audio"))
+    found = locked(recipe, SETTINGS, tmp_path, True, make)
+    assert list(found) == ["noise", "synthetic", "audio"]
+    assert make.asked == [("noise", {}), ("synthetic", {})]
+    assert found["audio"].corrected["bias"][0] == 1.0
+
+
+def test_the_table_of_another_checkpoint_is_kept(table, tmp_path):
+    checkpoint = read_nemo(write_archive(tmp_path / "tiny.nemo"))
+    keep_other_table(tmp_path, "m", checkpoint)  # nothing there
+    write_table(tmp_path, "m", replace(table, settings=SETTINGS | {"checkpoint_sha256": checkpoint.sha256}))
+    keep_other_table(tmp_path, "m", checkpoint)
+    write_table(tmp_path, "m", table)
+    with pytest.raises(UsageError, match=r"m\.json: is not a scale table of this checkpoint") as caught:
+        keep_other_table(tmp_path, "m", checkpoint)
+    assert f"--calib-dir {tmp_path}" in caught.value.repair
+    (tmp_path / "m.json").unlink()
+    with pytest.raises(UsageError, match="is not a scale table"):  # what belongs to it is somebody's too
+        keep_other_table(tmp_path, "m", checkpoint)
 
 
 @pytest.mark.parametrize("correction", ["none", "fade"])
