@@ -19,7 +19,6 @@ from trtasr.graph.named_weights import named_weights
 from trtasr.graph.unshare import unshare
 
 KeyValue = tuple[Tensor, Tensor]
-CACHES = ("cross", "past", "present")
 
 
 class Pair(Protocol):
@@ -140,7 +139,7 @@ def pairs(flat: Sequence[Tensor]) -> list[KeyValue]:
 
 
 def cache_names(kind: str, layers: int) -> list[str]:
-    """``past_key.0``, ``past_value.0``, ``past_key.1`` ... of one of `CACHES`."""
+    """``past_key.0``, ``past_value.0``, ``past_key.1`` ... of one of ``cross``, ``past``, ``present``."""
     return [f"{kind}_{part}.{layer}" for layer in range(layers) for part in ("key", "value")]
 
 
