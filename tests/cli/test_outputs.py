@@ -83,7 +83,7 @@ def test_a_limit_on_file_sizes_is_the_environments_fault(tmp_path, capsys, limit
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("where", ["export_onnx", "write_record"])
+@pytest.mark.parametrize("where", ["export", "write_record"])
 def test_a_disk_that_takes_no_more_is_the_environments_fault(tmp_path, monkeypatch, capsys, number, where) -> None:
     """Of temporary files (the export) and of the bundle (its records)."""
 
