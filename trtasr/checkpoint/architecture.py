@@ -40,9 +40,12 @@ def conformer(encoder: Mapping[str, Any]) -> str:
 
 
 def encoder_decoder(family: str, config: Mapping[str, Any]) -> str:
-    """``Whisper`` or ``Moonshine`` and the layers of encoder and decoder, where the configuration has them."""
-    layers = [config.get(key) for key in LAYERS[family]]
-    return family.capitalize() + (f", {layers[0]} + {layers[1]} layers" if all(layers) else "")
+    """``Whisper`` or ``Moonshine`` and the layers of encoder and decoder, where the configuration has them.
+
+    Of any other family the name alone.
+    """
+    layers = [config.get(key) for key in LAYERS.get(family, ())]
+    return family.capitalize() + (f", {layers[0]} + {layers[1]} layers" if layers and all(layers) else "")
 
 
 LAYERS = {

@@ -74,11 +74,12 @@ def compare(
         pair = reference[index], candidate[index]
         inputs = [part.inputs(*item) for item in zip(kept, exact, strict=True)]
         found, other = run_both(pair, inputs, (first, second), files)
-        tensors.append(judged(part, {first: found, second: other}))
+        behind = [seen | now for seen, now in zip(exact, other, strict=True)]
+        exact = [seen | now for seen, now in zip(exact, found, strict=True)]
+        tensors.append(judged(part, {first: exact, second: behind}))
         commands.append(polygraphy_command(*pair, files))
         if index:
             other = run_all(candidate[index], [part.inputs(*item) for item in zip(kept, own, strict=True)])
-        exact = [seen | now for seen, now in zip(exact, found, strict=True)]
         own = [seen | now for seen, now in zip(own, other, strict=True)]
     total = scores(map(network.last.valid, exact), map(network.last.valid, own))
     logger.info("compared %d utterances, %d %s", len(kept), total.positions, network.unit)
