@@ -97,7 +97,7 @@ def test_half_graph_is_run_without_the_wrong_optimizer(tmp_path: Path) -> None:
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A graph whose weights have a file of their own."""
     monkeypatch.setattr(storing, "LARGEST", 0)
-    storing.store(load_model(tiny_graphs.fp32(tmp_path / "whole.onnx")), tmp_path / "model.onnx")
+    storing.write_model(load_model(tiny_graphs.fp32(tmp_path / "whole.onnx")), tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx.data").stat().st_size > 1000
     return tmp_path / "model.onnx"
 
