@@ -145,7 +145,6 @@ WRONG: dict[str, dict[str, object]] = {
     "frontend value": {"frontend": {"kind": "mel", "features": 10**9}},
     "frontend type": {"frontend": {"kind": "waveform", "sample_rate": "fast"}},
     "family": {"family": "gpt"},
-    "family": {"family": "parrot"},
     "family of other graphs": {"family": "whisper"},
     "generation": {"generation": {}},
     "generation of a CTC model": {"generation": GENERATION},

@@ -36,6 +36,7 @@ def test_a_network_is_that_of_its_family(described, parts, unit):
     assert [part.name for part in network.parts] == parts
     assert (network.unit, network.last.name) == (unit, parts[-1])
     assert network.frontend is described.frontend
+    assert FAMILIES[described.family].generates == (described.generation is not None)
 
 
 @pytest.mark.parametrize(
