@@ -6,6 +6,7 @@ import numpy as np
 
 from trtasr.results import (
     BenchResult,
+    Built,
     Comparison,
     Control,
     Engine,
@@ -19,6 +20,7 @@ from trtasr.results import (
 from trtasr.values import Decision, ScaleTable, TensorScale, WeightScale
 
 SPOKEN = "close the red door"
+REASONS = {"depthwise": "no INT8 kernel on sm_75"}
 
 
 def wer(percent, transcript):
@@ -48,7 +50,7 @@ def sample():
         checkpoint={"file": "quartznet.nemo", "sha256": "cd" * 32, "class": "EncDecCTCModel"},
         recipe={"name": "quartznet", "calibration": {"method": "synthetic", "seed": 7}},
         described={"vocabulary": ["a", "b"], "most_frames": None},
-        graphs={"fp32": "model.fp32.onnx", "t4-rtx": "model.qdq.onnx", "cpu": "cpu/model.int8.onnx"},
+        fp32=("model.fp32.onnx",),
         parity=2e-6,
         built="2026-11-30T02:15:00Z",
         seconds=84.2,
@@ -77,15 +79,22 @@ def sample():
             ),
             "audio": ScaleTable({f"/enc/{i}": TensorScale(1.5 + i, "mse") for i in range(20)}, {}),
         },
-        engines=(Engine("t4-rtx", "t4-rtx/model.plan", 52_000_000, layers, details),),
-        decisions={
-            "t4-rtx": (
-                Decision("/enc/0/Conv", "Conv", True, "int8"),
-                Decision("/enc/1/Conv", "Conv", False, "depthwise"),
+        engines=(
+            Engine(
+                "t4-rtx",
+                "int8 t4-rtx",
+                (Built("t4-rtx/model.plan", 52_000_000, layers, details),),
+                ("model.qdq.onnx",),
+                decisions=(
+                    Decision("/enc/0/Conv", "Conv", True, "int8"),
+                    Decision("/enc/1/Conv", "Conv", False, "depthwise"),
+                ),
+                reasons=REASONS,
+                linted=True,
+                subnormal=("/enc/0/Conv",),
             ),
-            "cpu": (),
-        },
-        reasons={"depthwise": "no INT8 kernel on sm_75"},
+            Engine("cpu", "int8 cpu", (Built("cpu/model.int8.onnx", 19_400_000),), rest="FP32"),
+        ),
         intervals={"int8 cpu": (-0.21, 0.38)},
         comparison=Comparison(
             "fp32",
@@ -99,8 +108,6 @@ def sample():
         ),
         controls=(Control("synthetic", 13.25, 24.3), Control("noise", 61.9, 3.4)),
         commands=("trtasr compile quartznet.nemo -o out",),
-        subnormal={"t4-rtx": ("/enc/0/Conv",)},
-        overflowing={"t4-rtx": ()},
     )
 
 
@@ -149,17 +156,43 @@ def gpu_sample(count=171):
         base.results[2],
     )
     details = {"tensorrt": "10.16.1.11", "gpu": "Tesla T4", "build_seconds": 181.2, "sha256": "0123456789abcdef" * 4}
+    names = [layer.onnx_nodes[0] for layer in large_layers(count) if layer.macs]
     engines = (
-        Engine("t4", "t4/model.plan", 24_100_000, large_layers(count), details),
-        Engine("cpu", "cpu/model.int8.onnx", 19_400_000, large_layers(count, ("Float", "Float"), False)),
-        Engine("t4-fp16", "t4/fp16.plan", 38_900_000, large_layers(count, ("Half", "Half "), False), details),
-        Engine("t4-fp32", "t4/fp32.plan", 76_300_000, large_layers(count, ("Float", "Float"), False), details),
+        Engine(
+            "t4",
+            "int8 t4",
+            (Built("t4/model.plan", 24_100_000, large_layers(count), details),),
+            ("model.qdq.onnx",),
+            decisions=tuple(
+                Decision(name, "Conv", not i % 2, ("int8", "depthwise")[i % 2]) for i, name in enumerate(names)
+            ),
+            reasons=REASONS,
+            linted=True,
+            subnormal=tuple(names[:5]),
+            overflowing=tuple(names),
+        ),
+        Engine(
+            "cpu",
+            "int8 cpu",
+            (Built("cpu/model.int8.onnx", 19_400_000, large_layers(count, ("Float", "Float"), False)),),
+            ("cpu/model.int8.onnx",),
+            rest="FP32",
+            decisions=tuple(Decision(name, "Conv", True, "int8") for name in names),
+        ),
+        *(
+            Engine(
+                f"t4-{precision}",
+                f"{precision} t4",
+                (Built(f"t4/{precision}.plan", size, large_layers(count, kept, False), details),),
+                precision=precision,
+                rest=precision.upper(),
+            )
+            for precision, size, kept in (
+                ("fp16", 38_900_000, ("Half", "Half ")),
+                ("fp32", 76_300_000, ("Float", "Float")),
+            )
+        ),
     )
-    names = [layer.onnx_nodes[0] for layer in engines[0].layers if layer.macs]
-    decisions = {
-        "t4": tuple(Decision(name, "Conv", not i % 2, ("int8", "depthwise")[i % 2]) for i, name in enumerate(names)),
-        "cpu": tuple(Decision(name, "Conv", True, "int8") for name in names),
-    }
     activations = {
         f"{name}_output_{i}": TensorScale(1.0 + i % 17, "mse", sqnr_db=28.0 + (i * 7) % 23)
         for name in names
@@ -174,9 +207,6 @@ def gpu_sample(count=171):
         base,
         results=results,
         engines=engines,
-        decisions=decisions,
         tables={"synthetic": ScaleTable(activations, weights), "audio": ScaleTable(audio, {})},
         intervals={"int8 t4": (-0.12, 0.28), "int8 cpu": (-0.21, 0.38)},
-        subnormal={"t4": tuple(names[:5])},
-        overflowing={"t4": tuple(names)},
     )

@@ -17,8 +17,8 @@ def description(file: str, **changes: Any) -> dict[str, Any]:
         "frontend": frontend_json(FrontendConfig()),
         "vocabulary": ["a", "b"],
         "tokenizer": {"kind": "characters", "file": ""},
-        "graphs": {"fp32": file, "cpu": file},
-        "engines": {"cpu": {"path": file, "size_bytes": 1}},
+        "graphs": {"fp32": [file], "cpu": [file]},
+        "engines": {"cpu": {"label": "int8 cpu", "precision": "int8", "parts": [{"path": file, "size_bytes": 1}]}},
         "generation": None,
         **changes,
     }

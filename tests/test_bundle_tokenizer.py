@@ -169,10 +169,11 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, content, words):
     assert "compile the bundle again" in caught.value.repair
 
 
-def test_a_bundle_without_a_tokenizer_is_to_be_compiled_again(tmp_path):
+@pytest.mark.parametrize("old", [1, 2])
+def test_a_bundle_of_an_older_format_is_to_be_compiled_again(tmp_path, old):
     folder = write_bundle(CharTokenizer(("a", "b")), tmp_path / "b")
     sidecar = json.loads((folder / "bundle.json").read_text())
-    (folder / "bundle.json").write_text(json.dumps(sidecar | {"format": 1}))
-    with pytest.raises(BundleError, match="not a bundle of format 2") as caught:
+    (folder / "bundle.json").write_text(json.dumps(sidecar | {"format": old}))
+    with pytest.raises(BundleError, match="not a bundle of format 3") as caught:
         open_bundle(folder)
     assert "compile the bundle again" in caught.value.repair

@@ -5,21 +5,21 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from trtasr.errors import BundleError, CheckpointError
 from trtasr.files import replace
 from trtasr.files.keep import entries, sha256_file, unchanged
+from trtasr.files.look import SIDECAR
 from trtasr.files.read import MIB, Source, decoded
 from trtasr.files.write import write_bytes, write_json
-from trtasr.results import SIDECAR
 from trtasr.text.generate import Generation
 from trtasr.text.huggingface import HuggingFaceTokenizer
 from trtasr.text.tokens import CharTokenizer, Kind, SentencePieceTokenizer, Tokenizer
 
-FORMAT = 2  # 1: without a tokenizer
+FORMAT = 3  # 1: without a tokenizer; 2: one file per graph and engine
 REPAIR = "compile the bundle again"
 LARGEST_FILE = 16384 * MIB  # of what is hashed
 SHOWN = 200  # characters of a list of names
@@ -63,15 +63,35 @@ class Origin:
 
 @dataclass(frozen=True)
 class EngineFile:
-    """An engine of a bundle.
+    """One part of an engine.
 
     Attributes:
-        path: of its first file, relative to the bundle.
-        size_bytes: of all its files.
+        path: relative to the bundle.
+        size_bytes: of that file.
     """
 
     path: str
     size_bytes: Count
+
+
+@dataclass(frozen=True)
+class EngineFiles:
+    """An engine of a bundle.
+
+    Attributes:
+        label: of its row in tables.
+        precision: ``int8``; of a baseline of a T4 host ``fp16`` or ``fp32``.
+        parts: in the order in which they run.
+    """
+
+    label: str
+    precision: Literal["int8", "fp16", "fp32"]
+    parts: Annotated[tuple[EngineFile, ...], Meta(min_length=1)]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Its files, relative to the bundle."""
+        return tuple(part.path for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -111,10 +131,10 @@ class Sidecar:
         frontend: parameters, as `trtasr.audio.frontend.frontend_from_json` takes them.
         vocabulary: token strings in id order.
         tokenizer: what makes text of them.
-        graphs: ``fp32`` and every target -> its ONNX graph.
+        graphs: ``fp32`` and every target -> its ONNX graphs, one per part of the network.
         engines: target, or baseline of a T4 host -> engine.
         generation: rules of an encoder-decoder; None for CTC.
-        most_frames: feature frames that its encoder has positions for; None for CTC.
+        most_frames: feature frames that the model has positions for; None where there is no end.
         integer: the integer-only graph; None where there is none.
         manifest: the recipe's evaluation manifest, relative to the bundle; empty: none, or an older bundle.
     """
@@ -126,8 +146,8 @@ class Sidecar:
     frontend: dict[str, Any]
     vocabulary: tuple[str, ...]
     tokenizer: TokenizerFile
-    graphs: dict[str, str]
-    engines: dict[str, EngineFile]
+    graphs: dict[str, Annotated[tuple[str, ...], Meta(min_length=1)]]
+    engines: dict[str, EngineFiles]
     generation: Generation | None = None
     most_frames: Positive | None = None
     integer: IntegerFiles | None = None
@@ -136,8 +156,9 @@ class Sidecar:
     @property
     def named(self) -> tuple[str, ...]:
         """The files that are run: graphs and engines."""
-        integer = (self.integer.graph, self.integer.reference) if self.integer else ()
-        return (*self.graphs.values(), *(engine.path for engine in self.engines.values()), *integer)
+        graphs = (file for files in self.graphs.values() for file in files)
+        engines = (path for engine in self.engines.values() for path in engine.paths)
+        return (*graphs, *engines, *((self.integer.graph, self.integer.reference) if self.integer else ()))
 
 
 @dataclass(frozen=True)
@@ -256,6 +277,9 @@ def check_names(sidecar: Sidecar, where: Path) -> None:
             raise BundleError(f"{where}: {name!r:.80} is to be run, but is none of its files", REPAIR)
     if "fp32" not in sidecar.graphs or len(sidecar.graphs) == 1:
         raise BundleError(f"{where}: needs the FP32 graph and that of an engine, has {listed(sidecar.graphs)}", REPAIR)
+    counts = {len(files) for files in (*sidecar.graphs.values(), *(item.parts for item in sidecar.engines.values()))}
+    if len(counts) > 1:
+        raise BundleError(f"{where}: graphs and engines of {listed(map(str, counts))} parts", REPAIR)
     if unbuilt := sorted(set(sidecar.graphs) - {"fp32", *sidecar.engines}):
         raise BundleError(f"{where}: a graph, but no engine for {listed(unbuilt)}", REPAIR)
 

@@ -16,7 +16,7 @@ def test_a_variant_is_json_with_its_kernels_and_the_error_of_every_layer() -> No
     found = json.loads(json.dumps(outcome_json(BUILT), allow_nan=False))
     assert (found["name"], found["outcome"], found["error"], found["seconds"]) == ("explicit", "PASSED", "", 30.0)
     assert [row["target"] for row in found["bench"]] == ["fp32", "t4-fp16", "t4-fp32", "t4", "cpu"]
-    assert found["engines"][0]["tensorrt"] == "10.16.1.11"
+    assert found["engines"]["t4"]["parts"][0]["tensorrt"] == "10.16.1.11"
     assert found["layers"]["t4"][0]["tactic"].startswith("sm75_")
     assert found["layer_sqnr_db"] == {"/a": None, "/b": 17.25}
     assert found["fallback"] == []

@@ -26,9 +26,9 @@ from trtasr.cli import main
 from trtasr.engine.cache import parse_cache
 from trtasr.models.jasper import JasperCtc
 from trtasr.pipeline import record
-from trtasr.pipeline.lower import lower
 from trtasr.pipeline.opened import open_engine
 from trtasr.targets import TARGETS
+from trtasr.targets.place import lower
 
 FAST = [
     "--set",
@@ -95,7 +95,7 @@ def test_the_bundle_hears_with_the_checkpoints_own_mel_bank(compiled) -> None:
 
 def test_the_sidecar_describes_the_engine(compiled) -> None:
     sidecar = read(compiled, "bundle.json")
-    assert sidecar["engines"]["t4-rtx"]["capability"] == "sm75"
+    assert sidecar["engines"]["t4-rtx"]["parts"][0]["capability"] == "sm75"
     assert sidecar["outcome"] == "PASSED"
     assert len(sidecar["vocabulary"]) == 28
     assert sidecar["tokenizer"] == {"kind": "characters", "file": ""}
@@ -140,7 +140,7 @@ def test_the_fp16_graph_of_the_plan_carries_the_same_scales(compiled, tmp_path) 
     table = table_from_json(read(compiled, "scales.json"))
     (tmp_path / "model.fp32.onnx").write_bytes((compiled / "out" / "model.fp32.onnx").read_bytes())
     lowered = lower(tmp_path / "model.fp32.onnx", table, TARGETS["t4-rtx"], ())
-    model = onnx.load(tmp_path / lowered.graph)
+    model = onnx.load(lowered.graph)
     constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     expected = {float(e.scale) for e in table.activations.values()}
     found = [constants[n.input[1]] for n in model.graph.node if n.op_type == "QuantizeLinear"]

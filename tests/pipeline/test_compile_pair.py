@@ -23,8 +23,8 @@ from trtasr.graph.own_part import own_part
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.pipeline import compile as compiling_stage
 from trtasr.pipeline import job
-from trtasr.pipeline.lower import lower
 from trtasr.targets import T4, TARGETS
+from trtasr.targets.place import lower
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +83,15 @@ def test_the_sidecar_says_how_to_run_it(compiled, folder):
     assert sidecar["tokenizer"] == {"kind": "huggingface", "file": "tokenizer.json"}
     assert (compiled / "tokenizer.json").read_bytes() == (folder / "tiny" / "tokenizer.json").read_bytes()
     assert sidecar["graphs"] == {
-        "fp32": "encoder.fp32.onnx",
-        "t4-rtx": "encoder.qdq.onnx",
-        "cpu": "cpu/encoder.int8.onnx",
+        "fp32": ["encoder.fp32.onnx", "decoder.fp32.onnx"],
+        "t4-rtx": ["encoder.qdq.onnx", "decoder.qdq.onnx"],
+        "cpu": ["cpu/encoder.int8.onnx", "cpu/decoder.int8.onnx"],
     }
     for target, engine in sidecar["engines"].items():
-        paths = [compiled / engine["path"], compiled / engine["decoder"]["path"]]
+        paths = [compiled / part["path"] for part in engine["parts"]]
         assert [path.name.partition(".")[0] for path in paths] == list(HALVES), target
-        assert engine["size_bytes"] == sum(path.stat().st_size for path in paths)
+        assert [part["size_bytes"] for part in engine["parts"]] == [path.stat().st_size for path in paths]
+        assert (engine["label"], engine["precision"]) == (f"int8 {target}", "int8")
     assert sidecar["results"]["fp32"]["size_bytes"] == sum(
         (compiled / f"{half}.fp32.onnx").stat().st_size for half in HALVES
     )
@@ -151,7 +152,7 @@ def test_the_graph_of_the_decoders_plan_keeps_its_cache_in_half(compiled, tmp_pa
     source = tmp_path / "decoder.fp32.onnx"
     source.write_bytes((compiled / source.name).read_bytes())
     table = own_part(table_of(compiled), onnx.load(source))
-    graph = onnx.load(tmp_path / lower(source, table, TARGETS["t4-rtx"], ()).graph).graph
+    graph = onnx.load(lower(source, table, TARGETS["t4-rtx"], ()).graph).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
     halves = {name for name, kind in types.items() if kind == TensorProto.FLOAT16}
     assert halves == {
@@ -295,7 +296,7 @@ def test_an_utterance_longer_than_the_positions_is_refused(folder, tmp_path, cap
 
 def test_implicit_quantization_is_refused(folder, tmp_path, monkeypatch, capsys):
     """Only a T4 host would come so far."""
-    monkeypatch.setattr(job, "resolve_targets", lambda engine: ((T4,), None))
+    monkeypatch.setattr(job, "resolve", lambda engine: ((T4,), None))
     assert compiling(folder, tmp_path / "out", "--target", "t4", "--quantization", "implicit")[0] == 2
     assert "quantized explicitly only" in capsys.readouterr().err
 

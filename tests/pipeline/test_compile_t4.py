@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -19,8 +20,10 @@ from trtasr.cli import main
 from trtasr.engine import build_tensorrt, trt_run
 from trtasr.engine.calibrator import Source, write_source
 from trtasr.errors import BuildError, MissingError
-from trtasr.pipeline import acceptance, lower
+from trtasr.pipeline import acceptance
 from trtasr.pipeline import use as verbs
+from trtasr.targets import TARGETS
+from trtasr.targets.t4 import T4
 
 FAKES = Path(__file__).parents[1] / "fakes"
 SMI = """#!/bin/sh
@@ -190,7 +193,7 @@ def test_implicit_quantization_serves_the_scale_table_as_a_cache(host, tmp_path)
     assert header(out, "t4/model.plan")["calibrated"] == "cache"
     assert header(out, "t4/fp16.plan")["calibrated"] == ""
     assert (tmp_path / "mine.cache").read_bytes() == b"timings"
-    facts = read(out, "bundle.json")["engines"]["t4"]
+    facts = read(out, "bundle.json")["engines"]["t4"]["parts"][0]
     assert (facts["quantization"], facts["missing_scales"]) == ("implicit", 0)
     weighted = [row for row in read(out, "layers.json")["t4"] if row["macs"]]
     assert all(row["int8"] for row in weighted)  # the cache names what the parser's reshapes are called, too
@@ -200,7 +203,7 @@ def test_implicit_quantization_serves_the_scale_table_as_a_cache(host, tmp_path)
 def test_a_calibrated_engine_without_int8_layers_is_told(host, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(build_tensorrt, "write_source", without_names)
     out = compiled(host, tmp_path / "out", "--quantization", "implicit")
-    assert read(out, "bundle.json")["engines"]["t4"]["missing_scales"] == 9
+    assert read(out, "bundle.json")["engines"]["t4"]["parts"][0]["missing_scales"] == 9
     told = [record.getMessage() for record in caplog.records]
     assert any("no scale for 9 tensors" in message for message in told)
     assert any("no layer of t4/model.plan runs in INT8" in message for message in told)
@@ -229,7 +232,8 @@ def test_a_baseline_that_cannot_be_built_costs_no_engine(host, tmp_path, monkeyp
     def refuse(model):
         raise BuildError("no FP16 here", "none")
 
-    monkeypatch.setitem(lower.PRECISIONS, "fp16", refuse)
+    fp16, fp32 = T4.baselines
+    monkeypatch.setitem(TARGETS, "t4", replace(T4, baselines=(replace(fp16, passes=(refuse,)), fp32)))
     out = compiled(host, tmp_path / "out", code=3)  # kept, but the gate on speed has nothing to compare with
     assert "not compared with FP16" in read(out, "bundle.json")["problems"][0]
     assert {p.name for p in (out / "t4").iterdir()} == {"model.plan", "fp32.plan", "profile.json"}
@@ -331,7 +335,7 @@ def test_acceptance_tries_every_variant_and_writes_one_file(host, tmp_path, monk
     assert sum(row["int8"] for row in depthwise["layers"]["t4"]) == 7  # three more, one of them without a kernel
     assert depthwise["fallback"] == ["/encoder/encoder.0/mconv.0/conv/Conv"]
     assert len(plain["layer_sqnr_db"]) == 9
-    assert [v["engines"][0]["quantization"] for v in (ours, theirs)] == ["implicit", "implicit"]
+    assert [v["engines"]["t4"]["parts"][0]["quantization"] for v in (ours, theirs)] == ["implicit", "implicit"]
     assert {row["target"] for row in plain["bench"]} == {"fp32", "t4", "t4-fp16", "t4-fp32"}
     assert "PASSED" in printed.splitlines()[-1]
     assert [line.split("  ")[0] for line in printed.splitlines()[1:5]] == [v["name"] for v in found["variants"]]

@@ -105,7 +105,7 @@ def test_a_benchmark_longer_than_the_model_hears_is_refused(folder):
 
 def test_a_calibrator_for_several_graphs_is_refused(folder, monkeypatch):
     """Only a T4 host would come so far."""
-    monkeypatch.setattr(jobs, "resolve_targets", lambda engine: ((T4,), None))
+    monkeypatch.setattr(jobs, "resolve", lambda engine: ((T4,), None))
     implicit = replace(recipe(folder), engine=EngineShapes(target="t4", quantization="implicit"))
     with pytest.raises(RecipeError, match=r"engine\.quantization = 'implicit'.* explicitly only") as caught:
         begin(implicit, OPTIONS)

@@ -31,7 +31,7 @@ def test_a_record_is_json_without_tables_layers_and_transcripts() -> None:
     assert len(text) < 20_000
     found = json.loads(text)
     assert (found["outcome"], found["targets"], found["seconds"]) == ("PASSED", ["t4", "cpu"], 84.2)
-    assert found["engines"]["t4"]["tensorrt"] == "10.16.1.11"
+    assert found["engines"]["t4"]["parts"][0]["tensorrt"] == "10.16.1.11"
     assert found["results"]["cpu"]["wer"] == 13.28
     assert found["vocabulary"] == ["a", "b"]
     assert len(found["fp16_subnormal_scales"]["t4"]) == 5

@@ -231,7 +231,7 @@ def test_names_with_wildcards_are_names(project, copied, capsys) -> None:
     sidecar = json.loads((copied / "bundle.json").read_text(encoding="utf-8"))
     (copied / "model.fp32.onnx").rename(copied / "a**[b.onnx")
     sidecar["files"]["a**[b.onnx"] = sidecar["files"].pop("model.fp32.onnx")
-    sidecar["graphs"]["fp32"] = "a**[b.onnx"
+    sidecar["graphs"]["fp32"] = ["a**[b.onnx"]
     (copied / "bundle.json").write_text(json.dumps(sidecar), encoding="utf-8")
     assert results(capsys, copied)[0]["size_bytes"] == (copied / "a**[b.onnx").stat().st_size
 

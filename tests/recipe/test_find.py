@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from trtasr.errors import RecipeError
+from trtasr.files.look import SIDECAR
 from trtasr.recipe.find import find_bundle, find_recipe, model_name
-from trtasr.results import SIDECAR
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 from report_sample import gpu_sample, sample, wer
 
 from trtasr.report.html import render
-from trtasr.results import BenchResult, Comparison, Control, Engine, LayerRow, Record
+from trtasr.results import BenchResult, Built, Comparison, Control, Engine, LayerRow, Record
 from trtasr.values import Decision, ScaleTable, TensorScale
 
 HOSTILE = "<script>alert('x')</script>"
@@ -141,6 +141,13 @@ def test_page_is_self_contained():
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
 
 
+def hostile_engine(bad):
+    part = Built(bad, 1, (LayerRow(bad, bad, (bad,), (bad,), (bad,), 5, tactic=bad),), {bad: bad})
+    decisions = (Decision(bad, bad, False, bad),)
+    words = {"rest": bad, "reasons": {bad: bad}, "linted": True, "subnormal": (bad,), "overflowing": (bad,)}
+    return Engine(bad, bad, (part,), decisions=decisions, **words)
+
+
 def test_hostile_strings_are_escaped():
     data = sample()
     bad = HOSTILE
@@ -157,16 +164,12 @@ def test_hostile_strings_are_escaped():
                 "synthetic": ScaleTable({bad: TensorScale(1.0, bad, sqnr_db=20.0)}, {}),
                 "audio": ScaleTable({bad: TensorScale(2.0, bad)}, {}),
             },
-            engines=(Engine("cpu", bad, 1, (LayerRow(bad, bad, (bad,), (bad,), (bad,), 5, tactic=bad),), {bad: bad}),),
-            decisions={bad: (Decision(bad, bad, False, bad),)},
-            reasons={bad: bad},
+            engines=(hostile_engine(bad),),
             comparison=dataclasses.replace(data.comparison, reference=bad, candidate=bad, features=bad, command=bad),
             controls=(Control(bad, 1.0, 1.0),),
             recipe={bad: bad, "calibration": {"method": "synthetic", "seed": bad}},
             commands=(bad,),
             problems=(bad,),
-            subnormal={bad: (bad,)},
-            overflowing={bad: (bad,)},
             checkpoint={"file": bad, "sha256": bad, "class": bad},
         )
     )
@@ -183,9 +186,8 @@ def test_minimal_report_has_no_empty_sections():
         checkpoint={"file": "c", "sha256": "0", "class": "C"},
         recipe={"calibration": {"method": "noise", "seed": 0}},
         described={},
-        graphs={},
+        fp32=(),
         engines=(),
-        decisions={},
         tables={"noise": ScaleTable({}, {})},
         results=(BenchResult("fp32", "fp32", 1_000_000, precision="fp32"),),
         comparison=Comparison("fp32", "int8", (), 1.0, 0, "audio", "", ""),
@@ -225,13 +227,14 @@ def test_fp16_lint_lists_layers_or_says_none():
     assert row
     assert "/enc/0/Conv" in row[1]
     assert "none" in row[2]
-    assert "FP16 lint" not in render(dataclasses.replace(sample(), subnormal={}, overflowing={}))
+    unseen = tuple(dataclasses.replace(engine, linted=False) for engine in sample().engines)
+    assert "FP16 lint" not in render(dataclasses.replace(sample(), engines=unseen))
 
 
 def test_time_and_tactic_columns_appear_only_when_known():
     engine = dataclasses.replace(gpu_sample(2).engines[0], target="t4-rtx")
-    for layers, columns in ((engine.layers, ["time %", "tactic"]), (sample().engines[0].layers, [])):
-        page = render(dataclasses.replace(sample(), engines=(dataclasses.replace(engine, layers=layers),)))
+    for parts, columns in ((engine.parts, ["time %", "tactic"]), (sample().engines[0].parts, [])):
+        page = render(dataclasses.replace(sample(), engines=(dataclasses.replace(engine, parts=parts),)))
         table = page[page.index('id="layers-t4-rtx"') :]
         head = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", table[: table.index("</thead>")])
         expected = ["layer", "type", "operands", "output", "INT8", "MACs %", *columns, "ONNX nodes", "kept by"]

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 from report_sample import gpu_sample, sample
 
-from trtasr.report.layer_view import engine_view, kept_in, lints, mac_shares, precision, skipped, time_shares
+from trtasr.report.layer_view import engine_view, lints, mac_shares, precision, skipped, time_shares
 from trtasr.results import LayerRow
 from trtasr.values import Decision
 
@@ -45,7 +47,7 @@ def test_shares_of_macs_and_of_time_add_up():
 
 def test_a_layer_kept_out_of_int8_names_its_rule():
     data = sample()
-    view = engine_view(data.engines[0], data.decisions["t4-rtx"], data.reasons)
+    view = engine_view(data.engines[0])
     assert [(row.int8, row.macs, row.rule, row.reason) for row in view.rows] == [
         (True, 90, "", ""),
         (False, 10, "depthwise", "no INT8 kernel on sm_75"),
@@ -55,37 +57,37 @@ def test_a_layer_kept_out_of_int8_names_its_rule():
 
 def test_the_rule_is_not_repeated_on_layers_without_weights():
     data = gpu_sample(4)
-    view = engine_view(data.engines[0], data.decisions["t4"], data.reasons)
+    view = engine_view(data.engines[0])
     assert (view.timed, view.tactics) == (True, True)
     assert sum(bool(row.rule) for row in view.rows) == 2
     assert sum(row.time for row in view.rows) == pytest.approx(100)
 
 
 def test_skipped_nodes_by_rule():
-    (row,) = skipped(sample().decisions, sample().reasons)
+    (row,) = skipped(sample().engines)
     assert row == ("t4-rtx", "depthwise", "no INT8 kernel on sm_75", ("/enc/1/Conv",))
-    assert skipped({"cpu": ()}, {}) == []
+    assert skipped(sample().engines[1:]) == []
 
 
 def test_rules_come_by_how_many_layers_they_keep():
-    decisions = {
-        "t4": [
-            Decision("a", "Conv", False, "alignment"),
-            Decision("b", "Conv", False, "depthwise"),
-            Decision("c", "Conv", False, "depthwise"),
-            Decision("d", "Conv", True, "int8"),
-        ]
-    }
-    found = skipped(decisions, {"depthwise": "no kernel"})
+    decisions = (
+        Decision("a", "Conv", False, "alignment"),
+        Decision("b", "Conv", False, "depthwise"),
+        Decision("c", "Conv", False, "depthwise"),
+        Decision("d", "Conv", True, "int8"),
+    )
+    found = skipped([replace(sample().engines[0], decisions=decisions)])
     assert [(item.rule, item.nodes) for item in found] == [("depthwise", ("b", "c")), ("alignment", ("a",))]
 
 
 def test_lint_keeps_targets_without_a_finding():
-    assert lints({"t4": ("a",)}, {"t4": (), "rtx-sm86": ("b",)}) == [("t4", ("a",), ()), ("rtx-sm86", (), ("b",))]
+    plan, cpu = sample().engines
+    newer = replace(plan, target="rtx-sm86", subnormal=(), overflowing=("b",))
+    assert lints([plan, cpu, newer]) == [("t4-rtx", ("/enc/0/Conv",), ()), ("rtx-sm86", (), ("b",))]
 
 
-@pytest.mark.parametrize(
-    ("target", "expected"), [("t4", "FP16"), ("rtx-sm86", "FP16"), ("cpu", "FP32"), ("t4-fp32", "FP32")]
-)
-def test_kept_in(target, expected):
-    assert kept_in(target) == expected
+def test_what_stays_out_of_int8_runs_in_what_the_engine_says():
+    plan, cpu = gpu_sample(4).engines[:2]
+    assert engine_view(plan).kept.startswith("kept FP16: 2 depthwise")
+    assert engine_view(replace(plan, rest="FP32")).kept.startswith("kept FP32: 2 depthwise")
+    assert engine_view(cpu).kept == "all INT8"

@@ -1,7 +1,10 @@
 import pytest
 
+from trtasr.errors import RecipeError
 from trtasr.recipe import EngineShapes
-from trtasr.targets import CPU, T4, T4_RTX, TARGETS, choose
+from trtasr.targets import CPU, T4, T4_RTX, TARGETS, targets_of
+from trtasr.targets.integer import INTEGER
+from trtasr.targets.rtx import rtx
 from trtasr.values import Site
 
 POINTWISE = Site("pw", "Conv", (256, 256, 1), 256, 256, 1, (1,), (1,))
@@ -42,18 +45,31 @@ def test_rules(site, t4, t4_rtx):
 
 
 def test_targets_by_name_and_their_passes():
-    assert {name: target.passes for name, target in TARGETS.items()} == {
-        "t4": ("qdq", "halve", "half_caches"),
-        "t4-rtx": ("qdq", "unfold", "pointwise", "gains", "halve", "half_caches"),
-        "cpu": ("cpu_qdq",),
+    assert {name: [change.__name__ for change in target.passes] for name, target in TARGETS.items()} == {
+        "t4": ["halve", "half_caches"],
+        "t4-rtx": ["unfold_convolutions", "pointwise_to_matmul", "channel_gains", "halve", "half_caches"],
+        "cpu": [],
     }
+
+
+@pytest.mark.parametrize("target", [*TARGETS.values(), *T4.baselines, rtx("sm86"), INTEGER], ids=lambda item: item.name)
+def test_a_target_gives_the_reason_of_each_of_its_rules(target):
+    sites = (POINTWISE, DEPTHWISE, WIDE, FEW, PLANE, STRIDED, DECODER, LINEAR, SOUND, NARROW)
+    names = {name for site in sites for rule in target.rules if (name := rule(site))}
+    assert names | {"exclude", "activations", "budget", "fallback"} <= target.reasons.keys()
+
+
+def test_an_unknown_target_is_refused_with_the_known_ones():
+    with pytest.raises(RecipeError, match=r"engine\.target = 'tpu'") as error:
+        targets_of(EngineShapes(target="tpu"))
+    assert error.value.repair == "use one of auto, t4, t4-rtx, cpu"
 
 
 @pytest.mark.parametrize(("channels", "rules"), [(1, [None, None]), (256, [None, "kernel"]), (257, ["kernel"] * 2)])
 def test_the_recipe_says_from_how_many_channels_convolutions_are_unfolded(channels, rules):
-    target, _ = choose(EngineShapes(unfold_channels=channels))
+    target, _ = targets_of(EngineShapes(unfold_channels=channels))
     assert [skipped(target, site) for site in (WIDE, FEW)] == rules
     assert skipped(target, STRIDED) is None  # one tap: nothing is copied
-    (other,) = choose(EngineShapes(target="t4-rtx", compute_capability="8.6", unfold_channels=channels))
+    (other,) = targets_of(EngineShapes(target="t4-rtx", compute_capability="8.6", unfold_channels=channels))
     assert skipped(other, FEW) is None
-    assert other.passes == ("qdq", "halve", "half_caches")
+    assert other.passes == T4.passes

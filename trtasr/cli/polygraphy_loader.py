@@ -20,7 +20,7 @@ import numpy as np
 
 from trtasr.errors import BundleError, TrtasrError, UsageError, said
 from trtasr.files.arrays import read_arrays
-from trtasr.files.look import is_file
+from trtasr.files.look import SIDECAR, is_file
 from trtasr.files.read import MIB, Source
 from trtasr.files.scratch import scratch
 from trtasr.files.write import replacing
@@ -180,7 +180,6 @@ def find_model(model: str, assignments: Sequence[str]) -> tuple["Recipe", str]:
     from trtasr.pipeline.opened import open_engine  # noqa: PLC0415 - torch
     from trtasr.recipe import override  # noqa: PLC0415
     from trtasr.recipe.find import find_recipe  # noqa: PLC0415
-    from trtasr.results import SIDECAR  # noqa: PLC0415
 
     if is_file(Path(model) / SIDECAR):
         opened = open_engine(Path(model))

@@ -10,7 +10,6 @@ from typing import Any
 
 from trtasr.pipeline.gates import speedups
 from trtasr.pipeline.record import record_json
-from trtasr.report.layer_view import kept_in
 from trtasr.report.table import (
     controls_table,
     coverage_line,
@@ -45,12 +44,11 @@ def compile_text(record: Record, out: Path) -> str:
 
 def engine_lines(record: Record) -> list[str]:
     """INT8 layers of each target's engine, and what was kept out of INT8."""
-    lines = []
-    for engine in record.engines:
-        if engine.target in record.decisions:  # nothing was decided about a baseline
-            kept = decision_summary(record.decisions[engine.target], kept_in(engine.target), record.reasons)
-            lines.append(f"{coverage_line(engine.target, engine.layers)}; {kept}")
-    return lines
+    return [
+        f"{coverage_line(engine.target, engine.layers)}; "
+        f"{decision_summary(engine.decisions, engine.rest, engine.reasons)}"
+        for engine in record.quantized
+    ]
 
 
 def integer_lines(record: Record, out: Path) -> list[str]:
@@ -88,14 +86,14 @@ def final_line(record: Record, out: Path) -> str:
     scored = [(names[r.target], r.wer) for r in record.results if r.wer and r.target in names]
     wers = {f"wer_{name}": found.wer for name, found in scored}
     cers = {f"cer_{name}": found.cer for name, found in scored if not found.spaced}
-    values: dict[str, str | float] = {"engine": str(out / record.engines[0].path), **wers, **cers}
+    values: dict[str, str | float] = {"engine": str(out / record.engines[0].paths[0]), **wers, **cers}
     return last_line(record.outcome, record.seconds, values)
 
 
 def compile_data(record: Record, out: Path) -> dict[str, Any]:
     """The summary for ``--json``: some of ``bundle.json``, and where things are."""
     found = record_json(record)
-    where = {"bundle": str(out), "engine": str(out / record.engines[0].path)}
+    where = {"bundle": str(out), "engine": str(out / record.engines[0].paths[0])}
     return {key: found[key] for key in SUMMARY} | where | {"peak_gb": peak_gb()}
 
 

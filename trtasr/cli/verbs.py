@@ -23,7 +23,7 @@ from trtasr.cli.text import (
 )
 from trtasr.engine.inspect import trtexec_layers
 from trtasr.engine.probe import probe
-from trtasr.errors import AudioError, MissingError, RecipeError, UsageError
+from trtasr.errors import AudioError, RecipeError, UsageError
 from trtasr.files.look import is_folder, is_there
 from trtasr.files.write import copy_file, replaceable, write_json
 from trtasr.pipeline.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_table
@@ -32,8 +32,7 @@ from trtasr.pipeline.compare import COMPARED_UTTERANCES, compare_bundle, compare
 from trtasr.pipeline.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
 from trtasr.pipeline.gates import slower_than_fp16
 from trtasr.pipeline.integer import compare_integer, prove_bundle
-from trtasr.pipeline.job import Options
-from trtasr.pipeline.lower import resolve_targets
+from trtasr.pipeline.job import Options, refuse_layer_times
 from trtasr.pipeline.measure import PROFILE
 from trtasr.pipeline.opened import default_target, layered_target, open_engine
 from trtasr.pipeline.record import bench_json
@@ -165,16 +164,7 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
         if file and (file != timings or is_there(file)):  # timings that cannot be kept cost no build
             replaceable(file)
     if arguments.export_profile:
-        if recipe.engine.target not in ("auto", "t4"):
-            raise UsageError(
-                f"--exportProfile times the layers of a t4 engine, not of {recipe.engine.target}",
-                "leave it out, or use --target t4",
-            )
-        if resolve_targets(recipe.engine)[1] is None:
-            raise MissingError(
-                "--exportProfile times the layers of a t4 engine, and there is no T4 host here",
-                "leave it out, or add --target t4 on a host with a GPU",
-            )
+        refuse_layer_times(recipe.engine)
 
 
 def write_extras(record: Record, out: Path, arguments: argparse.Namespace) -> None:
@@ -185,7 +175,7 @@ def write_extras(record: Record, out: Path, arguments: argparse.Namespace) -> No
     if arguments.export_layers:
         write_json(arguments.export_layers, trtexec_layers(engine.layers))
     if arguments.export_profile:
-        copy_file(out / PROFILE, arguments.export_profile)
+        copy_file((out / engine.paths[0]).with_name(PROFILE), arguments.export_profile)
 
 
 def write_engine(files: Sequence[Path], target: Path) -> None:

@@ -9,7 +9,7 @@ from trtasr.engine.child import Product, build_plan
 from trtasr.engine.inspect import attribute_macs, parse_layers
 from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError
-from trtasr.results import Engine
+from trtasr.results import Built
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +32,12 @@ def rtx_version() -> str | None:
 
 def build_rtx(
     onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapping[str, int], capability: str = CAPABILITY
-) -> Engine:
+) -> Built:
     """Builds a TensorRT for RTX engine for a compute capability.
 
     The build runs in a child process, which Ctrl-C ends. The plan appears at `plan_path` only when it is complete.
     Address randomization is off in the child and its threads take turns on one core, because heap addresses reach the
-    plan: the same graph then gives the same bytes. `Engine.details` says ``reproducible: false`` where randomization
+    plan: the same graph then gives the same bytes. `Built.details` says ``reproducible: false`` where randomization
     could not be switched off.
 
     Args:
@@ -48,7 +48,7 @@ def build_rtx(
         capability: of the GPU the engine is for: ``sm75`` (T4), ``sm86``, ``sm89`` or ``sm120``.
 
     Returns:
-        Engine: path ``<target>/model.plan``, layer table, and the builder's facts in `Engine.details`.
+        Built: path ``<target>/model.plan``, layer table, and the builder's facts in `Built.details`.
 
     Raises:
         MissingError: TensorRT for RTX is not installed, too old, or cannot be loaded.
@@ -77,8 +77,7 @@ def build_rtx(
         "sha256": done.sha256,
     }
     layers = attribute_macs(parse_layers(done.report["layers"]), macs)
-    folder = plan_path.parent.name
-    return Engine(folder, f"{folder}/{plan_path.name}", done.size_bytes, layers, details)
+    return Built(f"{plan_path.parent.name}/{plan_path.name}", done.size_bytes, layers, details)
 
 
 def require_rtx() -> None:

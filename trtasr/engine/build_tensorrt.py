@@ -16,7 +16,7 @@ from trtasr.engine.inspect import attribute_macs, inspector_layers
 from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError
 from trtasr.files.scratch import scratch
-from trtasr.results import Engine
+from trtasr.results import Built
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def load_tensorrt() -> Any:
 
 def build_tensorrt(
     onnx_path: Path, plan_path: Path, profile: Shapes, macs: Mapping[str, int], options: TensorrtOptions, host: Host
-) -> Engine:
+) -> Built:
     """Builds a TensorRT engine for the GPU that is here, in a child process.
 
     Args:
@@ -142,7 +142,7 @@ def build_tensorrt(
         host: from `require_tensorrt`.
 
     Returns:
-        Engine: path ``t4/<name>.plan``, the engine inspector's layer table, the builder's facts in `Engine.details`.
+        Built: path ``t4/<name>.plan``, the engine inspector's layer table, the builder's facts in `Built.details`.
 
     Raises:
         MissingError: TensorRT cannot be loaded. BuildError: the builder refused the graph.
@@ -179,7 +179,7 @@ def build_tensorrt(
         "sha256": done.sha256,
     }
     layers = attribute_macs(inspector_layers(done.report["layers"]), macs)
-    return Engine("t4", f"{plan_path.parent.name}/{plan_path.name}", done.size_bytes, layers, details)
+    return Built(f"{plan_path.parent.name}/{plan_path.name}", done.size_bytes, layers, details)
 
 
 def missing_scales(warnings: Sequence[str]) -> int:

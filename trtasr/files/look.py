@@ -3,6 +3,8 @@
 import stat
 from pathlib import Path
 
+SIDECAR = "bundle.json"  # a folder that has it may be a finished bundle
+
 
 def kind(path: Path) -> int:
     """Kind of a file as `stat.S_IFMT` has it, links followed; 0: there is none that we can see."""

@@ -11,7 +11,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from trtasr.graph.cpu_rules import before_gelu, floating_depthwise, framewise, integer_form
 from trtasr.graph.edit import constants, consumers, producers, rebuilt, scale_of, tensor, weight_scales_of
 from trtasr.graph.pointwise import is_pointwise
-from trtasr.graph.qdq import QdqResult, decide
+from trtasr.graph.qdq import QdqResult, Rule, decide
 from trtasr.graph.tensors import attribute, data_path
 from trtasr.quant.scales import quantize_weight
 from trtasr.values import FloatArray, ScaleTable, TensorScale
@@ -23,7 +23,9 @@ TO_ROWS = {3: SWAP, 4: [0, 2, 3, 1]}  # by rank: channels last
 TO_COLUMNS = {3: SWAP, 4: [0, 3, 1, 2]}
 
 
-def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, exclude: Sequence[str] = ()) -> QdqResult:
+def quantize_for_cpu(
+    model: onnx.ModelProto, table: ScaleTable, rules: Sequence[Rule] = (), exclude: Sequence[str] = ()
+) -> QdqResult:
     """Lower an FP32 graph to integer operators of ONNX Runtime.
 
         x -> Mul(mask) -> Conv(W, b) -> Relu -> Mul(mask) -> Conv ...
@@ -53,6 +55,7 @@ def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, exclude: Sequenc
     Args:
         model: FP32 graph of opset >= 18; not changed.
         table: scales of the tensors that convolutions read, and of the weights.
+        rules: asked about each site behind those above; what they name stays float too.
         exclude: fnmatch patterns of node names that stay float.
 
     Returns:
@@ -63,10 +66,9 @@ def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, exclude: Sequenc
         UsageError: a scale is missing, not positive or not finite.
     """
     swish, gelu = floating_depthwise(model), before_gelu(model)
-    rules = (integer_form, lambda site: "swish" if site.node in swish else "gelu" if site.node in gelu else None)
-    decisions = decide(model, rules, exclude)
-    lowering = Lowering(model, table, {decision.node for decision in decisions if decision.quantized})
-    return QdqResult(lowering.run(), decisions)
+    ours = (integer_form, lambda site: "swish" if site.node in swish else "gelu" if site.node in gelu else None)
+    decisions = decide(model, (*ours, *rules), exclude)
+    return QdqResult(Lowering(model, table, {item.node for item in decisions if item.quantized}).run(), decisions)
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,7 @@ class Lowering:
 
     def _emit_integer(self, node: NodeProto, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Append an operator of ONNX Runtime's own that does the work of ``node`` and keeps its name."""
-        made = helper.make_node(op, inputs, [output], name=node.name, domain=MICROSOFT, **attributes)
-        self.nodes.append(made)
+        self.nodes.append(helper.make_node(op, inputs, [output], name=node.name, domain=MICROSOFT, **attributes))
         return output
 
     def _constant(self, name: str, value: object) -> str:

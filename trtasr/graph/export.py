@@ -12,6 +12,7 @@ from torch import nn
 
 from trtasr.graph.fold_scale import fold_scale
 from trtasr.graph.named_weights import named_weights
+from trtasr.graph.passes import passed
 from trtasr.graph.unshare import unshare
 
 OPSET = 20  # FP16 scales of QuantizeLinear / DequantizeLinear need 19
@@ -79,10 +80,8 @@ def export_onnx(model: nn.Module, path: Path, mel_bins: int) -> None:
                 "output_lengths": {0: "batch"},
             },
         )
-    graph = onnx.load(path)
-    for rewrite in (unshare, fold_scale, named_weights):  # the exporter stores equal constants of layers once
-        graph = rewrite(graph)
-    onnx.save(graph, path)
+    passes = (unshare, fold_scale, named_weights)  # the exporter stores equal constants of layers once
+    onnx.save(passed(onnx.load(path), passes, f"export.{path.name.partition('.')[0]}"), path)
 
 
 def pairs(container: nn.ModuleList | nn.Sequential) -> Iterator[tuple[int, nn.Conv1d, nn.BatchNorm1d]]:

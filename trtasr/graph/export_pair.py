@@ -16,6 +16,7 @@ from trtasr.graph.edit import write_model
 from trtasr.graph.export import OPSET
 from trtasr.graph.fold_scale import fold_scale
 from trtasr.graph.named_weights import named_weights
+from trtasr.graph.passes import passed
 from trtasr.graph.unshare import unshare
 
 KeyValue = tuple[Tensor, Tensor]
@@ -225,6 +226,5 @@ def write(
             dynamic_axes=axes,
         )
         graph = onnx.load(raw)
-    for rewrite in (unshare, fold_scale, named_weights):
-        graph = rewrite(graph)
-    write_model(graph, path)
+    passes = (unshare, fold_scale, named_weights)
+    write_model(passed(graph, passes, f"export.{path.name.partition('.')[0]}"), path)

@@ -17,6 +17,8 @@ from trtasr.graph.tensors import WEIGHTED, sites
 from trtasr.quant.scales import quantize_weight
 from trtasr.values import Decision, ScaleTable, Site
 
+Rule = Callable[[Site], str | None]  # the name of a rule that keeps a site in floating point
+
 
 @dataclass(frozen=True)
 class QdqResult:
@@ -29,7 +31,7 @@ class QdqResult:
 def insert_qdq(
     model: onnx.ModelProto,
     table: ScaleTable,
-    rules: Sequence[Callable[[Site], str | None]],
+    rules: Sequence[Rule],
     exclude: Sequence[str] = (),
     formats: Mapping[str, Codes] | None = None,
 ) -> QdqResult:
@@ -80,9 +82,7 @@ def insert_qdq(
     return QdqResult(rebuilt(model, nodes, [*weights.values(), *added.values()]), decisions)
 
 
-def decide(
-    model: onnx.ModelProto, rules: Sequence[Callable[[Site], str | None]], exclude: Sequence[str] = ()
-) -> tuple[Decision, ...]:
+def decide(model: onnx.ModelProto, rules: Sequence[Rule], exclude: Sequence[str] = ()) -> tuple[Decision, ...]:
     """Decide each Conv, MatMul and Gemm node.
 
     The rule names that are not a target's: ``int8`` (quantized), ``exclude`` (a pattern of the recipe), ``activations``
@@ -106,9 +106,7 @@ def decide(
     return tuple(decisions)
 
 
-def skip_rule(
-    node: NodeProto, site: Site | None, rules: Sequence[Callable[[Site], str | None]], exclude: Sequence[str]
-) -> str | None:
+def skip_rule(node: NodeProto, site: Site | None, rules: Sequence[Rule], exclude: Sequence[str]) -> str | None:
     """Name of the rule that keeps a node out of INT8; None for none."""
     if any(fnmatchcase(node.name, pattern) for pattern in exclude):
         return "exclude"

@@ -18,12 +18,12 @@ from trtasr.files.write import write_json
 from trtasr.pipeline.compare import compare_layers
 from trtasr.pipeline.compile import compile_recipe
 from trtasr.pipeline.gates import mean_ratio, speedups
-from trtasr.pipeline.gpu import INT8
 from trtasr.pipeline.job import Options
 from trtasr.pipeline.record import bench_json, record_json, versions
 from trtasr.recipe import EngineShapes, Recipe
 from trtasr.report.table import align, measure_of
 from trtasr.results import LayerRow, Record, plain
+from trtasr.targets import T4
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def attempt(name: str, recipe: Recipe, out: Path, calib: Path) -> Outcome:
     try:
         record = compile_recipe(recipe, Options(folder, calib))
         if recipe.evaluation.manifest and recipe.engine.quantization == "explicit":
-            sqnr = compare_layers(folder, INT8, None, COMPARED)
+            sqnr = compare_layers(folder, T4.name, None, COMPARED)
     except TrtasrError as problem:
         error = str(problem)
         logger.warning("%s: %s", name, error)
@@ -143,10 +143,9 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         return found
     noted = record_json(record)
     return found | {
-        **{key: noted[key] for key in ("outcome", "problems", "gpu", "comparison")},
+        **{key: noted[key] for key in ("outcome", "problems", "gpu", "comparison", "engines")},
         "bench": [bench_json(result) for result in record.results],
-        "engines": [{"target": e.target, "size_bytes": e.size_bytes, **e.details} for e in record.engines],
-        "fallback": [d.node for d in record.decisions[record.targets[0]] if d.rule == "fallback"],
+        "fallback": [d.node for d in record.engines[0].decisions if d.rule == "fallback"],
         "layers": {engine.target: layers_json(engine.layers) for engine in record.engines},
         "layer_sqnr_db": plain(outcome.layer_sqnr),
     }
@@ -177,9 +176,9 @@ def outcome_table(outcomes: list[Outcome]) -> str:
 def wer_cells(record: Record) -> list[str]:
     """WER (CER where that is judged) of the INT8 plan and its difference to the FP32 graph."""
     wers = {result.target: result.wer.rate for result in record.results if result.wer}
-    if INT8 not in wers:
+    if T4.name not in wers:
         return ["-", "-"]
-    return [f"{wers[INT8]:.2f}", f"{wers[INT8] - wers['fp32']:+.2f}"]
+    return [f"{wers[T4.name]:.2f}", f"{wers[T4.name] - wers['fp32']:+.2f}"]
 
 
 def int8_cell(layers: tuple[LayerRow, ...]) -> str:

@@ -96,23 +96,19 @@ def compare(
     )
 
 
-def compare_first(
-    graphs: Exported, engine: Engine, references: Sequence[str], heard: Sequence[Prepared], recipe: Recipe
-) -> Comparison:
+def compare_first(graphs: Exported, engine: Engine, heard: Sequence[Prepared], recipe: Recipe) -> Comparison:
     """Comparison of FP32 with the first engine of a compile: on speech, else on features that need none.
 
-    A `t4` plan of one part is run itself, on the GPU; for other plans their Q/DQ graphs are.
+    An engine of one part that runs here is run itself; for others the graphs that stand in for them are.
 
     Args:
         graphs: FP32, in the bundle.
         engine: built.
-        references: graphs that stand for it in ONNX Runtime, relative to the bundle.
         heard: evaluation set.
         recipe: says what synthetic features are made like.
     """
     network, folder = graphs.network, graphs.files[0].parent
-    itself = engine.target == T4.name and len(network.parts) == 1
-    candidate = tuple(folder / name for name in (engine.paths if itself else references))
+    candidate = tuple(folder / name for name in (engine.measured if len(network.parts) == 1 else engine.graphs))
     items, kind = examples(heard[:COMPARED_UTTERANCES]), "audio"
     if not items:
         items, kind = list(alone(*graphs.original.unheard(recipe.calibration, recipe.engine))), "synthetic"

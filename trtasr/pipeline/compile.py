@@ -11,6 +11,7 @@ from trtasr.files.scratch import scratch
 from trtasr.files.workspace import writable
 from trtasr.network.network import Exported
 from trtasr.pipeline.budget import Trial, within_budget
+from trtasr.pipeline.build import build, build_baselines, materials
 from trtasr.pipeline.compare import compare_first
 from trtasr.pipeline.controls import run_controls
 from trtasr.pipeline.export import centered, export
@@ -18,7 +19,6 @@ from trtasr.pipeline.features import calibration_features
 from trtasr.pipeline.integer import integer_only
 from trtasr.pipeline.job import Job, Options, begin, budgeted, by_header, checkpoint_of, wired
 from trtasr.pipeline.lock import calibration_settings, keep_other_table, locked, write_table
-from trtasr.pipeline.lower_pair import baseline_parts, build_parts, part_plants
 from trtasr.pipeline.measure import measure, timed_engines
 from trtasr.pipeline.parity import prove_parity
 from trtasr.pipeline.record import Evidence, record_of, write_record
@@ -73,15 +73,15 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         parity = prove_parity(graphs)
         integer = integer_only(graphs, table)
         left = left_in_float(job, graphs, table, features)
-        plants = part_plants(job, graphs, table, left, features)
-        lowered, engines = zip(*[build_parts(plants, target) for target in job.targets], strict=True)
-        baselines = baseline_parts(plants) if job.host else ()
-        measured = measure(job, folder, lowered, (*engines, *baselines))
-        comparison = compare_first(graphs, engines[0], lowered[0].references, job.utterances, recipe)
+        given = materials(graphs, table, recipe, job.host, features)
+        engines = [build(given, target, left.get(target.name, ())) for target in job.targets]
+        baselines = build_baselines(given, job.targets)
+        measured = measure(job, folder, (*engines, *baselines))
+        comparison = compare_first(graphs, engines[0], job.utterances, recipe)
         controls = run_controls(exported, tables, recipe, job.utterances) if options.controls else ()
         timed = timed_engines((*engines, *baselines), measured)
         evidence = Evidence(comparison, parity, controls, integer)
-        record = record_of(job, tables, lowered, timed, measured, evidence)
+        record = record_of(job, tables, timed, measured, evidence)
         write_record(folder, record, job.checkpoint)
     return record
 

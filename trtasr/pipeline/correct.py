@@ -37,7 +37,7 @@ from trtasr.quant.propagate import (
 from trtasr.quant.ranges import CODES, Histogram, activation_scale, update
 from trtasr.quant.scales import along, quantize_weight, weight_scale
 from trtasr.recipe import Quantization
-from trtasr.targets.target import depthwise
+from trtasr.targets.rules import depthwise
 from trtasr.values import Array, FloatArray, WeightScale
 
 RULES = (depthwise,)  # what no target but the CPU quantizes is not corrected

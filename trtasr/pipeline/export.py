@@ -1,5 +1,6 @@
 """The export stage: FP32 graphs of a checkpoint, and the same with their channels centered, as a bundle holds them."""
 
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -8,6 +9,7 @@ from trtasr.graph.center import center
 from trtasr.graph.check import write_checked
 from trtasr.graph.fits import check_fits
 from trtasr.graph.own_part import own_part
+from trtasr.graph.passes import passed
 from trtasr.network.network import Exported, Network, Original
 from trtasr.values import ScaleTable
 
@@ -28,5 +30,6 @@ def centered(exported: Exported, table: ScaleTable, folder: Path) -> Exported:
     check_fits(table, models)
     files = exported.network.files(folder)
     for model, file in zip(models, files, strict=True):
-        write_checked(center(model, own_part(table, model).offsets), file)
+        passes = [partial(center, offsets=own_part(table, model).offsets)]
+        write_checked(passed(model, passes, f"center.{file.name.partition('.')[0]}"), file)
     return Exported(exported.network, exported.original, files)

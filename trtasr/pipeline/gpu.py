@@ -15,8 +15,6 @@ from trtasr.results import GpuState
 
 logger = logging.getLogger(__name__)
 
-INT8, FP16, FP32 = "t4", "t4-fp16", "t4-fp32"
-LABELS = {INT8: "int8 t4", FP16: "fp16 t4", FP32: "fp32 t4"}
 SAMPLE_SECONDS = 2.0  # between two looks at the clocks
 
 

@@ -19,16 +19,15 @@ from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.checkpoint.read import read_checkpoint
 from trtasr.engine.build_tensorrt import Host
 from trtasr.engine.profile import Profile
-from trtasr.errors import AudioError, BundleError, CheckpointError, RecipeError, UsageError
+from trtasr.errors import AudioError, BundleError, CheckpointError, MissingError, RecipeError, UsageError
 from trtasr.models.load import build_model
 from trtasr.network.families import network_of, original_of
 from trtasr.network.limits import refuse_above, refuse_benchmarks
 from trtasr.network.network import Described, Network, Original, accepted
-from trtasr.pipeline.lower import resolve_targets
 from trtasr.pipeline.speed import benchmarked
-from trtasr.recipe import Change, Recipe, change
+from trtasr.recipe import Change, EngineShapes, Recipe, change
 from trtasr.results import Prepared
-from trtasr.targets import Target
+from trtasr.targets import AUTO, T4, Target, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def begin(recipe: Recipe, options: Options, listen: Listen = prepare) -> Job:
     started = time.monotonic()
     check_replaceable(options.out)
     budgeted(recipe)
-    targets, host = resolve_targets(recipe.engine)
+    targets, host = resolve(recipe.engine)
     checkpoint = checkpoint_of(recipe)
     if not options.replace:
         keep_other_bundle(options.out, checkpoint)
@@ -166,6 +165,24 @@ def refuse(job: Job) -> None:
     if job.host:
         benchmarked(recipe.evaluation, job.profile, described.frontend)
         refuse_misfits(job)
+
+
+def refuse_layer_times(engine: EngineShapes) -> None:
+    """Refuse ``--exportProfile`` where no layer will be timed.
+
+    Raises:
+        UsageError: another target than ``t4``. MissingError: no T4 host.
+    """
+    if engine.target not in (AUTO, T4.name):
+        raise UsageError(
+            f"--exportProfile times the layers of a t4 engine, not of {engine.target}",
+            "leave it out, or use --target t4",
+        )
+    if resolve(engine)[1] is None:
+        raise MissingError(
+            "--exportProfile times the layers of a t4 engine, and there is no T4 host here",
+            "leave it out, or add --target t4 on a host with a GPU",
+        )
 
 
 def say_limits(job: Job) -> None:

@@ -2,7 +2,7 @@
 
 import glob
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,20 +16,15 @@ from trtasr.engine.profile import Profile
 from trtasr.errors import AudioError, QualityError
 from trtasr.files.write import write_json
 from trtasr.network.network import Files, Network, Recognizer
-from trtasr.pipeline.gpu import FP16, FP32, INT8, LABELS, watched
+from trtasr.pipeline.gpu import watched
 from trtasr.pipeline.job import Job
-from trtasr.pipeline.lower import Lowered
 from trtasr.pipeline.speed import cpu_timing, gpu_timing, latencies, layer_times
 from trtasr.recipe import Evaluation
 from trtasr.results import BenchResult, Engine, GpuState, LayerRow, Measured, Prepared, WerResult
 
 logger = logging.getLogger(__name__)
 
-BASELINES = {FP16: "fp16", FP32: "fp32"}
-T4_TARGETS = (INT8, "t4-rtx")
-TIMED_HERE = ("fp32", "cpu")  # what ONNX Runtime runs as itself
-STAND_IN = "Q/DQ graph, ONNX Runtime"
-PROFILE = "t4/profile.json"
+PROFILE = "profile.json"  # layer times in trtexec's form, beside the plan
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class Subject:
         network: of all engines.
         evaluation: what is measured.
         profile: feature shapes that the plans accept.
-        gpu: name of the card that runs `t4` plans; empty where none is: their Q/DQ graph stands in for them.
+        gpu: name of the card that plans run on; empty where none is.
     """
 
     folder: Path
@@ -64,32 +59,27 @@ class Row:
     files: Files
 
 
-def rows_of(subject: Subject, graphs: Mapping[str, Sequence[str]], engines: Sequence[Engine]) -> list[Row]:
-    """What is measured: the FP32 graphs, the T4 host's baselines, then every engine.
+def rows_of(folder: Path, fp32: Files, engines: Sequence[Engine]) -> list[Row]:
+    """What is measured: the FP32 graphs, the baselines, then every engine.
 
-    Plans for absent GPUs are measured through their Q/DQ graphs; baselines without their GPU are left out.
+    Engines that do not run here are measured through the graphs that stand in for them; baselines are left out then.
 
     Args:
-        subject: whose engines.
-        graphs: target -> ONNX graphs that ONNX Runtime can run for it, one per part, relative to the bundle.
+        folder: of the bundle.
+        fp32: graphs.
         engines: what was built.
     """
-    held = {target: tuple(subject.folder / name for name in names) for target, names in graphs.items()}
     size = sum(
         path.stat().st_size
-        for graph in held["fp32"]
+        for graph in fp32
         for path in graph.parent.glob(f"{glob.escape(graph.name)}*")  # large weights have files of their own
     )
-    found = [Row(BenchResult("fp32 (reference)", "fp32", size, precision="fp32"), held["fp32"])]
-    for engine in sorted(engines, key=lambda item: item.target not in BASELINES):
-        label, precision = LABELS.get(engine.target, f"int8 {engine.target}"), BASELINES.get(engine.target, "int8")
-        known = BenchResult(label, engine.target, engine.size_bytes, precision=precision)
-        runs_here = engine.target in TIMED_HERE or (engine.target in LABELS and bool(subject.gpu))
-        if runs_here:
-            found.append(Row(known, tuple(subject.folder / path for path in engine.paths)))
-        elif engine.target in held:
-            absent = "no T4 here" if engine.target in T4_TARGETS else "not here"
-            found.append(Row(replace(known, note=STAND_IN, absent=absent), held[engine.target]))
+    found = [Row(BenchResult("fp32 (reference)", "fp32", size, precision="fp32"), fp32)]
+    for item in sorted(engines, key=lambda engine: engine.precision == "int8"):
+        if item.measured:
+            known = BenchResult(item.label, item.target, item.size_bytes, (), None, item.stand_in)
+            known = replace(known, precision=item.precision, absent=item.absent)
+            found.append(Row(known, tuple(folder / name for name in item.measured)))
     return found
 
 
@@ -121,7 +111,7 @@ def row_wer(subject: Subject, row: Row, utterances: Sequence[Prepared]) -> tuple
     try:
         found = word_error_rate(subject.network, row.files, utterances, subject.evaluation)
     except QualityError as error:
-        if row.known.target not in BASELINES:
+        if row.known.precision == "int8" or row.known.target == "fp32":
             raise
         logger.warning("%s: %s", row.known.engine, error.problem)
         return None, error.problem
@@ -171,28 +161,33 @@ def transcriber(recognizer: Recognizer) -> Callable[[Prepared], str]:
     return transcribed
 
 
-def measure(job: Job, folder: Path, lowered: Sequence[Lowered], engines: Sequence[Engine]) -> Measured:
-    """Measure what a compile built; on a T4 host layer by layer too, where a network is one graph."""
+def measure(job: Job, folder: Path, engines: Sequence[Engine]) -> Measured:
+    """Measure what a compile built; the INT8 plan that runs here layer by layer too, where a network is one graph."""
     gpu = job.host.gpu if job.host else ""
     subject = Subject(folder, job.network, job.recipe.evaluation, job.profile, gpu)
-    graphs = {"fp32": [file.name for file in job.network.files(folder)]}
-    graphs |= {item.target: list(item.references) for item in lowered}
-    measured = measure_rows(subject, rows_of(subject, graphs, engines), job.utterances)
-    timed = bool(gpu) and len(job.network.parts) == 1
-    return replace(measured, layers=time_layers(subject, engines)) if timed else measured
+    measured = measure_rows(subject, rows_of(folder, job.network.files(folder), engines), job.utterances)
+    layers = {engine.target: time_layers(subject, engine) for engine in engines if layers_can_be_timed(engine)}
+    return replace(measured, layers=layers)
 
 
-def time_layers(subject: Subject, engines: Sequence[Engine]) -> tuple[LayerRow, ...]:
-    """The T4 engine's layer table with time shares; the times go to ``t4/profile.json`` in trtexec's form."""
-    engine = next(engine for engine in engines if engine.target == INT8)
-    times = layer_times(subject.folder / engine.paths[0], subject.network.frontend, subject.profile)
-    write_json(subject.folder / PROFILE, trtexec_profile(times))
+def layers_can_be_timed(engine: Engine) -> bool:
+    """True for an INT8 plan of one graph that runs here."""
+    return engine.precision == "int8" and [Path(name).suffix for name in engine.measured] == [".plan"]
+
+
+def time_layers(subject: Subject, engine: Engine) -> tuple[LayerRow, ...]:
+    """A plan's layer table with time shares; the times go beside it in trtexec's form, as ``t4/profile.json``."""
+    plan = subject.folder / engine.paths[0]
+    times = layer_times(plan, subject.network.frontend, subject.profile)
+    write_json(plan.with_name(PROFILE), trtexec_profile(times))
     return with_time_shares(engine.layers, times)
 
 
 def timed_engines(engines: Sequence[Engine], measured: Measured) -> tuple[Engine, ...]:
-    """The engines, that of the T4 with its measured time shares."""
+    """The engines, those whose layers were timed with their time shares."""
     return tuple(
-        replace(engine, layers=measured.layers) if engine.target == INT8 and measured.layers else engine
+        replace(engine, parts=(replace(engine.parts[0], layers=measured.layers[engine.target]),))
+        if engine.target in measured.layers
+        else engine
         for engine in engines
     )

@@ -18,16 +18,18 @@ from trtasr.engine.external import external_files
 from trtasr.engine.memory import MemoryLimit
 from trtasr.engine.sessions import load_model
 from trtasr.errors import BundleError, MissingError, UsageError
-from trtasr.files.look import is_there
+from trtasr.files.look import SIDECAR, is_there
 from trtasr.network.families import FAMILIES, network_of
 from trtasr.network.limits import refuse_above, refuse_benchmarks
 from trtasr.network.network import Described, Files, Network
 from trtasr.recipe import Recipe, from_dict
-from trtasr.results import SIDECAR, Prepared
-from trtasr.targets import CPU, T4
+from trtasr.results import Built, Engine, Prepared
+from trtasr.targets import Target, place_named
 from trtasr.targets.integer import INTEGER
 
 logger = logging.getLogger(__name__)
+
+REFERENCE = "fp32"
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ class Opened:
         """
         graphs = dict(self.bundle.sidecar.graphs)
         if held := self.bundle.sidecar.integer:
-            graphs[INTEGER.name] = held.graph
+            graphs[INTEGER.name] = (held.graph,)
         if target not in graphs:
             raise UsageError(f"{self.bundle.path}: has no {target} engine", f"use one of {', '.join(graphs)}")
-        return self.files(names_of(self.network, graphs[target]))
+        return self.files(graphs[target])
 
     def heard(self, entries: Sequence[ManifestEntry], benchmarks: Sequence[float] = ()) -> Sequence[Prepared]:
         """Features of each entry.
@@ -101,26 +103,36 @@ class Opened:
         return checked
 
     def runnable(self, target: str) -> Files:
-        """What is run for a target here: a `t4` plan where its GPU is, else the graphs that stand for it.
+        """What is run for a target here: its plans where they run, else the graphs that stand for them.
 
         Raises:
             UsageError: the bundle was not built for that target.
         """
-        graphs = self.graphs(target)
-        engine = self.bundle.sidecar.engines.get(target)
-        if engine is None or not engine.path.endswith(".plan"):
+        graphs, place = self.graphs(target), place_named(target)
+        if place.plan is None or target == REFERENCE:
             return graphs
-        if target == T4.name and usable_gpu():
-            return self.files(names_of(self.network, engine.path))
+        if place.runs_here(usable_gpu()):
+            return self.files(self.bundle.sidecar.engines[target].paths)
         logger.info("the GPU of %s is not here: ONNX Runtime runs its Q/DQ graph", target)
         return graphs
 
+    def engine(self, target: str, gpu: str) -> Engine:
+        """An engine as far as measuring it needs to know.
 
-def names_of(network: Network, name: str) -> tuple[str, ...]:
-    """The files, relative to a bundle, of an engine or a graph that is named by its first one."""
-    (first, *others), path = network.parts, Path(name)
-    rest = path.name.removeprefix(first.name)
-    return (name, *(path.with_name(part.name + rest).as_posix() for part in others))
+        Args:
+            target: of the engine.
+            gpu: name of this machine's GPU; empty for none.
+        """
+        place, held = place_named(target), self.bundle.sidecar.engines[target]
+        return Engine(
+            target,
+            held.label,
+            tuple(Built(part.path, part.size_bytes) for part in held.parts),
+            self.bundle.sidecar.graphs.get(target, ()),
+            held.precision,
+            stand_in="" if place.runs_here(gpu) else place.stand_in,
+            absent=place.absent,
+        )
 
 
 def usable_gpu() -> str:
@@ -165,15 +177,15 @@ def misfit(described: Described) -> str:
 
 
 def check_files(network: Network, bundle: Bundle) -> None:
-    """Refuse a sidecar whose graphs and engines are not those of the network's parts.
+    """Refuse a sidecar whose graphs are not those of the network's parts.
 
     Raises:
-        BundleError: naming the file that is not there.
+        BundleError: there are more or fewer.
     """
-    for name in bundle.sidecar.named:
-        for file in names_of(network, name):
-            if file not in bundle.sidecar.files:
-                raise BundleError(f"{bundle.path / SIDECAR}: {name:.80} has no {file:.80} beside it", REPAIR)
+    names = bundle.sidecar.graphs[REFERENCE]
+    if len(names) != len(network.parts):
+        parts = ", ".join(part.name for part in network.parts)
+        raise BundleError(f"{bundle.path / SIDECAR}: {len(names)} graphs for the parts {parts}", REPAIR)
 
 
 def with_stored(config: Frontend, bundle: Bundle) -> Frontend:
@@ -191,13 +203,17 @@ def with_stored(config: Frontend, bundle: Bundle) -> Frontend:
 
 def default_target(path: Path) -> str:
     """The engine that runs here as itself when the bundle has it (``t4``, ``cpu``), else the first one's graph."""
-    graphs = open_bundle(path).sidecar.graphs
-    if T4.name in graphs and usable_gpu():
-        return T4.name
-    return CPU.name if CPU.name in graphs else layered_target(path)
+    places = places_in(path)
+    gpu = usable_gpu() if any(place.plan for place in places) else ""
+    return next((place.name for place in places if place.runs_here(gpu)), places[0].name)
 
 
 def layered_target(path: Path) -> str:
-    """The first engine whose graph keeps the FP32 graph's tensors: any but ``cpu``, if there is one."""
-    engines = [target for target in open_bundle(path).sidecar.graphs if target != "fp32"]
-    return next((target for target in engines if target != CPU.name), engines[0])
+    """The first engine whose graph keeps the FP32 graph's tensors, if there is one."""
+    places = places_in(path)
+    return next((place.name for place in places if place.layered), places[0].name)
+
+
+def places_in(path: Path) -> list[Target]:
+    """What a bundle was built for."""
+    return [place_named(target) for target in open_bundle(path).sidecar.graphs if target != REFERENCE]

@@ -1,6 +1,7 @@
 """The record of a compile: made from what its stages gave, and written into the bundle as JSON, report and sidecar."""
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -25,12 +26,10 @@ from trtasr.engine.sessions import cpu_name
 from trtasr.files.write import write_json, write_text
 from trtasr.pipeline.gates import missed_gates
 from trtasr.pipeline.job import Job
-from trtasr.pipeline.lower import PLAIN, Lowered
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
 from trtasr.report.html import render
 from trtasr.results import BenchResult, Comparison, Control, Engine, GpuState, IntegerGraph, Measured, Record, plain
-from trtasr.targets import REASONS
 from trtasr.values import ScaleTable
 
 LIBRARIES = (
@@ -59,7 +58,6 @@ class Evidence:
 def record_of(
     job: Job,
     tables: Mapping[str, ScaleTable],
-    lowered: Sequence[Lowered],
     engines: Sequence[Engine],
     measured: Measured,
     evidence: Evidence,
@@ -69,14 +67,11 @@ def record_of(
     Args:
         job: what the compile began with.
         tables: calibration method -> scale table; the recipe's own and the controls that were run.
-        lowered: one per target, in the recipe's order.
-        engines: likewise, then the baselines.
+        engines: one per target, in the recipe's order, then the baselines.
         measured: WER, latency, state of the GPU.
         evidence: the rest.
     """
     recipe, checkpoint = job.recipe, job.checkpoint
-    # Those whose graph in FP16 was examined: not `cpu`, nor a plain graph for a calibrator.
-    linted = [item for item in lowered if item.graph != item.reference and not item.graph.endswith(PLAIN)]
     return Record(
         name=recipe.name,
         architecture=architecture(checkpoint),
@@ -84,15 +79,8 @@ def record_of(
         checkpoint={"file": checkpoint.path.name, "sha256": checkpoint.sha256, "class": checkpoint.target},
         recipe=to_dict(recipe),
         described=described_json(checkpoint),
-        graphs={
-            "fp32": f"{job.network.parts[0].name}.fp32.onnx",
-            **{item.target: item.reference for item in lowered},
-        },
+        fp32=tuple(file.name for file in job.network.files(Path())),
         engines=tuple(engines),
-        decisions={item.target: item.decisions for item in lowered},
-        reasons=REASONS,
-        subnormal={item.target: item.subnormal for item in linted},
-        overflowing={item.target: item.overflowing for item in linted},
         tables=tables,
         results=measured.results,
         intervals=intervals(measured.results),
@@ -118,7 +106,7 @@ def described_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "vocabulary": list(checkpoint.vocabulary),
         "tokenizer": asdict(tokenizer_file(checkpoint.tokenizer)),
         "generation": asdict(checkpoint.generation) if checkpoint.generation else None,
-        "most_frames": int(min(checkpoint.most_frames, 2**31)) if checkpoint.generation else None,
+        "most_frames": int(most) if math.isfinite(most := checkpoint.most_frames) else None,
     }
 
 
@@ -181,7 +169,8 @@ def write_record(folder: Path, record: Record, checkpoint: Checkpoint) -> None:
         record: what was built and measured.
         checkpoint: its tokenizer and stored front-end buffers have files of their own.
     """
-    write_json(folder / "scales.json", table_to_json(record.table) | {"decisions": plain(record.decisions)})
+    decisions = {engine.target: plain(engine.decisions) for engine in record.quantized}
+    write_json(folder / "scales.json", table_to_json(record.table) | {"decisions": decisions})
     write_text(folder / "calibration.cache", cache_text(record.table))
     write_json(folder / "layers.json", {engine.target: layers_json(engine.layers) for engine in record.engines})
     write_json(folder / "bench.json", [bench_json(result) for result in record.results])
@@ -210,10 +199,10 @@ def record_json(record: Record) -> dict[str, Any]:
         "problems": list(record.problems),
         "checkpoint": dict(record.checkpoint),
         **record.described,
-        "graphs": dict(record.graphs),
-        "engines": {e.target: {"path": e.path, "size_bytes": e.size_bytes, **e.details} for e in record.engines},
-        "fp16_subnormal_scales": plain(record.subnormal),
-        "fp16_overflowing_accumulators": plain(record.overflowing),
+        "graphs": {"fp32": list(record.fp32), **{e.target: list(e.graphs) for e in record.quantized}},
+        "engines": {engine.target: engine_json(engine) for engine in record.engines},
+        "fp16_subnormal_scales": {e.target: list(e.subnormal) for e in record.engines if e.linted},
+        "fp16_overflowing_accumulators": {e.target: list(e.overflowing) for e in record.engines if e.linted},
         "gpu": gpu_json(record.gpu),
         "recipe": dict(record.recipe),
         "versions": dict(record.versions),
@@ -226,6 +215,12 @@ def record_json(record: Record) -> dict[str, Any]:
         "seconds": round(record.seconds, 1),
         "manifest": record.manifest,
     }
+
+
+def engine_json(engine: Engine) -> dict[str, Any]:
+    """One engine: what it is called, and its files with what their builder said."""
+    parts = [{"path": part.path, "size_bytes": part.size_bytes, **part.details} for part in engine.parts]
+    return {"label": engine.label, "precision": engine.precision, "parts": parts}
 
 
 def summary_json(result: BenchResult) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from trtasr.files.read import Source
 from trtasr.graph.own_part import own_patterns
 from trtasr.graph.qdq import decide
 from trtasr.graph.traffic import layer_traffic
-from trtasr.network.network import Network, accepted
+from trtasr.network.network import accepted
 from trtasr.pipeline.measure import Subject, measure_rows, rows_of, transcriber
-from trtasr.pipeline.opened import names_of, open_engine, usable_gpu
+from trtasr.pipeline.opened import open_engine, usable_gpu
 from trtasr.recipe import Evaluation
-from trtasr.results import BenchResult, Engine, LayerRow, Roofline, Traffic
+from trtasr.results import BenchResult, LayerRow, Roofline, Traffic
 from trtasr.targets.t4 import T4
 
 logger = logging.getLogger(__name__)
@@ -42,15 +42,10 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
     evaluation = settings or opened.recipe.evaluation
     network = opened.network
     subject = Subject(path, network, evaluation, accepted(opened.recipe.engine, network.described), usable_gpu())
-    sidecar = opened.bundle.sidecar
-    engines = [
-        Engine(target, facts.path, facts.size_bytes, details=rest_of(network, facts.path))
-        for target, facts in sidecar.engines.items()
-    ]
-    graphs = {target: names_of(network, name) for target, name in sidecar.graphs.items()}
-    rows = rows_of(subject, graphs, engines)
-    for row in rows:
-        opened.files([file.relative_to(path).as_posix() for file in row.files])  # what is measured is what was built
+    engines = [opened.engine(target, subject.gpu) for target in opened.bundle.sidecar.engines]
+    for engine in engines:
+        opened.files(engine.measured)  # what is measured is what was built
+    rows = rows_of(path, opened.graphs("fp32"), engines)
     source = manifest or opened.manifest
     if source is None and opened.recipe.evaluation.manifest:
         logger.warning(
@@ -60,11 +55,6 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
         )
     items = opened.heard(read_manifest(source) if source else [], evaluation.bench_seconds)
     return measure_rows(subject, rows, items).results
-
-
-def rest_of(network: Network, path: str) -> dict[str, dict[str, str]]:
-    """The files of the later parts."""
-    return {name: {"path": name} for name in names_of(network, path)[1:]}
 
 
 def engine_layers(path: Path) -> dict[str, tuple[LayerRow, ...]]:

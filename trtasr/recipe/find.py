@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from trtasr.errors import RecipeError, UsageError
-from trtasr.files.look import is_file, is_folder, is_there
+from trtasr.files.look import SIDECAR, is_file, is_folder, is_there
 from trtasr.recipe.check import shown
 from trtasr.recipe.read import engine_name, load_recipe
 from trtasr.recipe.sections import Recipe
-from trtasr.results import SIDECAR
 
 ENGINES = Path("engines")
 

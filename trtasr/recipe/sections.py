@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from trtasr.text.normalize import AUTO, NORMALIZERS
 
-TARGETS = ("auto", "t4", "t4-rtx", "cpu")
 METHODS = ("synthetic", "noise", "audio")
 LABELS = {"noise": "random noise", "synthetic": "synthetic (data-free)", "audio": "real audio"}  # in tables
 CORRECTIONS = ("none", "bias", "qep", "fade")
@@ -82,7 +81,7 @@ class EngineShapes:
     """What is built: target, accepted shapes in units of speech, and the builder's settings.
 
     Attributes:
-        target: ``auto``, ``t4``, ``t4-rtx`` or ``cpu``.
+        target: ``auto``, or the name of a place to run, as ``t4``, ``t4-rtx`` or ``cpu``.
         min_seconds: shortest, opt_seconds: most common, max_seconds: longest utterance.
         min_batch, opt_batch, max_batch: utterances per run.
         compute_capability: of the GPU that a `t4-rtx` plan is for: 7.5 (T4), 8.6, 8.9 or 12.0.
@@ -190,7 +189,6 @@ class Recipe:
 CHOICES: Mapping[tuple[type, str], Sequence[str]] = {
     (Calibration, "method"): METHODS,
     (Quantization, "ranges"): RANGES,
-    (EngineShapes, "target"): TARGETS,
     (Quantization, "correction"): CORRECTIONS,
     (Quantization, "rounding"): ROUNDINGS,
     (EngineShapes, "quantization"): QUANTIZATIONS,

@@ -92,11 +92,10 @@ def speed_part(results: Sequence[BenchResult]) -> dict[str, Any]:
 
 def layers_part(record: Record) -> dict[str, Any]:
     """What the section about layers shows: each engine, what was left out and why, FP16's limits, the integer proof."""
-    engines = [engine for engine in record.engines if engine.layers]
     return {
-        "engines": [engine_view(engine, record.decisions.get(engine.target, ()), record.reasons) for engine in engines],
-        "skipped": skipped(record.decisions, record.reasons),
-        "lints": lints(record.subnormal, record.overflowing),
+        "engines": [engine_view(engine) for engine in record.engines if engine.layers],
+        "skipped": skipped(record.engines),
+        "lints": lints(record.engines),
         "integer": proof_view(record.integer.proof) if record.integer else None,
     }
 
@@ -136,10 +135,10 @@ def chips(record: Record) -> list[tuple[str, str]]:
 def files_of(record: Record) -> list[File]:
     """The checkpoint, then the engines; an engine without a hash of its own is hashed in the bundle's sidecar."""
     files = [File("checkpoint", "", "", record.checkpoint["sha256"], "")]
-    for engine in record.engines:
-        facts = {key: value for key, value in engine.details.items() if key != "sha256"}
-        sha256 = str(engine.details.get("sha256", "sha256 in bundle.json"))
-        files.append(File(engine.target, engine.path, format_size(engine.size_bytes), sha256, indented(facts)))
+    for target, part in [(engine.target, part) for engine in record.engines for part in engine.parts]:
+        facts = {key: value for key, value in part.details.items() if key != "sha256"}
+        sha256 = str(part.details.get("sha256", "sha256 in bundle.json"))
+        files.append(File(target, part.path, format_size(part.size_bytes), sha256, indented(facts)))
     return files
 
 

@@ -1,12 +1,11 @@
 """Engine layers as the report shows them: precision shares, the layer table, what was kept out of INT8 and why."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from trtasr.report.table import coverage_line, decision_summary
 from trtasr.results import Engine, LayerRow
-from trtasr.values import Decision
 
 NO_WEIGHTS = "no weights"
 COLOURS = {"INT8": "int8", "FP16": "fp16", "FP32": "fp32", "other": "other", NO_WEIGHTS: "glue"}
@@ -76,11 +75,6 @@ def precision(layer: LayerRow) -> str:
     return next((name for name, words in TYPES.items() if operands & words), "other")
 
 
-def kept_in(target: str) -> str:
-    """Precision of the layers that are not INT8."""
-    return "FP32" if target in ("cpu", "t4-fp32") else "FP16"
-
-
 def mac_shares(layers: Iterable[LayerRow]) -> tuple[Share, ...]:
     """Share of each precision in the multiply-accumulates of the layers with weights."""
     return shares((precision(layer), layer.macs) for layer in layers)
@@ -100,20 +94,15 @@ def shares(amounts: Iterable[tuple[str, float]]) -> tuple[Share, ...]:
     return tuple(Share(name, 100 * sums[name] / total, colour) for name, colour in COLOURS.items() if sums[name])
 
 
-def engine_view(engine: Engine, decisions: Sequence[Decision], reasons: Mapping[str, str]) -> EngineView:
-    """Everything the page shows of one engine's layers.
-
-    Args:
-        engine: with its layer table.
-        decisions: of its target; empty for an engine nothing was decided about (FP16 and FP32 baselines).
-        reasons: rule -> the reason in words.
-    """
-    layers, rules = engine.layers, {d.node: d.rule for d in decisions if not d.quantized}
+def engine_view(engine: Engine) -> EngineView:
+    """Everything the page shows of one engine's layers; nothing was decided about a baseline."""
+    layers, decisions, reasons = engine.layers, engine.decisions, engine.reasons
+    rules = {decision.node: decision.rule for decision in decisions if not decision.quantized}
     total = max(1, sum(layer.macs for layer in layers))
     return EngineView(
         target=engine.target,
         coverage=coverage_line(engine.target, layers),
-        kept=decision_summary(decisions, kept_in(engine.target), reasons) if decisions else "",
+        kept=decision_summary(decisions, engine.rest, reasons) if decisions else "",
         macs=mac_shares(layers),
         time=time_shares(layers),
         timed=any(layer.time_share > 0 for layer in layers),
@@ -148,20 +137,19 @@ def row_of(layer: LayerRow, total: int, rules: Mapping[str, str], reasons: Mappi
     )
 
 
-def skipped(decisions: Mapping[str, Sequence[Decision]], reasons: Mapping[str, str]) -> list[Skipped]:
+def skipped(engines: Iterable[Engine]) -> list[Skipped]:
     """Nodes that stayed out of INT8, by target and rule, the most frequent rule first."""
     found = []
-    for target, items in decisions.items():
+    for engine in engines:
         rules: defaultdict[str, list[str]] = defaultdict(list)
-        for decision in items:
+        for decision in engine.decisions:
             if not decision.quantized:
                 rules[decision.rule].append(decision.node)
         ordered = sorted(rules.items(), key=lambda pair: -len(pair[1]))
-        found += [Skipped(target, rule, reasons.get(rule, ""), tuple(nodes)) for rule, nodes in ordered]
+        found += [Skipped(engine.target, rule, engine.reasons.get(rule, ""), tuple(nodes)) for rule, nodes in ordered]
     return found
 
 
-def lints(subnormal: Mapping[str, tuple[str, ...]], overflowing: Mapping[str, tuple[str, ...]]) -> list[Lint]:
+def lints(engines: Iterable[Engine]) -> list[Lint]:
     """FP16 lint per target that was examined, whether or not anything was found."""
-    targets = dict.fromkeys([*subnormal, *overflowing])
-    return [Lint(target, subnormal.get(target, ()), overflowing.get(target, ())) for target in targets]
+    return [Lint(engine.target, engine.subnormal, engine.overflowing) for engine in engines if engine.linted]

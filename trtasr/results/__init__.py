@@ -1,7 +1,7 @@
 """What was built and measured: plain values that the table, JSON, the bundle and the report read."""
 
 from trtasr.results.comparison import Comparison, Control, TensorComparison
-from trtasr.results.engine import Engine, LayerRow
+from trtasr.results.engine import Built, Engine, LayerRow
 from trtasr.results.integer import (
     Accumulator,
     Difference,
@@ -12,16 +12,16 @@ from trtasr.results.integer import (
     Proof,
 )
 from trtasr.results.plain import plain
-from trtasr.results.record import SIDECAR, Record
+from trtasr.results.record import Record
 from trtasr.results.roofline import Bound, Roofline, Traffic
 from trtasr.results.speech import Prepared, Utterance, WerResult
 from trtasr.results.speed import BenchResult, GpuState, Latency, Measured, speedup
 
 __all__ = [
-    "SIDECAR",
     "Accumulator",
     "BenchResult",
     "Bound",
+    "Built",
     "Comparison",
     "Control",
     "Difference",

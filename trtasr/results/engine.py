@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trtasr.values import Decision
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -33,27 +35,72 @@ class LayerRow:
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A built engine on disk.
+class Built:
+    """One part of an engine on disk.
 
     Attributes:
-        target: ``t4-rtx``, ``cpu`` or ``fp32`` (the reference).
         path: plan or ONNX file, relative to the bundle.
         size_bytes: of that file.
-        layers: the layer table; empty where a target has none.
-        details: builder facts (capability, memory, build seconds); JSON types only.
+        layers: the layer table; empty where the builder tells none.
+        details: the builder's facts (capability, memory, build seconds); JSON types only.
     """
 
-    target: str
     path: str
     size_bytes: int
     layers: tuple[LayerRow, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
+
+@dataclass(frozen=True)
+class Engine:
+    """What was built for one target, and everything about it that a table or the report says.
+
+    Attributes:
+        target: name of it.
+        label: of its row in tables.
+        parts: in the order in which they run.
+        graphs: what ONNX Runtime can run in its place, one per part, relative to the bundle; none for a baseline.
+        precision: ``int8``; of a baseline ``fp16`` or ``fp32``.
+        rest: what layers that are not INT8 run in: ``FP16`` or ``FP32``.
+        decisions: one per quantizable node, with the rule that decided; none of a baseline.
+        reasons: rule -> why, in words.
+        stand_in: what is measured in its place on this machine; empty: it is measured itself.
+        absent: what is missing then.
+        linted: whether its arithmetic in FP16 was examined.
+        subnormal: layers with a channel whose activation scale x weight scale is below FP16's normal range.
+        overflowing: layers whose integer accumulator could exceed FP16's range.
+    """
+
+    target: str
+    label: str
+    parts: tuple[Built, ...]
+    graphs: tuple[str, ...] = ()
+    precision: str = "int8"
+    rest: str = "FP16"
+    decisions: tuple[Decision, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    stand_in: str = ""
+    absent: str = "not timed"
+    linted: bool = False
+    subnormal: tuple[str, ...] = ()
+    overflowing: tuple[str, ...] = ()
+
     @property
     def paths(self) -> tuple[str, ...]:
+        """Its files, relative to the bundle."""
+        return tuple(part.path for part in self.parts)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The files that are run on this machine: its own, or those that stand in for them."""
+        return self.graphs if self.stand_in else self.paths
+
+    @property
+    def size_bytes(self) -> int:
         """Of all its files."""
-        return (
-            self.path,
-            *(part["path"] for part in self.details.values() if isinstance(part, dict) and "path" in part),
-        )
+        return sum(part.size_bytes for part in self.parts)
+
+    @property
+    def layers(self) -> tuple[LayerRow, ...]:
+        """Of all its parts."""
+        return tuple(layer for part in self.parts for layer in part.layers)

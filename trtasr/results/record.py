@@ -8,9 +8,7 @@ from trtasr.results.comparison import Comparison, Control
 from trtasr.results.engine import Engine
 from trtasr.results.integer import IntegerGraph
 from trtasr.results.speed import BenchResult, GpuState
-from trtasr.values import Decision, ScaleTable
-
-SIDECAR = "bundle.json"
+from trtasr.values import ScaleTable
 
 
 @dataclass(frozen=True)
@@ -23,12 +21,8 @@ class Record:
         recipe: resolved, JSON types.
         described: what a bundle tells of its network to whoever runs it, JSON types: ``frontend``, ``vocabulary``,
             ``tokenizer``, ``generation``, ``most_frames``.
-        graphs: ``fp32`` and every target -> the graph that ONNX Runtime can run, relative to the bundle.
-        engines: one per target, in the recipe's order, then the FP16 and FP32 baselines of a T4 host.
-        decisions: target -> one decision per quantizable node; reasons: rule -> the reason in words.
-        subnormal: target whose graph in FP16 was examined -> layers with a channel whose activation scale x weight
-            scale is below FP16's normal range; overflowing: likewise, layers whose integer accumulator could exceed
-            FP16's range.
+        fp32: graphs, one per part, relative to the bundle.
+        engines: one per target, in the recipe's order, then their baselines.
         tables: calibration method -> scale table: the recipe's own and those of the controls.
         results: FP32 first, then the T4 host's baselines, then one per target.
         intervals: row label -> 95 % interval of its difference to FP32 in WER (CER where that is judged), in points.
@@ -50,9 +44,8 @@ class Record:
     checkpoint: Mapping[str, str]
     recipe: Mapping[str, Any]
     described: Mapping[str, Any]
-    graphs: Mapping[str, str]
+    fp32: tuple[str, ...]
     engines: tuple[Engine, ...]
-    decisions: Mapping[str, tuple[Decision, ...]]
     tables: Mapping[str, ScaleTable]
     results: tuple[BenchResult, ...]
     comparison: Comparison
@@ -60,9 +53,6 @@ class Record:
     device: str
     built: str
     seconds: float
-    reasons: Mapping[str, str] = field(default_factory=dict)
-    subnormal: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    overflowing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()
     integer: IntegerGraph | None = None
@@ -78,9 +68,14 @@ class Record:
         return "FAILED" if self.problems else "PASSED"
 
     @property
+    def quantized(self) -> tuple[Engine, ...]:
+        """The engines of the targets, without their baselines."""
+        return tuple(engine for engine in self.engines if engine.precision == "int8")
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """What was built for, in the recipe's order."""
-        return tuple(self.decisions)
+        return tuple(engine.target for engine in self.quantized)
 
     @property
     def table(self) -> ScaleTable:

@@ -1,7 +1,7 @@
 """How fast engines are, from one run."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from trtasr.results.engine import LayerRow
 from trtasr.results.speech import WerResult
@@ -132,10 +132,10 @@ class Measured:
 
     Attributes:
         results: FP32 first, then the T4 host's baselines, then one per target.
-        layers: layer table of the T4 engine with time shares; empty without a GPU.
+        layers: target -> layer table with time shares, of the INT8 plan that runs on this machine's GPU.
         gpu: clocks and power before the GPU benchmark, at its busiest, and after it; empty without a GPU.
     """
 
     results: tuple[BenchResult, ...]
-    layers: tuple[LayerRow, ...] = ()
+    layers: Mapping[str, tuple[LayerRow, ...]] = field(default_factory=dict)
     gpu: tuple[GpuState, ...] = ()

@@ -1,9 +1,9 @@
-"""Targets: what each accepts and how its graph is lowered."""
+"""Targets: the places where engines run, and everything that is particular about each; one file per place."""
 
-from trtasr.targets.choose import TARGETS, choose
+from trtasr.targets.choose import AUTO, TARGETS, place_named, resolve, targets_of
 from trtasr.targets.cpu import CPU
 from trtasr.targets.t4 import T4
 from trtasr.targets.t4_rtx import T4_RTX
-from trtasr.targets.target import REASONS, Target
+from trtasr.targets.target import Target
 
-__all__ = ["CPU", "REASONS", "T4", "T4_RTX", "TARGETS", "Target", "choose"]
+__all__ = ["AUTO", "CPU", "T4", "T4_RTX", "TARGETS", "Target", "place_named", "resolve", "targets_of"]

@@ -1,20 +1,60 @@
-"""From a recipe's engine section to targets."""
+"""From a recipe's engine section, or the name in a bundle, to targets."""
 
+import logging
 from dataclasses import replace
 
-from trtasr.errors import RecipeError
+from trtasr.engine.build_tensorrt import Host, almost_a_host, require_tensorrt
+from trtasr.errors import MissingError, RecipeError
 from trtasr.recipe import EngineShapes
+from trtasr.recipe.check import shown
+from trtasr.recipe.sections import CAPABILITIES
 from trtasr.targets.cpu import CPU
-from trtasr.targets.rtx import rtx
-from trtasr.targets.t4 import T4
+from trtasr.targets.integer import INTEGER
+from trtasr.targets.rtx import rtx, unasked
+from trtasr.targets.rules import depthwise
+from trtasr.targets.t4 import CALIBRATED, T4
 from trtasr.targets.t4_rtx import T4_RTX, t4_rtx
-from trtasr.targets.target import Target, depthwise, unasked
+from trtasr.targets.target import Target
 
-TARGETS = {target.name: target for target in (T4, T4_RTX, CPU)}
-TURING = "7.5"
+logger = logging.getLogger(__name__)
+
+TARGETS = {target.name: target for target in (T4, T4_RTX, CPU)}  # that a recipe may name
+AUTO, TURING = "auto", "7.5"
 
 
-def choose(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
+def resolve(engine: EngineShapes) -> tuple[tuple[Target, ...], Host | None]:
+    """Targets of a recipe, and the GPU host if one of them is ``t4``.
+
+    ``auto`` is ``t4`` on a machine with TensorRT, pycuda and a GPU, elsewhere ``t4-rtx``; with ``cpu`` beside it.
+
+    Raises:
+        MissingError: no builder here. RecipeError: an unknown target, or settings that contradict it.
+    """
+    host = None
+    calibrator = {"table": "entropy"}.get(engine.calibrator, engine.calibrator)
+    if engine.target in (AUTO, T4.name):
+        try:
+            host = require_tensorrt(calibrator if engine.quantization == "implicit" else "")
+        except MissingError as error:
+            if engine.target == T4.name or engine.quantization == "implicit":
+                raise
+            if almost_a_host():
+                logger.warning("%s", error)
+    targets = targets_of(engine, gpu=host is not None)
+    for target in targets:
+        target.require()
+    return targets, host
+
+
+def place_named(name: str) -> Target:
+    """The place that an engine of a bundle was built for; one that this version does not know is not here."""
+    others = map(newer, CAPABILITIES)
+    places = [place for target in (*TARGETS.values(), INTEGER, *others) for place in (target, *target.baselines)]
+    unknown = replace(T4_RTX, name=name, label=f"int8 {name}", absent="not here")
+    return next((place for place in places if place.name == name), unknown)
+
+
+def targets_of(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
     """Targets of a recipe's ``engine`` section.
 
     Args:
@@ -22,24 +62,31 @@ def choose(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
         gpu: this machine can build and run ``t4``, which ``auto`` then prefers.
 
     Raises:
-        RecipeError: settings that contradict the target.
+        RecipeError: an unknown target, or settings that contradict it.
     """
-    first = ("t4" if gpu else "t4-rtx") if engine.target == "auto" else engine.target
-    if engine.compute_capability != TURING and first != "t4-rtx":
+    first = (T4.name if gpu else T4_RTX.name) if engine.target == AUTO else engine.target
+    if first not in TARGETS:
+        raise RecipeError(f"engine.target = {shown(first)}", f"use one of {', '.join((AUTO, *TARGETS))}")
+    if engine.compute_capability != TURING and first != T4_RTX.name:
         raise RecipeError(
             f"engine.compute_capability = {engine.compute_capability}: is for t4-rtx, not for {first}",
             "use --target t4-rtx, which builds for GPUs that are not here",
         )
-    if engine.quantization == "implicit" and first != "t4":
+    if engine.quantization == "implicit" and first != T4.name:
         raise RecipeError(f"engine.quantization = 'implicit': target {first} has no calibrator", "use --target t4")
     target = t4_rtx(engine.unfold_channels) if first == T4_RTX.name else TARGETS[first]
+    if engine.quantization == "implicit":
+        target = CALIBRATED
     if engine.compute_capability != TURING:
-        target = rtx(f"sm{engine.compute_capability.replace('.', '')}")
+        target = newer(engine.compute_capability)
     if engine.quantize_depthwise:
         target = with_depthwise(target)
-    if engine.quantization == "implicit":
-        target = replace(target, passes=())
-    return (target, CPU) if engine.target == "auto" else (target,)
+    return (target, CPU) if engine.target == AUTO else (target,)
+
+
+def newer(capability: str) -> Target:
+    """The target of a GPU newer than Turing, by its compute capability as recipes spell it."""
+    return rtx(f"sm{capability.replace('.', '')}")
 
 
 def with_depthwise(target: Target) -> Target:

@@ -1,17 +1,23 @@
-"""One target's quantized graph, from the centered FP32 graph and the scale table: the same for every use of it."""
+"""One target's graphs, from a part's FP32 graph and the scale table: the same for every use of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import glob
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx
 
 from trtasr.graph.center import give_back_quantized
-from trtasr.graph.codes import code_formats
+from trtasr.graph.check import write_checked
 from trtasr.graph.corrected import with_corrections
-from trtasr.graph.cpu_qdq import quantize_for_cpu
-from trtasr.graph.qdq import decide, insert_qdq
+from trtasr.graph.lint import HEADROOM, large_activations
+from trtasr.graph.passes import dump, pass_name, passed
+from trtasr.graph.qdq import decide
 from trtasr.targets.target import Target
 from trtasr.values import Decision, ScaleTable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,8 @@ class Placed:
 
     Attributes:
         fp32: the same function without Q/DQ nodes: INT8 layers have their corrected weights, all others their own.
-        model: Q/DQ graph; for the CPU its own INT8 form.
-        decisions: one per quantizable node.
+        model: Q/DQ graph; for the CPU its own INT8 form; of a baseline the same as `fp32`.
+        decisions: one per quantizable node; none of a baseline.
     """
 
     fp32: onnx.ModelProto
@@ -40,17 +46,104 @@ def place(centered: onnx.ModelProto, table: ScaleTable, target: Target, patterns
     Args:
         centered: FP32 graph, shifted by the table's offsets; not changed.
         table: scales, offsets and corrected weights.
-        target: its rules.
+        target: its rules, and how it quantizes.
         patterns: of nodes that stay float.
 
     Raises:
         RecipeError: a pattern that matches no node. UsageError: a table of another graph.
     """
+    if target.quantize is None:
+        return Placed(centered, centered, ())
     int8 = {item.node for item in decide(centered, target.rules, patterns) if item.quantized}
     fp32 = give_back_quantized(with_corrections(centered, table, int8), table, int8)
-    if target.passes == ("cpu_qdq",):
-        quantized = quantize_for_cpu(fp32, table, patterns)
-        return Placed(fp32, quantized.model, quantized.decisions)
-    formats = code_formats(fp32, table) if "integer" in target.passes else None
-    inserted = insert_qdq(fp32, table, target.rules, patterns, formats)
-    return Placed(fp32, inserted.model, inserted.decisions)
+    quantized = target.quantize(fp32, table, target.rules, patterns)
+    return Placed(fp32, quantized.model, quantized.decisions)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One part of a network, ready for a target's builder.
+
+    Attributes:
+        graph: file that the builder reads; without a builder it is the engine.
+        decisions: one per quantizable node, with the rule that decided.
+        subnormal: layers with a channel whose activation scale x weight scale is below FP16's normal range.
+        overflowing: layers whose integer accumulator could exceed FP16's range.
+    """
+
+    graph: Path
+    decisions: tuple[Decision, ...]
+    subnormal: tuple[str, ...] = ()
+    overflowing: tuple[str, ...] = ()
+
+    @property
+    def int8(self) -> tuple[str, ...]:
+        """Names of the nodes that read INT8 operands."""
+        return tuple(decision.node for decision in self.decisions if decision.quantized)
+
+
+def lower(
+    source: Path, table: ScaleTable, target: Target, exclude: Sequence[str], freed: Mapping[str, str] | None = None
+) -> Lowered:
+    """Quantize one part for a target, run the target's passes, and write its graphs into the bundle folder.
+
+    With TRTASR_DUMP in the environment (`trtasr.graph.passes`) the graph after each step is written too, as
+    ``t4-rtx.model.01-insert_qdq.onnx``.
+
+    Args:
+        source: ``<part>.fp32.onnx`` in the bundle folder.
+        table: scales of this part.
+        target: what it is lowered for.
+        exclude: patterns of the recipe.
+        freed: node that stays float all the same -> the rule that decided it (``fallback``, ``budget``).
+
+    Raises:
+        RecipeError: an exclude pattern that matches no node.
+    """
+    freed, part = freed or {}, source.name.partition(".")[0]
+    placed = place(onnx.load(source), table, target, [*exclude, *map(glob.escape, freed)])
+    graph, model = written(placed, target, source.parent, part)
+    subnormal, overflowing = target.lint(model, placed.fp32, table, placed.int8) if target.lint else ((), ())
+    found = Lowered(graph, renamed(placed.decisions, freed), tuple(subnormal), tuple(overflowing))
+    if target.lint:
+        report_lint(found, table)
+    return found
+
+
+def written(placed: Placed, target: Target, folder: Path, part: str) -> tuple[Path, onnx.ModelProto]:
+    """Write a part's quantized graph, and what the passes make of it for the builder: where that lies, and itself."""
+    name, file = f"{target.name}.{part}", folder / target.graph(part)
+    if target.quantize:
+        dump(placed.model, f"{name}.01-{pass_name(target.quantize)}")
+    if target.plan:
+        if target.quantize:
+            write_checked(placed.model, file)
+        file = (folder / target.plan(part)).with_suffix(".lowered.onnx")
+    source = placed.model if target.explicit else placed.fp32
+    model = passed(source, target.passes, name, 2 if target.quantize else 1)
+    write_checked(model, file)
+    return file, model
+
+
+def renamed(decisions: Sequence[Decision], freed: Mapping[str, str]) -> tuple[Decision, ...]:
+    """Decisions with the rule that really kept a node in floating point."""
+    return tuple(replace(item, rule=freed.get(item.node, item.rule)) for item in decisions)
+
+
+def report_lint(lowered: Lowered, table: ScaleTable) -> None:
+    """Say how many layers, and which activations, come near the limits of FP16."""
+    if lowered.subnormal:
+        logger.info(
+            "%d layers: a channel whose scale product is subnormal in FP16 (bundle.json)", len(lowered.subnormal)
+        )
+    if lowered.overflowing:
+        logger.info(
+            "%d layers: an accumulator that could exceed FP16's 65504 before it is scaled (bundle.json)",
+            len(lowered.overflowing),
+        )
+    if large := large_activations(table):
+        logger.warning(
+            "FP16 holds at most 65504; on the calibration features these came within a factor of %d: %s",
+            HEADROOM,
+            ", ".join(large),
+        )

@@ -1,5 +1,118 @@
-"""TensorRT on a Tesla T4 (sm_75), built on the T4 host."""
+"""TensorRT on a Tesla T4 (sm_75), built on the T4 host, with plans in FP16 and FP32 beside it."""
 
-from trtasr.targets.target import Target, alignment, depthwise, waveform
+import logging
+from collections.abc import Set
+from dataclasses import replace
+from pathlib import Path
 
-T4 = Target("t4", rules=(waveform, depthwise, alignment), passes=("qdq", "halve", "half_caches"))
+import onnx
+
+from trtasr.engine.build_tensorrt import Host, TensorrtOptions, build_tensorrt
+from trtasr.engine.cache import format_cache
+from trtasr.engine.calibrator import Source, at_opt_shape, cache_header
+from trtasr.graph.halve import fp16_scale_lint, half_caches, halve
+from trtasr.graph.lint import overflow_lint
+from trtasr.graph.passes import Pass
+from trtasr.graph.qdq import insert_qdq
+from trtasr.results import Built
+from trtasr.targets.rules import TURING_REASONS, alignment, depthwise, waveform
+from trtasr.targets.target import QDQ, Order, Target
+from trtasr.values import ScaleTable
+
+logger = logging.getLogger(__name__)
+
+ABSENT = "no T4 here"
+
+
+def build(order: Order) -> Built:
+    """A plan of a strongly typed graph, for the GPU that is here."""
+    return built(order, None)
+
+
+def build_calibrated(order: Order) -> Built:
+    """A plan of a plain FP32 graph and a calibrator: implicit quantization, of TensorRT 10."""
+    return built(order, calibrator_source(order))
+
+
+def built(order: Order, source: Source | None) -> Built:
+    """A plan by the recipe's settings for TensorRT."""
+    cache = Path(order.engine.timing_cache) if order.engine.timing_cache else None
+    options = TensorrtOptions(source, order.engine.workspace_mb, cache)
+    return build_tensorrt(order.graph, order.plan, order.shapes, order.macs, options, host_of(order))
+
+
+def calibrator_source(order: Order) -> Source:
+    """The scale table as a cache of the installed TensorRT, or the calibration features at the profile's OPT shape."""
+    algorithm = order.engine.calibrator
+    if algorithm == "table":
+        scales = {name: entry.scale for name, entry in order.table.activations.items()}
+        return Source("entropy", cache=format_cache(scales, cache_header(host_of(order).tensorrt, "entropy")))
+    assert order.features is not None
+    batch, _, frames = order.shapes.shapes()["features"][1]
+    feeds, dropped = at_opt_shape(order.features, batch, frames)
+    if dropped:
+        logger.info("calibration: %d utterances do not fill a batch of %d and are left out", dropped, batch)
+    return Source(algorithm, feeds)
+
+
+def host_of(order: Order) -> Host:
+    """The GPU host, which `trtasr.targets.choose.resolve` found before anything was built for it."""
+    assert order.host is not None
+    return order.host
+
+
+def fp16_lint(
+    graph: onnx.ModelProto, fp32: onnx.ModelProto, table: ScaleTable, int8: Set[str]
+) -> tuple[list[str], list[str]]:
+    """What FP16 could spoil where accumulators are scaled per channel."""
+    return fp16_scale_lint(graph), overflow_lint(fp32, table, int8)
+
+
+def on_gpu(gpu: str) -> bool:
+    """Runs where TensorRT has a GPU."""
+    return bool(gpu)
+
+
+def baseline(precision: str, passes: tuple[Pass, ...]) -> Target:
+    """A plan without INT8, strongly typed, made from the FP32 graph.
+
+    Args:
+        precision: ``fp16`` or ``fp32``.
+        passes: that give the graph this precision.
+    """
+
+    def plan(part: str) -> str:
+        return f"t4/{f'{part}.'.removeprefix('model.')}{precision}.plan"
+
+    return Target(
+        f"t4-{precision}",
+        label=f"{precision} t4",
+        graph="{}.fp32.onnx".format,
+        quantize=None,
+        passes=passes,
+        precision=precision,
+        rest=precision.upper(),
+        build=build,
+        plan=plan,
+        runs_here=on_gpu,
+        absent=ABSENT,
+    )
+
+
+T4 = Target(
+    "t4",
+    label="int8 t4",
+    graph=QDQ,
+    quantize=insert_qdq,
+    rules=(waveform, depthwise, alignment),
+    reasons=TURING_REASONS,
+    passes=(halve, half_caches),
+    rest="FP16",
+    lint=fp16_lint,
+    build=build,
+    plan="t4/{}.plan".format,
+    runs_here=on_gpu,
+    absent=ABSENT,
+    baselines=(baseline("fp16", (halve, half_caches)), baseline("fp32", ())),
+)
+CALIBRATED = replace(T4, passes=(), lint=None, build=build_calibrated, explicit=False)

@@ -4,15 +4,69 @@ It has no INT8 convolutions on sm_75, but INT8 matrix products: pointwise convol
 unfolded first. Their kernels scale the accumulator before they round it to FP16, given one scale per weight.
 """
 
-from trtasr.recipe import EngineShapes
-from trtasr.targets.target import Target, depthwise, kernel, waveform
+from collections.abc import Set
+from functools import partial
 
-PASSES = ("qdq", "unfold", "pointwise", "gains", "halve", "half_caches")
+import onnx
+
+from trtasr.engine.build import require_rtx
+from trtasr.graph.gains import channel_gains, gain_lint
+from trtasr.graph.halve import half_caches, halve
+from trtasr.graph.pointwise import pointwise_to_matmul
+from trtasr.graph.qdq import Rule, insert_qdq
+from trtasr.graph.unfold import unfold_convolutions
+from trtasr.recipe import EngineShapes
+from trtasr.targets.rtx import build
+from trtasr.targets.rules import TURING_REASONS, depthwise, waveform
+from trtasr.targets.t4 import ABSENT
+from trtasr.targets.target import QDQ, Target, elsewhere
+from trtasr.values import ScaleTable, Site
+
+REASONS = TURING_REASONS | {
+    "kernel": "TensorRT for RTX has no INT8 convolution on sm_75; over two axes, or too few channels to unfold"
+}
+
+
+def kernel(unfolded: int) -> Rule:
+    """Convolutions that TensorRT for RTX, which has no INT8 convolution on sm_75, is not given as matrix products.
+
+    A kernel over two axes is not unfolded; one over time is where it has at least `unfolded` output channels.
+    """
+
+    def rule(site: Site) -> str | None:
+        wide = any(size > 1 for size in site.kernel)
+        if len(site.kernel) > 1:
+            return "kernel" if wide or any(stride > 1 for stride in site.stride) else None
+        return "kernel" if wide and site.out_channels < unfolded else None
+
+    return rule
+
+
+def scaled_lint(
+    graph: onnx.ModelProto, _fp32: onnx.ModelProto, _table: ScaleTable, _int8: Set[str]
+) -> tuple[list[str], list[str]]:
+    """What FP16 could spoil where accumulators are scaled before they are rounded, and their gains come after."""
+    return gain_lint(graph)
 
 
 def t4_rtx(unfold_channels: int) -> Target:
     """The target that unfolds convolutions with at least so many output channels."""
-    return Target("t4-rtx", rules=(waveform, depthwise, kernel(unfold_channels)), passes=PASSES, capability="sm75")
+    return Target(
+        "t4-rtx",
+        label="int8 t4-rtx",
+        graph=QDQ,
+        quantize=insert_qdq,
+        rules=(waveform, depthwise, kernel(unfold_channels)),
+        reasons=REASONS,
+        passes=(unfold_convolutions, pointwise_to_matmul, channel_gains, halve, half_caches),
+        rest="FP16",
+        lint=scaled_lint,
+        require=require_rtx,
+        build=partial(build, "sm75"),
+        plan="t4-rtx/{}.plan".format,
+        runs_here=elsewhere,
+        absent=ABSENT,
+    )
 
 
 T4_RTX = t4_rtx(EngineShapes.unfold_channels)

@@ -1,76 +1,111 @@
-"""What a target is: named rules that keep nodes out of INT8, and the passes that lower the graph."""
+"""What a target is: a place to run engines, and everything that is particular about it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from trtasr.values import Site
+import onnx
 
-Rule = Callable[[Site], str | None]
+from trtasr.engine.build_tensorrt import Host
+from trtasr.engine.profile import Shapes
+from trtasr.graph.passes import Pass
+from trtasr.graph.qdq import QdqResult, Rule
+from trtasr.recipe import EngineShapes
+from trtasr.results import Built
+from trtasr.targets.rules import REASONS
+from trtasr.values import CalibrationSet, ScaleTable
+
+QDQ = "{}.qdq.onnx".format
+
+
+@dataclass(frozen=True)
+class Order:
+    """One part of a network, for a builder.
+
+    Attributes:
+        graph: file to read; plan: file to write.
+        shapes: that the plan accepts.
+        macs: FP32 node -> multiply-accumulates per second of audio, for the layer table.
+        table: scales.
+        engine: the recipe's section.
+        host: GPU and TensorRT of this machine; None where no target of the recipe needs them.
+        features: for a calibrator that takes its own ranges; None elsewhere.
+    """
+
+    graph: Path
+    plan: Path
+    shapes: Shapes
+    macs: Mapping[str, int]
+    table: ScaleTable
+    engine: EngineShapes
+    host: Host | None = None
+    features: CalibrationSet | None = None
+
+
+Name = Callable[[str], str]
+Quantize = Callable[[onnx.ModelProto, ScaleTable, Sequence[Rule], Sequence[str]], QdqResult]
+Lint = Callable[[onnx.ModelProto, onnx.ModelProto, ScaleTable, Set[str]], tuple[list[str], list[str]]]
+Build = Callable[[Order], Built]
+
+
+def here(_gpu: str) -> bool:
+    """Runs on any machine: ONNX Runtime needs no GPU."""
+    return True
+
+
+def elsewhere(_gpu: str) -> bool:
+    """Runs on no machine that we build on."""
+    return False
+
+
+def nothing() -> None:
+    """Needs no builder."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A place to run an engine.
+    """A place to run engines. A new one is a file of its own, and a row of `trtasr.targets.choose.TARGETS`.
 
     Attributes:
         name: as in recipes and bundles.
+        label: of its row in tables.
+        graph: name of a part -> file of its quantized graph, relative to the bundle; ONNX Runtime can run it.
+        quantize: FP32 graph with corrected weights, table, rules and patterns of nodes that stay float -> quantized
+            graph; None: a baseline, in which nothing is INT8.
         rules: asked in order about each site; the first that answers with its name keeps the site out of INT8.
-        passes: names of the graph passes, in order, that turn the FP32 graph into the target's graph.
-        capability: of the GPU the plan is for, as TensorRT for RTX spells it; empty: the machine that builds it.
+        reasons: rule -> why, in words.
+        passes: from the quantized graph to the one that the builder reads.
+        precision: ``int8``; of a baseline ``fp16`` or ``fp32``.
+        rest: what layers that are not INT8 run in: ``FP16`` or ``FP32``.
+        lint: graph for the builder, graph without quantization, table, INT8 nodes -> names of layers whose scales are
+            subnormal in FP16, and of those whose accumulator could exceed its range; None: nothing runs in FP16.
+        require: refuses, with a MissingError, a machine without the builder: fit for a first step.
+        build: builds a plan; None: ONNX Runtime runs the quantized graph, which is the engine.
+        plan: name of a part -> file of its plan, relative to the bundle; None as `build`.
+        explicit: False: the builder has a calibrator, reads the graph without quantization and decides by itself.
+        runs_here: name of this machine's GPU, empty for none -> whether the engine runs here as itself.
+        stand_in: what is measured in its place elsewhere.
+        absent: what is missing then.
+        baselines: what INT8 is compared with, built beside it.
+        layered: whether the quantized graph keeps the FP32 graph's tensors, so that layers can be compared.
     """
 
     name: str
-    rules: tuple[Rule, ...]
-    passes: tuple[str, ...]
-    capability: str = ""
-
-
-REASONS = {
-    "depthwise": "no INT8 kernel on sm_75",
-    "alignment": "channels not a multiple of 16",
-    "kernel": "TensorRT for RTX has no INT8 convolution on sm_75; over two axes, or too few channels to unfold",
-    "exclude": "the recipe says so",
-    "unasked": "depthwise; --quantize-depthwise asks for them",
-    "operator": "no integer form",
-    "swish": "depthwise, before Swish: its result goes on in floating point",
-    "waveform": "reads the waveform itself",
-    "gelu": "before GELU: its result goes on in floating point",
-    "activations": "product of two activations: no weight",
-    "budget": "left in floating point to keep the budget (--min-sqnr, --max-wer-drop)",
-    "fallback": "the builder has no INT8 kernel for it",
-}
-
-
-def depthwise(site: Site) -> str | None:
-    """Grouped convolutions: no INT8 kernel on sm_75 (TensorRT issues 4060, 4529)."""
-    return "depthwise" if site.groups > 1 else None
-
-
-def waveform(site: Site) -> str | None:
-    """Convolutions over one channel of sound: 8 bits do not hold quiet speech beside loud speech."""
-    return "waveform" if site.in_channels == 1 and len(site.kernel) == 1 else None
-
-
-def unasked(site: Site) -> str | None:
-    """Grouped convolutions on GPUs that have INT8 kernels for them, which are seldom faster: quantized when asked."""
-    return "unasked" if site.groups > 1 else None
-
-
-def alignment(site: Site) -> str | None:
-    """INT8 tensor-core kernels of Turing need output channels in multiples of 16, and at least 16 input channels."""
-    return "alignment" if site.out_channels % 16 or site.in_channels < 16 else None
-
-
-def kernel(unfolded: int) -> Rule:
-    """Convolutions that TensorRT for RTX, which has no INT8 convolution on sm_75, is not given as matrix products.
-
-    A kernel over two axes is not unfolded; one over time is where it has at least `unfolded` output channels.
-    """
-
-    def rule(site: Site) -> str | None:
-        wide = any(size > 1 for size in site.kernel)
-        if len(site.kernel) > 1:
-            return "kernel" if wide or any(stride > 1 for stride in site.stride) else None
-        return "kernel" if wide and site.out_channels < unfolded else None
-
-    return rule
+    label: str
+    graph: Name
+    quantize: Quantize | None
+    rules: tuple[Rule, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=lambda: REASONS)
+    passes: tuple[Pass, ...] = ()
+    precision: str = "int8"
+    rest: str = "FP32"
+    lint: Lint | None = None
+    require: Callable[[], None] = nothing
+    build: Build | None = None
+    plan: Name | None = None
+    explicit: bool = True
+    runs_here: Callable[[str], bool] = here
+    stand_in: str = "Q/DQ graph, ONNX Runtime"
+    absent: str = "not timed"
+    baselines: "tuple[Target, ...]" = ()
+    layered: bool = True
