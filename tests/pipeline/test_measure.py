@@ -1,12 +1,22 @@
-"""WER and CER of whole bundles in many scripts, by networks that say one sentence whatever they hear."""
+"""WER and latency of what was built, from one run; WER and CER of whole bundles in many scripts."""
 
 import json
+import logging
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_archive import LETTERS, state, write_manifest, write_members
 from tiny_archive import config as tiny_config
 
 from trtasr.cli import main
+from trtasr.errors import AudioError, QualityError
+from trtasr.network.network import accepted
+from trtasr.pipeline.measure import Row, Subject, measure_rows, transcriber, usable_rate, word_error_rate
+from trtasr.recipe import EngineShapes, Evaluation
+from trtasr.results import BenchResult, Prepared
 
 FAST = [
     "--set",
@@ -54,3 +64,139 @@ def test_error_rates_of_a_bundle_in_its_language(tmp_path, capsys, reference, he
     }
     rows = json.loads((out / "wer.json").read_text(encoding="utf-8"))["fp32"]["utterances"]
     assert {(row["text"], row["pred_text"]) for row in rows} == {(reference, heard)}
+
+
+TEXTS = ("one two", "three", "four five six")
+SETTINGS = Evaluation(manifest="m", bench_seconds=(0.5,), threads=1, normalizer="none")
+
+
+class Says:
+    """A recognizer that says texts in turn, whatever it hears; None: its outputs are no numbers."""
+
+    cut, captured, tokens = (), True, 0
+
+    def __init__(self, *texts):
+        self.texts, self.left = texts, iter(texts)
+
+    def run(self, features, lengths):
+        text = next(self.left)
+        if text == "too long":
+            raise AudioError("60 s are too long", "cut it")
+        self.text = text
+        return np.full((1, 1), np.nan if text is None else 0.0), np.ones(1, np.int64)
+
+    def decode(self, found, counts):
+        return [self.text]
+
+    def doubt(self, seconds):
+        return "it may lack its end" if seconds > 10 else ""
+
+    def whole_run(self, features, seconds):
+        return self
+
+    def __call__(self):
+        return 1.0
+
+    def encoder_ms(self, runs):
+        return 0.0
+
+
+def utterance(text, name="0.wav", seconds=1.0, frames=4):
+    return Prepared(name, seconds, text, np.zeros((2, 4), np.float32), frames)
+
+
+@pytest.fixture
+def subject(ctc, tmp_path):
+    """Engines that say what their files are called by."""
+
+    @contextmanager
+    def opened(files, threads=0, timed=False):
+        yield Says(*files[0].stem.split("+"))
+
+    network = replace(ctc.exported.network, open=opened)
+    return Subject(tmp_path, network, SETTINGS, accepted(EngineShapes(), network.described), "T4")
+
+
+def row(target, *texts, note="", suffix=".onnx", precision="int8"):
+    return Row(BenchResult(target, target, 7, precision=precision, note=note), (Path("+".join(texts) + suffix),))
+
+
+SPEECH = [utterance(text) for text in TEXTS]
+EXACT = row("fp32", *TEXTS, precision="fp32")
+
+
+def test_every_row_has_its_wer_and_what_runs_as_itself_its_latency(subject):
+    wrong = ("one two", "three", "four five")
+    rows = [EXACT, row("cpu", *wrong), row("t4-rtx", *wrong, note="Q/DQ graph, ONNX Runtime")]
+    found = measure_rows(subject, rows, SPEECH)
+    assert [item.target for item in found.results] == ["fp32", "cpu", "t4-rtx"]
+    assert [item.wer.wer for item in found.results] == [0, pytest.approx(100 / 6), pytest.approx(100 / 6)]
+    assert [[x.p50_ms for x in item.latencies] for item in found.results] == [[1.0], [1.0], []]
+    assert [item.note for item in found.results] == ["", "", "Q/DQ graph, ONNX Runtime"]
+    assert {item.size_bytes for item in found.results} == {7}
+    assert found.gpu == ()
+
+
+def test_plans_are_timed_by_the_gpus_shapes_and_graphs_by_the_cpus(subject, monkeypatch):
+    monkeypatch.setattr("trtasr.pipeline.speed.WARM_SECONDS", 0.0)
+    settings = replace(SETTINGS, gpu_seconds=(1.0,), gpu_batches=(1, 2))
+    plan = row("t4", *TEXTS, suffix=".plan")
+    found = measure_rows(replace(subject, evaluation=settings), [EXACT, plan], SPEECH)
+    fp32, t4 = found.results
+    assert [(x.batch, x.audio_seconds, x.threads) for x in fp32.latencies] == [(1, 0.5, 1)]
+    assert [(x.batch, x.audio_seconds, x.threads) for x in t4.latencies] == [(1, 1.0, 0), (2, 2.0, 0)]
+    assert all(x.device.startswith("T4, ") for x in t4.latencies)
+
+
+def test_without_speech_there_is_no_wer(subject):
+    found = measure_rows(subject, [EXACT, row("cpu", *TEXTS)], [])
+    assert [item.wer for item in found.results] == [None, None]
+    assert all(item.latencies for item in found.results)
+
+
+def test_a_baseline_that_says_nothing_usable_is_a_finding_and_an_engine_is_an_error(subject, caplog):
+    alike = ("one", "one", "one")
+    found = measure_rows(subject, [EXACT, row("t4-fp16", *alike, precision="fp16")], SPEECH)
+    assert found.results[1].wer is None
+    assert "the same" in found.results[1].note
+    assert "t4-fp16" in caplog.text
+    for broken in (row("cpu", *alike), replace(EXACT, files=row("fp32", *alike).files)):
+        with pytest.raises(QualityError, match="the same"):
+            measure_rows(subject, [broken], SPEECH)
+
+
+def test_a_reference_that_recognizes_nothing_ends_the_run(subject):
+    speech = [utterance(f"completely different words number {index}") for index in range(3)]
+    with pytest.raises(QualityError, match="recognizes nothing"):
+        measure_rows(subject, [EXACT], speech)
+    assert measure_rows(subject, [row("cpu", *TEXTS)], speech).results[0].wer.wer >= 95
+
+
+def test_a_control_without_a_usable_transcript_has_no_rate(subject, caplog):
+    files = row("x", "one", "one", "one").files
+    assert usable_rate(subject.network, files, SPEECH, SETTINGS) is None
+    assert "control: " in caplog.text
+    assert usable_rate(subject.network, EXACT.files, SPEECH, SETTINGS) == 0
+
+
+def test_languages_without_spaces_are_judged_by_characters(subject):
+    speech = [utterance(text) for text in ("今天天气好", "你好")]
+    settings = replace(SETTINGS, normalizer="unicode-v1")
+    found = word_error_rate(subject.network, row("x", "今天天气坏", "你好").files, speech, settings)
+    assert (found.measure, found.rate) == ("CER", pytest.approx(100 / 7))
+    assert usable_rate(subject.network, row("x", "今天天气坏", "你好").files, speech, settings) == found.rate
+
+
+def test_a_transcript_names_its_file_in_every_trouble(caplog):
+    caplog.set_level(logging.WARNING)
+    heard = transcriber(Says("one", "two", "too long"))
+    assert heard(utterance("", "short.wav", frames=0)) == ""
+    assert [record.getMessage() for record in caplog.records] == ["short.wav: shorter than one feature frame"]
+    caplog.clear()
+    assert heard(utterance("", "usual.wav")) == "one"
+    assert not caplog.records
+    assert heard(utterance("", "long.wav", 11.0)) == "two"
+    assert [record.getMessage() for record in caplog.records] == ["long.wav: it may lack its end"]
+    with pytest.raises(AudioError, match=r"longest\.wav: 60 s are too long") as caught:
+        heard(utterance("", "longest.wav"))
+    assert caught.value.repair == "cut it"
