@@ -20,7 +20,7 @@ FLOORS = (
 )
 APART = {"zoo"}  # the bundled checkpoints and the scripts that trained them: nothing imports it
 FLAT = {"__init__", "values", "errors", "bundle"}  # modules at the top: nothing else joins them
-MOST_ARROWS, MOST_FLAT = 80, 6  # on the way to 80
+MOST_ARROWS, MOST_FLAT = 79, 6
 THE_PIPELINE = "compile"  # the one file of the pipeline's room that calls every stage
 # Arrows between other files of that room; the list may only become shorter, and ends at 12.
 SIBLINGS = {

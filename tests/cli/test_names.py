@@ -175,7 +175,6 @@ def test_shapes_that_no_engine_has_name_the_flag(tmp_path, capsys, shapes, words
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--target", "jetson"], "--target: target = 'jetson'"),
         (["--correction", "no"], "--correction: correction = 'no'"),
         (["--min-sqnr", "nan"], "--min-sqnr: min_sqnr: nan"),
         (["--min-sqnr", "1e9"], "--min-sqnr: min_sqnr = 1000000000.0"),

@@ -29,7 +29,6 @@ def test_int8_matmul_runs_in_int8_and_the_depthwise_convolution_does_not(tmp_pat
     verdicts = {layer.onnx_nodes[0]: layer.int8 for layer in engine.layers if layer.macs}
     assert verdicts == {"dw": False, "pw_MatMul": True, "head": False}
     assert {layer.macs for layer in engine.layers if layer.int8} == {MACS["pw"]}
-    assert engine.target == "t4-rtx"
     assert engine.path == "t4-rtx/model.plan"
     assert engine.size_bytes == plan.stat().st_size
     assert engine.details["capability"] == "sm75"
