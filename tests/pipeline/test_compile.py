@@ -25,7 +25,7 @@ from trtasr.audio.read import read_audio
 from trtasr.cli import main
 from trtasr.engine.cache import parse_cache
 from trtasr.models.jasper import JasperCtc
-from trtasr.pipeline import record
+from trtasr.pipeline import compile as stages
 from trtasr.pipeline.opened import open_engine
 from trtasr.targets import TARGETS
 from trtasr.targets.place import lower
@@ -203,7 +203,7 @@ def test_committed_tables_are_reused_only_for_the_same_checkpoint_and_settings(c
 
 
 def test_missed_gate_exits_3_and_keeps_the_marked_bundle(compiled, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(record, "missed_gates", lambda *_: ("int8 cpu: WER too high",))
+    monkeypatch.setattr(stages, "missed_gates", lambda *_: ("int8 cpu: WER too high",))
     code = main(["compile", str(compiled / "tiny.nemo"), "-o", str(tmp_path / "out"), *FAST, "--target", "cpu", "-q"])
     printed = capsys.readouterr().out
     assert code == 3

@@ -13,9 +13,10 @@ from trtasr.engine.profile import Profile
 from trtasr.engine.sessions import cpu_name
 from trtasr.errors import RecipeError
 from trtasr.network.families import network_of
+from trtasr.network.limits import benchmarked
 from trtasr.network.network import accepted
 from trtasr.pipeline import speed
-from trtasr.pipeline.speed import Timing, benchmarked, cpu_timing, gpu_timing, latencies, noise
+from trtasr.pipeline.speed import Timing, cpu_timing, gpu_timing, latencies, noise
 from trtasr.recipe import EngineShapes, Evaluation
 
 MEL = FrontendConfig()

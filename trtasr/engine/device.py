@@ -6,11 +6,17 @@ own, in which TensorRT's and torch's pointers are invalid (TensorRT issue 4335);
 
 import csv
 import ctypes
+import functools
 import importlib
+import logging
+import math
+import operator
 import shutil
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -35,6 +41,9 @@ STATE_FIELDS = (
     "clocks_throttle_reasons.active",
 )
 ABSENT = ("[N/A]", "[Not Supported]", "N/A", "[Unknown Error]", "")
+
+log = logging.getLogger(__name__)
+SAMPLE_SECONDS = 2.0  # between two looks at the clocks
 
 
 def load_libcuda() -> Any:
@@ -173,3 +182,52 @@ def parse_state(text: str) -> GpuState:
 def number_of(text: str) -> float:
     """A figure of nvidia-smi; NaN where the card does not tell."""
     return float("nan") if text in ABSENT else float(text)
+
+
+@contextmanager
+def watched() -> Iterator[list[GpuState]]:
+    """Clocks, power and temperature of the card while the block runs.
+
+    Afterwards the list holds the state before, the busiest one (lowest clock, all reasons for throttling seen) and the
+    last. Where nvidia-smi is missing or fails the list stays empty and a warning says so: that loses no result.
+    """
+    states: list[GpuState] = []
+    done = threading.Event()
+
+    def sample() -> None:
+        try:
+            bus = pci_bus_id()
+            while True:
+                states.append(gpu_state(bus))
+                if done.wait(SAMPLE_SECONDS):
+                    break
+            states.append(gpu_state(bus))
+        except MissingError as error:
+            log.warning("clocks and power are unknown: %s", error.problem)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield states
+    finally:
+        done.set()
+        thread.join()
+        states[:] = summarized(states)
+
+
+def summarized(states: Sequence[GpuState]) -> list[GpuState]:
+    """First, busiest and last state; a throttled card is warned about."""
+    if not states:
+        return []
+    between = states[1:-1] or states[-1:]
+    slowest = min(between, key=lambda state: (math.isnan(state.sm_mhz), state.sm_mhz))
+    reasons = functools.reduce(operator.or_, (state.throttle for state in between))
+    busiest = replace(slowest, throttle=reasons)
+    if busiest.throttled:
+        log.warning(
+            "the GPU is throttled (reasons 0x%x, %g of %g MHz): its latencies are not the card's best",
+            busiest.throttle,
+            busiest.sm_mhz,
+            busiest.max_sm_mhz,
+        )
+    return [states[0], busiest, states[-1]]

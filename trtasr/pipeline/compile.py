@@ -16,10 +16,11 @@ from trtasr.pipeline.compare import compare_first
 from trtasr.pipeline.controls import run_controls
 from trtasr.pipeline.export import centered, export
 from trtasr.pipeline.features import calibration_features
+from trtasr.pipeline.gates import missed_gates
 from trtasr.pipeline.integer import integer_only
 from trtasr.pipeline.job import Job, Options, begin, budgeted, by_header, checkpoint_of, wired
 from trtasr.pipeline.lock import calibration_settings, keep_other_table, locked, write_table
-from trtasr.pipeline.measure import measure, timed_engines
+from trtasr.pipeline.measure import Subject, measure, timed_engines
 from trtasr.pipeline.parity import prove_parity
 from trtasr.pipeline.record import Evidence, record_of, write_record
 from trtasr.pipeline.scales import make_table
@@ -76,11 +77,13 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         given = materials(graphs, table, recipe, job.host, features)
         engines = [build(given, target, left.get(target.name, ())) for target in job.targets]
         baselines = build_baselines(given, job.targets)
-        measured = measure(job, folder, (*engines, *baselines))
+        subject = Subject(folder, job.network, recipe.evaluation, job.profile, given.gpu)
+        measured = measure(subject, (*engines, *baselines), job.utterances)
         comparison = compare_first(graphs, engines[0], job.utterances, recipe)
         controls = run_controls(exported, tables, recipe, job.utterances) if options.controls else ()
         timed = timed_engines((*engines, *baselines), measured)
-        evidence = Evidence(comparison, parity, controls, integer)
+        problems = missed_gates(measured.results, recipe.evaluation)
+        evidence = Evidence(comparison, parity, controls, integer, problems)
         record = record_of(job, tables, timed, measured, evidence)
         write_record(folder, record, job.checkpoint)
     return record

@@ -22,9 +22,8 @@ from trtasr.engine.profile import Profile
 from trtasr.errors import AudioError, BundleError, CheckpointError, MissingError, RecipeError, UsageError
 from trtasr.models.load import build_model
 from trtasr.network.families import network_of, original_of
-from trtasr.network.limits import refuse_above, refuse_benchmarks
+from trtasr.network.limits import benchmarked, refuse_above, refuse_benchmarks
 from trtasr.network.network import Described, Network, Original, accepted
-from trtasr.pipeline.speed import benchmarked
 from trtasr.recipe import Change, EngineShapes, Recipe, change
 from trtasr.results import Prepared
 from trtasr.targets import AUTO, T4, Target, resolve

@@ -10,14 +10,13 @@ import numpy as np
 
 from trtasr.audio.prepare import Utterances
 from trtasr.bench.wer import measure_wer, require_recognition
+from trtasr.engine.device import watched
 from trtasr.engine.inspect import trtexec_profile, with_time_shares
 from trtasr.engine.memory import MemoryLimit
 from trtasr.engine.profile import Profile
 from trtasr.errors import AudioError, QualityError
 from trtasr.files.write import write_json
 from trtasr.network.network import Files, Network, Recognizer
-from trtasr.pipeline.gpu import watched
-from trtasr.pipeline.job import Job
 from trtasr.pipeline.speed import cpu_timing, gpu_timing, latencies, layer_times
 from trtasr.recipe import Evaluation
 from trtasr.results import BenchResult, Engine, GpuState, LayerRow, Measured, Prepared, WerResult
@@ -161,11 +160,10 @@ def transcriber(recognizer: Recognizer) -> Callable[[Prepared], str]:
     return transcribed
 
 
-def measure(job: Job, folder: Path, engines: Sequence[Engine]) -> Measured:
+def measure(subject: Subject, engines: Sequence[Engine], utterances: Sequence[Prepared]) -> Measured:
     """Measure what a compile built; the INT8 plan that runs here layer by layer too, where a network is one graph."""
-    gpu = job.host.gpu if job.host else ""
-    subject = Subject(folder, job.network, job.recipe.evaluation, job.profile, gpu)
-    measured = measure_rows(subject, rows_of(folder, job.network.files(folder), engines), job.utterances)
+    rows = rows_of(subject.folder, subject.network.files(subject.folder), engines)
+    measured = measure_rows(subject, rows, utterances)
     layers = {engine.target: time_layers(subject, engine) for engine in engines if layers_can_be_timed(engine)}
     return replace(measured, layers=layers)
 

@@ -24,7 +24,6 @@ from trtasr.engine.cache import cache_text
 from trtasr.engine.inspect import layers_json
 from trtasr.engine.sessions import cpu_name
 from trtasr.files.write import write_json, write_text
-from trtasr.pipeline.gates import missed_gates
 from trtasr.pipeline.job import Job
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
@@ -53,6 +52,7 @@ class Evidence:
     parity: float
     controls: tuple[Control, ...] = ()
     integer: IntegerGraph | None = None
+    problems: tuple[str, ...] = ()
 
 
 def record_of(
@@ -62,7 +62,7 @@ def record_of(
     measured: Measured,
     evidence: Evidence,
 ) -> Record:
-    """Everything a compile built and measured; the gates are judged here.
+    """Everything a compile built and measured.
 
     Args:
         job: what the compile began with.
@@ -89,7 +89,7 @@ def record_of(
         parity=evidence.parity,
         integer=evidence.integer,
         gpu=measured.gpu,
-        problems=missed_gates(measured.results, recipe.evaluation),
+        problems=evidence.problems,
         device=cpu_name(),
         versions=versions(),
         commands=commands(recipe, evidence),

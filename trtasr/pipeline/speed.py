@@ -17,8 +17,8 @@ from trtasr.bench.latency import Plan, measure_latencies
 from trtasr.engine.profile import Profile
 from trtasr.engine.sessions import cpu_name
 from trtasr.engine.trt_run import open_plan
-from trtasr.errors import RecipeError
 from trtasr.files.cpus import threads as usual_threads
+from trtasr.network.limits import benchmarked
 from trtasr.network.network import Files, Network, Recognizer
 from trtasr.recipe import Evaluation
 from trtasr.results import Latency
@@ -112,30 +112,6 @@ def launched_alike(engines: Iterable[Recognizer]) -> str:
     for engine in chosen:
         engine.forgo_graphs()
     return "plain launches"
-
-
-def benchmarked(settings: Evaluation, profile: Profile, config: Frontend) -> list[tuple[int, float]]:
-    """(batch, seconds) pairs of the recipe that the plans accept; all that a front-end pads to may be speech.
-
-    Raises:
-        RecipeError: there is none, so that nothing could be said about speed.
-    """
-    pairs = [(batch, length) for batch in settings.gpu_batches for length in settings.gpu_seconds]
-    padded: float = getattr(config, "pad_seconds", 0)
-    (low, _, high), (short, _, long) = profile.batches, (0.0, padded, padded) if padded else profile.seconds
-    fitting = [(batch, length) for batch, length in pairs if low <= batch <= high and short <= length <= long]
-    if not fitting:
-        raise RecipeError(
-            f"evaluation.gpu_seconds = {list(settings.gpu_seconds)}, gpu_batches = "
-            f"{list(settings.gpu_batches)}: no such shape fits the engine ({short:g} to {long:g} s, "
-            f"{low} to {high} utterances)",
-            "benchmark shorter or fewer utterances, or widen the engine",
-        )
-    if len(fitting) < len(pairs):
-        logger.info(
-            "%d of %d benchmarked shapes are outside the profile and left out", len(pairs) - len(fitting), len(pairs)
-        )
-    return fitting
 
 
 def layer_times(plan: Path, config: Frontend, profile: Profile) -> dict[str, list[float]]:
