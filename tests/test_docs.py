@@ -1,5 +1,6 @@
 """The documents tell the truth: commands, flags, recipe keys, files and modules that they name exist."""
 
+import inspect
 import re
 import shlex
 import subprocess
@@ -7,14 +8,17 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import indent
 
 import pytest
+from test_layering import APART, FLOORS
 
 from trtasr.cli import parser
+from trtasr.pipeline.compile import compile_recipe
 from trtasr.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+README, ARCHITECTURE = ROOT / "README.md", ROOT / "docs" / "architecture.md"
 PAGES = sorted([README, ROOT / "trtasr" / "zoo" / "README.md", *(ROOT / "docs").glob("*.md")])
 OTHER_PROGRAMS = {"docker.md", "polygraphy.md"}  # pages whose flags are not ours; tests of their own run them
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -145,3 +149,23 @@ def test_make_help_names_every_target() -> None:
     assert promised <= makefile_targets()
     for target in makefile_targets():
         assert f"make {target}" in printed
+
+
+def test_the_drawing_has_every_room_on_its_floor() -> None:
+    drawn: dict[str, set[str]] = {}
+    floor = ""
+    for line in blocks(ARCHITECTURE)[0].splitlines()[1:]:
+        number, room = re.match(r"(\w*) +(\w+)", line).groups()
+        floor = number or floor
+        drawn.setdefault(floor, set()).add(room)
+    assert drawn == {str(number): rooms for number, rooms in enumerate(FLOORS)} | {"apart": APART}
+
+
+def test_the_pipeline_is_the_one_that_runs() -> None:
+    assert indent(blocks(ARCHITECTURE)[1], "    ") in inspect.getsource(compile_recipe)
+
+
+def test_a_scale_passes_through_the_functions_that_are_named() -> None:
+    for line in blocks(ARCHITECTURE)[2].splitlines():
+        name, file = line.split()[:2]
+        assert re.search(rf"^def {name}\(", (ROOT / "trtasr" / file).read_text(encoding="utf-8"), re.MULTILINE)
