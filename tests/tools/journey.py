@@ -3,13 +3,14 @@
     PYTHONPATH=CHECKOUT:tests python tests/tools/journey.py
 
 compiles a tiny CTC model for ``t4-rtx`` with the package of that checkout and prints the route. The scale has a form
-on every stretch of its way (`Form`). A hop is a function of the package that is entered with the present form, or a
-later one, or the scale itself, among its arguments, or that hands one over: returns it, yields it or writes its file.
-Each function counts once, where it is first entered; values may lie in a dataclass, a mapping or a list.
+on every stretch of its way (`Form`). A function of the package is on the route that is entered with the present form,
+or a later one, or the scale itself, among its arguments, or that hands one over: returns it, yields it or writes its
+file. Each function counts once, where it is first entered; values may lie in a dataclass, a mapping or a list.
 
-A function that takes the scale and hands nothing of it on is a hop; what it calls is not, for the road does not lead
-there. So the integer-only graph and the checks are one hop each. The builder's own process counts as the function that
-starts it. The journey ends where the engine is first returned.
+A hop is a function that hands the scale on. One that takes it and hands nothing of it on (a check, a look-up, the
+integer-only graph) is a look aside, told with an ``o``: whoever reads the code meets it, but the road does not lead
+there, nor into what it calls. The builder's own process counts as the function that starts it. The journey ends where
+the engine is first returned.
 """
 
 import dataclasses
@@ -61,13 +62,15 @@ class Journey:
         numbers: the scale and its clipping magnitude.
 
     Attributes:
-        route: file and function of each hop -> the form it had there, in order.
+        route: file and function -> the form the scale had there, in order.
+        hops: those of them that hand it on.
     """
 
     def __init__(self, numbers: set[float]) -> None:
         self.package = f"{Path(trtasr.__file__).parent}/"
         self.numbers, self.present, self.over = numbers, Form.FEATURES, False
         self.route: dict[tuple[str, str], Form] = {}
+        self.hops: set[tuple[str, str]] = set()
         self.calls: list[tuple[bool, list[Path], Form, int]] = []
 
     def __call__(self, frame, event, value) -> None:
@@ -93,6 +96,7 @@ class Journey:
         form = max([returned, *(self.form(path) for path in absent)])
         if self.carried(form):
             self.pass_by(hop, form)
+            self.hops.add(hop)
         elif taken:  # a dead end
             self.present = before
             inner = [each for each in islice(self.route, length, None) if each != hop]
@@ -189,13 +193,15 @@ def travel(folder: Path) -> Journey:
 
 
 def told(journey: Journey) -> str:
-    """The route, a hop a line, and its length."""
-    files = {file for file, _ in journey.route}
+    """The route, a function a line, and how many of them are hops."""
     lines = [
-        f"{number:3} {form.name.lower():9} {file}  {function}"
-        for number, ((file, function), form) in enumerate(journey.route.items(), 1)
+        f"{'-' if each in journey.hops else 'o'} {form.name.lower():9} {each[0]}  {each[1]}"
+        for each, form in journey.route.items()
     ]
-    return "\n".join([*lines, f"{len(lines)} hops through {len(files)} files"])
+    hops = [each for each in journey.route if each in journey.hops]
+    files = {file for file, _ in hops}
+    aside = len(journey.route) - len(hops)
+    return "\n".join([*lines, f"{len(hops)} hops through {len(files)} files, and {aside} looks aside"])
 
 
 if __name__ == "__main__":
