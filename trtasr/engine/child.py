@@ -17,7 +17,7 @@ from typing import Any
 
 from trtasr import errors
 from trtasr.engine.fallback import MEMORY, unsupported
-from trtasr.errors import BuildError, DiskError, MissingError, NoKernelError, TrtasrError
+from trtasr.errors import BuildError, DiskError, MissingError, NoKernelError
 from trtasr.files.disk import OTHER_PLACE
 from trtasr.files.replace import OTHER_FOLDER
 from trtasr.files.workspace import workspace
@@ -71,13 +71,13 @@ def build_plan(request: Mapping[str, Any], onnx_path: Path, plan_path: Path, pro
     plan_path.parent.mkdir(parents=True, exist_ok=True)
     with workspace(plan_path.parent, OTHER_FOLDER) as folder:
         partial = folder / plan_path.name
-        report = run_child(
-            {**request, "plan": str(partial), "report": str(folder / "report.json"), "parent": os.getpid()}
-        )
+        files = {"plan": str(partial), "report": str(folder / "report.json")}
+        report = run_child({**request, **files, "parent": os.getpid()})
         if "missing" in report:
             raise MissingError(f"{product.name} cannot be loaded: {report['missing']}", product.repair)
-        if "refused" in report:
-            raise own_error(*report["refused"])
+        if "refused" in report:  # by trtasr itself: a user error
+            kind, problem, repair = report["refused"]
+            raise getattr(errors, kind)(problem, repair)
         if not report["ok"]:
             raise refusal(onnx_path, report["errors"], product)
         plan = partial.read_bytes()
@@ -118,11 +118,8 @@ def run_child(request: Mapping[str, Any]) -> dict[str, Any]:
         raise DiskError(f"{report.parent.parent}: the builder could not write here", OTHER_PLACE)
     if child.returncode != 0 or not report.is_file():
         reason = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no message"]
-        return {
-            "ok": False,
-            "errors": [f"the builder process ended with status {child.returncode}: {reason[0]}"],
-            "reproducible": fixed,
-        }
+        ended = f"the builder process ended with status {child.returncode}: {reason[0]}"
+        return {"ok": False, "errors": [ended], "reproducible": fixed}
     answer: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     return {**answer, "reproducible": fixed}
 
@@ -157,14 +154,6 @@ def check_capability(plan: bytes, onnx_path: Path, product: Product) -> None:
     if product.capability and found != {product.capability}:
         reason = f"the plan is for {' '.join(sorted(found)) or 'an unknown device'}, not for {product.capability}"
         raise refusal(onnx_path, [reason], product)
-
-
-def own_error(name: str, problem: str, repair: str) -> TrtasrError:
-    """A user error that the child raised."""
-    kind = getattr(errors, name)
-    assert issubclass(kind, TrtasrError)
-    error: TrtasrError = kind(problem, repair)
-    return error
 
 
 def refusal(onnx_path: Path, messages: list[str], product: Product) -> BuildError:

@@ -28,18 +28,8 @@ from trtasr.results import GpuState
 PYCUDA_INSTALL = "pip install 'pycuda>=2025.1' (needs the CUDA toolkit), or use the Docker image"
 NO_GPU = "run on a host with an NVIDIA GPU (docker run --gpus all)"
 DRIVER = "libcuda.so.1"
-STATE_FIELDS = (
-    "name",
-    "driver_version",
-    "pstate",
-    "clocks.sm",
-    "clocks.max.sm",
-    "clocks.mem",
-    "power.draw",
-    "power.limit",
-    "temperature.gpu",
-    "clocks_throttle_reasons.active",
-)
+NUMBERS = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw", "power.limit", "temperature.gpu")
+STATE_FIELDS = ("name", "driver_version", "pstate", *NUMBERS, "clocks_throttle_reasons.active")
 ABSENT = ("[N/A]", "[Not Supported]", "N/A", "[Unknown Error]", "")
 
 log = logging.getLogger(__name__)

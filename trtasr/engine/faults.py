@@ -63,9 +63,7 @@ class Session:
         Raises:
             BundleError: the model cannot be run with these inputs. MissingError: there was not enough memory.
         """
-        with model_errors(self._name):
-            found: list[Any] = self._session.run(names, dict(feeds))
-            return found
+        return self._found("run", names, dict(feeds))
 
     def run_with_ort_values(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """Outputs by name, inputs and outputs as values of ONNX Runtime.
@@ -73,6 +71,8 @@ class Session:
         Raises:
             BundleError: as `run`. MissingError: likewise.
         """
+        return self._found("run_with_ort_values", names, dict(feeds))
+
+    def _found(self, method: str, *arguments: Any) -> list[Any]:
         with model_errors(self._name):
-            found: list[Any] = self._session.run_with_ort_values(names, dict(feeds))
-            return found
+            return list(getattr(self._session, method)(*arguments))

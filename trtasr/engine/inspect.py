@@ -68,14 +68,9 @@ def logged_row(match: re.Match[str]) -> LayerRow:
     inputs, constants, outputs = (TENSOR.findall(match[key]) for key in ("inputs", "constants", "outputs"))
     weights = [dtype for dims, dtype in constants if "," in dims]
     operands = tuple(dtype for _, dtype in inputs) + tuple(weights[:1])
-    return LayerRow(
-        name=match["name"],
-        kind=match["kind"],
-        operands=operands,
-        outputs=tuple(dtype for _, dtype in outputs),
-        onnx_nodes=tuple(ONNX_NODE.findall(match["metadata"])),
-        int8=match["kind"] in COMPUTE and operands[:2] == ("Int8", "Int8"),
-    )
+    nodes, made = tuple(ONNX_NODE.findall(match["metadata"])), tuple(dtype for _, dtype in outputs)
+    int8 = match["kind"] in COMPUTE and operands[:2] == ("Int8", "Int8")
+    return LayerRow(match["name"], match["kind"], operands, made, nodes, int8=int8)
 
 
 def inspector_layers(text: str) -> tuple[LayerRow, ...]:
@@ -107,15 +102,9 @@ def inspected_row(layer: Mapping[str, Any]) -> LayerRow:
     data = inputs[:1] in (("Int8",), (UNKNOWN,))
     by_types = (data and weight == "Int8") or inputs[:2] == ("Int8", "Int8")
     by_name = data and not weight and bool(INT8_TACTIC.search(tactic))
-    return LayerRow(
-        name=str(layer.get("Name", "")),
-        kind=kind,
-        operands=operands,
-        outputs=outputs,
-        onnx_nodes=tuple(dict.fromkeys(ONNX_NODE.findall(str(layer.get("Metadata", ""))))),
-        int8=matrix and (by_types or by_name),
-        tactic=tactic,
-    )
+    nodes, int8 = ONNX_NODE.findall(str(layer.get("Metadata", ""))), matrix and (by_types or by_name)
+    name = str(layer.get("Name", ""))
+    return LayerRow(name, kind, operands, outputs, tuple(dict.fromkeys(nodes)), int8=int8, tactic=tactic)
 
 
 def weight_type(layer: Mapping[str, Any]) -> str:

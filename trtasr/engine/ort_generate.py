@@ -22,12 +22,7 @@ class OrtDecoding:
     """
 
     def __init__(
-        self,
-        encoder: Path,
-        decoder: Path,
-        biases: dict[str, FloatArray],
-        threads: int = 0,
-        timed: bool = False,
+        self, encoder: Path, decoder: Path, biases: dict[str, FloatArray], threads: int = 0, timed: bool = False
     ) -> None:
         self._encoder, self._decoder = (open_session(path, threads, timed=timed) for path in (encoder, decoder))
         self._biases = biases
@@ -54,11 +49,9 @@ class OrtDecoding:
             BundleError: the encoder cannot be run, or gives something else.
         """
         found = self._encoder.run_with_ort_values(self._encoded, ort_values(features=features, lengths=lengths))
-        memory = dict(zip(self._encoded, found, strict=True))
-        memory.pop("encoded")
-        self._memory = memory
-        self._start = None
-        self._past = {}
+        self._memory = memory = dict(zip(self._encoded, found, strict=True))
+        del memory["encoded"]
+        self._start, self._past = None, {}
         with model_errors(self._files):
             for name in self._cache:
                 batch, heads, _, width = memory[name.replace("present", "cross")].shape()
@@ -73,14 +66,8 @@ class OrtDecoding:
         Raises:
             BundleError: the decoder cannot be run, or gives something else.
         """
-        given = ort_values(tokens=tokens, token_bias=self._biases[bias])
-        found = dict(
-            zip(
-                self._decoded,
-                self._decoder.run_with_ort_values(self._decoded, {**given, **self._memory, **self._past}),
-                strict=True,
-            )
-        )
+        given = {**ort_values(tokens=tokens, token_bias=self._biases[bias]), **self._memory, **self._past}
+        found = dict(zip(self._decoded, self._decoder.run_with_ort_values(self._decoded, given), strict=True))
         self._past = {name.replace("present", "past"): found[name] for name in self._cache}
         with model_errors(self._files):
             if self._start is None:

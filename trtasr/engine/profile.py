@@ -17,6 +17,18 @@ class Shapes(Protocol):
         """Input name -> [min, opt, max] shape."""
 
 
+def check_order(**ranges: tuple[float, float, float]) -> None:
+    """Refuse a range whose usual value does not lie between its ends.
+
+    Raises:
+        UsageError: naming the range.
+    """
+    for key, (smallest, usual, largest) in ranges.items():
+        if not 0 < smallest <= usual <= largest:
+            problem = f"profile {key}={(smallest, usual, largest)} is not 0 < min <= opt <= max"
+            raise UsageError(problem, f"put {key} in that order")
+
+
 @dataclass(frozen=True)
 class Profile:
     """The range of input shapes an engine accepts, in seconds of audio.
@@ -37,10 +49,7 @@ class Profile:
     most_frames: float = math.inf
 
     def __post_init__(self) -> None:
-        for key, values in (("batches", self.batches), ("seconds", self.seconds)):
-            smallest, usual, largest = values
-            if not 0 < smallest <= usual <= largest:
-                raise UsageError(f"profile {key}={values} is not 0 < min <= opt <= max", f"put {key} in that order")
+        check_order(batches=self.batches, seconds=self.seconds)
 
     def shapes(self) -> dict[str, list[list[int]]]:
         """Input name -> [min, opt, max] shape, for ``features`` [B, mel, T] and ``lengths`` [B].
@@ -90,12 +99,7 @@ class DecoderProfile:
     prompt: int
 
     def __post_init__(self) -> None:
-        for key in ("batches", "positions"):
-            smallest, usual, largest = getattr(self, key)
-            if not 0 < smallest <= usual <= largest:
-                raise UsageError(
-                    f"profile {key}={getattr(self, key)} is not 0 < min <= opt <= max", f"put {key} in that order"
-                )
+        check_order(batches=self.batches, positions=self.positions)
         if not 0 < self.prompt <= self.max_length:
             raise UsageError(
                 f"a prompt of {self.prompt} tokens in a transcript of at most {self.max_length}",

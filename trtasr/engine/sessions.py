@@ -31,11 +31,10 @@ def load_model(model: Path | bytes, weights: bool = True) -> Any:
     name = "model" if isinstance(model, bytes) else str(model)
     try:
         with model_errors(name):
-            found = (
-                onnx.load_from_string(model)
-                if isinstance(model, bytes)
-                else onnx.load(model, load_external_data=weights)
-            )
+            if isinstance(model, bytes):
+                found = onnx.load_from_string(model)
+            else:
+                found = onnx.load(model, load_external_data=weights)
     except OSError as error:
         raise BundleError(f"{name}: cannot be read as an ONNX model ({said(error)})", REPAIR) from error
     if not found.graph.node:  # an empty file is one, to protobuf
@@ -158,9 +157,9 @@ def folder_of(model: Path | bytes) -> Path | None:
     return None if isinstance(model, bytes) else model.parent
 
 
-def ort_observer(model: Path | bytes, names: Sequence[str]) -> Observe:
+def ort_observer(model: Path | bytes, names: Sequence[str], threads: int = 0) -> Observe:
     """Inner tensors of a graph run by ONNX Runtime; those that are no output yet are exposed."""
-    session = open_session(expose(model, names), folder=folder_of(model))
+    session = open_session(expose(model, names), threads, folder=folder_of(model))
 
     def observed(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         return dict(zip(names, session.run(list(names), inputs), strict=True))
@@ -185,9 +184,9 @@ def observe(
     Yields:
         tensor name and float32 values without the batch axis, for a convolution [C, T_valid].
     """
-    session = open_session(expose(model, names), threads, folder=folder_of(model))
+    observed = ort_observer(model, names, threads)
     for feed in tqdm(feeds, "observe", disable=None, unit="utt"):
-        for name, value in zip(names, session.run(list(names), dict(feed)), strict=True):
+        for name, value in observed(feed).items():
             yield name, value[0].astype(np.float32, copy=False)
 
 

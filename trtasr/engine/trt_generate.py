@@ -240,14 +240,9 @@ class TrtDecoding:
             self._decoder.set_shape(name, self._past_shape(name, self._batch, self._length))
         before, after = self._halves[self._turn], self._halves[1 - self._turn]
         written = {**after, "logits": self._logits(start=self._length == 0)}
-        self._decoder.bind(
-            {
-                **written,
-                **{name: before[present(name)] for name in self._past},
-                "tokens": self._place_tokens(tokens),
-                "token_bias": self._biases[bias],
-            }
-        )
+        past = {name: before[present(name)] for name in self._past}
+        given = {"tokens": self._place_tokens(tokens), "token_bias": self._biases[bias]}
+        self._decoder.bind({**written, **past, **given})
         self._decoder.enqueue(self._stream.handle)
         ids, log_probs = self._fetch(self._decoder, written, ["next_tokens", "next_log_probs"], self._batch)
         self._first = self._first or tokens.shape[1]
@@ -281,12 +276,9 @@ class TrtDecoding:
         shapes: dict[str, Shape] = {"next_tokens": (batch,), "next_log_probs": (batch,)}
         for name in self._past:
             shapes[present(name)] = self._past_shape(name, batch, self._decoder.limits[name][1][2] + longest)
-        places = {
-            name: self._arena.reserve(f"{name}/{half}", shape, self._decoder.outputs[name])
-            for name, shape in shapes.items()
-        }
-        self._arena.reserve(f"logits/{half}", (batch, longest, self._vocabulary), self._decoder.outputs["logits"])
-        return places
+        types = self._decoder.outputs
+        self._arena.reserve(f"logits/{half}", (batch, longest, self._vocabulary), types["logits"])
+        return {name: self._arena.reserve(f"{name}/{half}", shape, types[name]) for name, shape in shapes.items()}
 
     def _logits(self, start: bool) -> int:
         """Where the first step's logits lie, for `start_probability`, or those of all others, which nobody reads."""

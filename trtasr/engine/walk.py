@@ -93,8 +93,11 @@ def walk(
         here = {name: constants[name] for name in node.input if name in constants}
         for values in streams[0]:
             values.update(operator(values, here))
-        replaced = visit(visited(node, here, *streams)) if node.name in layers else None
-        changed |= replaced.constants if replaced else {}
+        replaced = None
+        if node.name in layers:
+            data, noisy = ([values[node.input[0]] for values in stream] for stream in streams)
+            replaced = visit(Visited(node, here, data, noisy, [values[node.output[0]] for values in streams[0]]))
+            changed |= replaced.constants
         for index, values in enumerate(streams[1]):
             read = values if replaced is None else {**values, node.input[0]: replaced.inputs[index]}
             found = operator(read, {name: changed.get(name, value) for name, value in here.items()})
@@ -103,23 +106,6 @@ def walk(
         forget(node, left, (*streams[0], *streams[1]))
     names = [output.name for output in model.graph.output]
     return Streams(*([{name: values[name] for name in names} for values in stream] for stream in streams))
-
-
-def visited(
-    node: NodeProto,
-    here: Mapping[str, Array],
-    full: Sequence[Mapping[str, Array]],
-    quantized: Sequence[Mapping[str, Array]],
-) -> Visited:
-    """The view of one layer."""
-    data, output = node.input[0], node.output[0]
-    return Visited(
-        node,
-        here,
-        [values[data] for values in full],
-        [values[data] for values in quantized],
-        [values[output] for values in full],
-    )
 
 
 def tell(seen: Callable[[str, FloatArray], None], found: Mapping[str, Array]) -> None:

@@ -1,5 +1,6 @@
 """Small helpers that every pass uses: look up, copy, rebuild, and write a graph of any size."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from math import prod
@@ -69,8 +70,7 @@ def outline(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def renamed_inputs(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
     """A copy of the node that reads other tensors: those that ``names`` maps, and those that these are mapped to."""
-    changed = NodeProto()
-    changed.CopyFrom(node)
+    changed = copy.deepcopy(node)
     for index, name in enumerate(node.input):
         final = name
         while final in names:
@@ -80,25 +80,13 @@ def renamed_inputs(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write ``path``, and ``<path>.data`` with its weights where they are more than one protobuf message can hold.
-
-    Args:
-        model: graph; not changed.
-        path: file to write.
-    """
+    """Write ``path``, and ``<path>.data`` with its weights where they are more than one protobuf message can hold."""
     if sum(len(item.raw_data) for item in model.graph.initializer) <= LARGEST:
         onnx.save(model, path)
         return
     weights = path.with_name(f"{path.name}.data")
     weights.unlink(missing_ok=True)  # onnx appends
-    onnx.save(
-        model,
-        path,
-        save_as_external_data=True,
-        all_tensors_to_one_file=True,
-        location=weights.name,
-        size_threshold=SMALL,
-    )
+    onnx.save(model, path, save_as_external_data=True, location=weights.name, size_threshold=SMALL)
     onnx.load_external_data_for_model(model, str(path.parent))  # saving has taken the values out
     for item in model.graph.initializer:
         item.ClearField("data_location")
@@ -127,17 +115,6 @@ def weight_scales_of(table: ScaleTable, name: str) -> WeightScale:
         raise UsageError(f"scale table: no scales for weight {name!r}", "calibrate again for this graph")
     check_scales(f"weight {name!r}", table.weights[name].scales)
     return table.weights[name]
-
-
-def dequantize_weight(node: NodeProto, codes: str, scales: str, axis: int) -> NodeProto:
-    """The DequantizeLinear in front of a weighted node (zero points are 0 and left out)."""
-    return helper.make_node(
-        "DequantizeLinear",
-        [codes, scales],
-        [f"{node.input[1]}_dequantized"],
-        name=f"{node.input[1]}/DequantizeLinear",
-        axis=axis,
-    )
 
 
 def check_scales(what: str, scales: Array) -> None:

@@ -11,6 +11,7 @@ from trtasr.graph.edit import constants, consumers, outline, producers, rebuilt,
 from trtasr.graph.tensors import WEIGHTED, lookups
 
 FULL_PRECISION = ("LogSoftmax",)
+INTEGER_RESULTS = ("QuantizeLinear", "ArgMax")
 SMALLEST_NORMAL = float(np.finfo(np.float16).tiny)
 SMALLEST = np.float16(2.0**-24)
 CACHES = ("cross_key.", "cross_value.", "past_key.", "past_value.", "present_key.", "present_value.")
@@ -35,13 +36,8 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
         QualityError: an initializer that is not finite in FP16, named with its largest value.
     """
     half_nodes = nodes_in_half(model)
-    integer_outputs = ("QuantizeLinear", "ArgMax")
-    half_tensors = {
-        name
-        for node in model.graph.node
-        if node.name in half_nodes and node.op_type not in integer_outputs
-        for name in node.output
-    }
+    computed = [node for node in model.graph.node if node.name in half_nodes]
+    half_tensors = {name for node in computed if node.op_type not in INTEGER_RESULTS for name in node.output}
     types = float_tensors(model)
     weights = constants(model)
     scales = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
@@ -79,24 +75,13 @@ def half_caches(model: onnx.ModelProto) -> onnx.ModelProto:
             stays as it is.
     """
     made_by, read_by = producers(model), consumers(model)
-    inputs = {
-        value.name: read_by[value.name]
-        for value in model.graph.input
-        if value.name.startswith(CACHES) and all(node.op_type in ("Cast", "Shape") for node in read_by[value.name])
-    }
-    outputs = {
-        value.name: made_by[value.name]
-        for value in model.graph.output
-        if value.name.startswith(CACHES) and made_by[value.name].op_type == "Cast"
-    }
-    casts = {
-        node.name: (node.output[0], name)
-        for name, readers in inputs.items()
-        for node in readers
-        if node.op_type == "Cast"
-    }
-    dropped = casts.keys() | {node.name for node in outputs.values()}
-    names = dict(casts.values())
+    kept = [value.name for value in model.graph.input if value.name.startswith(CACHES)]
+    inputs = {name for name in kept if all(node.op_type in ("Cast", "Shape") for node in read_by[name])}
+    made = [value.name for value in model.graph.output if value.name.startswith(CACHES)]
+    outputs = {name: made_by[name] for name in made if made_by[name].op_type == "Cast"}
+    casts = [node for name in inputs for node in read_by[name] if node.op_type == "Cast"]
+    dropped = {node.name for node in (*casts, *outputs.values())}
+    names = {node.output[0]: node.input[0] for node in casts}
     names |= {node.input[0]: name for name, node in outputs.items()}
     nodes = [renamed_inputs(node, names) for node in model.graph.node if node.name not in dropped]
     for node in nodes:
@@ -115,14 +100,10 @@ def fp16_scale_lint(model: onnx.ModelProto) -> list[str]:
     """
     made_by, values = producers(model), constants(model)
     found = []
-    for node in model.graph.node:
-        scales = (
-            [dequantized_scale(made_by, values, name) for name in node.input[:2]] if node.op_type in WEIGHTED else []
-        )
-        if len(scales) == 2 and all(scale is not None for scale in scales):
-            products = np.asarray(scales[0], np.float64) * np.asarray(scales[1], np.float64)
-            if products.min() < SMALLEST_NORMAL:
-                found.append(node.name)
+    for node in (node for node in model.graph.node if node.op_type in WEIGHTED):
+        data, weight = (dequantized_scale(made_by, values, name) for name in node.input[:2])
+        if data is not None and weight is not None and (data.astype(np.float64) * weight).min() < SMALLEST_NORMAL:
+            found.append(node.name)
     return found
 
 

@@ -7,7 +7,9 @@ through every operator (`intervals`). What is proved so holds for every input, n
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, inliner, numpy_helper, shape_inference
 
@@ -18,18 +20,6 @@ from trtasr.graph.intervals import SUMS, Operand, Step, bounds, products, title
 from trtasr.results import Accumulator, Proof
 from trtasr.values import Array
 
-INTEGERS = frozenset(
-    {
-        TensorProto.INT8,
-        TensorProto.INT16,
-        TensorProto.INT32,
-        TensorProto.INT64,
-        TensorProto.UINT8,
-        TensorProto.UINT16,
-        TensorProto.UINT32,
-        TensorProto.UINT64,
-    }
-)
 LENGTHS = Interval(0, 2**31 - 1)  # of int64 graph inputs
 COMPARISONS = ("Clip", "Max", "Min", "ReduceMax", "ReduceMin")
 BLIND = ("Shape", "QuantizeLinear")  # their intervals do not depend on what they read
@@ -53,9 +43,13 @@ class Inlined:
     types: Mapping[str, int]
     shapes: Mapping[str, tuple[int | None, ...] | None]
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Type of a tensor."""
+        return helper.tensor_dtype_to_np_dtype(self.types[name])
+
     def integer(self, name: str) -> bool:
-        """Whether a tensor is of an integer type; bool is none."""
-        return self.types[name] in INTEGERS
+        """Whether a tensor is of an integer type of at least 8 bits; bool is none."""
+        return self.dtype(name).kind in "iu"
 
     def boundary(self, node: NodeProto) -> bool:
         """Whether a node quantizes a graph input with a constant scale and zero point."""
@@ -250,8 +244,7 @@ def intervals_of(inlined: Inlined, longest: int) -> dict[str, Interval]:
     known = {name: of_array(array) for name, array in inlined.arrays.items() if inlined.integer(name)}
     for name in inlined.inputs:
         if inlined.integer(name):
-            lengths = inlined.types[name] == TensorProto.INT64
-            known[name] = LENGTHS if lengths else of_type(helper.tensor_dtype_to_np_dtype(inlined.types[name]))
+            known[name] = LENGTHS if inlined.types[name] == TensorProto.INT64 else of_type(inlined.dtype(name))
     for node in inlined.model.graph.node:
         outputs = [name for name in node.output if name]
         computable = node.op_type in BLIND or all(name in known for name in node.input if name)
@@ -306,7 +299,7 @@ def step_of(inlined: Inlined, node: NodeProto, known: Mapping[str, Interval], lo
         Operand(name, known[name], inlined.arrays.get(name), inlined.shapes[name]) if name in known else None
         for name in node.input
     )
-    return Step(node, operands, helper.tensor_dtype_to_np_dtype(inlined.types[node.output[0]]), longest)
+    return Step(node, operands, inlined.dtype(node.output[0]), longest)
 
 
 def accumulators_of(inlined: Inlined, known: Mapping[str, Interval], longest: int) -> dict[str, Accumulator]:
@@ -330,13 +323,7 @@ def accumulators_of(inlined: Inlined, known: Mapping[str, Interval], longest: in
 
 def widest_of(inlined: Inlined, known: Mapping[str, Interval], sums: set[str]) -> int:
     """Bits of the largest magnitude of an int32 or int64 tensor that a node computes and no accumulator holds."""
-    others = [
-        name
-        for node in inlined.model.graph.node
-        for name in node.output
-        if name in known
-        and name not in sums
-        and name not in inlined.arrays
-        and inlined.types[name] in (TensorProto.INT32, TensorProto.INT64)
-    ]
-    return max((known[name].magnitude.bit_length() for name in others), default=0)
+    made = {name for node in inlined.model.graph.node for name in node.output}
+    others = (made & known.keys()) - sums - inlined.arrays.keys()
+    signed = [name for name in others if inlined.dtype(name) in (np.int32, np.int64)]
+    return max((known[name].magnitude.bit_length() for name in signed), default=0)

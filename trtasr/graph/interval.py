@@ -1,5 +1,6 @@
 """Arithmetic of intervals of Python integers, which hold every value that an operation on their members can give."""
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product, starmap
@@ -12,7 +13,7 @@ from trtasr.values import Array
 
 @dataclass(frozen=True)
 class Interval:
-    """All integers from low to high, both included."""
+    """All integers from low to high, both included; operators give the interval of their results."""
 
     low: int
     high: int
@@ -21,6 +22,30 @@ class Interval:
     def magnitude(self) -> int:
         """Largest absolute value."""
         return max(abs(self.low), abs(self.high))
+
+    def __add__(self, other: "Interval") -> "Interval":
+        return Interval(self.low + other.low, self.high + other.high)
+
+    def __sub__(self, other: "Interval") -> "Interval":
+        return self + -other
+
+    def __neg__(self) -> "Interval":
+        return Interval(-self.high, -self.low)
+
+    def __abs__(self) -> "Interval":
+        return Interval(max(0, self.low, -self.high), self.magnitude)
+
+    def __mul__(self, other: "Interval") -> "Interval":
+        return corners(operator.mul, self, other)
+
+    def __mod__(self, other: "Interval") -> "Interval":
+        """With the sign of the divisor: between 0 and that, itself excluded."""
+        check_divisor(other)
+        if other.high < 0:
+            return -(-self % -other)
+        if self.low >= 0 and self.high < other.low:
+            return self
+        return Interval(0, min(self.high, other.high - 1) if self.low >= 0 else other.high - 1)
 
 
 def of_type(dtype: np.dtype[Any]) -> Interval:
@@ -39,21 +64,6 @@ def hull(*many: Interval) -> Interval:
     return Interval(min(item.low for item in many), max(item.high for item in many))
 
 
-def add(a: Interval, b: Interval) -> Interval:
-    """The interval of a + b."""
-    return Interval(a.low + b.low, a.high + b.high)
-
-
-def subtract(a: Interval, b: Interval) -> Interval:
-    """The interval of a - b."""
-    return Interval(a.low - b.high, a.high - b.low)
-
-
-def multiply(a: Interval, b: Interval) -> Interval:
-    """The interval of a b: the extremes lie at the corners."""
-    return corners(lambda x, y: x * y, a, b)
-
-
 def divide(a: Interval, b: Interval) -> Interval:
     """The interval of a / b toward zero: the extremes lie at the corners, as b keeps its sign.
 
@@ -64,20 +74,6 @@ def divide(a: Interval, b: Interval) -> Interval:
     return corners(lambda x, y: abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1), a, b)
 
 
-def modulo(a: Interval, b: Interval) -> Interval:
-    """The interval of a mod b, which has the sign of b: between 0 and b, itself excluded.
-
-    Raises:
-        ZeroDivisionError: b may be zero.
-    """
-    check_divisor(b)
-    if b.high < 0:
-        return negate(modulo(negate(a), negate(b)))
-    if a.low >= 0 and a.high < b.low:
-        return a
-    return Interval(0, min(a.high, b.high - 1) if a.low >= 0 else b.high - 1)
-
-
 def maximum(*many: Interval) -> Interval:
     """The interval of the largest."""
     return Interval(max(item.low for item in many), max(item.high for item in many))
@@ -86,21 +82,6 @@ def maximum(*many: Interval) -> Interval:
 def minimum(*many: Interval) -> Interval:
     """The interval of the smallest."""
     return Interval(min(item.low for item in many), min(item.high for item in many))
-
-
-def negate(a: Interval) -> Interval:
-    """The interval of -a."""
-    return Interval(-a.high, -a.low)
-
-
-def absolute(a: Interval) -> Interval:
-    """The interval of |a|."""
-    return Interval(max(0, a.low, -a.high), a.magnitude)
-
-
-def relu(a: Interval) -> Interval:
-    """The interval of max(a, 0)."""
-    return maximum(a, Interval(0, 0))
 
 
 def weighted_sums(x: Interval, weight: Array, axes: tuple[int, ...]) -> Interval:

@@ -4,6 +4,7 @@ Each rule maps intervals of the inputs to one of the output that holds every val
 integers, so that a value which the tensor's own type cannot hold is seen instead of wrapped around.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -13,23 +14,7 @@ import numpy as np
 from onnx import NodeProto, numpy_helper
 
 from trtasr.errors import QualityError
-from trtasr.graph.interval import (
-    Interval,
-    absolute,
-    add,
-    divide,
-    hull,
-    maximum,
-    minimum,
-    modulo,
-    multiply,
-    negate,
-    of_array,
-    of_type,
-    relu,
-    subtract,
-    weighted_sums,
-)
+from trtasr.graph.interval import Interval, divide, hull, maximum, minimum, of_array, of_type, weighted_sums
 from trtasr.graph.tensors import attribute
 from trtasr.values import Array
 
@@ -132,7 +117,7 @@ def each(function: Callable[..., Interval]) -> Rule:
 def multiplied(step: Step) -> Interval:
     """A product of a tensor with itself is a square."""
     a, b = step.required(0), step.required(1)
-    return multiply(*[absolute(a.interval)] * 2) if a.name == b.name else multiply(a.interval, b.interval)
+    return abs(a.interval) * abs(a.interval) if a.name == b.name else a.interval * b.interval
 
 
 def clipped(step: Step) -> Interval:
@@ -149,7 +134,7 @@ def remainder(step: Step) -> Interval:
     """
     if attribute(step.node, "fmod", 0):  # has the sign of the dividend
         raise without_rule(step.node)
-    return modulo(step.interval(0), step.interval(1))
+    return step.interval(0) % step.interval(1)
 
 
 def shifted(step: Step) -> Interval:
@@ -218,7 +203,7 @@ def matrix_product(step: Step) -> Interval:
 
 def of_products(count: int, a: Interval, b: Interval) -> Interval:
     """Up to so many products; padding makes some of them 0."""
-    found = hull(multiply(a, b), Interval(0, 0))
+    found = hull(a * b, Interval(0, 0))
     return Interval(count * found.low, count * found.high)
 
 
@@ -226,7 +211,7 @@ def centered(step: Step, position: int) -> tuple[Array | None, Interval]:
     """An operand minus its zero point: the numbers where both are constant, and the interval."""
     codes, zero = step.required(position), step.operand(position + 2)
     if codes.array is None or (zero is not None and zero.array is None):
-        return None, subtract(codes.interval, step.interval(position + 2))
+        return None, codes.interval - step.interval(position + 2)
     numbers = wide(codes.array)
     if zero is not None and zero.array is not None:
         numbers = numbers - zeros_along(wide(zero.array), step, position, numbers.ndim)
@@ -279,13 +264,10 @@ def check_fits(step: Step, found: Interval) -> None:
         QualityError: naming the node and the value.
     """
     limits = of_type(step.dtype)
-    if limits.low <= found.low and found.high <= limits.high:
-        return
-    how, value = ("up", found.high) if found.high > limits.high else ("down", found.low)
-    raise QualityError(
-        f"{title(step.node)}: values {how} to {told(value)} do not fit {step.dtype}",
-        "clip its operands, or compute it in a wider type",
-    )
+    if found.low < limits.low or limits.high < found.high:
+        how, value = ("up", found.high) if found.high > limits.high else ("down", found.low)
+        problem = f"{title(step.node)}: values {how} to {told(value)} do not fit {step.dtype}"
+        raise QualityError(problem, "clip its operands, or compute it in a wider type")
 
 
 def told(value: int) -> str:
@@ -295,30 +277,13 @@ def told(value: int) -> str:
     return f"{'-' if value < 0 else ''}2^{(abs(value) - 1).bit_length()}"
 
 
-# Operators that move, pick or convert values.
-MOVES = (
-    "Cast",
-    "CastLike",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "GatherElements",
-    "Identity",
-    "MaxPool",
-    "ReduceMax",
-    "ReduceMin",
-    "Reshape",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Tile",
-    "Transpose",
-    "Unsqueeze",
-)
+CONVERTING = ("Cast", "CastLike", "Expand", "Tile")
+PICKING = ("Gather", "GatherElements", "MaxPool", "ReduceMax", "ReduceMin", "Slice", "Split")
+MOVING = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(MOVES, lambda step: step.interval(0)),
-    "Abs": each(absolute),
-    "Add": each(add),
+    **dict.fromkeys((*CONVERTING, *PICKING, *MOVING), lambda step: step.interval(0)),
+    "Abs": each(abs),
+    "Add": each(operator.add),
     "BitShift": shifted,
     "Clip": clipped,
     "Concat": each(hull),
@@ -331,14 +296,14 @@ RULES: Mapping[str, Rule] = {
     "Min": each(minimum),
     "Mod": remainder,
     "Mul": multiplied,
-    "Neg": each(negate),
+    "Neg": each(operator.neg),
     "Pad": padded,
     "QuantizeLinear": lambda step: of_type(step.dtype),
     "Range": lambda step: hull(step.interval(0), step.interval(1)),
     "ReduceSum": reduced_sum,
-    "Relu": each(relu),
+    "Relu": lambda step: maximum(step.interval(0), Interval(0, 0)),
     "Shape": lambda _step: Interval(0, 2**31 - 1),
-    "Sub": each(subtract),
+    "Sub": each(operator.sub),
 }
 
 

@@ -1,8 +1,9 @@
 """What belongs to one of several graphs: its part of a scale table, its part of the patterns of a recipe."""
 
+import fnmatch
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
+from itertools import chain
 
 import onnx
 
@@ -30,6 +31,20 @@ def own_part(table: ScaleTable, model: onnx.ModelProto) -> ScaleTable:
     return replace(table, **parts)
 
 
+def refuse_unmatched(patterns: Sequence[str], nodes: Sequence[str]) -> None:
+    """Refuse a pattern that no weighted node has the name for.
+
+    Raises:
+        RecipeError: naming it.
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(nodes, pattern):
+            raise RecipeError(
+                f"exclude: {pattern!r} matches no Conv, MatMul or Gemm node",
+                "use node names as in layers.json; * matches any characters",
+            )
+
+
 def own_patterns(patterns: Sequence[str], models: Sequence[onnx.ModelProto]) -> list[tuple[str, ...]]:
     """The patterns that match a weighted node, graph by graph.
 
@@ -37,10 +52,5 @@ def own_patterns(patterns: Sequence[str], models: Sequence[onnx.ModelProto]) -> 
         RecipeError: one that matches none in any.
     """
     names = [[node.name for node in model.graph.node if node.op_type in WEIGHTED] for model in models]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for each in names for name in each):
-            raise RecipeError(
-                f"exclude: {pattern!r} matches no Conv, MatMul or Gemm node",
-                "use node names as in layers.json; * matches any characters",
-            )
-    return [tuple(one for one in patterns if any(fnmatchcase(name, one) for name in each)) for each in names]
+    refuse_unmatched(patterns, [*chain.from_iterable(names)])
+    return [tuple(one for one in patterns if fnmatch.filter(each, one)) for each in names]

@@ -2,7 +2,8 @@
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, numpy_helper
+from onnx.helper import make_node
 
 from trtasr.graph.edit import constants, producers, rebuilt, tensor
 from trtasr.graph.tensors import attribute
@@ -40,11 +41,8 @@ def pointwise_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
             if dequantize is not None:
                 nodes.append(dequantize_columns(dequantize, columns))
         rank, rows = len(weights[source].dims), f"{node.name}_rows"
-        nodes.append(
-            helper.make_node(
-                "Transpose", [node.input[0]], [rows], name=f"{node.name}/rows", perm=[0, *range(2, rank), 1]
-            )
-        )
+        to_rows = [0, *range(2, rank), 1]
+        nodes.append(make_node("Transpose", [node.input[0]], [rows], name=f"{node.name}/rows", perm=to_rows))
         nodes += product_nodes(node, rows, columns if dequantize is None else f"{columns}_dequantized", rank)
     return rebuilt(model, nodes, [*model.graph.initializer, *added.values()])
 
@@ -61,12 +59,9 @@ def is_pointwise(node: NodeProto, weight: TensorProto) -> bool:
 
 def dequantize_columns(original: NodeProto, columns: str) -> NodeProto:
     """The DequantizeLinear of a weight [O, I, k], for its matrix [kI, O] ``columns`` -> ``columns``_dequantized."""
-    node = helper.make_node(
-        "DequantizeLinear", [columns, *original.input[1:]], [f"{columns}_dequantized"], name=original.name
-    )
-    if attribute(original, "axis", None) is not None:
-        node.attribute.append(helper.make_attribute("axis", 1))
-    return node
+    axis = None if attribute(original, "axis", None) is None else 1
+    inputs, output = [columns, *original.input[1:]], f"{columns}_dequantized"
+    return make_node("DequantizeLinear", inputs, [output], name=original.name, axis=axis)
 
 
 def product_nodes(node: NodeProto, rows: str, weight: str, rank: int) -> list[NodeProto]:
@@ -79,17 +74,8 @@ def product_nodes(node: NodeProto, rows: str, weight: str, rank: int) -> list[No
         rank: of the convolution's output.
     """
     base, product = node.name, f"{node.output[0]}_product"
+    nodes = [make_node("MatMul", [rows, weight], [product], name=base)]
+    if len(node.input) > 2 and node.input[2]:
+        nodes.append(make_node("Add", [product, node.input[2]], [f"{product}_biased"], name=f"{base}/bias"))
     to_columns = [0, rank - 1, *range(1, rank - 1)]
-    has_bias = len(node.input) > 2 and node.input[2]
-    matmul = helper.make_node("MatMul", [rows, weight], [product], name=base)
-    after = helper.make_node(
-        "Transpose",
-        [f"{product}_biased" if has_bias else product],
-        list(node.output),
-        name=f"{base}/columns",
-        perm=to_columns,
-    )
-    if not has_bias:
-        return [matmul, after]
-    bias = helper.make_node("Add", [product, node.input[2]], [f"{product}_biased"], name=f"{base}/bias")
-    return [matmul, bias, after]
+    return [*nodes, make_node("Transpose", nodes[-1].output, node.output, name=f"{base}/columns", perm=to_columns)]

@@ -4,15 +4,15 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, numpy_helper
+from onnx.helper import make_node
 
-from trtasr.errors import RecipeError
 from trtasr.graph.codes import Codes
-from trtasr.graph.edit import constants, dequantize_weight, rebuilt, scale_of, tensor, weight_scales_of
+from trtasr.graph.edit import constants, rebuilt, scale_of, tensor, weight_scales_of
+from trtasr.graph.own_part import refuse_unmatched
 from trtasr.graph.tensors import WEIGHTED, sites
 from trtasr.quant.scales import quantize_weight
 from trtasr.values import Decision, ScaleTable, Site
@@ -68,16 +68,14 @@ def insert_qdq(
     for original in model.graph.node:
         node = copy.deepcopy(original)
         if node.name in quantized:
-            for name, maker in (
-                (node.input[0], partial(activation_pair, formats or {})),
-                (node.input[1], dequantized_weight),
-            ):
+            for index, name in enumerate(node.input[:2]):
                 if name not in done:
-                    made, initializers = maker(node, table, weights)
-                    nodes += made
-                    added.update({item.name: item for item in initializers})
+                    weight = index == 1
+                    pair = dequantized_weight(name, table, weights) if weight else activation_pair(name, table, formats)
+                    nodes += pair[0]
+                    added.update({item.name: item for item in pair[1]})
                     done.add(name)
-            node.input[0], node.input[1] = f"{node.input[0]}_dequantized", f"{node.input[1]}_dequantized"
+                node.input[index] = f"{name}_dequantized"
         nodes.append(node)
     return QdqResult(rebuilt(model, nodes, [*weights.values(), *added.values()]), decisions)
 
@@ -93,12 +91,7 @@ def decide(model: onnx.ModelProto, rules: Sequence[Rule], exclude: Sequence[str]
     """
     described = {site.node: site for site in sites(model)}
     weighted = [node for node in model.graph.node if node.op_type in WEIGHTED]
-    for pattern in exclude:
-        if not any(fnmatchcase(node.name, pattern) for node in weighted):
-            raise RecipeError(
-                f"exclude: {pattern!r} matches no Conv, MatMul or Gemm node",
-                "use node names as in layers.json; * matches any characters",
-            )
+    refuse_unmatched(exclude, [node.name for node in weighted])
     decisions = []
     for node in weighted:
         rule = skip_rule(node, described.get(node.name), rules, exclude)
@@ -118,32 +111,24 @@ def skip_rule(node: NodeProto, site: Site | None, rules: Sequence[Rule], exclude
 Made = tuple[list[NodeProto], list[TensorProto]]
 
 
-def activation_pair(
-    formats: Mapping[str, Codes], node: NodeProto, table: ScaleTable, _weights: dict[str, TensorProto]
-) -> Made:
-    """QuantizeLinear and DequantizeLinear of a node's input, and the constants they read."""
-    name = node.input[0]
+def activation_pair(name: str, table: ScaleTable, formats: Mapping[str, Codes] | None) -> Made:
+    """QuantizeLinear and DequantizeLinear of a tensor, and the constants they read."""
     scale, zero = tensor(f"{name}_scale", scale_of(table, name).scale), tensor("int8_zero", np.int8(0))
-    if name in formats:
+    if formats and name in formats:
         scale = tensor(f"{name}_scale", formats[name].scale)
         zero = tensor(f"{name}_zero_point", np.uint8(formats[name].zero))
+    codes, how = f"{name}_quantized", [scale.name, zero.name]
     return [
-        helper.make_node(
-            "QuantizeLinear", [name, scale.name, zero.name], [f"{name}_quantized"], name=f"{name}/QuantizeLinear"
-        ),
-        helper.make_node(
-            "DequantizeLinear",
-            [f"{name}_quantized", scale.name, zero.name],
-            [f"{name}_dequantized"],
-            name=f"{name}/DequantizeLinear",
-        ),
+        make_node("QuantizeLinear", [name, *how], [codes], name=f"{name}/QuantizeLinear"),
+        make_node("DequantizeLinear", [codes, *how], [f"{name}_dequantized"], name=f"{name}/DequantizeLinear"),
     ], [scale, zero]
 
 
-def dequantized_weight(node: NodeProto, table: ScaleTable, weights: dict[str, TensorProto]) -> Made:
-    """DequantizeLinear of a node's weight, its codes and scales."""
-    name = node.input[1]
+def dequantized_weight(name: str, table: ScaleTable, weights: dict[str, TensorProto]) -> Made:
+    """DequantizeLinear of a weight, its codes and scales."""
     entry = weight_scales_of(table, name)
     codes = tensor(f"{name}_int8", quantize_weight(numpy_helper.to_array(weights[name]), entry.scales, entry.axis))
     scales = tensor(f"{name}_scale", np.asarray(entry.scales, np.float32))
-    return [dequantize_weight(node, codes.name, scales.name, entry.axis)], [codes, scales]
+    whole, title = [f"{name}_dequantized"], f"{name}/DequantizeLinear"  # zero points are 0 and left out
+    made = make_node("DequantizeLinear", [codes.name, scales.name], whole, name=title, axis=entry.axis)
+    return [made], [codes, scales]

@@ -9,38 +9,10 @@ from onnx import NodeProto, TensorProto, helper
 from trtasr.values import Site
 
 WEIGHTED = ("Conv", "MatMul", "Gemm")
-DATA_OPS = (
-    "Conv",
-    "MatMul",
-    "Gemm",
-    "Relu",
-    "Clip",
-    "Selu",
-    "Sigmoid",
-    "HardSigmoid",
-    "Gelu",
-    "Erf",
-    "Tanh",
-    "Mul",
-    "Add",
-    "Sub",
-    "Div",
-    "Max",
-    "Pad",
-    "Transpose",
-    "Identity",
-)
-ATTENTION_OPS = (
-    "LayerNormalization",
-    "Softmax",
-    "Reshape",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Unsqueeze",
-    "Concat",
-    "MaxPool",
-)
+FUNCTIONS = ("Relu", "Clip", "Selu", "Sigmoid", "HardSigmoid", "Gelu", "Erf", "Tanh", "LayerNormalization", "Softmax")
+ARITHMETIC = ("Mul", "Add", "Sub", "Div", "Max", "MaxPool")
+LAYOUT = ("Pad", "Transpose", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Concat")
+DATA_OPS = frozenset((*WEIGHTED, *FUNCTIONS, *ARITHMETIC, *LAYOUT))
 
 
 @dataclass(frozen=True)
@@ -87,7 +59,7 @@ def data_path(model: onnx.ModelProto) -> tuple[str, ...]:
     names = [value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT]
     on_path, embeddings = set(names), set(lookups(model))
     for node in model.graph.node:
-        carries = node.op_type in (*DATA_OPS, *ATTENTION_OPS) and on_path.intersection(node.input)
+        carries = node.op_type in DATA_OPS and on_path.intersection(node.input)
         if carries or node.name in embeddings:
             on_path.update(node.output)
             names += node.output
@@ -146,16 +118,9 @@ def site(node: NodeProto, shape: tuple[int, ...]) -> Site:
     axis = output_axis(node, len(shape))
     groups = int(attribute(node, "group", 1))
     kernel = shape[2:] if node.op_type == "Conv" else ()
-    return Site(
-        node=node.name,
-        op=node.op_type,
-        weight_shape=shape,
-        in_channels=shape[1 if axis == 0 else 0] * groups,
-        out_channels=shape[axis],
-        groups=groups,
-        kernel=kernel,
-        stride=tuple(attribute(node, "strides", [1] * len(kernel))),
-    )
+    stride = tuple(attribute(node, "strides", [1] * len(kernel)))
+    inputs = shape[1 if axis == 0 else 0] * groups
+    return Site(node.name, node.op_type, shape, inputs, shape[axis], groups, kernel, stride)
 
 
 def output_axis(node: NodeProto, rank: int) -> int:
@@ -167,7 +132,4 @@ def output_axis(node: NodeProto, rank: int) -> int:
 
 def attribute(node: NodeProto, name: str, default: Any) -> Any:
     """Value of a node attribute, or ``default`` where it is absent."""
-    for item in node.attribute:
-        if item.name == name:
-            return helper.get_attribute_value(item)
-    return default
+    return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)

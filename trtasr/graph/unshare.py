@@ -1,5 +1,6 @@
 """Constants that several nodes share -> one for each layer."""
 
+import copy
 from collections.abc import Sequence
 
 import onnx
@@ -84,8 +85,7 @@ def read_otherwise(model: onnx.ModelProto) -> set[str]:
 
 def reading(node: NodeProto, inputs: Sequence[str]) -> NodeProto:
     """A copy of the node with other inputs."""
-    changed = NodeProto()
-    changed.CopyFrom(node)
+    changed = copy.deepcopy(node)
     changed.input[:] = inputs
     return changed
 

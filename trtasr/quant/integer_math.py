@@ -6,13 +6,7 @@ is written in another way (shifts of signed numbers, exact divisions), so that o
 
 import numpy as np
 
-from trtasr.quant.fixed_point import (
-    EXP2,
-    EXPONENT_BITS,
-    LARGEST_SHIFT,
-    ONE,
-    SHARE_BITS,
-)
+from trtasr.quant.fixed_point import EXP2, EXPONENT_BITS, LARGEST_SHIFT, ONE, SHARE_BITS
 from trtasr.values import IntArray
 
 

@@ -6,7 +6,7 @@ larger value arrives (neighbouring bins merge, so no count is ever lost).
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -61,22 +61,15 @@ def update(histogram: Histogram, values: FloatArray) -> Histogram:
         raise QualityError(
             "calibration met NaN or infinite activations", "check the checkpoint: its FP32 outputs are not finite"
         )
+    seen = replace(histogram, amax=max(histogram.amax, amax), minimum=min(histogram.minimum, minimum))
     if amax < NEGLIGIBLE:
         counts = histogram.counts.copy()
         counts[0] += values.size
-        return Histogram(
-            counts, histogram.limit, max(histogram.amax, amax), min(histogram.minimum, minimum), histogram.power
-        )
+        return replace(seen, counts=counts)
     counts, limit = grow(histogram.counts, histogram.limit, amax)
     bins = np.minimum(np.abs(values).ravel() * np.float32(BINS / limit), BINS - 1).astype(np.int32)
-    power = float(np.dot(values.ravel(), values.ravel()))
-    return Histogram(
-        counts + np.bincount(bins, minlength=BINS),
-        limit,
-        max(histogram.amax, amax),
-        min(histogram.minimum, minimum),
-        histogram.power + power,
-    )
+    power = histogram.power + float(np.dot(values.ravel(), values.ravel()))
+    return replace(seen, counts=counts + np.bincount(bins, minlength=BINS), limit=limit, power=power)
 
 
 def grow(counts: Counts, limit: float, amax: float) -> tuple[Counts, float]:
@@ -111,11 +104,6 @@ def sqnr_db(histogram: Histogram, amax: float, codes: int = CODES) -> float:
     """Signal to quantization-noise ratio 10 log10(sum x^2 / sum (x - Q(x))^2) in dB."""
     noise = noise_power(histogram, amax, codes)
     return 10 * math.log10(histogram.power / noise) if noise > 0 and histogram.power > 0 else math.nan
-
-
-def max_amax(histogram: Histogram) -> float:
-    """The largest magnitude seen: no clipping."""
-    return histogram.amax
 
 
 def percentile_amax(histogram: Histogram, percentile: float = PERCENTILE) -> float:
@@ -159,7 +147,7 @@ def divergence(counts: Counts, stop: int) -> float:
 
 
 OBSERVERS: Mapping[str, Callable[[Histogram], float]] = {
-    "max": max_amax,
+    "max": lambda histogram: histogram.amax,  # no clipping
     "percentile": percentile_amax,
     "mse": mse_amax,
     "entropy": entropy_amax,

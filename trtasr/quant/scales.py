@@ -160,30 +160,18 @@ def warn_dead_channels(table: ScaleTable) -> None:
 def table_to_json(table: ScaleTable) -> dict[str, Any]:
     """JSON form; floats keep every bit (``scale`` is the float32 that Q/DQ nodes and the cache carry)."""
     activations = {
-        name: {
-            "amax": e.amax,
-            "scale": float(e.scale),
-            "method": e.method,
-            "non_negative": e.non_negative,
-            "sqnr_db": rounded_or_null(e.sqnr_db),
-        }
+        name: vars(StoredScale(e.amax, float(e.scale), e.method, e.non_negative, rounded_or_null(e.sqnr_db)))
         for name, e in table.activations.items()
     }
     weights = {
-        name: {
-            "axis": w.axis,
-            "scales": [float(s) for s in w.scales],
-            "sqnr_db": rounded_or_null(w.sqnr_db),
-            "floored": list(w.floored),
-        }
+        name: vars(StoredWeight(w.axis, tuple(w.scales.tolist()), rounded_or_null(w.sqnr_db), w.floored))
         for name, w in table.weights.items()
     }
-    offsets = {name: [float(v) for v in values] for name, values in table.offsets.items()}
     return {
         "activations": activations,
         "weights": weights,
         "alphas": dict(table.alphas),
-        "offsets": offsets,
+        "offsets": {name: values.tolist() for name, values in table.offsets.items()},
         "corrected": sorted(table.corrected),
         "settings": dict(table.settings),
     }
