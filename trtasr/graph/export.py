@@ -2,20 +2,24 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from trtasr.files.replace import OTHER_FOLDER
+from trtasr.files.workspace import workspace
+from trtasr.graph.edit import write_model
 from trtasr.graph.fold_scale import fold_scale
 from trtasr.graph.named_weights import named_weights
 from trtasr.graph.passes import passed
 from trtasr.graph.unshare import unshare
 
 OPSET = 20  # FP16 scales of QuantizeLinear / DequantizeLinear need 19
+Axes = Mapping[int, str]
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -61,27 +65,39 @@ def export_onnx(model: nn.Module, path: Path, mel_bins: int) -> None:
         mel_bins: mel of the features.
     """
     example = (torch.zeros(2, mel_bins, 64), torch.tensor([64, 40]))
-    # The older exporter keeps module paths as node names (/encoder/encoder.0/mconv.0/conv/Conv); layer reports and
-    # Q/DQ decisions are read by those names.
-    with warnings.catch_warnings(), torch.no_grad():
+    inputs = {"features": {0: "batch", 2: "time"}, "lengths": {0: "batch"}}
+    outputs = {"log_probs": {0: "batch", 1: "frames"}, "output_lengths": {0: "batch"}}
+    export_module(model, example, path, inputs, outputs)
+
+
+def export_module(
+    module: nn.Module, example: tuple[Tensor, ...], path: Path, inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]
+) -> None:
+    """Export a module and tidy its graph.
+
+    Args:
+        module: in eval mode.
+        example: its inputs.
+        path: file to write.
+        inputs: name -> dynamic axes, in order.
+        outputs: likewise.
+    """
+    with warnings.catch_warnings(), torch.no_grad(), workspace(path.parent, OTHER_FOLDER) as work:
         warnings.simplefilter("ignore")
+        raw = work / path.name  # the exporter writes one file per weight where they are large
         torch.onnx.export(
-            model,
+            module,
             example,
-            str(path),
-            dynamo=False,
+            str(raw),
+            dynamo=False,  # the older exporter keeps module paths as node names, by which reports are read
             opset_version=OPSET,
-            input_names=["features", "lengths"],
-            output_names=["log_probs", "output_lengths"],
-            dynamic_axes={
-                "features": {0: "batch", 2: "time"},
-                "lengths": {0: "batch"},
-                "log_probs": {0: "batch", 1: "frames"},
-                "output_lengths": {0: "batch"},
-            },
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={**inputs, **outputs},
         )
+        graph = onnx.load(raw)
     passes = (unshare, fold_scale, named_weights)  # the exporter stores equal constants of layers once
-    onnx.save(passed(onnx.load(path), passes, f"export.{path.name.partition('.')[0]}"), path)
+    write_model(passed(graph, passes, f"export.{path.name.partition('.')[0]}"), path)
 
 
 def pairs(container: nn.ModuleList | nn.Sequential) -> Iterator[tuple[int, nn.Conv1d, nn.BatchNorm1d]]:

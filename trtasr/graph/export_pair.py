@@ -1,23 +1,14 @@
 """torch encoder-decoder -> two FP32 ONNX graphs: encoder with every cross-attention key and value, and decoder step."""
 
-import warnings
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import onnx
 import torch
 from torch import Tensor, nn
 
-from trtasr.files.replace import OTHER_FOLDER
-from trtasr.files.workspace import workspace
-from trtasr.graph.edit import write_model
-from trtasr.graph.export import OPSET
-from trtasr.graph.fold_scale import fold_scale
-from trtasr.graph.named_weights import named_weights
-from trtasr.graph.passes import passed
-from trtasr.graph.unshare import unshare
+from trtasr.graph.export import export_module
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -167,64 +158,16 @@ def export_pair(pair: Pair, encoder: Path, decoder: Path, rows: int) -> None:
     with torch.no_grad():
         encoded, positions = pair.encoder(features, lengths)
         cross = list(chain.from_iterable(cast(Any, pair.decoder).cross(encoded)))
-    layers = len(cross) // 2
+    layers, each = len(cross) // 2, {0: "batch"}
     cached = {name: {0: "batch", 2: "positions"} for name in cache_names("cross", layers)}
-    write(
-        EncoderStage(pair),
-        (features, lengths),
-        encoder,
-        (["features", "lengths"], ["encoded", "positions", *cached]),
-        {
-            "features": {0: "batch", 2: "time"},
-            "lengths": {0: "batch"},
-            "encoded": {0: "batch", 1: "positions"},
-            "positions": {0: "batch"},
-            **cached,
-        },
-    )
+    heard = {"features": {0: "batch", 2: "time"}, "lengths": each}
+    encodings = {"encoded": {0: "batch", 1: "positions"}, "positions": each, **cached}
+    export_module(EncoderStage(pair), (features, lengths), encoder, heard, encodings)
     vocabulary = cast(nn.Embedding, cast(Any, pair.decoder).embed_tokens).num_embeddings
     past = [torch.zeros_like(item[:, :, :3]) for item in cross]
     before = {name: {0: "batch", 2: "past"} for name in cache_names("past", layers)}
     after = {name: {0: "batch", 2: "total"} for name in cache_names("present", layers)}
-    write(
-        DecoderStage(pair),
-        (torch.zeros(2, 2, dtype=torch.int64), positions, torch.zeros(vocabulary), *cross, *past),
-        decoder,
-        (["tokens", "positions", "token_bias", *cached, *before], ["logits", "next_tokens", "next_log_probs", *after]),
-        {
-            "tokens": {0: "batch", 1: "new"},
-            "positions": {0: "batch"},
-            "logits": {0: "batch", 1: "new"},
-            "next_tokens": {0: "batch"},
-            "next_log_probs": {0: "batch"},
-            **cached,
-            **before,
-            **after,
-        },
-    )
-
-
-def write(
-    stage: nn.Module,
-    example: tuple[Tensor, ...],
-    path: Path,
-    names: tuple[list[str], list[str]],
-    axes: dict[str, dict[int, str]],
-) -> None:
-    """Export one stage and tidy its graph."""
-    with warnings.catch_warnings(), torch.no_grad(), workspace(path.parent, OTHER_FOLDER) as work:
-        warnings.simplefilter("ignore")
-        raw = work / path.name  # the exporter writes one file per weight where they are large
-        torch.onnx.export(
-            stage,
-            example,
-            str(raw),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=names[0],
-            output_names=names[1],
-            dynamic_axes=axes,
-        )
-        graph = onnx.load(raw)
-    passes = (unshare, fold_scale, named_weights)
-    write_model(passed(graph, passes, f"export.{path.name.partition('.')[0]}"), path)
+    given = {"tokens": {0: "batch", 1: "new"}, "positions": each, "token_bias": {}, **cached, **before}
+    made = {"logits": {0: "batch", 1: "new"}, "next_tokens": each, "next_log_probs": each, **after}
+    example = (torch.zeros(2, 2, dtype=torch.int64), positions, torch.zeros(vocabulary), *cross, *past)
+    export_module(DecoderStage(pair), example, decoder, given, made)

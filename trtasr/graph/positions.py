@@ -1,6 +1,5 @@
 """Tables of relative positions: sines and cosines computed once, kept as the 8-bit codes that the network reads."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from onnx import NodeProto, TensorProto, helper
 from trtasr.errors import BuildError
 from trtasr.graph.check import run_graph
 from trtasr.graph.codes import LARGEST_CODE
-from trtasr.graph.edit import consumers, producers, rebuilt
+from trtasr.graph.edit import consumers, empty_copy, producers, rebuilt
 from trtasr.graph.integer_build import UNSUPPORTED, Builder
 from trtasr.quant.fixed_point import LONGEST
 from trtasr.values import Array
@@ -36,9 +35,8 @@ class Positions:
         codes = np.clip(np.rint(self.values / read.scale) + read.zero, 0, LARGEST_CODE)
         rows = self.values.shape[1] // 2
         middle, axis = build.number(rows), build.constant("axis_1", np.array([1], np.int64))
-        frames = build.emit(
-            "Reshape", [self.frames, build.constant("one_number", np.array([1], np.int64))], f"{self.name}_frames"
-        )
+        shape = build.constant("one_number", np.array([1], np.int64))
+        frames = build.emit("Reshape", [self.frames, shape], f"{self.name}_frames")
         first = build.emit("Sub", [middle, frames], f"{self.name}_first")
         last = build.emit("Add", [middle, frames], f"{self.name}_last")
         stored = build.constant(f"{self.name}_table", codes.astype(np.uint8))
@@ -56,8 +54,8 @@ def position_tables(model: onnx.ModelProto, longest: int = LONGEST) -> dict[str,
         if node.op_type != "Sin":
             continue
         steps, start = range_behind(node, made)
-        name, nodes = followed(steps, readers)
-        found[name] = Positions(name, start, evaluated(model, nodes, steps, name, longest))
+        name = followed(steps, readers)
+        found[name] = Positions(name, start, evaluated(model, steps, name, longest))
     return found
 
 
@@ -74,28 +72,21 @@ def range_behind(node: NodeProto, made: dict[str, NodeProto]) -> tuple[str, str]
     return name, start
 
 
-def followed(name: str, readers: dict[str, list[NodeProto]]) -> tuple[str, list[NodeProto]]:
-    """What a weighted node reads of the positions, and the nodes that make it."""
-    carried, nodes, last = {name}, [], name
-    waiting = [name]
-    while waiting:
-        for node in readers[waiting.pop(0)]:
+def followed(name: str, readers: dict[str, list[NodeProto]]) -> str:
+    """What a weighted node reads of the positions."""
+    carried = [name]
+    for current in carried:  # grows while it is walked
+        for node in readers[current]:
             if node.op_type not in ("MatMul", "Shape") and node.output[0] not in carried:
-                carried.add(node.output[0])
-                waiting.append(node.output[0])
-                nodes.append(node)
-                last = node.output[0]
-    return last, nodes
+                carried.append(node.output[0])
+    return carried[-1]
 
 
-def evaluated(model: onnx.ModelProto, nodes: Sequence[NodeProto], steps: str, name: str, longest: int) -> Array:
+def evaluated(model: onnx.ModelProto, steps: str, name: str, longest: int) -> Array:
     """The table for the longest input, float32 [1, 2L, d], by running that part of the graph."""
-    wanted = {item.name for item in nodes}
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
+    part = empty_copy(model)
     del part.graph.input[:], part.graph.output[:]
     part.graph.input.append(helper.make_tensor_value_info(steps, TensorProto.INT64, ["positions"]))
     part.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "rows", "width"]))
-    kept = [node for node in model.graph.node if node.name in wanted or node.op_type == "Constant"]
-    part = rebuilt(part, kept, model.graph.initializer)
-    return run_graph(part, {steps: np.arange(longest, -longest, -1)})[name]
+    behind = [node for node in model.graph.node if steps not in node.output]
+    return run_graph(rebuilt(part, behind, model.graph.initializer), {steps: np.arange(longest, -longest, -1)})[name]
