@@ -1,5 +1,6 @@
 """INT8 graph for ONNX Runtime on the CPU: integer convolutions and linear layers on 8-bit codes, channels last."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -133,15 +134,19 @@ class Lowering:
         lowered.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
         return lowered
 
-    def _emit(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """Append a node named like its output."""
-        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+    def _emit(self, op: str, inputs: Sequence[str], output: str, name: str = "", **attributes: Any) -> str:
+        """Append a node named like its output, or for the node whose work it does."""
+        self.nodes.append(helper.make_node(op, inputs, [output], name=name or output, **attributes))
         return output
 
-    def _emit_integer(self, node: NodeProto, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """Append an operator of ONNX Runtime's own that does the work of ``node`` and keeps its name."""
-        self.nodes.append(helper.make_node(op, inputs, [output], name=node.name, domain=MICROSOFT, **attributes))
-        return output
+    def _product(self, node: NodeProto, data: Forms, codes: str, bias: Sequence[str], output: str) -> str:
+        """MatMulIntegerToFloat of uint8 codes and an int8 matrix, which gives float32, bias included."""
+        weight, scales = self._weight(node, data)
+        matrix = weight if node.op_type == "MatMul" else np.ascontiguousarray(weight.reshape(weight.shape[:2]).T)
+        stored = self._constant(f"{node.name}/weight", matrix)
+        weight_scales = self._constant(f"{node.name}/weight_scale", scales)
+        inputs = [codes, stored, data.scale, weight_scales, data.zero, self._constant("int8_zero", np.int8(0)), *bias]
+        return self._emit("MatMulIntegerToFloat", inputs, output, node.name, domain=MICROSOFT)
 
     def _constant(self, name: str, value: object) -> str:
         self.initializers.setdefault(name, tensor(name, value))
@@ -160,7 +165,8 @@ class Lowering:
             made = self._integer_conv(node, data, relu or output)
             self.values |= {output: made, relu or output: made}
         elif is_pointwise(node, self.weights[node.input[1]]):
-            self.values[output] = Forms(rows=self._integer_matmul(node, data), rank=data.rank)
+            rows = self._product(node, data, data.codes, node.input[2:], f"{output}_rows")
+            self.values[output] = Forms(rows=rows, rank=data.rank)
         else:
             self.values[output] = self._integer_conv(node, data, output)
 
@@ -174,41 +180,24 @@ class Lowering:
             bias = self._array(node.input[2]).astype(np.float64) / (self._float(data.scale) * scales.astype(np.float64))
             inputs.append(self._constant(f"{node.name}/bias", np.rint(bias).astype(np.int32)))
         kept = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        output = self._emit_integer(node, "QLinearConv", inputs, f"{result}_codes", channels_last=1, **kept)
+        layout = {"domain": MICROSOFT, "channels_last": 1}
+        output = self._emit("QLinearConv", inputs, f"{result}_codes", node.name, **layout, **kept)
         return Forms(codes=output, scale=scale, zero=zero, rank=data.rank)
 
     def _matmul(self, node: NodeProto) -> None:
         """A linear layer, with the bias that is added to its product and to nothing else."""
-        data, output = self._plain(node.input[0]), node.output[0]
-        codes, scales = self._weight(node, data)
-        inputs = [
-            data.plain,
-            self._constant(f"{node.name}/weight", codes),
-            data.scale,
-            self._constant(f"{node.name}/weight_scale", scales),
-            data.zero,
-            self._constant("int8_zero", np.int8(0)),
-        ]
-        if added := self._bias(output, scales.size):
-            inputs, output = [*inputs, added[0]], added[1]
-        self.values[output] = Forms(columns=self._emit_integer(node, "MatMulIntegerToFloat", inputs, output))
+        data, width = self._plain(node.input[0]), self.weights[node.input[1]].dims[-1]
+        bias, output = self._bias(node.output[0], width)
+        self.values[output] = Forms(columns=self._product(node, data, data.plain, bias, output))
 
-    def _bias(self, product: str, width: int) -> tuple[str, str] | None:
-        """The bias that alone reads a product, and what their sum is called."""
+    def _bias(self, product: str, width: int) -> tuple[list[str], str]:
+        """The bias that alone reads a product, if there is one, and what their sum is called."""
         readers = self.readers.get(product, [])
-        if len(readers) != 1 or readers[0].op_type != "Add" or product in self.outputs:
-            return None
-        bias = next((name for name in readers[0].input if name in self.weights), "")
-        fits = bool(bias) and list(self.weights[bias].dims) == [width]
-        return (bias, readers[0].output[0]) if fits else None
-
-    def _integer_matmul(self, node: NodeProto, data: Forms) -> str:
-        codes, scales = self._weight(node, data)
-        weight = self._constant(f"{node.name}/weight", np.ascontiguousarray(codes.reshape(codes.shape[:2]).T))
-        weight_scales = self._constant(f"{node.name}/weight_scale", scales)
-        zero = self._constant("int8_zero", np.int8(0))
-        inputs = [data.codes, weight, data.scale, weight_scales, data.zero, zero, *node.input[2:]]
-        return self._emit_integer(node, "MatMulIntegerToFloat", inputs, f"{node.output[0]}_rows")
+        if [reader.op_type for reader in readers] == ["Add"] and product not in self.outputs:
+            for name in readers[0].input:
+                if name in self.weights and list(self.weights[name].dims) == [width]:
+                    return [name], readers[0].output[0]
+        return [], product
 
     def _weight(self, node: NodeProto, data: Forms) -> tuple[np.ndarray, FloatArray]:
         """int8 weight and scales, raised where the bias would overflow int32."""
@@ -259,8 +248,7 @@ class Lowering:
         self.values[output] = replace(value, codes="", plain=moved)
 
     def _keep(self, node: NodeProto) -> None:
-        kept = NodeProto()
-        kept.CopyFrom(node)
+        kept = copy.deepcopy(node)
         for index, name in enumerate(node.input):
             if name in self.values:
                 kept.input[index] = self._columns(name)
@@ -338,9 +326,8 @@ class Lowering:
         made = {name for node in self.nodes for name in node.output}
         rows, keep = f"{mask}_rows", f"{mask}_keep"
         if keep not in made:
-            self._emit(
-                "Cast", [self._emit("Transpose", [mask], rows, perm=TO_ROWS[data.rank])], keep, to=TensorProto.BOOL
-            )
+            self._emit("Transpose", [mask], rows, perm=TO_ROWS[data.rank])
+            self._emit("Cast", [rows], keep, to=TensorProto.BOOL)
         if output not in made:
             self._emit("Where", [keep, data.codes, data.zero], output)
         return output

@@ -112,11 +112,8 @@ def quantize_input(build: Builder, model: onnx.ModelProto) -> None:
     """The boundary: float features to 8-bit codes, at the scale at which the first weighted node reads them."""
     features = next(item.name for item in model.graph.input if item.type.tensor_type.elem_type in FLOATS)
     read = build.formats[first_read(model, features)]
-    codes = build.emit(
-        "QuantizeLinear",
-        [features, build.constant(f"{features}_scale", read.scale), build.number(read.zero, "uint8")],
-        f"{features}_quantized",
-    )
+    how = [build.constant(f"{features}_scale", read.scale), build.number(read.zero, "uint8")]
+    codes = build.emit("QuantizeLinear", [features, *how], f"{features}_quantized")
     build.values[features] = centered(build, codes, f"{features}_codes", read)
     if features in build.formats:  # read without a mask
         build.codes_of[features] = codes
@@ -184,8 +181,7 @@ def assembled(model: onnx.ModelProto, build: Builder, tables: Mapping[str, Posit
 
 def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph's inputs and outputs, with integer logits in place of log-probabilities."""
-    shell = onnx.ModelProto()
-    shell.CopyFrom(outline(model))
+    shell = outline(model)
     for output in shell.graph.output:
         if output.type.tensor_type.elem_type in FLOATS:
             output.name = LOGITS
@@ -196,7 +192,7 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def is_float(node: NodeProto, types: Mapping[str, int]) -> bool:
     """Whether a node makes a float tensor."""
-    return types.get(node.output[0], TensorProto.UNDEFINED) in FLOATS
+    return types.get(node.output[0]) in FLOATS
 
 
 def described(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, list[int]]]:

@@ -1,5 +1,6 @@
 """What the integer graph is built with: values with scales, and the conversions between their formats."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,8 +98,7 @@ class Builder:
 
     def renamed(self, node: NodeProto) -> NodeProto:
         """A copy of a node that reads the integer tensors in place of the float ones."""
-        copied = NodeProto()
-        copied.CopyFrom(node)
+        copied = copy.deepcopy(node)
         for index, name in enumerate(node.input):
             if name in self.values:
                 copied.input[index] = self.values[name].name

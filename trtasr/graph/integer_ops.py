@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import sqrt
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, helper
 
 from trtasr.errors import BuildError
 from trtasr.graph.codes import Codes
@@ -68,15 +68,11 @@ def channel_codes(weight: Array, entry: WeightScale, read: np.float64, bias: Arr
     A channel whose bias would not fit an int32 at that scale - its weights are all but zero beside it - has its scale
     doubled until it does, and its codes rounded to that.
     """
-    scales = entry.scales.astype(np.float64) * read
-    if bias is None:
-        return quantize_weight(weight, entry.scales, entry.axis), scales
-    room = SUM_LIMIT // 2
-    with np.errstate(divide="ignore"):
-        doublings = np.maximum(np.ceil(np.log2(np.abs(bias.astype(np.float64)) / (scales * room))), 0)
-    factor = 2.0**doublings
-    if not (factor > 1).any():
-        return quantize_weight(weight, entry.scales, entry.axis), scales
+    scales, factor = entry.scales.astype(np.float64) * read, np.ones(len(entry.scales))
+    if bias is not None:
+        with np.errstate(divide="ignore"):
+            doublings = np.ceil(np.log2(np.abs(bias.astype(np.float64)) / (scales * (SUM_LIMIT // 2))))
+        factor = 2.0 ** np.maximum(doublings, 0)
     coarser = (entry.scales * factor).astype(np.float32)
     return quantize_weight(weight, coarser, entry.axis), scales * factor
 
@@ -86,13 +82,8 @@ def added(build: Builder, value: Value, constant: Array, output: str) -> Value:
     integers = np.rint(constant.astype(np.float64) / value.scale)
     bound = value.bound + int(np.abs(integers).max())
     kind = np.int64 if bound > SUM_LIMIT or value.elem_type == TensorProto.INT64 else np.int32
-    held = Value(
-        build.constant(f"{output}_addend", integers.astype(kind)),
-        value.scale,
-        0.0,
-        bound,
-        int(TensorProto.INT64 if kind is np.int64 else TensorProto.INT32),
-    )
+    elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    held = Value(build.constant(f"{output}_addend", integers.astype(kind)), value.scale, 0.0, bound, elem_type)
     made = build.binary("Add", (value, held), output, bound)
     return replace(made, amax=build.amax(output, value.amax + float(np.abs(constant).max())))
 
@@ -111,10 +102,8 @@ def add(build: Builder, node: NodeProto, exponents: bool) -> None:
         build.values[node.output[0]] = added(build, value, build.constants[fixed[0]], node.output[0])
         return
     first, second = aligned(build, node, exponents)
-    build.values[node.output[0]] = replace(
-        build.binary("Add", (first, second), node.output[0], first.bound + second.bound),
-        amax=build.amax(node.output[0], first.amax + second.amax),
-    )
+    made = build.binary("Add", (first, second), node.output[0], first.bound + second.bound)
+    build.values[node.output[0]] = replace(made, amax=build.amax(node.output[0], first.amax + second.amax))
 
 
 def aligned(build: Builder, node: NodeProto, exponents: bool = False) -> tuple[Value, Value]:
@@ -147,9 +136,8 @@ def subtract(build: Builder, node: NodeProto) -> None:
     number, bound = int(whole), value.bound + abs(int(whole))
     kind = "int32" if value.elem_type == TensorProto.INT32 else "int64"
     build.emit("Sub", [build.number(number, kind), value.name], node.output[0])
-    build.values[node.output[0]] = replace(
-        value, name=node.output[0], bound=bound, amax=value.amax + abs(number) * float(value.scale)
-    )
+    amax = value.amax + abs(number) * float(value.scale)
+    build.values[node.output[0]] = replace(value, name=node.output[0], bound=bound, amax=amax)
 
 
 def multiply(build: Builder, node: NodeProto) -> None:
@@ -161,13 +149,10 @@ def multiply(build: Builder, node: NodeProto) -> None:
         return
     first, second = (build.value(name) for name in node.input)
     if first.bound * second.bound > SUM_LIMIT:
-        first, second = (
-            item if item.per_tensor and item.bound <= 2 * WIDE_LIMIT else build.wide(item) for item in (first, second)
-        )
+        first, second = build.wide(first), build.wide(second)
     made = build.binary("Mul", (first, second), output, first.bound * second.bound)
-    build.values[output] = replace(
-        made, scale=first.scale * second.scale, amax=build.amax(output, first.amax * second.amax)
-    )
+    amax = build.amax(output, first.amax * second.amax)
+    build.values[output] = replace(made, scale=first.scale * second.scale, amax=amax)
 
 
 def scaled(build: Builder, node: NodeProto, constant: Array) -> Value:
@@ -219,9 +204,8 @@ def clip(build: Builder, node: NodeProto) -> None:
         raise refused(node)
     limits = [int(np.rint(np.clip(limit, -value.bound, value.bound))) for limit in exact]
     build.emit("Clip", [value.name, *(build.number(limit, "int32") for limit in limits)], node.output[0])
-    build.values[node.output[0]] = replace(
-        value, name=node.output[0], bound=max(map(abs, limits)), amax=build.amax(node.output[0], value.amax)
-    )
+    bound, amax = max(map(abs, limits)), build.amax(node.output[0], value.amax)
+    build.values[node.output[0]] = replace(value, name=node.output[0], bound=bound, amax=amax)
 
 
 def sigmoid(build: Builder, node: NodeProto) -> None:
@@ -239,9 +223,8 @@ def softmax(build: Builder, node: NodeProto) -> None:
 def share(build: Builder, node: NodeProto, op: str, value: Value) -> None:
     """Emit Softmax or Sigmoid, whose results are shares of one."""
     build.emit(op, [value.name], node.output[0], DOMAIN)
-    build.values[node.output[0]] = Value(
-        node.output[0], np.asarray(2.0**-SHARE_BITS), 1.0, 1 << SHARE_BITS, int(TensorProto.INT64)
-    )
+    scale, bound = np.asarray(2.0**-SHARE_BITS), 1 << SHARE_BITS
+    build.values[node.output[0]] = Value(node.output[0], scale, 1.0, bound, int(TensorProto.INT64))
 
 
 def layer_norm(build: Builder, node: NodeProto) -> None:
@@ -287,8 +270,7 @@ def centered(build: Builder, codes: str, output: str, read: Codes) -> Value:
 def moved(build: Builder, node: NodeProto) -> None:
     """Operators that only move numbers, which then need one scale for all of them."""
     value = build.value(node.input[0])
-    if not value.per_tensor:
-        value = build.wide(value)
+    value = value if value.per_tensor else build.wide(value)
     copied = build.renamed(node)
     copied.input[0] = value.name
     build.nodes.append(copied)
@@ -301,8 +283,8 @@ def refused(node: NodeProto) -> BuildError:
     return BuildError(f"{node.name or node.output[0]}: no integer form of this {node.op_type}", UNSUPPORTED)
 
 
-Handler = Callable[[Builder, NodeProto], None]
-OPERATORS: Mapping[str, Handler] = {
+MOVES = ("Transpose", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Pad")
+OPERATORS: Mapping[str, Callable[[Builder, NodeProto], None]] = {
     "Mul": multiply,
     "Sub": subtract,
     "Max": maximum,
@@ -311,7 +293,5 @@ OPERATORS: Mapping[str, Handler] = {
     "Sigmoid": sigmoid,
     "Softmax": softmax,
     "LayerNormalization": layer_norm,
-    **dict.fromkeys(
-        ("Transpose", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Pad"), moved
-    ),
+    **dict.fromkeys(MOVES, moved),
 }
