@@ -53,8 +53,8 @@ def test_synthetic_features_match_the_stored_statistics_better_than_noise() -> N
     lengths = torch.full((2,), 48)
     made = synthesize(model, 8, SMALL)
     noise = torch.rand(2, 8, 48) * 0.6 - 0.3
-    before = matching_loss(model, norms(model), noise, lengths, False).item()
-    after = matching_loss(model, norms(model), torch.from_numpy(made.batches[0]), lengths, False).item()
+    before = matching_loss(model, norms(model), lengths, False, noise).item()
+    after = matching_loss(model, norms(model), lengths, False, torch.from_numpy(made.batches[0])).item()
     assert after < 0.2 * before
 
 

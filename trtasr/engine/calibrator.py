@@ -206,19 +206,17 @@ def at_opt_shape(calibration: CalibrationSet, batch: int, frames: int) -> tuple[
     Returns:
         batches of features float32 [batch, mel, frames] and lengths int64 [batch]; and the number of dropped pieces.
     """
-    pieces = []
+    pieces, sizes = [], []
     for features, lengths in zip(calibration.batches, calibration.lengths, strict=True):
         for item, length in zip(features, lengths, strict=True):
             for start in range(0, int(length), frames):
                 piece = item[:, start : min(start + frames, int(length))]
-                pieces.append((np.pad(piece, ((0, 0), (0, frames - piece.shape[1]))), piece.shape[1]))
+                pieces.append(np.pad(piece, ((0, 0), (0, frames - piece.shape[1]))))
+                sizes.append(piece.shape[1])
     whole = len(pieces) - len(pieces) % batch
-    groups = (pieces[index : index + batch] for index in range(0, whole, batch))
-    feeds = tuple(
-        (np.stack([f for f, _ in group]).astype(np.float32), np.array([n for _, n in group], np.int64))
-        for group in groups
-    )
-    return feeds, len(pieces) - whole
+    groups = (slice(first, first + batch) for first in range(0, whole, batch))
+    feeds = ((np.stack(pieces[group]).astype(np.float32), np.array(sizes[group], np.int64)) for group in groups)
+    return tuple(feeds), len(pieces) - whole
 
 
 def write_source(path: Path, source: Source) -> None:

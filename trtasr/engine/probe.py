@@ -38,7 +38,16 @@ class Capability:
 
 def probe() -> list[Capability]:
     """Looks for every library and device trtasr can use; takes about a second."""
-    return [onnxruntime_here(), tensorrt_rtx_here(), tensorrt_here(), gpu_here(), pycuda_here(), polygraphy_here()]
+    pycuda = library("pycuda.driver", lambda module: (True, ".".join(map(str, module.get_version()))))
+    polygraphy = library("polygraphy", lambda module: (True, str(module.__version__)))
+    return [
+        onnxruntime_here(),
+        tensorrt_rtx_here(),
+        tensorrt_here(),
+        gpu_here(),
+        capability_of("pycuda", pycuda, TARGET_T4, PYCUDA_INSTALL),
+        capability_of("Polygraphy", polygraphy, "compare", "pip install 'polygraphy>=0.53.6,<0.60'"),
+    ]
 
 
 def library(module: str, describe: Callable[[Any], tuple[bool, str]]) -> tuple[bool, str]:
@@ -113,21 +122,7 @@ def cuda_device(cuda: Any, ordinal: int) -> str:
     device, name = ctypes.c_int(), ctypes.create_string_buffer(128)
     cuda.cuDeviceGet(ctypes.byref(device), ordinal)
     cuda.cuDeviceGetName(name, len(name), device)
-    digits = []
-    for attribute in COMPUTE_CAPABILITY:
-        value = ctypes.c_int()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    for value, attribute in zip((major, minor), COMPUTE_CAPABILITY, strict=True):
         cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-        digits.append(str(value.value))
-    return f"{name.value.decode()}, sm_{''.join(digits)}"
-
-
-def pycuda_here() -> Capability:
-    """Pycuda and the CUDA version it was made for."""
-    found = library("pycuda.driver", lambda module: (True, ".".join(map(str, module.get_version()))))
-    return capability_of("pycuda", found, TARGET_T4, PYCUDA_INSTALL)
-
-
-def polygraphy_here() -> Capability:
-    """Polygraphy."""
-    found = library("polygraphy", lambda module: (True, str(module.__version__)))
-    return capability_of("Polygraphy", found, "compare", "pip install 'polygraphy>=0.53.6,<0.60'")
+    return f"{name.value.decode()}, sm_{major.value}{minor.value}"

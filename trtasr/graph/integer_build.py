@@ -13,17 +13,7 @@ from trtasr.errors import BuildError
 from trtasr.graph.codes import LARGEST_CODE, Codes
 from trtasr.graph.edit import tensor
 from trtasr.graph.integer_functions import DOMAIN
-from trtasr.quant.fixed_point import (
-    EXPONENT_LIMIT,
-    EXPONENT_SCALE,
-    OPERAND_HEADROOM,
-    OPERAND_LIMIT,
-    SUM_LIMIT,
-    WIDE_BITS,
-    WIDE_LIMIT,
-    dyadic,
-    reach,
-)
+from trtasr.quant import fixed_point as fixed
 from trtasr.values import Array, ScaleTable
 
 
@@ -140,7 +130,7 @@ class Builder:
     ) -> str:
         """clip(round(value / scale + offset), limits) + zero point: int64."""
         shift_by = np.zeros(()) if offset is None else offset
-        found = dyadic(value.scale / scale, value.bound, shift_by, -limits[0])
+        found = fixed.dyadic(value.scale / scale, value.bound, shift_by, -limits[0])
         unit = 1 << found.shift
         addend = np.rint(np.ldexp(shift_by, found.shift)).astype(np.int64) + unit // 2 + found.raise_by * unit
         low, high = (found.raise_by + limit for limit in limits[:2])
@@ -157,7 +147,7 @@ class Builder:
 
     def symmetric(self, value: Value, scale: np.float64, limit: int, output: str, offset: Array | None = None) -> Value:
         """A value at another scale, clipped to -limit .. limit, as int32; tighter where less is reached."""
-        limit = min(limit, reach(value.scale / scale, value.bound, 0.0 if offset is None else offset))
+        limit = min(limit, fixed.reach(value.scale / scale, value.bound, 0.0 if offset is None else offset))
         centered = self.rescale(value, scale, (-limit, limit, 0), f"{output}_rescaled", offset)
         self.as_int64[output] = centered
         return Value(self.cast(centered, output, TensorProto.INT32), np.asarray(scale), value.amax, limit)
@@ -179,21 +169,22 @@ class Builder:
 
     def wide(self, value: Value) -> Value:
         """A value with one scale and about 21 bits: magnitude 2^20, saturating at sixteen times that."""
-        if value.per_tensor and value.bound <= 2 * WIDE_LIMIT:
+        if value.per_tensor and value.bound <= 2 * fixed.WIDE_LIMIT:
             return value
-        return self.converted(value, value.amax / 2**WIDE_BITS, WIDE_LIMIT, "wide")
+        return self.converted(value, value.amax / 2**fixed.WIDE_BITS, fixed.WIDE_LIMIT, "wide")
 
     def operand(self, value: Value) -> Value:
         """An operand of a product of two activations: magnitude 2^14, saturating at four times that."""
-        return self.converted(value, value.amax * OPERAND_HEADROOM / OPERAND_LIMIT, OPERAND_LIMIT, "operand")
+        scale = value.amax * fixed.OPERAND_HEADROOM / fixed.OPERAND_LIMIT
+        return self.converted(value, scale, fixed.OPERAND_LIMIT, "operand")
 
-    def exponent(self, value: Value, limit: int = EXPONENT_LIMIT) -> Value:
+    def exponent(self, value: Value, limit: int = fixed.EXPONENT_LIMIT) -> Value:
         """A value in the unit that Softmax and Sigmoid read: 2^-16 of a power of two."""
-        return self.converted(value, EXPONENT_SCALE, limit, "exponent")
+        return self.converted(value, fixed.EXPONENT_SCALE, limit, "exponent")
 
     def binary(self, op: str, operands: tuple[Value, Value], output: str, bound: int) -> Value:
         """Add, Mul, Max or MatMul in the smallest type that holds operands and result; scale of the first operand."""
-        large = bound > SUM_LIMIT or any(item.elem_type == TensorProto.INT64 for item in operands)
+        large = bound > fixed.SUM_LIMIT or any(item.elem_type == TensorProto.INT64 for item in operands)
         kind = int(TensorProto.INT64 if large else TensorProto.INT32)
         self.emit(op, [self.sized(item, kind) for item in operands], output)
         return Value(output, operands[0].scale, operands[0].amax, bound, kind)

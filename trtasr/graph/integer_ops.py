@@ -13,21 +13,11 @@ from trtasr.graph.edit import weight_scales_of
 from trtasr.graph.integer_build import UNSUPPORTED, Builder, Value
 from trtasr.graph.integer_functions import DOMAIN
 from trtasr.graph.tensors import attribute, output_axis
-from trtasr.quant.fixed_point import (
-    EXPONENT_LIMIT,
-    LONGEST,
-    ONE,
-    PRODUCT_BITS,
-    SHARE_BITS,
-    SUM_LIMIT,
-    WIDE_BITS,
-    WIDE_LIMIT,
-    ZERO_POINT,
-)
+from trtasr.quant import fixed_point as fixed
 from trtasr.quant.scales import quantize_weight
 from trtasr.values import Array, WeightScale
 
-EXPONENT_SUM_LIMIT = 4 * EXPONENT_LIMIT  # of scores that are sums of up to four
+EXPONENT_SUM_LIMIT = 4 * fixed.EXPONENT_LIMIT  # of scores that are sums of up to four
 SIGMOID_LIMIT = 2**21  # exponents of two in 2^-16: 2^-32 is no more than rounding
 
 
@@ -45,8 +35,8 @@ def weighted(build: Builder, node: NodeProto, bias: Array | None) -> None:
     axis = output_axis(node, weight.ndim)
     read = build.formats[node.input[0]]
     integers, scales = channel_codes(weight, entry, np.float64(read.scale), bias)
-    stored = build.constant(f"{name}_uint8", (integers.astype(np.int16) + ZERO_POINT).astype(np.uint8))
-    zero = build.number(ZERO_POINT, "uint8")
+    stored = build.constant(f"{name}_uint8", (integers.astype(np.int16) + fixed.ZERO_POINT).astype(np.uint8))
+    zero = build.number(fixed.ZERO_POINT, "uint8")
     conv = node.op_type == "Conv"
     op = "ConvInteger" if conv else "MatMulInteger"
     made = f"{output}_sum" if conv and bias is not None else output
@@ -71,7 +61,7 @@ def channel_codes(weight: Array, entry: WeightScale, read: np.float64, bias: Arr
     scales, factor = entry.scales.astype(np.float64) * read, np.ones(len(entry.scales))
     if bias is not None:
         with np.errstate(divide="ignore"):
-            doublings = np.ceil(np.log2(np.abs(bias.astype(np.float64)) / (scales * (SUM_LIMIT // 2))))
+            doublings = np.ceil(np.log2(np.abs(bias.astype(np.float64)) / (scales * (fixed.SUM_LIMIT // 2))))
         factor = 2.0 ** np.maximum(doublings, 0)
     coarser = (entry.scales * factor).astype(np.float32)
     return quantize_weight(weight, coarser, entry.axis), scales * factor
@@ -81,7 +71,7 @@ def added(build: Builder, value: Value, constant: Array, output: str) -> Value:
     """A value plus a constant, rounded to the value's own scale: a bias at scale s_a s_w."""
     integers = np.rint(constant.astype(np.float64) / value.scale)
     bound = value.bound + int(np.abs(integers).max())
-    kind = np.int64 if bound > SUM_LIMIT or value.elem_type == TensorProto.INT64 else np.int32
+    kind = np.int64 if bound > fixed.SUM_LIMIT or value.elem_type == TensorProto.INT64 else np.int32
     elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     held = Value(build.constant(f"{output}_addend", integers.astype(kind)), value.scale, 0.0, bound, elem_type)
     made = build.binary("Add", (value, held), output, bound)
@@ -96,10 +86,10 @@ def add(build: Builder, node: NodeProto, exponents: bool) -> None:
         node: Add.
         exponents: the sum is read by a Softmax.
     """
-    fixed = [name for name in node.input if name in build.constants]
-    if fixed:
+    stored = [name for name in node.input if name in build.constants]
+    if stored:
         value = build.value(next(name for name in node.input if name not in build.constants))
-        build.values[node.output[0]] = added(build, value, build.constants[fixed[0]], node.output[0])
+        build.values[node.output[0]] = added(build, value, build.constants[stored[0]], node.output[0])
         return
     first, second = aligned(build, node, exponents)
     made = build.binary("Add", (first, second), node.output[0], first.bound + second.bound)
@@ -112,8 +102,8 @@ def aligned(build: Builder, node: NodeProto, exponents: bool = False) -> tuple[V
     if exponents:
         first, second = (build.exponent(value) for value in values)
     else:
-        scale = build.amax(node.output[0], sum(value.amax for value in values)) / 2**WIDE_BITS
-        first, second = (build.converted(value, scale, WIDE_LIMIT, f"for_{node.output[0]}") for value in values)
+        scale = build.amax(node.output[0], sum(value.amax for value in values)) / 2**fixed.WIDE_BITS
+        first, second = (build.converted(value, scale, fixed.WIDE_LIMIT, f"for_{node.output[0]}") for value in values)
     return first, second
 
 
@@ -143,12 +133,12 @@ def subtract(build: Builder, node: NodeProto) -> None:
 def multiply(build: Builder, node: NodeProto) -> None:
     """By a constant: another scale. By a mask or another activation: the product of the integers and of the scales."""
     output = node.output[0]
-    fixed = [name for name in node.input if name in build.constants]
-    if fixed:
-        build.values[output] = scaled(build, node, build.constants[fixed[0]])
+    stored = [name for name in node.input if name in build.constants]
+    if stored:
+        build.values[output] = scaled(build, node, build.constants[stored[0]])
         return
     first, second = (build.value(name) for name in node.input)
-    if first.bound * second.bound > SUM_LIMIT:
+    if first.bound * second.bound > fixed.SUM_LIMIT:
         first, second = build.wide(first), build.wide(second)
     made = build.binary("Mul", (first, second), output, first.bound * second.bound)
     amax = build.amax(output, first.amax * second.amax)
@@ -175,7 +165,7 @@ def product(build: Builder, node: NodeProto, terms: int | None) -> None:
     """
     values = [build.value(name) for name in node.input]
     first, second = (item if is_share(item) else build.operand(item) for item in values)
-    bound = (terms or LONGEST) * first.bound * second.bound
+    bound = (terms or fixed.LONGEST) * first.bound * second.bound
     made = build.binary("MatMul", (first, second), node.output[0], bound)
     amax = values[1].amax if is_share(first) else values[0].amax * values[1].amax * sqrt(terms or 1)
     scale = first.scale * second.scale
@@ -184,7 +174,7 @@ def product(build: Builder, node: NodeProto, terms: int | None) -> None:
 
 def is_share(value: Value) -> bool:
     """What Softmax and Sigmoid give."""
-    return value.bound <= 1 << SHARE_BITS and float(value.scale.ravel()[0]) == 2.0**-SHARE_BITS
+    return value.bound <= 1 << fixed.SHARE_BITS and float(value.scale.ravel()[0]) == 2.0**-fixed.SHARE_BITS
 
 
 def relu(build: Builder, node: NodeProto) -> None:
@@ -223,7 +213,7 @@ def softmax(build: Builder, node: NodeProto) -> None:
 def share(build: Builder, node: NodeProto, op: str, value: Value) -> None:
     """Emit Softmax or Sigmoid, whose results are shares of one."""
     build.emit(op, [value.name], node.output[0], DOMAIN)
-    scale, bound = np.asarray(2.0**-SHARE_BITS), 1 << SHARE_BITS
+    scale, bound = np.asarray(2.0**-fixed.SHARE_BITS), 1 << fixed.SHARE_BITS
     build.values[node.output[0]] = Value(node.output[0], scale, 1.0, bound, int(TensorProto.INT64))
 
 
@@ -235,7 +225,7 @@ def layer_norm(build: Builder, node: NodeProto) -> None:
         raise refused(node)
     value, count, output = build.wide(build.value(node.input[0])), len(gamma), node.output[0]
     eps = max(1, round(count * float(attribute(node, "epsilon", 1e-5)) / float(value.scale) ** 2))
-    if eps >= 1 << PRODUCT_BITS - 2:
+    if eps >= 1 << fixed.PRODUCT_BITS - 2:
         raise refused(node)  # numbers so small that only the epsilon decides
     inputs = [
         value.name,
@@ -246,9 +236,9 @@ def layer_norm(build: Builder, node: NodeProto) -> None:
     ]
     made = build.emit("Normalize", inputs, f"{output}_normalized", DOMAIN)
     amax = build.amax(output, float((np.abs(gamma) * sqrt(count) + np.abs(beta)).max()))
-    scale = np.float64(amax / 2**WIDE_BITS)
-    normal = Value(made, gamma * sqrt(count) / 2**ONE, amax, 1 << ONE, int(TensorProto.INT64))
-    build.values[output] = build.symmetric(normal, scale, WIDE_LIMIT, output, beta / scale)
+    scale = np.float64(amax / 2**fixed.WIDE_BITS)
+    normal = Value(made, gamma * sqrt(count) / 2**fixed.ONE, amax, 1 << fixed.ONE, int(TensorProto.INT64))
+    build.values[output] = build.symmetric(normal, scale, fixed.WIDE_LIMIT, output, beta / scale)
 
 
 def pooled(build: Builder, node: NodeProto, read: Codes) -> None:

@@ -31,12 +31,8 @@ def collect_channels(stream: Iterable[tuple[str, FloatArray]]) -> dict[str, Chan
     ranges: dict[str, ChannelRange] = {}
     for name, values in stream:
         low, high = values.min(axis=1), values.max(axis=1)
-        seen = ranges.get(name)
-        ranges[name] = (
-            ChannelRange(np.minimum(seen.minimum, low), np.maximum(seen.maximum, high))
-            if seen
-            else (ChannelRange(low, high))
-        )
+        seen = ranges.get(name, ChannelRange(low, high))
+        ranges[name] = ChannelRange(np.minimum(seen.minimum, low), np.maximum(seen.maximum, high))
     return ranges
 
 

@@ -93,10 +93,9 @@ def round_columns(steps: Doubles, factor: Doubles, levels: int) -> Codes:
     """Round columns from the first to the last; `steps` [G, O, d] = W / s is used up."""
     codes = np.empty(steps.shape, np.int8)
     for start in range(0, steps.shape[2], BLOCK):
-        stop = min(start + BLOCK, steps.shape[2])
-        codes[:, :, start:stop], errors = round_block(
-            steps[:, :, start:stop], factor[:, start:stop, start:stop], levels
-        )
+        stop = start + BLOCK
+        block, within = steps[:, :, start:stop], factor[:, start:stop, start:stop]
+        codes[:, :, start:stop], errors = round_block(block, within, levels)
         steps[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
     return codes
 

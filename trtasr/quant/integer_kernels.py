@@ -40,13 +40,13 @@ def multiplied(first: IntArray, second: IntArray) -> IntArray:
 
 def matmul_integer(inputs: Inputs, _: Mapping[str, Any]) -> Array:
     """(a - za) (b - zb) over codes."""
-    first, second, first_zero, second_zero = (item.astype(np.int64) for item in inputs)
+    first, second, first_zero, second_zero = wide(inputs)
     return multiplied(first - first_zero, second - second_zero)
 
 
 def conv_integer(inputs: Inputs, given: Mapping[str, Any]) -> Array:
     """Convolution of codes [B, C, *] with weights [O, C / groups, *], padded with the zero point, hence with zeros."""
-    x, weight, x_zero, weight_zero = (item.astype(np.int64) for item in inputs)
+    x, weight, x_zero, weight_zero = wide(inputs)
     return convolved(x - x_zero, weight - weight_zero, given)
 
 
@@ -68,13 +68,8 @@ def convolved(x: IntArray, weight: IntArray, given: Mapping[str, Any]) -> IntArr
     windows = windows[tuple(taken)]
     if groups == x.shape[1] and weight.shape[1] == 1 and weight.shape[0] == groups:
         return depthwise(windows, weight[:, 0])
-    return np.concatenate(
-        [
-            unfolded(part, kernel)
-            for part, kernel in zip(np.split(windows, groups, 1), np.split(weight, groups, 0), strict=True)
-        ],
-        1,
-    )
+    parts = zip(np.split(windows, groups, 1), np.split(weight, groups, 0), strict=True)
+    return np.concatenate([unfolded(part, kernel) for part, kernel in parts], 1)
 
 
 def depthwise(windows: IntArray, weight: IntArray) -> IntArray:
@@ -109,7 +104,7 @@ def max_pool(inputs: Inputs, given: Mapping[str, Any]) -> Array:
 
 def truncated_quotient(inputs: Inputs, _: Mapping[str, Any]) -> Array:
     """Integer division toward zero, as in ONNX."""
-    first, second = (item.astype(np.int64) for item in inputs)
+    first, second = wide(inputs)
     return np.abs(first) // np.abs(second) * np.sign(first) * np.sign(second)
 
 
@@ -127,14 +122,8 @@ def sliced(inputs: Inputs, _: Mapping[str, Any]) -> Array:
 def reshaped(inputs: Inputs, given: Mapping[str, Any]) -> Array:
     """Reshape; a 0 keeps the axis."""
     data, shape = inputs
-    if given.get("allowzero"):
-        return data.reshape([int(size) for size in shape])
-    return data.reshape([data.shape[axis] if size == 0 else int(size) for axis, size in enumerate(shape)])
-
-
-def unsqueezed(inputs: Inputs, _: Mapping[str, Any]) -> Array:
-    """New axes of length 1."""
-    return np.expand_dims(inputs[0], tuple(int(axis) for axis in inputs[1]))
+    kept = not given.get("allowzero")
+    return data.reshape([data.shape[axis] if size == 0 and kept else int(size) for axis, size in enumerate(shape)])
 
 
 def padded(inputs: Inputs, _: Mapping[str, Any]) -> Array:
@@ -151,7 +140,7 @@ def flattened(inputs: Inputs, given: Mapping[str, Any]) -> Array:
 
 def rescaled(inputs: Inputs, _: Mapping[str, Any]) -> Array:
     """`integer_math.rescale`."""
-    x, multiplier, addend, divisor, low, high, zero = (item.astype(np.int64) for item in inputs)
+    x, multiplier, addend, divisor, low, high, zero = wide(inputs)
     return integer_math.rescale(x, (multiplier, addend, divisor), (low, high), zero)
 
 
@@ -188,8 +177,8 @@ KERNELS: Mapping[str, Kernel] = {
     "MaxPool": max_pool,
     "Reshape": reshaped,
     "Slice": sliced,
-    "Unsqueeze": unsqueezed,
-    "Squeeze": lambda x, _: np.squeeze(x[0], tuple(int(axis) for axis in x[1])),
+    "Unsqueeze": lambda x, _: np.expand_dims(x[0], tuple(x[1].tolist())),
+    "Squeeze": lambda x, _: np.squeeze(x[0], tuple(x[1].tolist())),
     "Flatten": flattened,
     "Pad": padded,
 }

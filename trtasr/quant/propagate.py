@@ -105,9 +105,8 @@ def joined(parts: Sequence[Columns]) -> Columns:
     """The columns of all parts."""
     if len(parts) == 1:
         return parts[0]
-    return Columns(
-        *(np.concatenate(side, axis=2) for side in ([part.quantized for part in parts], [part.error for part in parts]))
-    )
+    sides = ([part.quantized for part in parts], [part.error for part in parts])
+    return Columns(*(np.concatenate(side, axis=2) for side in sides))
 
 
 def product(first: FloatArray, second: FloatArray) -> Matrix:
@@ -176,11 +175,7 @@ def reliability(weight: Matrix, halves: tuple[Columns, Columns], damping: float)
     Both ways, the smaller of the two best steps: fitted on one half and scaled by it, a correction cannot raise the
     loss of the other.
     """
-    first, second = halves
-    return min(
-        best_step(weight, correction(weight, first, damping), second),
-        best_step(weight, correction(weight, second, damping), first),
-    )
+    return min(best_step(weight, correction(weight, a, damping), b) for a, b in (halves, halves[::-1]))
 
 
 def vulnerability(weight: Matrix, levels: int) -> float:

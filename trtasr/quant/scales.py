@@ -149,12 +149,8 @@ def warn_dead_channels(table: ScaleTable) -> None:
     if dead:
         worst = sorted(dead, key=lambda name: -len(dead[name]))[:3]
         named = ", ".join(f"{name} {list(dead[name][:4])}" for name in worst)
-        logger.warning(
-            "%d dead output channels in %d weights, scale raised to the floor (scales.json lists all): %s",
-            sum(map(len, dead.values())),
-            len(dead),
-            named,
-        )
+        found = "%d dead output channels in %d weights, scale raised to the floor (scales.json lists all): %s"
+        logger.warning(found, sum(map(len, dead.values())), len(dead), named)
 
 
 def table_to_json(table: ScaleTable) -> dict[str, Any]:

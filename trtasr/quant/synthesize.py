@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -79,14 +80,13 @@ def synthesize(model: nn.Module, mel_bins: int, settings: SynthesisSettings) -> 
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (settings.batch_size, mel_bins, settings.frames)
     lengths = torch.full((settings.batch_size,), settings.frames, dtype=torch.int64)
+    loss = partial(matching_loss, model, norms, lengths, settings.bfloat16)
     batches = []
     bar: tqdm[Any]
     with tqdm(total=settings.batches * settings.steps, desc="synthesize", unit="step", disable=None) as bar:
         for index in range(settings.batches):
             start = speech_shaped_noise(shape, generator)
-            features, first, last = optimize(
-                start, lambda x: matching_loss(model, norms, x, lengths, settings.bfloat16), settings, bar
-            )
+            features, first, last = optimize(start, loss, settings, bar)
             logger.info("synthetic batch %d of %d: loss %.2f -> %.2f", index + 1, settings.batches, first, last)
             batches.append(features.numpy())
             bar.update((index + 1) * settings.steps - bar.n)
@@ -191,16 +191,15 @@ def optimize(
 
 
 def matching_loss(
-    model: nn.Module, norms: list[nn.BatchNorm1d], features: Tensor, lengths: Tensor, bfloat16: bool
+    model: nn.Module, norms: list[nn.BatchNorm1d], lengths: Tensor, bfloat16: bool, features: Tensor
 ) -> Tensor:
     """Sum over batch norms of the mean channel divergence between stored and batch statistics (scalar)."""
     losses: list[Tensor] = []
-    hooks = [
-        norm.register_forward_pre_hook(
-            lambda norm, inputs: losses.append(layer_divergence(cast(nn.BatchNorm1d, norm), inputs[0]))
-        )
-        for norm in norms
-    ]
+
+    def add(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        losses.append(layer_divergence(cast(nn.BatchNorm1d, norm), inputs[0]))
+
+    hooks = [norm.register_forward_pre_hook(add) for norm in norms]
     try:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             model(features, lengths)
