@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import json
 import os
 import resource
 import signal
@@ -11,8 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from compiling import CHEAP, compiling, read, run
 from refusals import FAST, names, refused
 from tiny_archive import write_archive
+from whisper_folder import write_folder
 
 from trtasr.cli import main
 from trtasr.pipeline import compile as pipeline
@@ -192,6 +195,41 @@ def test_a_file_in_a_folder_that_cannot_be_written_is_refused_before_anything_is
     monkeypatch.setattr(os, "access", lambda *_: False)
     words = ["compile", str(model), "-o", str(tmp_path / "out"), flag, str(tmp_path / "file"), *FAST]
     refused(tmp_path, words, 2, "file: its folder cannot be written", capsys)
+
+
+@pytest.mark.parametrize("flag", ["--saveEngine", "--exportLayerInfo", "--exportProfile", "--timingCacheFile"])
+def test_an_output_that_is_a_folder_is_refused_before_anything_is_built(tmp_path, capsys, flag) -> None:
+    model = write_archive(tmp_path / "model.nemo")
+    words = ["compile", str(model), "-o", str(tmp_path / "out"), flag, str(tmp_path), *FAST]
+    refused(tmp_path, words, 2, "is a folder", capsys)
+
+
+@pytest.mark.parametrize("flag", ["--saveEngine", "--exportLayerInfo", "--timingCacheFile"])
+def test_an_output_that_is_no_regular_file_is_refused_before_anything_is_built(tmp_path, capsys, flag) -> None:
+    model, pipe = write_archive(tmp_path / "model.nemo"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    words = ["compile", str(model), "-o", str(tmp_path / "out"), flag, str(pipe), *FAST]
+    refused(tmp_path, words, 2, "pipe: is no regular file, and is left alone", capsys)
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("bundle", ["ctc_bundle", "pair_bundle"])
+def test_a_saved_engine_is_a_file_of_each_part_in_trtexecs_spelling(request, bundle, tmp_path) -> None:
+    made = request.getfixturevalue(bundle)
+    saved, layers, out = tmp_path / "my.plan", tmp_path / "layers.json", tmp_path / "out"
+    flags = "--target", "t4-rtx", "--saveEngine", saved, "--exportLayerInfo", layers
+    assert compiling(made.checkpoint, out, *flags)[0] == 0
+    for part in made.parts:
+        file = saved if len(made.parts) == 1 else tmp_path / f"my.{part}.plan"
+        assert file.read_bytes() == (out / "t4-rtx" / f"{part}.plan").read_bytes()
+    assert json.loads(layers.read_text(encoding="utf-8"))["Layers"]
+
+
+def test_a_folder_keeps_its_whole_name(tmp_path, monkeypatch) -> None:
+    write_folder(tmp_path / "tiny.en")
+    monkeypatch.chdir(tmp_path)
+    assert run("compile", f"{tmp_path / 'tiny.en'}/", "--target", "cpu", *CHEAP)[0] == 0
+    assert read(tmp_path / "engines" / "tiny.en", "bundle.json")["name"] == "tiny.en"
 
 
 def test_an_engine_that_cannot_be_saved_whole_leaves_the_old_one(tmp_path, monkeypatch, capsys) -> None:

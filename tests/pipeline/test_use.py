@@ -1,15 +1,20 @@
 """Bundles in use: from any folder, moved, read-only by habit, and written by somebody else."""
 
 import hashlib
+import html
 import json
 import logging
 import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from compiling import run
 from onnx import TensorProto
 from tiny_archive import write_archive, write_manifest
 
@@ -272,3 +277,56 @@ def test_the_help_says_whose_bundles_to_open(capsys, verb) -> None:
     with pytest.raises(SystemExit):
         main([verb, "--help"])
     assert "Only open bundles you trust" in " ".join(capsys.readouterr().out.split())
+
+
+def test_verbs_work_on_the_bundle(ctc_bundle, tmp_path, capsys) -> None:
+    out, speech = ctc_bundle.bundle, ("--manifest", ctc_bundle.manifest)
+    assert "6 of 9 layers INT8" in run("inspect", out, "--target", "t4-rtx")[1]
+    totals = json.loads(run("inspect", out, "--roofline", "--batch", "8", "--json")[1])["estimate_total_ms"]
+    assert 0 < totals["int8"] < totals["fp16"] < totals["fp32"]
+    assert "a length of at most 3600 s" in refused(capsys, "inspect", out, "--roofline", "--seconds", "0")
+    assert "int8 cpu against fp32" in run("bench", out, *speech, "--seconds", "1", "-q")[1]
+    assert "polygraphy run" in run("compare", out, *speech, "-o", tmp_path / "cmp", "-q")[1]
+    for chosen in (("--target", "t4-rtx"), ()):  # of itself not cpu, which shares no tensor
+        code, printed = run("compare", out, *speech, *chosen, "--layers", "-q")
+        assert code == 0
+        assert "conv/Conv_output_0" in printed
+        assert "dB (t4-rtx against fp32)" in printed
+    code, printed = run("transcribe", out, *(ctc_bundle.manifest.parent / f"{i}.wav" for i in (0, 1)), "--json", "-q")
+    assert code == 0
+    assert [Path(row["audio_filepath"]).name for row in json.loads(printed)] == ["0.wav", "1.wav"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--target", "cpu", "--layers"], "shares no inner tensor"),
+        (["--utterances", "0"], "at least one utterance"),
+        (["--layers", "--utterances", "-3"], "at least one utterance"),
+        (["--target", "fp32"], "what engines are compared with"),
+    ],
+)
+def test_compare_refuses_what_would_say_nothing(ctc_bundle, tmp_path, capsys, flags, words) -> None:
+    speech = "--manifest", ctc_bundle.manifest
+    assert words in refused(capsys, "compare", ctc_bundle.bundle, *speech, "-o", tmp_path / "cmp", "-q", *flags)
+    assert not (tmp_path / "cmp").exists()
+
+
+def test_the_printed_polygraphy_commands_run_from_anywhere(ctc_bundle, tmp_path) -> None:
+    moved = shutil.copytree(ctc_bundle.bundle, tmp_path / "a bundle")
+    code, printed = run("compare", moved, "--manifest", ctc_bundle.manifest, "-o", tmp_path / "cmp", "-q")
+    assert code == 0
+    page = html.unescape((moved / "report.html").read_text(encoding="utf-8"))
+    (reported,) = re.findall(r"<h3>Commands</h3><pre>BUNDLE=.*?\n(\(cd [^\n]*polygraphy run [^\n]*\))", page, re.DOTALL)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    programs = {"BUNDLE": str(moved), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command, environment in (
+        (printed.partition("polygraphy: ")[2], os.environ),
+        (reported, os.environ | programs),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
+        )
+        assert "Runtime" in done.stdout.splitlines()[-1], done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout
+    assert not list(elsewhere.iterdir())

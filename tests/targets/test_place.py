@@ -1,21 +1,25 @@
 """The quantized graph of each target: INT8 layers have the table's weights, all others their own."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
-from exported import exported
-from onnx import numpy_helper
+from exported import exported, initializers
+from onnx import TensorProto
+from stored_table import table_from_json
 from tiny_archive import write_archive
 
 from trtasr.engine.sessions import open_session
 from trtasr.errors import UsageError
 from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections
+from trtasr.graph.own_part import own_part
 from trtasr.pipeline.scales import make_table
 from trtasr.quant.scales import quantize_weight
 from trtasr.recipe import Quantization
 from trtasr.targets import TARGETS
-from trtasr.targets.place import place
+from trtasr.targets.place import lower, place
 from trtasr.values import CalibrationSet, ScaleTable
 
 LEFT = "/encoder/encoder.1/mconv.1/conv/Conv"
@@ -30,10 +34,6 @@ def parts(tmp_path_factory):
     features = CalibrationSet((batch,), (np.full(4, 80),), "noise")
     table = make_table(network, features, Quantization(correction="fade", weight_bits=4), {})
     return center(onnx.load(network.files[0]), table.offsets), table, features
-
-
-def initializers(model):
-    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
 
 
 def weight_of(model, name):
@@ -73,3 +73,38 @@ def test_corrections_of_another_graph_are_refused(parts):
     foreign = ScaleTable({}, {}, corrected={"nowhere": np.zeros(3, np.float32)})
     with pytest.raises(UsageError, match="nowhere"):
         with_corrections(centered, foreign, [LEFT])
+
+
+def lowered(bundle, part, tmp_path):
+    """The graph that the plan of a part is built from, and the table."""
+    source = tmp_path / f"{part}.fp32.onnx"
+    source.write_bytes((bundle / source.name).read_bytes())
+    table = table_from_json(json.loads((bundle / "scales.json").read_text(encoding="utf-8")))
+    return onnx.load(lower(source, own_part(table, onnx.load(source)), TARGETS["t4-rtx"], ()).graph), table
+
+
+def test_the_fp16_graph_of_a_plan_carries_the_scales_of_the_table(ctc_bundle, tmp_path):
+    model, table = lowered(ctc_bundle.bundle, "model", tmp_path)
+    constants = initializers(model)
+    expected = {float(entry.scale) for entry in table.activations.values()}
+    found = [constants[node.input[1]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert len(found) >= 5
+    assert all(scale.dtype == np.float16 and float(scale) in expected for scale in found)
+    weights = {entry.scales.tobytes() for entry in table.weights.values()}
+    nodes = {node.name: node for node in model.graph.node}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    gains = {name.removesuffix("/gain"): node.input[1] for name, node in nodes.items() if name.endswith("/gain")}
+    assert len(gains) == 6
+    for name, gain in gains.items():  # one scale per product, a power of two, and a gain per channel
+        scale = constants[made_by[nodes[name].input[1]].input[1]]
+        assert scale.dtype == constants[gain].dtype == np.float16
+        assert (scale.astype(np.float32) * constants[gain]).tobytes() in weights
+
+
+def test_the_graph_of_a_decoders_plan_keeps_its_cache_in_half(pair_bundle, tmp_path):
+    graph = lowered(pair_bundle.bundle, "decoder", tmp_path)[0].graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+    halves = {name for name, kind in types.items() if kind == TensorProto.FLOAT16}
+    kinds = (f"{kind}_{half}" for kind in ("cross", "past", "present") for half in ("key", "value"))
+    assert halves == {f"{kind}.{layer}" for kind in kinds for layer in (0, 1)}
+    assert types["logits"] == types["token_bias"] == TensorProto.FLOAT
