@@ -10,14 +10,13 @@ from trtasr.engine.inspect import (
     data_type,
     inspector_layers,
     is_weighted,
-    layers_json,
     ort_layers,
     parse_layers,
     trtexec_layers,
     trtexec_profile,
     with_time_shares,
 )
-from trtasr.results import LayerRow
+from trtasr.results import LayerRow, plain
 
 # The VERBOSE "Layers:" record of tiny_graphs.lowered, built by TensorRT for RTX 1.7.1 for sm75.
 RECORD = Path(__file__).with_name("rtx_layers.txt").read_text(encoding="utf-8")
@@ -132,7 +131,7 @@ def test_onnx_runtime_layers(tmp_path: Path) -> None:
 
 def test_json_round_trip() -> None:
     layers = attribute_macs(parse_layers(RECORD), MACS)
-    assert msgspec.json.decode(json.dumps(layers_json(layers)), type=tuple[LayerRow, ...]) == layers
+    assert msgspec.json.decode(json.dumps(plain(layers)), type=tuple[LayerRow, ...]) == layers
 
 
 def test_trtexec_keys() -> None:
@@ -174,7 +173,7 @@ def test_both_versions_give_the_same_rows(version):
     )
     assert rows[1].operands == ("Int8", "Half")
     assert [is_weighted(row) for row in rows] == [True, True, False, True]
-    assert msgspec.convert(layers_json(rows), tuple[LayerRow, ...]) == rows
+    assert msgspec.convert(plain(rows), tuple[LayerRow, ...]) == rows
 
 
 def test_macs_find_their_layer():

@@ -16,7 +16,7 @@ from trtasr.report.table import (
     sqnr_table,
     summary_table,
 )
-from trtasr.results import BenchResult, Control, Latency, LayerRow, WerResult
+from trtasr.results import BenchResult, Control, Engine, Latency, LayerRow, WerResult
 from trtasr.values import Decision
 
 
@@ -115,10 +115,11 @@ def test_coverage_counts_layers_with_weights():
 def test_decision_summary():
     kept = [Decision(f"n{i}", "Conv", False, "depthwise") for i in range(77)]
     decisions = [*kept, Decision("logits", "Conv", False, "last-layer"), Decision("a", "Conv", True, "int8")]
-    summary = decision_summary(decisions, reasons={"depthwise": "no kernel"})
+    engine = Engine("t4", "int8 t4", (), decisions=tuple(decisions), reasons={"depthwise": "no kernel"})
+    summary = decision_summary(engine)
     assert summary.endswith("FP16: 77 depthwise (no kernel), 1 last-layer")
-    assert decision_summary(decisions, "FP32").startswith("kept FP32: 77 depthwise, ")
-    assert decision_summary(decisions[-1:]) == "all INT8"
+    assert decision_summary(replace(engine, rest="FP32", reasons={})).startswith("kept FP32: 77 depthwise, ")
+    assert decision_summary(replace(engine, decisions=engine.decisions[-1:])) == "all INT8"
 
 
 def test_controls_table():

@@ -44,11 +44,7 @@ def compile_text(record: Record, out: Path) -> str:
 
 def engine_lines(record: Record) -> list[str]:
     """INT8 layers of each target's engine, and what was kept out of INT8."""
-    return [
-        f"{coverage_line(engine.target, engine.layers)}; "
-        f"{decision_summary(engine.decisions, engine.rest, engine.reasons)}"
-        for engine in record.quantized
-    ]
+    return [f"{coverage_line(engine.target, engine.layers)}; {decision_summary(engine)}" for engine in record.quantized]
 
 
 def integer_lines(record: Record, out: Path) -> list[str]:
@@ -81,12 +77,14 @@ def cpu_speed_line(results: Sequence[BenchResult]) -> list[str]:
 
 def final_line(record: Record, out: Path) -> str:
     """``PASSED | seconds | engine=... | wer_fp32=... | ...``; ``cer_...`` behind them where CER is judged."""
-    first = record.engines[0].target
-    names = {"fp32": "fp32", "cpu": "int8_cpu"} | ({} if first == "cpu" else {first: "int8"})
+    first, names = record.engines[0], {"fp32": "fp32"}
+    names |= {engine.target: engine.label.replace(" ", "_") for engine in record.quantized}
+    if first.paths != first.graphs:  # a plan
+        names[first.target] = "int8"
     scored = [(names[r.target], r.wer) for r in record.results if r.wer and r.target in names]
     wers = {f"wer_{name}": found.wer for name, found in scored}
     cers = {f"cer_{name}": found.cer for name, found in scored if not found.spaced}
-    values: dict[str, str | float] = {"engine": str(out / record.engines[0].paths[0]), **wers, **cers}
+    values: dict[str, str | float] = {"engine": str(out / first.paths[0]), **wers, **cers}
     return last_line(record.outcome, record.seconds, values)
 
 

@@ -260,7 +260,7 @@ def inspect_verb(arguments: argparse.Namespace) -> Summary:
         if arguments.target or arguments.integer:
             raise UsageError("--roofline estimates a Tesla T4 whatever was built", "leave --target and --integer out")
         estimate = estimate_bundle(arguments.bundle, arguments.batch, arguments.seconds)
-        return Summary(roofline_text(estimate), {"estimate": asdict(estimate), "estimate_total_ms": estimate.totals_ms})
+        return Summary(roofline_text(estimate), {"estimate": plain(estimate), "estimate_total_ms": estimate.totals_ms})
     if arguments.integer:
         if arguments.target:
             raise UsageError("--integer proves the one integer-only graph of a bundle", "leave --target out")
@@ -270,7 +270,7 @@ def inspect_verb(arguments: argparse.Namespace) -> Summary:
     if arguments.target and arguments.target not in engines:
         raise UsageError(f"{arguments.bundle}: has no {arguments.target} engine", f"use one of {', '.join(engines)}")
     chosen = {arguments.target: engines[arguments.target]} if arguments.target else engines
-    return Summary(layers_text(chosen, arguments.all), {t: [asdict(row) for row in rows] for t, rows in chosen.items()})
+    return Summary(layers_text(chosen, arguments.all), plain(chosen))
 
 
 def transcribe_verb(arguments: argparse.Namespace) -> Summary:
@@ -329,7 +329,7 @@ def doctor_verb(arguments: argparse.Namespace) -> Summary:
     for item in found:
         lines.append(f"{'yes' if item.available else 'no ':3s}  {item.name}: {item.detail}")
         lines.append(f"       {item.enables}" + (f"; to get it: {item.repair}" if item.repair else ""))
-    return Summary("\n".join(lines), [asdict(item) for item in found])
+    return Summary("\n".join(lines), plain(found))
 
 
 def ablation_verb(arguments: argparse.Namespace) -> Summary:

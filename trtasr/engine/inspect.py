@@ -7,7 +7,7 @@ or from ONNX Runtime's optimized graph.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -221,11 +221,6 @@ def with_time_shares(layers: Iterable[LayerRow], times: Mapping[str, Sequence[fl
     medians = {name: median(values) for name, values in times.items() if values}
     total = sum(medians.values())
     return tuple(replace(row, time_share=medians.get(row.name, 0.0) / total if total else 0.0) for row in layers)
-
-
-def layers_json(layers: Iterable[LayerRow]) -> list[dict[str, Any]]:
-    """The rows of ``layers.json``."""
-    return [asdict(layer) for layer in layers]
 
 
 def trtexec_layers(layers: Iterable[LayerRow]) -> dict[str, Any]:

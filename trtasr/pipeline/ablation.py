@@ -1,10 +1,9 @@
 """The ablation table: corrections beside each other, at several weight widths, over several synthetic seeds."""
 
 import logging
-import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from trtasr.pipeline.measure import usable_rate, word_error_rate
 from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Quantization, Recipe
 from trtasr.report.table import align
-from trtasr.results import Prepared, WerResult
+from trtasr.results import Prepared, WerResult, plain
 from trtasr.values import CalibrationSet, Example, FloatArray
 
 logger = logging.getLogger(__name__)
@@ -197,7 +196,6 @@ def ablation_table(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) 
 
 def ablation_json(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) -> dict[str, Any]:
     """All figures as JSON types."""
-    rows = [asdict(item) | {"sqnr_db": [v if math.isfinite(v) else None for v in item.sqnr_db]} for item in cells]
     source = recipe.audio_manifest
     return {
         "wer_fp32": reference.wer,
@@ -206,5 +204,5 @@ def ablation_json(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) -
         "normalizer": reference.normalizer,
         "audio": source,
         "weight_only": recipe.quantization.weight_only,
-        "cells": rows,
+        "cells": plain(cells),
     }

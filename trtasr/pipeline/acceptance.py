@@ -9,7 +9,6 @@ from typing import Any
 
 from trtasr import __version__
 from trtasr.engine.build_tensorrt import Host, require_tensorrt
-from trtasr.engine.inspect import layers_json
 from trtasr.errors import TrtasrError, UsageError
 from trtasr.files.look import is_there
 from trtasr.files.read import Source
@@ -146,7 +145,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         **{key: noted[key] for key in ("outcome", "problems", "gpu", "comparison", "engines")},
         "bench": [bench_json(result) for result in record.results],
         "fallback": [d.node for d in record.engines[0].decisions if d.rule == "fallback"],
-        "layers": {engine.target: layers_json(engine.layers) for engine in record.engines},
+        "layers": {engine.target: plain(engine.layers) for engine in record.engines},
         "layer_sqnr_db": plain(outcome.layer_sqnr),
     }
 

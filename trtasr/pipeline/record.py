@@ -21,7 +21,6 @@ from trtasr.bundle import seal, tokenizer_file, write_tokenizer
 from trtasr.checkpoint.architecture import architecture
 from trtasr.checkpoint.checkpoint import Checkpoint
 from trtasr.engine.cache import cache_text
-from trtasr.engine.inspect import layers_json
 from trtasr.engine.sessions import cpu_name
 from trtasr.files.write import write_json, write_text
 from trtasr.pipeline.job import Job
@@ -172,7 +171,7 @@ def write_record(folder: Path, record: Record, checkpoint: Checkpoint) -> None:
     decisions = {engine.target: plain(engine.decisions) for engine in record.quantized}
     write_json(folder / "scales.json", table_to_json(record.table) | {"decisions": decisions})
     write_text(folder / "calibration.cache", cache_text(record.table))
-    write_json(folder / "layers.json", {engine.target: layers_json(engine.layers) for engine in record.engines})
+    write_json(folder / "layers.json", {engine.target: plain(engine.layers) for engine in record.engines})
     write_json(folder / "bench.json", [bench_json(result) for result in record.results])
     if record.gpu:
         write_json(folder / "gpu.json", gpu_json(record.gpu))

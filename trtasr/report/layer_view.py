@@ -102,7 +102,7 @@ def engine_view(engine: Engine) -> EngineView:
     return EngineView(
         target=engine.target,
         coverage=coverage_line(engine.target, layers),
-        kept=decision_summary(decisions, engine.rest, reasons) if decisions else "",
+        kept=decision_summary(engine) if decisions else "",
         macs=mac_shares(layers),
         time=time_shares(layers),
         timed=any(layer.time_share > 0 for layer in layers),

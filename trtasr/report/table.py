@@ -4,8 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from trtasr.results import BenchResult, Control, Latency, LayerRow, WerResult
-from trtasr.values import Decision
+from trtasr.results import BenchResult, Control, Engine, Latency, LayerRow, WerResult
 
 REFERENCE = "fp32"
 NAME_WIDTH = 48
@@ -153,24 +152,17 @@ def coverage_line(target: str, layers: Sequence[LayerRow]) -> str:
     return f"{target}: {len(int8)} of {len(weighted)} layers INT8 ({share:.1f} % of MACs)"
 
 
-def decision_summary(
-    decisions: Sequence[Decision], kept_in: str = "FP16", reasons: Mapping[str, str] | None = None
-) -> str:
+def decision_summary(engine: Engine) -> str:
     """Which quantizable nodes were left alone and by which rule, the most frequent first.
-
-    Args:
-        decisions: one per quantizable node.
-        kept_in: precision the skipped nodes run in.
-        reasons: rule -> the reason in words, shown in parentheses where given.
 
     Returns:
         For instance ``kept FP16: 77 depthwise (no INT8 kernel on sm_75)``, or ``all INT8``.
     """
-    kept = Counter(decision.rule for decision in decisions if not decision.quantized)
+    kept = Counter(decision.rule for decision in engine.decisions if not decision.quantized)
     if not kept:
         return "all INT8"
-    words = [f"{n} {rule}" + in_parentheses((reasons or {}).get(rule, "")) for rule, n in kept.most_common()]
-    return f"kept {kept_in}: " + ", ".join(words)
+    words = [f"{n} {rule}" + in_parentheses(engine.reasons.get(rule, "")) for rule, n in kept.most_common()]
+    return f"kept {engine.rest}: " + ", ".join(words)
 
 
 def layer_table(layers: Sequence[LayerRow], show_all: bool = False) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """A value of this room as JSON types: a dataclass becomes an object of its fields, NaN and infinity become null."""
+    """A value as JSON types: a dataclass becomes an object of its fields, NaN and infinity become null."""
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
