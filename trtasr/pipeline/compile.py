@@ -20,7 +20,7 @@ from trtasr.pipeline.gates import missed_gates
 from trtasr.pipeline.integer import integer_only
 from trtasr.pipeline.job import Job, Options, begin, budgeted, by_header, checkpoint_of, wired
 from trtasr.pipeline.lock import calibration_settings, keep_other_table, locked, write_table
-from trtasr.pipeline.measure import Subject, measure, timed_engines
+from trtasr.pipeline.measure import Subject, measure
 from trtasr.pipeline.parity import prove_parity
 from trtasr.pipeline.record import Evidence, record_of, write_record
 from trtasr.pipeline.scales import make_table
@@ -81,10 +81,9 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         measured = measure(subject, (*engines, *baselines), job.utterances)
         comparison = compare_first(graphs, engines[0], job.utterances, recipe)
         controls = run_controls(exported, tables, recipe, job.utterances) if options.controls else ()
-        timed = timed_engines((*engines, *baselines), measured)
         problems = missed_gates(measured.results, recipe.evaluation)
         evidence = Evidence(comparison, parity, controls, integer, problems)
-        record = record_of(job, tables, timed, measured, evidence)
+        record = record_of(job, tables, measured, evidence)
         write_record(folder, record, job.checkpoint)
     return record
 

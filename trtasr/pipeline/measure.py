@@ -19,7 +19,7 @@ from trtasr.files.write import write_json
 from trtasr.network.network import Files, Network, Recognizer
 from trtasr.pipeline.speed import cpu_timing, gpu_timing, latencies, layer_times
 from trtasr.recipe import Evaluation
-from trtasr.results import BenchResult, Engine, GpuState, LayerRow, Measured, Prepared, WerResult
+from trtasr.results import BenchResult, Engine, GpuState, Measured, Prepared, WerResult
 
 logger = logging.getLogger(__name__)
 
@@ -164,28 +164,18 @@ def measure(subject: Subject, engines: Sequence[Engine], utterances: Sequence[Pr
     """Measure what a compile built; the INT8 plan that runs here layer by layer too, where a network is one graph."""
     rows = rows_of(subject.folder, subject.network.files(subject.folder), engines)
     measured = measure_rows(subject, rows, utterances)
-    layers = {engine.target: time_layers(subject, engine) for engine in engines if layers_can_be_timed(engine)}
-    return replace(measured, layers=layers)
+    return replace(measured, engines=tuple(with_layer_times(subject, engine) for engine in engines))
 
 
-def layers_can_be_timed(engine: Engine) -> bool:
-    """True for an INT8 plan of one graph that runs here."""
-    return engine.precision == "int8" and [Path(name).suffix for name in engine.measured] == [".plan"]
+def with_layer_times(subject: Subject, engine: Engine) -> Engine:
+    """An INT8 plan of one graph that runs here with the time shares of its layers; any other engine as it is.
 
-
-def time_layers(subject: Subject, engine: Engine) -> tuple[LayerRow, ...]:
-    """A plan's layer table with time shares; the times go beside it in trtexec's form, as ``t4/profile.json``."""
+    The times go beside the plan in trtexec's form, as ``t4/profile.json``.
+    """
+    if engine.precision != "int8" or [Path(name).suffix for name in engine.measured] != [".plan"]:
+        return engine
     plan = subject.folder / engine.paths[0]
     times = layer_times(plan, subject.network.frontend, subject.profile)
     write_json(plan.with_name(PROFILE), trtexec_profile(times))
-    return with_time_shares(engine.layers, times)
-
-
-def timed_engines(engines: Sequence[Engine], measured: Measured) -> tuple[Engine, ...]:
-    """The engines, those whose layers were timed with their time shares."""
-    return tuple(
-        replace(engine, parts=(replace(engine.parts[0], layers=measured.layers[engine.target]),))
-        if engine.target in measured.layers
-        else engine
-        for engine in engines
-    )
+    layers = with_time_shares(engine.layers, times)
+    return replace(engine, parts=(replace(engine.parts[0], layers=layers),))

@@ -57,7 +57,6 @@ class Evidence:
 def record_of(
     job: Job,
     tables: Mapping[str, ScaleTable],
-    engines: Sequence[Engine],
     measured: Measured,
     evidence: Evidence,
 ) -> Record:
@@ -66,11 +65,10 @@ def record_of(
     Args:
         job: what the compile began with.
         tables: calibration method -> scale table; the recipe's own and the controls that were run.
-        engines: one per target, in the recipe's order, then the baselines.
-        measured: WER, latency, state of the GPU.
+        measured: engines, WER, latency, state of the GPU.
         evidence: the rest.
     """
-    recipe, checkpoint = job.recipe, job.checkpoint
+    recipe, checkpoint, engines = job.recipe, job.checkpoint, measured.engines
     return Record(
         name=recipe.name,
         architecture=architecture(checkpoint),
@@ -79,7 +77,7 @@ def record_of(
         recipe=to_dict(recipe),
         described=described_json(checkpoint),
         fp32=tuple(file.name for file in job.network.files(Path())),
-        engines=tuple(engines),
+        engines=engines,
         tables=tables,
         results=measured.results,
         intervals=intervals(measured.results),

@@ -1,9 +1,9 @@
 """How fast engines are, from one run."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from trtasr.results.engine import LayerRow
+from trtasr.results.engine import Engine
 from trtasr.results.speech import WerResult
 
 IDLE = 0x1  # reason for low clocks: nothing runs, which is no throttling
@@ -132,10 +132,10 @@ class Measured:
 
     Attributes:
         results: FP32 first, then the T4 host's baselines, then one per target.
-        layers: target -> layer table with time shares, of the INT8 plan that runs on this machine's GPU.
+        engines: what was built, the INT8 plan that runs on this machine's GPU with the time shares of its layers.
         gpu: clocks and power before the GPU benchmark, at its busiest, and after it; empty without a GPU.
     """
 
     results: tuple[BenchResult, ...]
-    layers: Mapping[str, tuple[LayerRow, ...]] = field(default_factory=dict)
+    engines: tuple[Engine, ...] = ()
     gpu: tuple[GpuState, ...] = ()
