@@ -3,7 +3,9 @@
 import trtasr  # noqa: F401 - first: it sets threads and telemetry before torch and ONNX Runtime load
 
 # isort: split
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,19 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("real data (../shared/data) is not on this machine")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def published(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a published model, unpacked once; nobody changes it."""
+    place = tmp_path_factory.mktemp("published")
+
+    @cache
+    def unpacked(name: str) -> Path:
+        shutil.unpack_archive(shared / "data" / "models" / f"{name}.tar.xz", place, filter="data")
+        return place / name
+
+    return unpacked
 
 
 @pytest.fixture(scope="module")

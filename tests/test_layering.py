@@ -4,6 +4,7 @@ A room is a folder of the package, or a module at its top. An arrow A -> B says 
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,12 +69,17 @@ def imports(tree):
             yield from ((name, id(node) in lazy) for name in names)
 
 
+@cache
+def parsed(path):
+    """Syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
+@cache
 def own_imports(path):
     """Modules of the package that a file imports, as tuples of names below the package."""
-    for name, _ in imports(ast.parse(path.read_text())):
-        parts = tuple(name.split("."))
-        if parts[0] == "trtasr" and len(parts) > 1 and parts[1] != "__version__":
-            yield parts[1:]
+    names = [tuple(name.split(".")) for name, _ in imports(parsed(path))]
+    return [parts[1:] for parts in names if parts[0] == "trtasr" and len(parts) > 1 and parts[1] != "__version__"]
 
 
 def arrows():
@@ -97,7 +103,7 @@ def siblings():
 
 @pytest.fixture(params=FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def source(request):
-    return request.param, ast.parse(request.param.read_text())
+    return request.param, parsed(request.param)
 
 
 def test_every_room_has_its_floor():

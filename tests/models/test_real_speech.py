@@ -20,10 +20,19 @@ from trtasr.text.normalize import basic_en_v1
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("name", ["quartznet15x5", "conformer_ctc_small"])
-def test_real_checkpoint_transcribes_librispeech(shared, name):
+def built(shared, name):
+    """A published checkpoint and its network."""
     checkpoint = read_nemo(shared / "data" / "models" / f"{name}.nemo")
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    return checkpoint, build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+
+
+@pytest.fixture(scope="module", params=["quartznet15x5", "conformer_ctc_small"])
+def real(request, shared):
+    return request.param, *built(shared, request.param)
+
+
+def test_real_checkpoint_transcribes_librispeech(shared, real):
+    _, checkpoint, model = real
     tokens, blank = checkpoint.tokenizer, len(checkpoint.vocabulary)
     frontend = MelFrontend(checkpoint.frontend)
     entries = read_manifest(shared / "data" / "librispeech" / "dev.json")[:3]
@@ -39,11 +48,9 @@ def test_real_checkpoint_transcribes_librispeech(shared, name):
         assert tokens.decode(greedy(alone.numpy(), count.numpy(), blank)[0]) == text
 
 
-@pytest.mark.parametrize("name", ["quartznet15x5", "conformer_ctc_small"])
-def test_log_probabilities_of_speech_equal_nemos(shared, name):
+def test_log_probabilities_of_speech_equal_nemos(shared, real):
     """Archive, front-end and network together; `golden/compare_nemo.py` compares twenty utterances."""
-    checkpoint = read_nemo(shared / "data" / "models" / f"{name}.nemo")
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    name, checkpoint, model = real
     frontend = MelFrontend(checkpoint.frontend)
     golden = np.load(Path(__file__).parents[1] / "golden" / "speech.npz")
     for index, entry in enumerate(read_manifest(shared / "data" / "librispeech" / "dev.json")[:2]):
@@ -56,8 +63,7 @@ def test_log_probabilities_of_speech_equal_nemos(shared, name):
 @pytest.mark.slow
 def test_conformer_reaches_the_word_error_rate_of_nemo(shared):
     """NeMo 3.0.0 itself: 11.16 % on the same utterances, one by one; here in batches."""
-    checkpoint = read_nemo(shared / "data" / "models" / "conformer_ctc_small.nemo")
-    model = build_model(checkpoint.family, checkpoint.config, checkpoint.weights)
+    checkpoint, model = built(shared, "conformer_ctc_small")
 
     def run(features, lengths):
         log_probs, frames = model(torch.from_numpy(features), torch.from_numpy(lengths))
