@@ -1,8 +1,12 @@
-"""Two tiny networks, of one graph and of two, exported once."""
+"""Two tiny networks, of one graph and of two, exported once; a T4 host made of fakes."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import whisper_pair
 from exported import Tiny, exported
+from t4_host import t4_host
 from tiny_archive import write_archive
 
 from trtasr.pipeline.features import calibration_features
@@ -33,3 +37,10 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
     """Each of them in turn."""
     found: Tiny = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Its folder."""
+    with t4_host(tmp_path_factory.mktemp("host")) as folder:
+        yield folder

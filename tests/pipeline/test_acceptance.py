@@ -1,11 +1,16 @@
-"""What the acceptance run says of each variant; that it runs them is tested with a T4 host's fakes."""
+"""The acceptance run: that it runs every variant, on a T4 host made of fakes, and what it says of each."""
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 from report_sample import gpu_sample
+from t4_host import FAST
 
+from trtasr.cli import main
+from trtasr.errors import BuildError
+from trtasr.pipeline import acceptance
 from trtasr.pipeline.acceptance import Outcome, outcome_json, outcome_table
 
 BUILT = Outcome("explicit", gpu_sample(4), "", {"/a": math.inf, "/b": 17.25}, 30.04)
@@ -30,3 +35,44 @@ def test_a_variant_that_failed_says_why() -> None:
     assert rows[0] == ["explicit", "13.27", "+0.08", "2", "of", "4", "1.41", "3.59", "17.2"]
     assert rows[1][-2:] == ["too", "slow"]
     assert rows[2][-3:] == ["failed:", "no", "parser"]
+
+
+def test_acceptance_tries_every_variant_and_writes_one_file(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_TRT_NO_INT8", "/encoder/encoder.0/mconv.0/conv/Conv")  # the first depthwise convolution
+    model, manifest = str(host / "tiny.nemo"), str(host / "manifest.json")
+    command = ["acceptance", model, "--manifest", manifest, "-o", str(tmp_path / "all"), *FAST, "-q"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "all" / "t4-acceptance.json").read_text())
+    assert found["host"] == {"gpu": "Tesla T4 (fake)", "capability": [7, 5], "tensorrt": "10.16.1.11"}
+    plain, depthwise, ours, theirs = found["variants"]
+    assert sum(row["int8"] for row in plain["layers"]["t4"]) == 5
+    assert sum(row["int8"] for row in depthwise["layers"]["t4"]) == 7  # three more, one of them without a kernel
+    assert depthwise["fallback"] == ["/encoder/encoder.0/mconv.0/conv/Conv"]
+    assert len(plain["layer_sqnr_db"]) == 9
+    assert [v["engines"]["t4"]["parts"][0]["quantization"] for v in (ours, theirs)] == ["implicit", "implicit"]
+    assert {row["target"] for row in plain["bench"]} == {"fp32", "t4", "t4-fp16", "t4-fp32"}
+    assert "PASSED" in printed.splitlines()[-1]
+    assert [line.split("  ")[0] for line in printed.splitlines()[1:5]] == [v["name"] for v in found["variants"]]
+
+
+def test_acceptance_keeps_a_failure_as_a_finding(host, tmp_path, monkeypatch, capsys):
+    def fail(recipe, options):
+        raise BuildError("the parser refused it", "another graph")
+
+    monkeypatch.setattr(acceptance, "compile_recipe", fail)
+    assert main(["acceptance", str(host / "tiny.nemo"), "-o", str(tmp_path), "-q"]) == 3
+    found = json.loads((tmp_path / "t4-acceptance.json").read_text())
+    assert all("the parser refused it" in variant["error"] for variant in found["variants"])
+    assert "failed: the parser refused it" in capsys.readouterr().out
+
+
+def test_acceptance_keeps_what_it_has_when_the_gpu_breaks(host, tmp_path, monkeypatch, capsys):
+    def broken(recipe, options):
+        raise sys.modules["pycuda.driver"].LogicError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(acceptance, "compile_recipe", broken)
+    assert main(["acceptance", str(host / "tiny.nemo"), "-o", str(tmp_path), "-q"]) == 3
+    found = json.loads((tmp_path / "t4-acceptance.json").read_text())
+    assert [v["error"] for v in found["variants"]] == ["LogicError: an illegal memory access was encountered"] * 4
+    assert "illegal memory access" in capsys.readouterr().out
