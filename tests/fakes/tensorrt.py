@@ -169,9 +169,6 @@ class Config:
         self.cache = cache
         return True
 
-    def get_timing_cache(self):
-        return self.cache
-
     def set_flag(self, flag):
         self.flags.add(flag)
 

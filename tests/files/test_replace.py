@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from processes import killed
 from sidecar import description
 
 from trtasr.bundle import open_bundle, seal, staged
@@ -179,17 +180,6 @@ def test_a_second_rename_that_fails_brings_the_old_bundle_back(
     monkeypatch.undo()
     assert names(tmp_path) == ["out"]
     whole(tmp_path / "out", "one")
-
-
-def killed(task: object) -> None:
-    """Run a task in a process that dies in it as by kill -9."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            task()
-        finally:
-            os._exit(1)  # the task kills its process before
-    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
 def die(*_: object) -> None:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from processes import killed
 
 from trtasr.errors import DiskError, TrtasrError, UsageError
 from trtasr.files.write import copy_file, replacing, write_bytes, write_json, write_together
@@ -12,17 +13,6 @@ from trtasr.files.write import copy_file, replacing, write_bytes, write_json, wr
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def killed(task: object) -> None:
-    """Run a task in a process that dies in it as by kill -9."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            task()
-        finally:
-            os._exit(1)  # the task kills its process before
-    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
 def test_kill_9_while_writing_leaves_the_old_file_and_the_next_write_clears_up(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from exported import initializers
 from onnx import numpy_helper
 
 from trtasr.errors import UsageError
@@ -22,10 +23,6 @@ def network():
     return model
 
 
-def stored(model):
-    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-
-
 def corrected(**changes):
     return ScaleTable({}, {}, corrected=changes)
 
@@ -40,9 +37,9 @@ ALL = {"w1": np.full((2, 2), 3.0), "b1": np.full(2, 4.0), "w2": np.full((2, 2), 
 def test_layers_that_are_int8_and_their_biases_change(quantized, changed):
     model = network()
     before = model.SerializeToString()
-    found = stored(with_corrections(model, corrected(**ALL), quantized))
+    found = initializers(with_corrections(model, corrected(**ALL), quantized))
     for name in NAMES:
-        expected = ALL[name] if name in changed else stored(network())[name]
+        expected = ALL[name] if name in changed else initializers(network())[name]
         np.testing.assert_array_equal(found[name], expected)
         assert found[name].dtype == np.float32
     assert model.SerializeToString() == before

@@ -1,6 +1,7 @@
 import numpy as np
 import onnx
 import pytest
+from exported import initializers
 from onnx import numpy_helper
 
 from trtasr.engine.build import build_rtx, rtx_version
@@ -14,10 +15,6 @@ from trtasr.graph.qdq import insert_qdq
 
 def depthwise(site):
     return "depthwise" if site.groups > 1 or site.kernel == (3,) else None
-
-
-def initializers(model):
-    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
 
 
 @pytest.fixture(scope="module")

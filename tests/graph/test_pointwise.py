@@ -1,14 +1,11 @@
 import numpy as np
 import onnx
 import pytest
+from tiny_network import ops
 
 from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.graph.pointwise import pointwise_to_matmul
 from trtasr.graph.qdq import insert_qdq
-
-
-def ops(model, name):
-    return sum(node.op_type == name for node in model.graph.node)
 
 
 def test_fp32_graph_computes_the_same(fp32, feeds):

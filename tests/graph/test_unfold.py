@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from tiny_network import ops
 
 from trtasr.engine.build import build_rtx, rtx_version
 from trtasr.engine.profile import Profile
@@ -15,10 +16,6 @@ from trtasr.quant.scales import weight_scale
 from trtasr.values import ScaleTable, TensorScale
 
 CHANNELS, OUTPUTS = 5, 7
-
-
-def ops(model, name):
-    return sum(node.op_type == name for node in model.graph.node)
 
 
 def convolution(kernel, stride=1, dilation=1, bias=True, group=1, pads=None):

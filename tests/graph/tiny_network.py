@@ -101,3 +101,8 @@ def with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in inputs
     )
     return copied
+
+
+def ops(model, name):
+    """How many nodes of a graph are of a kind."""
+    return sum(node.op_type == name for node in model.graph.node)
