@@ -7,8 +7,9 @@ from trtasr.audio.frontend import frontend_json
 from trtasr.recipe import Recipe, to_dict
 
 
-def description(file: str, **changes: Any) -> dict[str, Any]:
-    """What `seal` is given for a CTC bundle whose graphs are one file; ``changes`` replace keys."""
+def description(*files: str, **changes: Any) -> dict[str, Any]:
+    """What `seal` is given for a CTC bundle whose graphs are these files, one per part; ``changes`` replace keys."""
+    parts = [{"path": file, "size_bytes": 1} for file in files]
     return {
         "name": "x",
         "family": "jasper",
@@ -17,8 +18,8 @@ def description(file: str, **changes: Any) -> dict[str, Any]:
         "frontend": frontend_json(FrontendConfig()),
         "vocabulary": ["a", "b"],
         "tokenizer": {"kind": "characters", "file": ""},
-        "graphs": {"fp32": [file], "cpu": [file]},
-        "engines": {"cpu": {"label": "int8 cpu", "precision": "int8", "parts": [{"path": file, "size_bytes": 1}]}},
+        "graphs": {"fp32": list(files), "cpu": list(files)},
+        "engines": {"cpu": {"label": "int8 cpu", "precision": "int8", "parts": parts}},
         "generation": None,
         **changes,
     }

@@ -37,10 +37,14 @@ def test_passes_run_in_order_and_write_nothing(tmp_path, monkeypatch):
 
 def test_the_graph_after_each_pass_is_written_where_it_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "new" / "dump"))
-    passed(onnx.parser.parse_model(GRAPH), PASSES, "t4.model", 2)
+    passed(onnx.parser.parse_model(GRAPH), PASSES, "t4.model", "made")
     files = sorted((tmp_path / "new" / "dump").iterdir())
-    assert [file.name for file in files] == ["t4.model.02-first.onnx", "t4.model.03-noted.onnx"]
-    assert [onnx.load(file).doc_string for file in files] == ["first ", "first second"]
+    assert [file.name for file in files] == [
+        "t4.model.01-made.onnx",
+        "t4.model.02-first.onnx",
+        "t4.model.03-noted.onnx",
+    ]
+    assert [onnx.load(file).doc_string for file in files] == ["", "first ", "first second"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):

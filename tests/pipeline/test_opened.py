@@ -20,12 +20,12 @@ PAIR = {
 }
 
 
-def bundle(out, file, *others, **changes):
+def bundle(out, *files, **changes):
     """A bundle of files that are no graphs."""
     with staged(out) as folder:
-        for name in (file, *others):
+        for name in files:
             (folder / name).write_bytes(b"x")
-        seal(folder, description(file, **changes))
+        seal(folder, description(*files, **changes))
     return out
 
 

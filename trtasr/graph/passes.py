@@ -15,18 +15,25 @@ VARIABLE = "TRTASR_DUMP"
 Pass = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 
-def passed(model: onnx.ModelProto, passes: Iterable[Pass], name: str, first: int = 1) -> onnx.ModelProto:
+def passed(model: onnx.ModelProto, passes: Iterable[Pass], name: str, maker: str = "") -> onnx.ModelProto:
     """The graph after all passes.
 
     Args:
         model: not changed.
         passes: in order.
         name: of what is made, as in ``t4-rtx.model``; dumped graphs are ``<name>.<number>-<pass>.onnx``.
-        first: number of the first pass.
+        maker: what has made the given graph, where that counts as the first pass.
+
+    Raises:
+        UsageError: the folder cannot be written. DiskError: the disk takes no more.
     """
-    for number, change in enumerate(passes, first):
+    folder = os.environ.get(VARIABLE, "")
+    if folder and maker:
+        dump(model, Path(folder) / f"{name}.01-{maker}.onnx")
+    for number, change in enumerate(passes, 2 if maker else 1):
         model = change(model)
-        dump(model, f"{name}.{number:02d}-{pass_name(change)}")
+        if folder:
+            dump(model, Path(folder) / f"{name}.{number:02d}-{pass_name(change)}.onnx")
     return model
 
 
@@ -35,13 +42,8 @@ def pass_name(change: Callable[..., object]) -> str:
     return pass_name(change.func) if isinstance(change, partial) else getattr(change, "__name__", type(change).__name__)
 
 
-def dump(model: onnx.ModelProto, name: str) -> None:
-    """Write a graph for whoever asks for it.
-
-    Raises:
-        UsageError: the folder cannot be written. DiskError: the disk takes no more.
-    """
-    if folder := os.environ.get(VARIABLE):
-        with writing(Path(folder), f"name another folder in {VARIABLE}, or leave it out"):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            write_model(model, Path(folder) / f"{name}.onnx")
+def dump(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph for whoever asks for it."""
+    with writing(path.parent, f"name another folder in {VARIABLE}, or leave it out"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_model(model, path)

@@ -12,7 +12,7 @@ from trtasr.graph.center import give_back_quantized
 from trtasr.graph.check import write_checked
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.lint import HEADROOM, large_activations
-from trtasr.graph.passes import dump, pass_name, passed
+from trtasr.graph.passes import pass_name, passed
 from trtasr.graph.qdq import decide
 from trtasr.targets.target import Target
 from trtasr.values import Decision, ScaleTable
@@ -104,23 +104,21 @@ def lower(
     placed = place(onnx.load(source), table, target, [*exclude, *map(glob.escape, freed)])
     graph, model = written(placed, target, source.parent, part)
     subnormal, overflowing = target.lint(model, placed.fp32, table, placed.int8) if target.lint else ((), ())
-    found = Lowered(graph, renamed(placed.decisions, freed), tuple(subnormal), tuple(overflowing))
     if target.lint:
-        report_lint(found, table)
-    return found
+        report_lint(subnormal, overflowing, large_activations(table))
+    return Lowered(graph, renamed(placed.decisions, freed), tuple(subnormal), tuple(overflowing))
 
 
 def written(placed: Placed, target: Target, folder: Path, part: str) -> tuple[Path, onnx.ModelProto]:
     """Write a part's quantized graph, and what the passes make of it for the builder: where that lies, and itself."""
-    name, file = f"{target.name}.{part}", folder / target.graph(part)
-    if target.quantize:
-        dump(placed.model, f"{name}.01-{pass_name(target.quantize)}")
+    file = folder / target.graph(part)
     if target.plan:
         if target.quantize:
             write_checked(placed.model, file)
         file = (folder / target.plan(part)).with_suffix(".lowered.onnx")
     source = placed.model if target.explicit else placed.fp32
-    model = passed(source, target.passes, name, 2 if target.quantize else 1)
+    maker = pass_name(target.quantize) if target.quantize and target.explicit else ""
+    model = passed(source, target.passes, f"{target.name}.{part}", maker)
     write_checked(model, file)
     return file, model
 
@@ -130,18 +128,16 @@ def renamed(decisions: Sequence[Decision], freed: Mapping[str, str]) -> tuple[De
     return tuple(replace(item, rule=freed.get(item.node, item.rule)) for item in decisions)
 
 
-def report_lint(lowered: Lowered, table: ScaleTable) -> None:
+def report_lint(subnormal: Sequence[str], overflowing: Sequence[str], large: Sequence[str]) -> None:
     """Say how many layers, and which activations, come near the limits of FP16."""
-    if lowered.subnormal:
-        logger.info(
-            "%d layers: a channel whose scale product is subnormal in FP16 (bundle.json)", len(lowered.subnormal)
-        )
-    if lowered.overflowing:
+    if subnormal:
+        logger.info("%d layers: a channel whose scale product is subnormal in FP16 (bundle.json)", len(subnormal))
+    if overflowing:
         logger.info(
             "%d layers: an accumulator that could exceed FP16's 65504 before it is scaled (bundle.json)",
-            len(lowered.overflowing),
+            len(overflowing),
         )
-    if large := large_activations(table):
+    if large:
         logger.warning(
             "FP16 holds at most 65504; on the calibration features these came within a factor of %d: %s",
             HEADROOM,
