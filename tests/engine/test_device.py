@@ -1,11 +1,13 @@
 """Lines that nvidia-smi prints, and what is done where there is none."""
 
+import logging
 import math
+import threading
 
 import pytest
 
 from trtasr.engine import device
-from trtasr.engine.device import STATE_FIELDS, parse_state
+from trtasr.engine.device import STATE_FIELDS, parse_state, summarized, watched
 from trtasr.errors import MissingError
 
 T4 = "Tesla T4, 580.95.05, P0, 1590, 1590, 5000, 68.31, 70.00, 61, 0x0000000000000004\n"
@@ -58,3 +60,65 @@ def test_the_program_is_asked_for_every_field(monkeypatch, tmp_path):
     asked = (tmp_path / "asked").read_text()
     assert "--id=0000:00:1E.0" in asked
     assert all(field in asked for field in STATE_FIELDS)
+
+
+def states(*clocks_and_reasons):
+    """Answers of a card at such clocks, for such reasons."""
+    return [
+        parse_state(f"Tesla T4, 580.95.05, P0, {clock}, 1590, 5000, 68.31, 70.00, 61, {reason:#018x}\n")
+        for clock, reason in clocks_and_reasons
+    ]
+
+
+def test_the_busiest_moment_has_the_lowest_clock_and_all_reasons(caplog):
+    before, busiest, after = summarized(states((300, 1), (1590, 4), (900, 0), (1200, 0x20), (585, 1)))
+    assert (before.sm_mhz, busiest.sm_mhz, after.sm_mhz) == (300, 900, 585)
+    assert busiest.throttle == 0x24
+    assert "0x24" in caplog.text
+    assert "900 of 1590 MHz" in caplog.text
+
+
+def test_a_card_that_keeps_its_clocks_is_not_warned_about(caplog):
+    assert [state.sm_mhz for state in summarized(states((300, 1), (1590, 0), (1590, 1), (585, 1)))] == [300, 1590, 585]
+    assert not caplog.records
+
+
+def test_a_clock_that_is_not_told_is_no_lowest_one():
+    assert summarized(states((300, 1), ("[N/A]", 0), (1590, 0), (300, 1)))[1].sm_mhz == 1590
+
+
+def test_of_few_answers_the_last_is_the_busiest():
+    assert summarized([]) == []
+    assert [state.sm_mhz for state in summarized(states((300, 1)))] == [300, 300, 300]
+    assert [state.sm_mhz for state in summarized(states((300, 1), (900, 0)))] == [300, 900, 900]
+
+
+def test_a_card_is_watched_while_it_works(monkeypatch):
+    answers, asked, enough = iter(states((300, 1), (1590, 0), (1500, 0), *[(585, 1)] * 1000)), [], threading.Event()
+
+    def gpu_state(bus):
+        asked.append(bus)
+        if len(asked) == 3:
+            enough.set()
+        return next(answers)
+
+    monkeypatch.setattr(device, "pci_bus_id", lambda: "0000:00:1e.0")
+    monkeypatch.setattr(device, "gpu_state", gpu_state)
+    monkeypatch.setattr(device, "SAMPLE_SECONDS", 0.01)
+    with watched() as found:
+        assert enough.wait(5)
+    assert [len(found), found[0].sm_mhz] == [3, 300]
+    assert set(asked) == {"0000:00:1e.0"}
+
+
+def test_a_card_that_cannot_be_watched_costs_no_result(monkeypatch, caplog):
+    caplog.set_level(logging.WARNING)
+
+    def missing():
+        raise MissingError("pycuda is not installed", "install it")
+
+    monkeypatch.setattr(device, "pci_bus_id", missing)
+    with watched() as found:
+        pass
+    assert found == []
+    assert "pycuda is not installed" in caplog.text

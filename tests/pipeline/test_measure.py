@@ -14,9 +14,9 @@ from tiny_archive import config as tiny_config
 from trtasr.cli import main
 from trtasr.errors import AudioError, QualityError
 from trtasr.network.network import accepted
-from trtasr.pipeline.measure import Row, Subject, measure_rows, transcriber, usable_rate, word_error_rate
+from trtasr.pipeline.measure import Row, Subject, measure_rows, rows_of, transcriber, usable_rate, word_error_rate
 from trtasr.recipe import EngineShapes, Evaluation
-from trtasr.results import BenchResult, Prepared
+from trtasr.results import BenchResult, Built, Engine, Prepared
 
 FAST = [
     "--set",
@@ -200,3 +200,29 @@ def test_a_transcript_names_its_file_in_every_trouble(caplog):
     with pytest.raises(AudioError, match=r"longest\.wav: 60 s are too long") as caught:
         heard(utterance("", "longest.wav"))
     assert caught.value.repair == "cut it"
+
+
+def built(target, size, **facts):
+    return Engine(target, f"int8 {target}", (Built(f"{target}/model.plan", size),), **facts)
+
+
+def test_what_does_not_run_here_is_measured_through_its_graphs_and_baselines_come_first(tmp_path):
+    for name, size in (("model.fp32.onnx", 5), ("model.fp32.onnx.data", 8), ("other.onnx", 99)):
+        (tmp_path / name).write_bytes(bytes(size))
+    engines = [
+        built("t4-rtx", 70, graphs=("model.qdq.onnx",), stand_in="Q/DQ graph, ONNX Runtime", absent="no T4 here"),
+        built("cpu", 30, graphs=("cpu/model.int8.onnx",)),
+        replace(built("t4-fp16", 50), precision="fp16", label="fp16 t4"),
+        replace(built("t4-fp32", 90, stand_in="nothing"), precision="fp32"),
+    ]
+    fp32, *rows = rows_of(tmp_path, (tmp_path / "model.fp32.onnx",), engines)
+    assert (fp32.known.engine, fp32.known.target, fp32.known.size_bytes) == ("fp32 (reference)", "fp32", 5 + 8)
+    assert [(item.known.target, item.known.size_bytes, item.known.precision) for item in rows] == [
+        ("t4-fp16", 50, "fp16"),
+        ("t4-rtx", 70, "int8"),
+        ("cpu", 30, "int8"),
+    ]
+    names = "t4-fp16/model.plan", "model.qdq.onnx", "cpu/model.plan"
+    assert [item.files for item in rows] == [(tmp_path / name,) for name in names]
+    assert [item.known.note for item in rows] == ["", "Q/DQ graph, ONNX Runtime", ""]
+    assert rows[1].known.absent == "no T4 here"
