@@ -129,19 +129,19 @@ def build(given: Materials, target: Target, left: Sequence[str] = ()) -> Engine:
     """
     made = [build_part(given, part, target, left) for part in given.parts]
     return Engine(
-        target.name,
-        target.label,
-        tuple(built for _, built in made),
-        tuple(target.graph(part.name) for part in given.parts) if target.quantize else (),
-        target.precision,
-        target.rest,
-        tuple(item for lowered, _ in made for item in lowered.decisions),
-        target.reasons,
-        "" if target.runs_here(given.gpu) else target.stand_in,
-        target.absent,
-        target.lint is not None,
-        tuple(name for lowered, _ in made for name in lowered.subnormal),
-        tuple(name for lowered, _ in made for name in lowered.overflowing),
+        target=target.name,
+        label=target.label,
+        parts=tuple(built for _, built in made),
+        graphs=tuple(target.graph(part.name) for part in given.parts) if target.quantize else (),
+        precision=target.precision,
+        rest=target.rest,
+        decisions=tuple(item for lowered, _ in made for item in lowered.decisions),
+        reasons=target.reasons,
+        stand_in="" if target.runs_here(given.gpu) else target.stand_in,
+        absent=target.absent,
+        linted=target.lint is not None,
+        subnormal=tuple(name for lowered, _ in made for name in lowered.subnormal),
+        overflowing=tuple(name for lowered, _ in made for name in lowered.overflowing),
     )
 
 
