@@ -24,7 +24,7 @@ from trtasr.checkpoint import nemo
 from trtasr.checkpoint.nemo import read_nemo
 from trtasr.engine.build import rtx_version
 from trtasr.engine.sessions import open_session
-from trtasr.graph.export_pair import write
+from trtasr.graph.export import export_module
 from trtasr.models import load
 from trtasr.network import families
 from trtasr.network.ctc import gaussian, trial
@@ -265,15 +265,18 @@ def toy_original(model: nn.Module, network: Network) -> Original:
     def export(folder: Path) -> None:
         tokens, frames = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 5, WIDTH)
         heard = torch.zeros(2, ROWS, 64), torch.tensor([64, 40])
+        batch, places = {0: "batch"}, {0: "batch", 1: "places"}
         stages = {
-            "encoder": (heard, ["features", "lengths"], ["encoded", "positions"]),
-            "predictor": ((tokens,), ["tokens"], ["predicted"]),
-            "joint": ((frames, frames), ["frames", "states"], ["logits"]),
+            "encoder": (
+                heard,
+                {"features": {0: "batch", 2: "time"}, "lengths": batch},
+                {"encoded": places, "positions": batch},
+            ),
+            "predictor": ((tokens,), {"tokens": places}, {"predicted": places}),
+            "joint": ((frames, frames), {"frames": places, "states": places}, {"logits": places}),
         }
-        special = {"features": {0: "batch", 2: "time"}, "lengths": {0: "batch"}, "positions": {0: "batch"}}
         for file, (name, (given, inputs, made)) in zip(network.files(folder), stages.items(), strict=True):
-            axes = {key: special.get(key, {0: "batch", 1: "places"}) for key in (*inputs, *made)}
-            write(Stage(model, name), given, file, (inputs, made), axes)
+            export_module(Stage(model, name), given, file, inputs, made)
 
     @torch.no_grad()
     def reference(example: Example, dtype: torch.dtype) -> Outputs:
