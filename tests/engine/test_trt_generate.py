@@ -125,7 +125,7 @@ def speech(batch=2, frames=20, seed=0):
 
 
 def addresses(decoding):
-    return dict(decoding._decoder._context.addresses)
+    return dict(decoding._decoder.context.addresses)
 
 
 def check(decoding, reference, batch=2, frames=20, seed=0, steps=5):
@@ -214,7 +214,7 @@ def test_the_decoder_reads_what_the_encoder_wrote_where_it_lies(pair):
         for batch in (1, 3, 2):  # a larger batch moves them
             decoding.begin(*speech(batch))
             decoding.step(np.resize(GIVEN, (batch, PROMPT)), "first")
-            given = decoding._encoder._context.addresses
+            given = decoding._encoder.context.addresses
             assert {name: addresses(decoding)[name] for name in shared} == {name: given[name] for name in shared}
 
 
@@ -245,7 +245,7 @@ def test_steps_allocate_nothing_beyond_the_longest_transcript(pair, gpu):
         for _ in range(MAX_LENGTH - PROMPT + 1):
             tokens, _ = decoding.step(tokens[:, None], "later")
         assert set(gpu.driver.memory) == set(before)
-        assert set(decoding._decoder._context.shapes) == set(DECODER.shapes())
+        assert set(decoding._decoder.context.shapes) == set(DECODER.shapes())
         item = decoding._decoder.inputs["past_key.0"].itemsize
         place = gpu.driver.memory[addresses(decoding)["past_key.0"]]
         assert place.nbytes == 2 * HEADS * (MAX_LENGTH + PROMPT) * WIDTH * item
@@ -370,7 +370,7 @@ def test_a_launch_that_fails_leaves_the_transcript_as_it_was(floats, monkeypatch
         tokens, _ = decoding.step(GIVEN, "first")
         reference.step(GIVEN, "first")
         with monkeypatch.context() as patch:
-            patch.setattr(decoding._decoder._context, "execute_async_v3", lambda handle: False)
+            patch.setattr(decoding._decoder.context, "execute_async_v3", lambda handle: False)
             with pytest.raises(BuildError, match=r"decoder.plan: TensorRT could not launch"):
                 decoding.step(tokens[:, None], "later")
         np.testing.assert_array_equal(decoding.step(tokens[:, None], "later"), reference.step(tokens[:, None], "later"))

@@ -15,20 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from trtasr.engine.bindings import Engine, Trt
 from trtasr.engine.build_tensorrt import load_tensorrt
 from trtasr.engine.device import primary_context
-from trtasr.engine.trt_run import REBUILD
+from trtasr.engine.trt_run import COMPILE, Plan, Shape
 from trtasr.errors import BuildError
 from trtasr.values import Array, FloatArray, IntArray
 
-Shape = tuple[int, ...]
-
-COMPILE = "compile the bundle again: both plans must come from one checkpoint"
-BATCH = "widen engine.min_batch or engine.max_batch and build again"
-SECONDS = "widen engine.min_seconds or engine.max_seconds and build again"
-TOKENS = "compile the bundle again: prompt and max_length come from the checkpoint's generation_config.json"
-REPAIRS = {("features", 2): SECONDS, ("cross", 2): SECONDS, ("tokens", 1): TOKENS, ("past", 2): TOKENS}
 NEEDED = (
     ({"features", "lengths"}, {"positions"}),
     ({"tokens", "positions", "token_bias"}, {"logits", "next_tokens", "next_log_probs"}),
@@ -55,82 +47,6 @@ def open_pair(encoder_plan: Path, decoder_plan: Path, biases: Mapping[str, Float
         decoder = stack.enter_context(closing(Plan(decoder_plan, trt, runtime)))
         arena = stack.enter_context(closing(Arena(cuda)))
         yield TrtDecoding(encoder, decoder, arena, biases)
-
-
-class Plan:
-    """An engine with one execution context, whose tensors live wherever they are bound.
-
-    Args:
-        path: engine file.
-        trt: the tensorrt module; runtime: its Runtime, shared by all plans.
-
-    Attributes:
-        inputs: name -> type; outputs: likewise.
-        limits: input -> smallest and largest shape of the plan's optimization profile.
-
-    Raises:
-        BuildError: the plan cannot be loaded here.
-    """
-
-    def __init__(self, path: Path, trt: Trt, runtime: Any) -> None:
-        self.path = path
-        engine: Engine | None = runtime.deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
-            raise BuildError(f"{path}: TensorRT {trt.__version__} cannot load this plan", REBUILD)
-        self._engine = engine
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise BuildError(f"{path}: no GPU memory for its activations", "free GPU memory or lower engine.max_batch")
-        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        types = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
-        given = {name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
-        self.inputs = {name: types[name] for name in names if name in given}
-        self.outputs = {name: types[name] for name in names if name not in given}
-        self.limits = {name: self._limits(name) for name in self.inputs}
-
-    def set_shape(self, name: str, shape: Shape) -> None:
-        """Give an input its shape for the next run.
-
-        Raises:
-            BuildError: the shape is outside the plan's optimization profile; names what widens it.
-        """
-        for axis, (least, size, most) in enumerate(zip(self.limits[name][0], shape, self.limits[name][1], strict=True)):
-            if not least <= size <= most:
-                raise BuildError(
-                    f"{self.path}: input {name} is {shape}, but its optimization profile has {least} to "
-                    f"{most} at axis {axis}",
-                    repair(name, axis),
-                )
-        if not self._context.set_input_shape(name, shape):
-            raise BuildError(f"{self.path}: TensorRT refuses {shape} for input {name}", "see TensorRT's log above")
-
-    def shape(self, name: str) -> Shape:
-        """Shape of a tensor, once all inputs have theirs."""
-        return as_tuple(self._context.get_tensor_shape(name))
-
-    def bind(self, addresses: Mapping[str, int]) -> None:
-        """Say where tensors lie on the GPU; no two outputs may share a place, nor an output and an input."""
-        for name, address in addresses.items():
-            self._context.set_tensor_address(name, address)
-
-    def enqueue(self, stream: int) -> None:
-        """Launch on a stream, given by its handle.
-
-        Raises:
-            BuildError: TensorRT refused.
-        """
-        if not self._context.execute_async_v3(stream):
-            raise BuildError(
-                f"{self.path}: TensorRT could not launch the plan", "see TensorRT's log above; build the plan again"
-            )
-
-    def close(self) -> None:
-        """Free the plan's GPU memory."""
-        del self._context, self._engine  # TensorRT wants them gone in this order
-
-    def _limits(self, name: str) -> tuple[Shape, Shape]:
-        smallest, _, largest = self._engine.get_tensor_profile_shape(name, 0)
-        return as_tuple(smallest), as_tuple(largest)
 
 
 class Arena:
@@ -335,16 +251,3 @@ def check_pair(encoder: Plan, decoder: Plan) -> None:
 def present(name: str) -> str:
     """The output that a cache input is the past of; other names stay as they are."""
     return name.replace("past_", "present_")
-
-
-def repair(name: str, axis: int) -> str:
-    """What widens the limits of an input."""
-    kind = name.partition("_")[0]
-    if axis == 0 and kind != "token":
-        return BATCH
-    return REPAIRS.get((kind, axis), COMPILE)
-
-
-def as_tuple(dims: Any) -> Shape:
-    """TensorRT's dimensions as numbers."""
-    return tuple(dims[axis] for axis in range(len(dims)))

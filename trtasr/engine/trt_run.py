@@ -9,12 +9,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trtasr.engine.bindings import Trt
+from trtasr.engine.bindings import Engine, Trt
 from trtasr.engine.build_tensorrt import load_tensorrt
 from trtasr.engine.device import load_libcuda, primary_context
 from trtasr.engine.sessions import Observe
@@ -23,8 +24,105 @@ from trtasr.values import Array, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
 
+Shape = tuple[int, ...]
+
 REBUILD = "build it on this host: plans belong to one GPU and one TensorRT version"
+COMPILE = "compile the bundle again: both plans must come from one checkpoint"
+BATCH = "widen engine.min_batch or engine.max_batch and build again"
+SECONDS = "widen engine.min_seconds or engine.max_seconds and build again"
+TOKENS = "compile the bundle again: prompt and max_length come from the checkpoint's generation_config.json"
+REPAIRS = {("features", 2): SECONDS, ("cross", 2): SECONDS, ("tokens", 1): TOKENS, ("past", 2): TOKENS}
 CAPTURE_MODE_THREAD_LOCAL = 1  # other threads (torch's) may go on using CUDA while this one captures
+
+
+class Plan:
+    """An engine with one execution context, whose tensors live wherever they are bound.
+
+    Args:
+        path: engine file.
+        trt: the tensorrt module; runtime: its Runtime, shared by all plans.
+
+    Attributes:
+        context: its execution context.
+        inputs: name -> type; outputs: likewise.
+
+    Raises:
+        BuildError: the plan cannot be loaded here.
+    """
+
+    def __init__(self, path: Path, trt: Trt, runtime: Any) -> None:
+        self.path = path
+        engine: Engine | None = runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise BuildError(f"{path}: TensorRT {trt.__version__} cannot load this plan", REBUILD)
+        self._engine = engine
+        self.context = self._engine.create_execution_context()
+        if self.context is None:
+            raise BuildError(f"{path}: no GPU memory for its activations", "free GPU memory or lower engine.max_batch")
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        types = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
+        given = {name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
+        self.inputs = {name: types[name] for name in names if name in given}
+        self.outputs = {name: types[name] for name in names if name not in given}
+
+    @cached_property
+    def limits(self) -> dict[str, tuple[Shape, Shape]]:
+        """Input -> smallest and largest shape of the plan's optimization profile."""
+        shapes = {name: self._engine.get_tensor_profile_shape(name, 0) for name in self.inputs}
+        return {name: (as_tuple(smallest), as_tuple(largest)) for name, (smallest, _, largest) in shapes.items()}
+
+    def set_shape(self, name: str, shape: Shape) -> None:
+        """Give an input its shape for the next run.
+
+        Raises:
+            BuildError: the shape is outside the plan's optimization profile; names what widens it.
+        """
+        for axis, (least, size, most) in enumerate(zip(self.limits[name][0], shape, self.limits[name][1], strict=True)):
+            if not least <= size <= most:
+                raise BuildError(
+                    f"{self.path}: input {name} is {shape}, but its optimization profile has {least} to "
+                    f"{most} at axis {axis}",
+                    repair(name, axis),
+                )
+        if not self.context.set_input_shape(name, shape):
+            raise BuildError(f"{self.path}: TensorRT refuses {shape} for input {name}", "see TensorRT's log above")
+
+    def shape(self, name: str) -> Shape:
+        """Shape of a tensor, once all inputs have theirs."""
+        return as_tuple(self.context.get_tensor_shape(name))
+
+    def bind(self, addresses: Mapping[str, int]) -> None:
+        """Say where tensors lie on the GPU; no two outputs may share a place, nor an output and an input."""
+        for name, address in addresses.items():
+            self.context.set_tensor_address(name, address)
+
+    def enqueue(self, stream: int) -> None:
+        """Launch on a stream, given by its handle.
+
+        Raises:
+            BuildError: TensorRT refused.
+        """
+        if not self.context.execute_async_v3(stream):
+            raise BuildError(
+                f"{self.path}: TensorRT could not launch the plan", "see TensorRT's log above; build the plan again"
+            )
+
+    def close(self) -> None:
+        """Free the plan's GPU memory."""
+        del self.context, self._engine  # TensorRT wants them gone in this order
+
+
+def repair(name: str, axis: int) -> str:
+    """What widens the limits of an input."""
+    kind = name.partition("_")[0]
+    if axis == 0 and kind != "token":
+        return BATCH
+    return REPAIRS.get((kind, axis), COMPILE)
+
+
+def as_tuple(dims: Any) -> Shape:
+    """TensorRT's dimensions as numbers."""
+    return tuple(dims[axis] for axis in range(len(dims)))
 
 
 class CudaGraph:
@@ -146,17 +244,8 @@ class TrtRunner:
         self._trt, self._cuda, self._graphs = trt, cuda, graphs
         self._graph: CudaGraph | None = None
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-        self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
-        if self._engine is None:
-            raise BuildError(f"{plan}: TensorRT {trt.__version__} cannot load this plan", REBUILD)
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise BuildError(f"{plan}: no GPU memory for its activations", "free GPU memory or lower engine.max_batch")
-        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        mode = trt.TensorIOMode.INPUT
-        self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == mode]
-        self._outputs = [name for name in names if name not in self._inputs]
-        self._dtypes = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
+        self._plan = Plan(plan, trt, self._runtime)
+        self._dtypes = {**self._plan.inputs, **self._plan.outputs}
         self._slots: dict[str, Slot] = {}
         self._shape: tuple[int, ...] | None = None
         self._stream = cuda.Stream()
@@ -197,7 +286,7 @@ class TrtRunner:
 
     def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
         """Every output of the last run by name, in the plan's order and types."""
-        return {name: self._slots[name].host.copy() for name in self._outputs}
+        return {name: self._slots[name].host.copy() for name in self._plan.outputs}
 
     def layer_times(self, features: FloatArray, lengths: IntArray, runs: int) -> dict[str, list[float]]:
         """Milliseconds of every engine layer in each of `runs` runs, by TensorRT's own profiler.
@@ -216,7 +305,7 @@ class TrtRunner:
                 times.setdefault(layer_name, []).append(ms)
 
         profiler = Profiler()
-        self._context.profiler = profiler
+        self._plan.context.profiler = profiler
         for _ in range(runs):
             self(features, lengths)
         return times
@@ -227,25 +316,26 @@ class TrtRunner:
         for slot in self._slots.values():
             slot.device.free()
         self._slots = {}
-        del self._context, self._engine, self._runtime  # TensorRT wants them gone in this order
+        self._plan.close()
+        del self._plan, self._runtime  # TensorRT wants them gone in this order
 
     def _bind(self, arrays: Mapping[str, Any]) -> None:
         """Give every tensor a place of its current shape; the addresses stay until the next shape."""
         self._drop_graph()
         self._shape = None
-        for name in self._inputs:
-            if not self._context.set_input_shape(name, arrays[name].shape):
+        for name in self._plan.inputs:
+            if not self._plan.context.set_input_shape(name, arrays[name].shape):
                 raise BuildError(
                     f"input {name} {arrays[name].shape} is outside the plan's optimization profile",
                     "widen engine.min_seconds, max_seconds or max_batch and build again",
                 )
-        for name in (*self._inputs, *self._outputs):
-            dims = self._context.get_tensor_shape(name)
+        for name in self._dtypes:
+            shape = self._plan.shape(name)
             try:
-                self._place(name, tuple(dims[axis] for axis in range(len(dims))))
+                self._place(name, shape)
             except self._cuda.Error as error:
                 raise BuildError(
-                    f"no GPU memory for tensor {name} {dims}: {error}", "free GPU memory, or run smaller batches"
+                    f"no GPU memory for tensor {name} {shape}: {error}", "free GPU memory, or run smaller batches"
                 ) from error
         self._shape = tuple(arrays["features"].shape)
 
@@ -257,7 +347,7 @@ class TrtRunner:
                 self._slots.pop(name).device.free()
             slot = Slot(host, self._cuda.mem_alloc(max(host.nbytes, 1)), host.nbytes)
         self._slots[name] = Slot(host, slot.device, slot.capacity)
-        self._context.set_tensor_address(name, int(slot.device))
+        self._plan.bind({name: int(slot.device)})
 
     def _launch(self, repeated: bool) -> None:
         if repeated and self._graphs and self._graph is None:
@@ -272,11 +362,11 @@ class TrtRunner:
             self._graph.launch()
 
     def _enqueue(self) -> None:
-        for name in self._inputs:
+        for name in self._plan.inputs:
             self._cuda.memcpy_htod_async(self._slots[name].device, self._slots[name].host, self._stream)
-        if not self._context.execute_async_v3(self._stream.handle):
+        if not self._plan.context.execute_async_v3(self._stream.handle):
             raise BuildError("TensorRT could not launch the plan", "see TensorRT's log above; build the plan again")
-        for name in self._outputs:
+        for name in self._plan.outputs:
             self._cuda.memcpy_dtoh_async(self._slots[name].host, self._slots[name].device, self._stream)
 
     def _drop_graph(self) -> None:

@@ -29,6 +29,20 @@ def constants(model: onnx.ModelProto) -> dict[str, TensorProto]:
     return {item.name: item for item in model.graph.initializer}
 
 
+def constant_arrays(model: onnx.ModelProto) -> dict[str, Array]:
+    """Values of initializers and Constant nodes by name; of text and sparse ones none."""
+    found = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            [item] = node.attribute
+            if item.name == "value":
+                found[node.output[0]] = numpy_helper.to_array(item.t)
+            elif item.name.startswith(("value_int", "value_float")):
+                kind = np.int64 if item.name.startswith("value_int") else np.float32
+                found[node.output[0]] = np.asarray(helper.get_attribute_value(item), kind)
+    return found
+
+
 def producers(model: onnx.ModelProto) -> dict[str, NodeProto]:
     """Tensor name -> the node that computes it."""
     return {name: node for node in model.graph.node for name in node.output}

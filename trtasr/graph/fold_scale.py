@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from trtasr.graph.edit import constants, consumers, producers, rebuilt, renamed_inputs, tensor
+from trtasr.graph.edit import constant_arrays, constants, consumers, producers, rebuilt, renamed_inputs, tensor
 
 
 def fold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -21,7 +21,7 @@ def fold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
         model: FP32 graph in which no two layers share a weight or bias; not changed.
     """
     stored, made_by, readers = constants(model), producers(model), consumers(model)
-    values = constant_values(model)
+    values = {name: value for name, value in constant_arrays(model).items() if value.size == 1}
     scaled: dict[str, TensorProto] = {}
     dropped: dict[str, str] = {}
     outputs = {value.name for value in model.graph.output}
@@ -37,15 +37,6 @@ def fold_scale(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     nodes = [renamed_inputs(node, dropped) for node in model.graph.node if node.output[0] not in dropped]
     return rebuilt(model, nodes, [scaled.get(item.name, item) for item in model.graph.initializer])
-
-
-def constant_values(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Outputs of Constant nodes, and initializers, that hold one number."""
-    found = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    return {name: value for name, value in found.items() if value.size == 1}
 
 
 def scaling(node: NodeProto, values: Mapping[str, np.ndarray]) -> tuple[str, float]:

@@ -11,7 +11,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from trtasr.errors import BuildError
 from trtasr.graph.codes import LARGEST_CODE, Codes
-from trtasr.graph.edit import tensor
+from trtasr.graph.edit import constant_arrays, tensor
 from trtasr.graph.integer_functions import DOMAIN
 from trtasr.quant import fixed_point as fixed
 from trtasr.values import Array, ScaleTable
@@ -205,11 +205,6 @@ UNSUPPORTED = (
 
 
 def float_constants(model: onnx.ModelProto) -> dict[str, Array]:
-    """Initializers and Constant nodes by name."""
-    found = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            value = helper.get_attribute_value(node.attribute[0])
-            held = onnx.numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
-            found[node.output[0]] = held.astype(np.float32) if held.dtype == np.float64 else held
-    return found
+    """Initializers and Constant nodes by name, of 32 bits where the exporter has 64."""
+    found = constant_arrays(model)
+    return {name: held.astype(np.float32) if held.dtype == np.float64 else held for name, held in found.items()}

@@ -14,7 +14,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, inliner, numpy_helper, shape_inference
 
 from trtasr.errors import QualityError
-from trtasr.graph.edit import consumers, outline, producers
+from trtasr.graph.edit import constant_arrays, consumers, outline, producers
 from trtasr.graph.interval import Interval, of_array, of_type
 from trtasr.graph.intervals import SUMS, Operand, Step, bounds, products, title
 from trtasr.results import Accumulator, Proof
@@ -162,26 +162,7 @@ def inlined_graph(model: onnx.ModelProto) -> Inlined:
                 "take it out of the graph's inputs",
             )
     arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    return Inlined(small, inputs, arrays | constant_nodes(small), element_types(small), dimensions(small))
-
-
-def constant_nodes(model: onnx.ModelProto) -> dict[str, Array]:
-    """Values of Constant nodes; of text and sparse ones none."""
-    found = {}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-        elif node.op_type == "Constant" and node.attribute[0].name.startswith(("value_int", "value_float")):
-            found[node.output[0]] = numpy_helper.to_array(as_tensor(node))
-    return found
-
-
-def as_tensor(node: NodeProto) -> TensorProto:
-    """The value of a Constant node that is given as plain numbers."""
-    kind = TensorProto.INT64 if node.attribute[0].name.startswith("value_int") else TensorProto.FLOAT
-    value = helper.get_attribute_value(node.attribute[0])
-    many = isinstance(value, list)
-    return helper.make_tensor("", kind, [len(value)] if many else [], value if many else [value])
+    return Inlined(small, inputs, arrays | constant_arrays(small), element_types(small), dimensions(small))
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
