@@ -125,12 +125,7 @@ def forget(node: NodeProto, left: Counter[str], streams: Sequence[dict[str, Arra
 
 
 class Operator:
-    """One node, run by ONNX Runtime; constants are inputs, so that one session serves any weight.
-
-    Args:
-        node: of a graph.
-        opsets: of that graph.
-    """
+    """One node of a graph, run by ONNX Runtime; constants are inputs, so that one session serves any weight."""
 
     def __init__(self, node: NodeProto, opsets: Sequence[Any]) -> None:
         self._node, self._opsets = node, opsets

@@ -25,9 +25,6 @@ class CrossAttention(nn.Module):
 
     Called as a module, and so are the layer and the decoder around it: exported nodes bear the names of the modules
     that are called, ``/decoder/layers.0/encoder_attn/k_proj/MatMul``.
-
-    Args:
-        attention: of a decoder layer.
     """
 
     def __init__(self, attention: Any) -> None:
@@ -40,11 +37,7 @@ class CrossAttention(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """The part of a decoder layer that reads the encoder's output alone.
-
-    Args:
-        layer: of the decoder.
-    """
+    """The part of a decoder layer that reads the encoder's output alone."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -56,11 +49,7 @@ class CrossLayer(nn.Module):
 
 
 class CrossDecoder(nn.Module):
-    """The part of a decoder that reads the encoder's output alone.
-
-    Args:
-        decoder: with ``layers``.
-    """
+    """The part of a decoder that reads the encoder's output alone."""
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
@@ -75,9 +64,6 @@ class EncoderStage(nn.Module):
     """The encoder, and the keys and values that the decoder's cross-attentions read.
 
     Heads are split here, not in the decoder's name: no tensor of the decoder's graph has a namesake in this one.
-
-    Args:
-        pair: whose encoder.
     """
 
     def __init__(self, pair: Pair) -> None:
@@ -94,11 +80,7 @@ class EncoderStage(nn.Module):
 
 
 class DecoderStage(nn.Module):
-    """One step of the decoder, and the choice of the next token.
-
-    Args:
-        pair: whose decoder.
-    """
+    """One step of the decoder, and the choice of the next token."""
 
     def __init__(self, pair: Pair) -> None:
         super().__init__()

@@ -22,12 +22,9 @@ SIGMOID_LIMIT = 2**21  # exponents of two in 2^-16: 2^-32 is no more than roundi
 
 
 def weighted(build: Builder, node: NodeProto, bias: Array | None) -> None:
-    """Conv and MatMul with a constant weight: int32 sums of 8-bit products at scale s_a s_w, bias included for Conv.
+    """Conv and MatMul with a constant weight: int32 sums of 8-bit products at scale s_a s_w.
 
-    Args:
-        build: the graph being built.
-        node: with its weight as second input.
-        bias: that the channels must have room for; a Conv adds it here, behind a MatMul an Add does.
+    The channels must have room for the bias: a Conv adds it here, behind a MatMul an Add does.
     """
     name, output = node.input[1], node.output[0]
     codes = build.codes(node.input[0])
@@ -79,13 +76,7 @@ def added(build: Builder, value: Value, constant: Array, output: str) -> Value:
 
 
 def add(build: Builder, node: NodeProto, exponents: bool) -> None:
-    """Residual sums: both branches at one scale. Biases and sums of attention scores: see `added`, `Builder.exponent`.
-
-    Args:
-        build: the graph being built.
-        node: Add.
-        exponents: the sum is read by a Softmax.
-    """
+    """Residual sums: both branches at one scale. A bias: `added`; what a Softmax reads: `Builder.exponent`."""
     stored = [name for name in node.input if name in build.constants]
     if stored:
         value = build.value(next(name for name in node.input if name not in build.constants))
@@ -158,10 +149,7 @@ def scaled(build: Builder, node: NodeProto, constant: Array) -> Value:
 def product(build: Builder, node: NodeProto, terms: int | None) -> None:
     """MatMul of two activations, on operands of 17 bits and shares of 21, summed in an int64.
 
-    Args:
-        build: the graph being built.
-        node: MatMul.
-        terms: products per sum; None: as many as there are frames.
+    Each sum is of so many terms; None: as many as there are frames.
     """
     values = [build.value(name) for name in node.input]
     first, second = (item if is_share(item) else build.operand(item) for item in values)

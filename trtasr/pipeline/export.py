@@ -7,8 +7,7 @@ import onnx
 
 from trtasr.graph.center import center
 from trtasr.graph.check import write_checked
-from trtasr.graph.fits import check_fits
-from trtasr.graph.own_part import own_part
+from trtasr.graph.own_part import check_fits, own_part
 from trtasr.graph.passes import passed
 from trtasr.network.network import Exported, Network, Original
 from trtasr.values import ScaleTable

@@ -35,9 +35,6 @@ def exp2(t: IntArray) -> IntArray:
 
     The method of I-BERT's i-exp (arXiv 2101.01321, section 3.4), with powers of two instead of e and degree 4 instead
     of 2. Largest absolute error 2e-6 (of a result of at most 1).
-
-    Args:
-        t: int64, any shape, not negative.
     """
     fraction, whole = t & (2**EXPONENT_BITS - 1), np.minimum(t >> EXPONENT_BITS, LARGEST_SHIFT)
     found: IntArray = np.full_like(t, EXP2[-1])
