@@ -212,12 +212,7 @@ def is_weighted(layer: LayerRow) -> bool:
 
 
 def with_time_shares(layers: Iterable[LayerRow], times: Mapping[str, Sequence[float]]) -> tuple[LayerRow, ...]:
-    """Gives each layer its share of the summed median layer times.
-
-    Args:
-        layers: layer table.
-        times: layer name -> milliseconds of each profiled run.
-    """
+    """Gives each layer its share of the summed medians of layer times, in milliseconds of each profiled run by name."""
     medians = {name: median(values) for name, values in times.items() if values}
     total = sum(medians.values())
     return tuple(replace(row, time_share=medians.get(row.name, 0.0) / total if total else 0.0) for row in layers)

@@ -48,11 +48,8 @@ def macs_per_second(model: onnx.ModelProto, frames_per_second: float) -> dict[st
 def steps_per_frame(node: NodeProto, rates: Container[str]) -> float:
     """Steps in time that a node makes per step of its input.
 
-    Conformer's position table is a Range from T down to -(T - 1): two distances per frame. Masks start at a constant.
-
-    Args:
-        node: any.
-        rates: names of the tensors that have a length.
+    Conformer's position table is a Range from T down to -(T - 1): two distances per frame. Masks start at a constant,
+    which is none of the tensors that have a length (``rates``).
     """
     if node.op_type in STRIDED:
         return 1 / float(attribute(node, "strides", [1])[0])

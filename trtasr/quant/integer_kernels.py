@@ -45,19 +45,12 @@ def matmul_integer(inputs: Inputs, _: Mapping[str, Any]) -> Array:
 
 
 def conv_integer(inputs: Inputs, given: Mapping[str, Any]) -> Array:
-    """Convolution of codes [B, C, *] with weights [O, C / groups, *], padded with the zero point, hence with zeros."""
-    x, weight, x_zero, weight_zero = wide(inputs)
-    return convolved(x - x_zero, weight - weight_zero, given)
+    """Convolution of codes [B, C, *] with weights [O, C / groups, *], padded with the zero point, hence with zeros.
 
-
-def convolved(x: IntArray, weight: IntArray, given: Mapping[str, Any]) -> IntArray:
-    """Convolution over one or two axes as a matrix product over unfolded windows; depthwise ones by a sum of their own.
-
-    Args:
-        x: int64 [B, C, *].
-        weight: int64 [O, C / groups, *].
-        given: ONNX attributes.
+    Over one or two axes, as a matrix product over unfolded windows; depthwise ones by a sum of their own.
     """
+    x, weight, x_zero, weight_zero = wide(inputs)
+    x, weight = x - x_zero, weight - weight_zero
     axes, groups = x.ndim - 2, int(given.get("group", 1))
     pads = given.get("pads", [0] * 2 * axes)
     padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)])

@@ -202,13 +202,9 @@ def ranks(scores: Sequence[float]) -> list[float]:
 def fade_alpha(reliable: float, rank: float) -> float:
     """FADE-style strength of one layer; a reconstruction, the authors' formula is not public.
 
-    alpha = min(r, (1 + v) / 2), with the reliability r of the correction and the rank v of the weight's vulnerability
-    among all layers: a correction is applied as far as it holds on unseen data, and beyond a half only where rounding
-    the weight costs much. docs/ablation.md compares it with the product of both scores and with the opposite sign of
-    the vulnerability.
-
-    Args:
-        reliable: from `reliability`.
-        rank: of the layer's `vulnerability`, from `ranks`.
+    alpha = min(r, (1 + v) / 2), with the `reliability` r of the correction and the rank v (`ranks`) of the weight's
+    `vulnerability` among all layers: a correction is applied as far as it holds on unseen data, and beyond a half only
+    where rounding the weight costs much. docs/ablation.md compares it with the product of both scores and with the
+    opposite sign of the vulnerability.
     """
     return min(reliable, (1 + rank) / 2)
