@@ -282,6 +282,27 @@ def check_names(sidecar: Sidecar, where: Path) -> None:
         raise BundleError(f"{where}: graphs and engines of {listed(map(str, counts))} parts", REPAIR)
     if unbuilt := sorted(set(sidecar.graphs) - {"fp32", *sidecar.engines}):
         raise BundleError(f"{where}: a graph, but no engine for {listed(unbuilt)}", REPAIR)
+    check_plans(sidecar, where)
+
+
+def check_plans(sidecar: Sidecar, where: Path) -> None:
+    """Refuse plans among graphs, and engines of plans and graphs: what a file is run by is told by its name.
+
+    Raises:
+        BundleError: naming the file or the engine.
+    """
+    integer = (sidecar.integer.graph, sidecar.integer.reference) if sidecar.integer else ()
+    graphs = (*integer, *(name for files in sidecar.graphs.values() for name in files))
+    if plans := list(filter(is_plan, graphs)):
+        raise BundleError(f"{where}: {listed(plans)}: a plan, and to be run as a graph", REPAIR)
+    for target, engine in sidecar.engines.items():
+        if len(set(map(is_plan, engine.paths))) > 1:
+            raise BundleError(f"{where}: engine {target:.80} has plans and graphs", REPAIR)
+
+
+def is_plan(name: str) -> bool:
+    """True for a plan, which runs on a GPU; all else is an ONNX graph."""
+    return name.endswith(".plan")
 
 
 def is_plain(name: str) -> bool:

@@ -140,7 +140,7 @@ def test_bad_speech(tmp_path, capsys, make, words) -> None:
     [
         (["--set", "calibration.stepz=3"], "did you mean 'steps'"),
         (["--set", "calibration.steps=x"], "--set 'calibration.steps=x': steps: expected an integer, got 'x'"),
-        (["--target", "jetson"], "engine.target = 'jetson'"),
+        (["--target", "jetson"], "--target = 'jetson'"),
         (["--controls"], "--manifest"),
         (["--minShapes", "audio:1x2"], "features:BATCHxMELxFRAMES"),
     ],

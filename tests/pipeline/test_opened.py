@@ -58,6 +58,8 @@ def test_audio_that_is_longer_than_the_model_hears_is_refused_whatever_runs(tmp_
         ({"family": "gpt"}, "family 'gpt'"),
         ({"family": "conformer"}, "generation does not fit conformer"),
         ({"generation": None}, "generation does not fit whisper"),
+        ({"most_frames": None}, "most_frames does not fit whisper"),
+        ({"graphs": {"fp32": ["encoder.onnx", "decoder.onnx"], "cpu": ["decoder.onnx", "encoder.onnx"]}}, "no graphs of"),
         ({"generation": asdict(replace(GENERATION, end=(99,)))}, "generation: "),
     ],
 )

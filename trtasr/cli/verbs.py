@@ -44,6 +44,7 @@ from trtasr.report.integer_view import integer_text, proof_json, proof_text
 from trtasr.report.roofline import roofline_text
 from trtasr.report.table import last_line, sqnr_table, summary_table
 from trtasr.results import Record, plain
+from trtasr.targets import check_target
 from trtasr.text.printable import json_text, one_line
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,9 @@ def resolve_recipe(arguments: argparse.Namespace) -> Recipe:
     ]
     recipe = change(find_recipe(arguments.model), given(flags))
     recipe = override(recipe, arguments.assignments)
-    return with_engine_flags(recipe, arguments) if arguments.verb == "compile" else recipe
+    recipe = with_engine_flags(recipe, arguments) if arguments.verb == "compile" else recipe
+    check_target(recipe.engine.target, "--target" if getattr(arguments, "target", None) else "engine.target")
+    return recipe
 
 
 def given(flags: Iterable[Change]) -> list[Change]:

@@ -95,9 +95,9 @@ def export_module(
             output_names=list(outputs),
             dynamic_axes={**inputs, **outputs},
         )
-        graph = onnx.load(raw)
-    passes = (unshare, fold_scale, named_weights)  # the exporter stores equal constants of layers once
-    write_model(passed(graph, passes, f"export.{path.name.partition('.')[0]}"), path)
+        passes = (unshare, fold_scale, named_weights)  # the exporter stores equal constants of layers once
+        graph = passed(onnx.load(raw), passes, f"export.{path.name.partition('.')[0]}")  # the raw one is let go
+    write_model(graph, path)
 
 
 def pairs(container: nn.ModuleList | nn.Sequential) -> Iterator[tuple[int, nn.Conv1d, nn.BatchNorm1d]]:

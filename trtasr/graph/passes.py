@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from trtasr.errors import UsageError
 from trtasr.files.disk import writing
 from trtasr.graph.edit import write_model
 
@@ -35,6 +36,23 @@ def passed(model: onnx.ModelProto, passes: Iterable[Pass], name: str, maker: str
         if folder:
             dump(model, Path(folder) / f"{name}.{number:02d}-{pass_name(change)}.onnx")
     return model
+
+
+def check_dump(out: Path) -> None:
+    """Refuse, before any work, a folder that graphs cannot be dumped to, or that would spoil the bundle.
+
+    Args:
+        out: where the bundle will be.
+
+    Raises:
+        UsageError: the folder cannot be written, or is the bundle's own. DiskError: the disk takes no more.
+    """
+    if folder := os.environ.get(VARIABLE):
+        other = f"name another folder in {VARIABLE}, or leave it out"
+        if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(out)):
+            raise UsageError(f"{VARIABLE}={folder}: lies in {out}, where the bundle will be", other)
+        with writing(Path(folder), other):
+            Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def pass_name(change: Callable[..., object]) -> str:

@@ -61,6 +61,7 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
     recipe, settings = job.recipe, calibration_settings(job.recipe, job.checkpoint)
     with staged(options.out) as folder, scratch() as raw:
         exported = export(job.network, job.original, raw)
+        parity = prove_parity(exported)
         features = cache(lambda method: calibration_features(method, recipe, exported))
         tables = locked(
             recipe,
@@ -71,7 +72,7 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         )
         table = tables[recipe.calibration.method]
         graphs = centered(exported, table, folder)
-        parity = prove_parity(graphs)
+        parity = prove_parity(graphs) if table.offsets else parity
         integer = integer_only(graphs, table)
         left = left_in_float(job, graphs, table, features)
         given = materials(graphs, table, recipe, job.host, features)

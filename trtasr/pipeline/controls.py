@@ -51,10 +51,10 @@ def run_controls(
 
 def quantized(exported: Exported, table: ScaleTable, exclude: Sequence[str], folder: Path) -> Files:
     """The Q/DQ graphs of ``t4-rtx`` for any table, written to a folder."""
-    models = [onnx.load(file) for file in exported.files]
     files = exported.network.files(folder, "qdq.onnx")
-    for model, patterns, file in zip(models, own_patterns(exclude, models), files, strict=True):
-        write_checked(quantized_graph(model, table, patterns), file)
+    names = [onnx.load(file, load_external_data=False) for file in exported.files]
+    for source, patterns, file in zip(exported.files, own_patterns(exclude, names), files, strict=True):
+        write_checked(quantized_graph(onnx.load(source), table, patterns), file)
     return files
 
 

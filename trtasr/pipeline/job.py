@@ -20,6 +20,7 @@ from trtasr.checkpoint.read import read_checkpoint
 from trtasr.engine.build_tensorrt import Host
 from trtasr.engine.profile import Profile
 from trtasr.errors import AudioError, BundleError, CheckpointError, MissingError, RecipeError, UsageError
+from trtasr.graph.passes import check_dump
 from trtasr.models.load import build_model
 from trtasr.network.families import network_of, original_of
 from trtasr.network.limits import benchmarked, refuse_above, refuse_benchmarks
@@ -97,6 +98,7 @@ def begin(recipe: Recipe, options: Options, listen: Listen = prepare) -> Job:
     """
     started = time.monotonic()
     check_replaceable(options.out)
+    check_dump(options.out)
     budgeted(recipe)
     targets, host = resolve(recipe.engine)
     checkpoint = checkpoint_of(recipe)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from trtasr.audio.features import FrontendConfig
 from trtasr.audio.frontend import Frontend, frontend_from_json
+from trtasr.audio.log_mel import LogMelConfig
 from trtasr.audio.manifest import ManifestEntry
 from trtasr.audio.prepare import prepare
 from trtasr.audio.read import Reading, Refuse
 from trtasr.audio.stored import FILE, read_stored
-from trtasr.bundle import REPAIR, Bundle, open_bundle, restore_tokenizer
+from trtasr.bundle import REPAIR, Bundle, is_plan, open_bundle, restore_tokenizer
 from trtasr.engine.build_tensorrt import require_tensorrt
 from trtasr.engine.external import external_files
 from trtasr.engine.memory import MemoryLimit
@@ -24,7 +25,7 @@ from trtasr.network.limits import refuse_above, refuse_benchmarks
 from trtasr.network.network import Described, Files, Network
 from trtasr.recipe import Recipe, from_dict
 from trtasr.results import Built, Engine, Prepared
-from trtasr.targets import Target, place_named
+from trtasr.targets import Target, check_target, place_named
 from trtasr.targets.integer import INTEGER
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class Opened:
         graphs, place = self.graphs(target), place_named(target)
         if place.plan is None or target == REFERENCE:
             return graphs
-        if place.runs_here(usable_gpu()):
+        if place.runs_here("any") and place.runs_here(usable_gpu()):  # no GPU is woken for what runs on none of ours
             return self.files(self.bundle.sidecar.engines[target].paths)
         logger.info("the GPU of %s is not here: ONNX Runtime runs its Q/DQ graph", target)
         return graphs
@@ -154,6 +155,7 @@ def open_engine(path: Path) -> Opened:
     try:
         config = with_stored(frontend_from_json(sidecar.frontend), bundle)
         recipe = from_dict(Recipe, sidecar.recipe, "recipe")
+        check_target(recipe.engine.target, "engine.target")
     except UsageError as error:
         raise BundleError(f"{where}: {error.problem}", REPAIR) from error
     most = sidecar.most_frames or math.inf
@@ -172,20 +174,25 @@ def misfit(described: Described) -> str:
         return f"family {family!r:.80} is none of {', '.join(FAMILIES)}"
     if FAMILIES[family].generates != (rules is not None):
         return f"generation does not fit {family}"
+    if isinstance(described.frontend, LogMelConfig) and math.isinf(described.most_frames):
+        return f"most_frames does not fit {family}, whose positions end"
     fault = rules.fault(len(described.tokenizer.vocabulary)) if rules else ""
     return f"generation: {fault}" if fault else ""
 
 
 def check_files(network: Network, bundle: Bundle) -> None:
-    """Refuse a sidecar whose graphs are not those of the network's parts.
+    """Refuse a sidecar whose graphs are not those of the network's parts, or that runs a plan where none is built.
 
     Raises:
-        BundleError: there are more or fewer.
+        BundleError: naming the files.
     """
-    names = bundle.sidecar.graphs[REFERENCE]
-    if len(names) != len(network.parts):
-        parts = ", ".join(part.name for part in network.parts)
-        raise BundleError(f"{bundle.path / SIDECAR}: {len(names)} graphs for the parts {parts}", REPAIR)
+    where, parts = bundle.path / SIDECAR, [part.name for part in network.parts]
+    for names in bundle.sidecar.graphs.values():
+        if [Path(name).name.partition(".")[0] for name in names] != parts:
+            raise BundleError(f"{where}: {', '.join(names):.160} are no graphs of {', '.join(parts)}", REPAIR)
+    for target, engine in bundle.sidecar.engines.items():
+        if place_named(target).plan is None and is_plan(engine.paths[0]):
+            raise BundleError(f"{where}: engine {target:.80} is a plan, but runs as a graph", REPAIR)
 
 
 def with_stored(config: Frontend, bundle: Bundle) -> Frontend:

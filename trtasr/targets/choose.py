@@ -65,8 +65,7 @@ def targets_of(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
         RecipeError: an unknown target, or settings that contradict it.
     """
     first = (T4.name if gpu else T4_RTX.name) if engine.target == AUTO else engine.target
-    if first not in TARGETS:
-        raise RecipeError(f"engine.target = {shown(first)}", f"use one of {', '.join((AUTO, *TARGETS))}")
+    check_target(first, "engine.target")
     if engine.compute_capability != TURING and first != T4_RTX.name:
         raise RecipeError(
             f"engine.compute_capability = {engine.compute_capability}: is for t4-rtx, not for {first}",
@@ -82,6 +81,20 @@ def targets_of(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
     if engine.quantize_depthwise:
         target = with_depthwise(target)
     return (target, CPU) if engine.target == AUTO else (target,)
+
+
+def check_target(name: str, where: str) -> None:
+    """Refuse an unknown target.
+
+    Args:
+        name: as in recipes.
+        where: the flag or key that named it.
+
+    Raises:
+        RecipeError: there is no such target.
+    """
+    if name not in (AUTO, *TARGETS):
+        raise RecipeError(f"{where} = {shown(name)}", f"use one of {', '.join((AUTO, *TARGETS))}")
 
 
 def newer(capability: str) -> Target:
