@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from trtasr.errors import UsageError
-from trtasr.graph.passes import VARIABLE, passed
+from trtasr.graph.passes import VARIABLE, check_dump, passed
 
 GRAPH = """<ir_version: 9, opset_import: ["" : 18]>
 tiny (float[n] x) => (float[n] y) { y = Abs(x) }"""
@@ -53,3 +53,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="file") as error:
         passed(onnx.parser.parse_model(GRAPH), PASSES, "t4.model")
     assert VARIABLE in error.value.repair
+
+
+def test_a_dump_into_the_bundle_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "out" / "dump"))
+    with pytest.raises(UsageError, match="where the bundle will be"):
+        check_dump(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    check_dump(tmp_path / "other")
+    assert (tmp_path / "out" / "dump").is_dir()

@@ -59,7 +59,10 @@ def test_audio_that_is_longer_than_the_model_hears_is_refused_whatever_runs(tmp_
         ({"family": "conformer"}, "generation does not fit conformer"),
         ({"generation": None}, "generation does not fit whisper"),
         ({"most_frames": None}, "most_frames does not fit whisper"),
-        ({"graphs": {"fp32": ["encoder.onnx", "decoder.onnx"], "cpu": ["decoder.onnx", "encoder.onnx"]}}, "no graphs of"),
+        (
+            {"graphs": {"fp32": ["encoder.onnx", "decoder.onnx"], "cpu": ["decoder.onnx", "encoder.onnx"]}},
+            "decoder.onnx, enc",
+        ),
         ({"generation": asdict(replace(GENERATION, end=(99,)))}, "generation: "),
     ],
 )
@@ -67,6 +70,23 @@ def test_a_network_that_no_compile_writes(tmp_path, changes, words):
     out = bundle(tmp_path / "out", "encoder.onnx", "decoder.onnx", **(PAIR | changes))
     with pytest.raises(BundleError, match=f"bundle.json: {words}"):
         open_engine(out)
+
+
+@pytest.mark.parametrize(
+    ("graphs", "parts", "words"),
+    [
+        (["encoder.onnx", "decoder.plan"], ["encoder.onnx", "decoder.onnx"], "decoder.plan: a plan"),
+        (["encoder.onnx", "decoder.onnx"], ["encoder.onnx", "decoder.plan"], "engine cpu has plans and graphs"),
+        (["encoder.onnx", "decoder.onnx"], ["encoder.plan", "decoder.plan"], "engine cpu is a plan"),
+    ],
+)
+def test_plans_do_not_stand_for_graphs(tmp_path, graphs, parts, words):
+    """A plan's weights are in it: what is named like one is not searched for the files of others."""
+    engine = {"label": "int8 cpu", "precision": "int8", "parts": [{"path": path, "size_bytes": 1} for path in parts]}
+    files = sorted({*graphs, *parts})
+    changes = PAIR | {"graphs": {"fp32": graphs, "cpu": graphs}, "engines": {"cpu": engine}}
+    with pytest.raises(BundleError, match=words):
+        open_engine(bundle(tmp_path / "out", *files, **changes))
 
 
 def test_a_network_without_the_graph_of_a_part(tmp_path):
