@@ -4,6 +4,7 @@ import trtasr  # noqa: F401 - first: it sets threads and telemetry before torch 
 
 # isort: split
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,10 @@ import torch
 from compiling import Compiled, compiled_ctc, compiled_pair
 from hypothesis import settings
 from tiny_archive import write_archive, write_manifest
+
+# As a terminal has them: who starts the tests in the background may ignore these, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # the same examples on every machine and in every run, however busy it is
 settings.register_profile("repeatable", derandomize=True, deadline=None)
