@@ -188,7 +188,8 @@ def check_files(network: Network, bundle: Bundle) -> None:
     """
     where, parts = bundle.path / SIDECAR, [part.name for part in network.parts]
     for names in bundle.sidecar.graphs.values():
-        if [Path(name).name.partition(".")[0] for name in names] != parts:
+        held = [Path(name).name.partition(".")[0] for name in names]
+        if len(held) != len(parts) or (len(parts) > 1 and held != parts):  # one graph cannot be in another's place
             raise BundleError(f"{where}: {', '.join(names):.160} are no graphs of {', '.join(parts)}", REPAIR)
     for target, engine in bundle.sidecar.engines.items():
         if place_named(target).plan is None and is_plan(engine.paths[0]):
