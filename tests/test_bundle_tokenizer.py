@@ -154,8 +154,8 @@ def test_a_tokenizer_file_is_hashed_like_every_other(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"x", r"tokenizer\.model: not a SentencePiece model"),
-        (sentencepieces()["symbols"], "its vocabulary is not that of tokenizer.model"),
+        (b"x", r"tokenizer\.model: not a SentencePiece"),
+        (sentencepieces()["symbols"], r"vocabulary .*tokenizer\.model"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path, content, words):

@@ -77,7 +77,8 @@ def shell(tmp_path_factory) -> Shell:
     assert main(["compile", str(model), "-o", str(folder / "out"), "-q", *FAST]) == 0
     shell = Shell(folder)
     printed = shell.passes(cpu("features"))
-    assert "features.npz: 4 utterances, synthetic, 150 frames each" in printed
+    assert "features.npz: 4 utterances" in printed
+    assert "150 frames" in printed
     return shell
 
 
@@ -114,8 +115,8 @@ def test_an_impossible_threshold_fails(shell, outputs) -> None:
 def test_a_missing_file_stops_polygraphy_with_the_repair(shell) -> None:
     done = shell.run("rm -f gone.npz; export TRTASR_FEATURES=gone.npz\n" + cpu("outputs"))
     assert done.returncode == 1
-    assert "gone.npz: cannot be read (No such file or directory)" in done.stderr
-    assert "repair: make it with" in done.stderr
+    assert "gone.npz: " in done.stderr
+    assert "repair: " in done.stderr
 
 
 def test_layers_agree_in_both_graphs(shell) -> None:
