@@ -69,6 +69,23 @@ def write_ctc(path: Path) -> None:
     tiny_archive.write_members(path, config, state, {"tokenizer.model": pieces()})
 
 
+def once(compiled: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """Compiles a bundle the first time and writes its files from then on: every one of them is a target."""
+    kept: dict[Path, bytes] = {}
+
+    def written(place: Path) -> Path:
+        if not kept:
+            bundle = compiled(place)
+            kept.update({path.relative_to(place): path.read_bytes() for path in bundle.rglob("*") if path.is_file()})
+        for name, content in kept.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_bytes(content)
+        return place / "bundle"
+
+    return written
+
+
+@once
 def compiled_ctc(place: Path) -> Path:
     """The bundle of `write_ctc`."""
     write_ctc(place / "tiny.nemo")
@@ -76,6 +93,7 @@ def compiled_ctc(place: Path) -> Path:
     return place / "bundle"
 
 
+@once
 def compiled_pair(place: Path) -> Path:
     """The bundle of a tiny Whisper."""
     whisper_folder.write_folder(place / "tiny")
