@@ -68,7 +68,7 @@ def test_every_call_in_the_engine_room_fits_the_library(library):
         ("builder.py", "builder.create_network(typed", "builder.create_network(flag=typed", 'argument "flag"'),
         ("builder.py", "parser.parse(request.onnx.read_bytes())", "parser.parse(request.onnx)", "incompatible type"),
         ("build_child.py", "engine.create_engine_inspector()", "engine.create_inspector()", "create_inspector"),
-        ("trt_run.py", "self._context.set_input_shape(", "self._context.set_binding_shape(", "set_binding_shape"),
+        ("trt_run.py", "self.context.set_input_shape(", "self.context.set_binding_shape(", "set_binding_shape"),
     ],
 )
 def test_a_wrong_name_keyword_or_argument_fails_the_check(tmp_path, file, right, wrong, complaint):
