@@ -7,11 +7,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from golden.moonshine_configs import config
 from whisper_pair import DESCRIBED, GENERATION, ROWS, VOCABULARY, exported, hearing_whisper, tiny_features, tiny_whisper
 
 from trtasr.audio.log_mel import LogMelConfig
 from trtasr.audio.waveform import WaveformConfig
 from trtasr.errors import UsageError
+from trtasr.models.moonshine import Moonshine
 from trtasr.network import attention as wiring
 from trtasr.network.attention import attention, attention_original, decoder_inputs, teacher_forced
 from trtasr.recipe import Calibration, EngineShapes
@@ -109,6 +111,19 @@ def test_both_plans_have_the_shapes_of_their_graphs(graphs):
     assert decoder["token_bias"] == [[VOCABULARY]] * 3
     detecting = shapes_of(replace(described, generation=replace(GENERATION, languages=(41, 42))))
     assert detecting[1]["tokens"][2] == [8, 4]  # and the language
+
+
+def test_the_cache_of_moonshine_is_as_wide_as_its_graph_has_it(tmp_path):
+    """Its heads are padded (`HeadLinear`), which no configuration says."""
+    described = replace(DESCRIBED, family="moonshine", frontend=WaveformConfig(), most_frames=math.inf)
+    network = attention(described)
+    original = attention_original(Moonshine(config()).eval(), network)
+    original.export(tmp_path)
+    graph = onnx.load(network.files(tmp_path)[1]).graph
+    dims = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in graph.input}
+    _, decoder = original.shapes(EngineShapes())
+    for name in ("past_key.1", "cross_value.0"):
+        assert {(shape[1], shape[3]) for shape in decoder.shapes()[name]} == {(dims[name][1], dims[name][3])}
 
 
 def test_a_front_end_that_pads_gives_the_decoder_one_number_of_positions():

@@ -301,7 +301,7 @@ def pair_shapes(model: Any, described: Described, engine: EngineShapes) -> tuple
     low, usual, high = model.encoder.positions(frames).tolist()
     attentions = [layer.encoder_attn for layer in model.decoder.layers]
     with torch.no_grad():
-        key, _ = attentions[0].key_value(torch.zeros(1, 1, attentions[0].k_proj.in_features), 1)
+        key, _ = attentions[0].key_value(torch.zeros(1, 1, model.decoder.embed_tokens.embedding_dim), 1)
     _, heads, _, width = key.shape
     prompt = len(rules.prompt) + bool(rules.languages)  # a language that is detected joins it
     size = len(described.tokenizer.vocabulary)
