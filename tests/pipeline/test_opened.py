@@ -9,7 +9,9 @@ from whisper_pair import DESCRIBED, FRONTEND, GENERATION, TOKENS
 from trtasr.audio.frontend import frontend_json
 from trtasr.bundle import seal, staged
 from trtasr.errors import AudioError, BundleError
+from trtasr.pipeline import opened as opened_bundles
 from trtasr.pipeline.opened import open_engine
+from trtasr.targets import place_named
 
 PAIR = {
     "family": "whisper",
@@ -92,3 +94,13 @@ def test_plans_do_not_stand_for_graphs(tmp_path, graphs, parts, words):
 def test_a_network_without_the_graph_of_a_part(tmp_path):
     with pytest.raises(BundleError, match="decoder"):
         open_engine(bundle(tmp_path / "out", "encoder.onnx", **PAIR))
+
+
+def test_only_what_may_run_on_a_gpu_here_asks_for_one(monkeypatch):
+    """To look for a GPU starts TensorRT and the driver."""
+    asked = []
+    monkeypatch.setattr(opened_bundles, "usable_gpu", lambda: asked.append(1) or "Tesla T4")
+    assert opened_bundles.gpu_for(map(place_named, ["t4-rtx", "rtx-sm86", "cpu", "integer"])) == ""
+    assert asked == []
+    assert opened_bundles.gpu_for(map(place_named, ["cpu", "t4"])) == "Tesla T4"
+    assert asked == [1]

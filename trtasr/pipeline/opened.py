@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,7 +112,7 @@ class Opened:
         graphs, place = self.graphs(target), place_named(target)
         if place.plan is None or target == REFERENCE:
             return graphs
-        if place.runs_here("any") and place.runs_here(usable_gpu()):  # no GPU is woken for what runs on none of ours
+        if place.runs_here(gpu_for([place])):
             return self.files(self.bundle.sidecar.engines[target].paths)
         logger.info("the GPU of %s is not here: ONNX Runtime runs its Q/DQ graph", target)
         return graphs
@@ -134,6 +134,11 @@ class Opened:
             stand_in="" if place.runs_here(gpu) else place.stand_in,
             absent=place.absent,
         )
+
+
+def gpu_for(places: Iterable[Target]) -> str:
+    """Name of the GPU that one of these places would run on; empty for none. What runs on no GPU of ours wakes none."""
+    return usable_gpu() if any(place.runs_here("a GPU") and not place.runs_here("") for place in places) else ""
 
 
 def usable_gpu() -> str:
@@ -212,7 +217,7 @@ def with_stored(config: Frontend, bundle: Bundle) -> Frontend:
 def default_target(path: Path) -> str:
     """The engine that runs here as itself when the bundle has it (``t4``, ``cpu``), else the first one's graph."""
     places = places_in(path)
-    gpu = usable_gpu() if any(place.plan for place in places) else ""
+    gpu = gpu_for(places)
     return next((place.name for place in places if place.runs_here(gpu)), places[0].name)
 
 
