@@ -5,7 +5,7 @@ import pytest
 import tiny_graphs
 
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt, require_tensorrt
-from trtasr.engine.device import DeviceBuffers, gpu_state, pci_bus_id, primary_context
+from trtasr.engine.device import Arena, gpu_state, pci_bus_id, primary_context
 from trtasr.engine.profile import Profile
 from trtasr.engine.sessions import OrtRunner
 from trtasr.engine.trt_run import open_plan
@@ -42,14 +42,15 @@ def plan(tmp_path_factory):
 
 
 def test_arrays_come_back_as_they_went(cuda):
-    buffers = DeviceBuffers(cuda)
+    arena, stream = Arena(cuda), cuda.Stream()
     for size in (10, 1000, 3):
         array = np.random.default_rng(size).normal(size=size).astype(np.float32)
-        pointer = buffers.upload("x", array)
+        pointer = arena.upload("x", array, array.dtype, stream)
+        stream.synchronize()
         back = np.empty_like(array)
         cuda.memcpy_dtoh(back, pointer)
         np.testing.assert_array_equal(back, array)
-    buffers.free()
+    arena.close()
 
 
 def test_torch_shares_the_context(cuda):

@@ -13,9 +13,9 @@ import numpy as np
 
 from trtasr.engine.bindings import BuilderConfig, Network, OptimizationProfile, Trt
 from trtasr.engine.cache import format_cache, parse_cache
-from trtasr.engine.device import DeviceBuffers
+from trtasr.engine.device import Arena
 from trtasr.errors import BuildError, MissingError, UsageError
-from trtasr.values import CalibrationSet, FloatArray, IntArray
+from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
 
 Feed = tuple[FloatArray, IntArray]
 RESHAPES = ("SHUFFLE", "SQUEEZE", "UNSQUEEZE")
@@ -103,7 +103,7 @@ def make_calibrator(trt: Trt, source: Source, cuda: Any) -> Any:  # noqa: C901 -
             self.written = b""
             self.delivered = 0
             self.feeds: Iterator[Feed] = iter(source.feeds)
-            self.buffers = DeviceBuffers(cuda)
+            self.arena = Arena(cuda)
             self.cache = source.cache
 
         def cover(self, pairs: Sequence[tuple[str, str]]) -> None:
@@ -117,10 +117,12 @@ def make_calibrator(trt: Trt, source: Source, cuda: Any) -> Any:  # noqa: C901 -
                 feed = next(self.feeds, None)
                 if feed is None:
                     return None
-                arrays: dict[str, np.ndarray[Any, Any]] = {"features": feed[0], "lengths": feed[1]}
-                pointers = [self.buffers.upload(name, arrays[name]) for name in names]
+                arrays: dict[str, Array] = {"features": feed[0], "lengths": feed[1]}
+                pointers = {name: self.arena.reserve(name, arrays[name].shape, arrays[name].dtype) for name in names}
+                for name, pointer in pointers.items():
+                    cuda.memcpy_htod(pointer, np.ascontiguousarray(arrays[name]))
                 self.delivered += 1
-                return pointers
+                return list(pointers.values())
             except Exception as error:
                 self.error = error
                 return None
@@ -132,7 +134,7 @@ def make_calibrator(trt: Trt, source: Source, cuda: Any) -> Any:  # noqa: C901 -
             self.written = bytes(cache)
 
         def check(self, built: bool) -> None:
-            self.buffers.free()
+            self.arena.close()
             check_delivered(source, self.delivered, self.error, built)
 
     return Int8Calibrator()

@@ -22,8 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from trtasr.errors import MissingError
+from trtasr.errors import BuildError, MissingError
 from trtasr.results import GpuState
+from trtasr.values import Array
+
+Shape = tuple[int, ...]
 
 PYCUDA_INSTALL = "pip install 'pycuda>=2025.1' (needs the CUDA toolkit), or use the Docker image"
 NO_GPU = "run on a host with an NVIDIA GPU (docker run --gpus all)"
@@ -101,34 +104,56 @@ def pci_bus_id() -> str:
     return str(load_driver().Device(0).pci_bus_id())
 
 
-class DeviceBuffers:
-    """Named GPU allocations that grow when an array needs more room.
+class Arena:
+    """Named places on the GPU and named page-locked arrays, which grow when they must.
 
     Args:
         cuda: pycuda's driver module, with a context pushed.
     """
 
     def __init__(self, cuda: Any) -> None:
-        self._cuda = cuda
-        self._allocations: dict[str, tuple[Any, int]] = {}
+        self.cuda = cuda
+        self._device: dict[str, tuple[Any, int]] = {}
+        self._host: dict[str, Any] = {}
 
-    def upload(self, name: str, array: np.ndarray[Any, Any]) -> int:
-        """Copy an array to the GPU; its address there, valid until the next upload of that name or `free`."""
-        data = np.ascontiguousarray(array)
-        allocation, size = self._allocations.get(name, (None, 0))
-        if size < data.nbytes or allocation is None:
-            if allocation is not None:
-                allocation.free()
-            allocation, size = self._cuda.mem_alloc(max(data.nbytes, 1)), data.nbytes
-            self._allocations[name] = allocation, size
-        self._cuda.memcpy_htod(allocation, data)
-        return int(allocation)
+    def reserve(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> int:
+        """Address of a place for an array; valid until a larger one of that name is reserved.
 
-    def free(self) -> None:
+        Raises:
+            BuildError: no GPU memory is left.
+        """
+        size = max(math.prod(shape) * dtype.itemsize, 1)  # an empty tensor needs an address, too
+        if name in self._device and self._device[name][1] < size:
+            self._device.pop(name)[0].free()
+        if name not in self._device:
+            try:
+                self._device[name] = self.cuda.mem_alloc(size), size
+            except self.cuda.Error as error:
+                raise BuildError(
+                    f"no GPU memory for {name} {shape}: {error}", "free GPU memory, or run smaller batches"
+                ) from error
+        return int(self._device[name][0])
+
+    def host(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> Array:
+        """A page-locked array, whose contents stay until the next call with that name."""
+        count = math.prod(shape)
+        if name not in self._host or self._host[name].size < count:
+            self._host[name] = self.cuda.pagelocked_empty(max(count, 1), dtype)
+        found: Array = self._host[name][:count].reshape(shape)
+        return found
+
+    def upload(self, name: str, array: Array, dtype: np.dtype[Any], stream: Any) -> int:
+        """Copy an array to its place, through page-locked memory and when the stream comes to it; the address."""
+        address, host = self.reserve(name, array.shape, dtype), self.host(name, array.shape, dtype)
+        np.copyto(host, array, casting="same_kind")
+        self.cuda.memcpy_htod_async(address, host, stream)
+        return address
+
+    def close(self) -> None:
         """Free everything."""
-        for allocation, _ in self._allocations.values():
+        for allocation, _ in self._device.values():
             allocation.free()
-        self._allocations = {}
+        self._device, self._host = {}, {}
 
 
 def gpu_state(card: str) -> GpuState:

@@ -7,7 +7,6 @@ same, so that a step copies two numbers per utterance to the host and usually no
 There are no CUDA graphs here: a graph is captured for one shape, and every step has a longer past than the one before.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from trtasr.engine.build_tensorrt import load_tensorrt
-from trtasr.engine.device import primary_context
-from trtasr.engine.trt_run import COMPILE, Plan, Shape
+from trtasr.engine.device import Arena, Shape, primary_context
+from trtasr.engine.trt_run import COMPILE, Plan
 from trtasr.errors import BuildError
 from trtasr.values import Array, FloatArray, IntArray
 
@@ -47,51 +46,6 @@ def open_pair(encoder_plan: Path, decoder_plan: Path, biases: Mapping[str, Float
         decoder = stack.enter_context(closing(Plan(decoder_plan, trt, runtime)))
         arena = stack.enter_context(closing(Arena(cuda)))
         yield TrtDecoding(encoder, decoder, arena, biases)
-
-
-class Arena:
-    """Named places on the GPU and named page-locked arrays, which grow when they must.
-
-    Args:
-        cuda: pycuda's driver module, with a context pushed.
-    """
-
-    def __init__(self, cuda: Any) -> None:
-        self.cuda = cuda
-        self._device: dict[str, tuple[Any, int]] = {}
-        self._host: dict[str, Any] = {}
-
-    def reserve(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> int:
-        """Address of a place for an array; valid until a larger one of that name is reserved.
-
-        Raises:
-            BuildError: no GPU memory is left.
-        """
-        size = max(math.prod(shape) * dtype.itemsize, 1)  # an empty tensor needs an address, too
-        if name in self._device and self._device[name][1] < size:
-            self._device.pop(name)[0].free()
-        if name not in self._device:
-            try:
-                self._device[name] = self.cuda.mem_alloc(size), size
-            except self.cuda.Error as error:
-                raise BuildError(
-                    f"no GPU memory for {name} {shape}: {error}", "free GPU memory, or run smaller batches"
-                ) from error
-        return int(self._device[name][0])
-
-    def host(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> Array:
-        """A page-locked array, whose contents stay until the next call with that name."""
-        count = math.prod(shape)
-        if name not in self._host or self._host[name].size < count:
-            self._host[name] = self.cuda.pagelocked_empty(max(count, 1), dtype)
-        found: Array = self._host[name][:count].reshape(shape)
-        return found
-
-    def close(self) -> None:
-        """Free everything."""
-        for allocation, _ in self._device.values():
-            allocation.free()
-        self._device, self._host = {}, {}
 
 
 class TrtDecoding:
@@ -137,7 +91,8 @@ class TrtDecoding:
         places = {name: self._arena.reserve(name, shapes[name], dtype) for name, dtype in self._encoder.outputs.items()}
         self._halves = [self._reserve_half(half, len(features)) for half in (0, 1)]
         self._decoder.bind({name: places[name] for name in self._shared})
-        uploads = {name: self._upload(name, array, self._encoder.inputs[name]) for name, array in given.items()}
+        types, stream = self._encoder.inputs, self._stream
+        uploads = {name: self._arena.upload(name, array, types[name], stream) for name, array in given.items()}
         self._encoder.bind({**places, **uploads})
         self._encoder.enqueue(self._stream.handle)
         [positions] = self._fetch(self._encoder, places, ["positions"], len(features))
@@ -206,21 +161,14 @@ class TrtDecoding:
         """Where the tokens lie on the GPU: where the last step left them, if these are the ones."""
         if self._last is not None and np.array_equal(tokens, self._last[:, None]):
             return self._halves[self._turn]["next_tokens"]
-        return self._upload("tokens", tokens, self._decoder.inputs["tokens"])
+        return self._arena.upload("tokens", tokens, self._decoder.inputs["tokens"], self._stream)
 
     def _upload_bias(self, name: str, bias: FloatArray) -> int:
         if bias.shape != (self._vocabulary,):
             raise BuildError(
                 f"{self._decoder.path}: bias {name} has {bias.size} tokens, the plan {self._vocabulary}", COMPILE
             )
-        return self._upload(f"token_bias/{name}", bias, self._decoder.inputs["token_bias"])
-
-    def _upload(self, name: str, array: Array, dtype: np.dtype[Any]) -> int:
-        address = self._arena.reserve(name, array.shape, dtype)
-        host = self._arena.host(name, array.shape, dtype)
-        np.copyto(host, array, casting="same_kind")
-        self._arena.cuda.memcpy_htod_async(address, host, self._stream)
-        return address
+        return self._arena.upload(f"token_bias/{name}", bias, self._decoder.inputs["token_bias"], self._stream)
 
     def _fetch(self, plan: Plan, places: Mapping[str, int], names: Sequence[str], batch: int) -> list[Array]:
         """Outputs [B] on the host, when everything on the stream is done; they stay until the next fetch."""

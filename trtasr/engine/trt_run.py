@@ -8,7 +8,6 @@ import ctypes
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,12 @@ import numpy as np
 
 from trtasr.engine.bindings import Engine, Trt
 from trtasr.engine.build_tensorrt import load_tensorrt
-from trtasr.engine.device import load_libcuda, primary_context
+from trtasr.engine.device import Arena, Shape, load_libcuda, primary_context
 from trtasr.engine.sessions import Observe
 from trtasr.errors import BuildError
 from trtasr.values import Array, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
-
-Shape = tuple[int, ...]
 
 REBUILD = "build it on this host: plans belong to one GPU and one TensorRT version"
 COMPILE = "compile the bundle again: both plans must come from one checkpoint"
@@ -208,21 +205,6 @@ def plan_observer(plan: Path) -> Iterator[Observe]:
         yield observed
 
 
-@dataclass
-class Slot:
-    """One tensor on both sides.
-
-    Attributes:
-        host: page-locked array of the current shape.
-        device: allocation on the GPU, at least as large.
-        capacity: its size in bytes.
-    """
-
-    host: Any
-    device: Any
-    capacity: int
-
-
 class TrtRunner:
     """An acoustic model run by TensorRT on the current CUDA context.
 
@@ -245,9 +227,10 @@ class TrtRunner:
         self._graph: CudaGraph | None = None
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._plan = Plan(plan, trt, self._runtime)
-        self._dtypes = {**self._plan.inputs, **self._plan.outputs}
-        self._slots: dict[str, Slot] = {}
-        self._shape: tuple[int, ...] | None = None
+        self._arena = Arena(cuda)
+        self._places: dict[str, int] = {}
+        self._host: dict[str, Array] = {}
+        self._shape: Shape | None = None
         self._stream = cuda.Stream()
         self._events = cuda.Event(), cuda.Event()
         self.device_ms = float("nan")
@@ -264,7 +247,7 @@ class TrtRunner:
         if not repeated:
             self._bind({"features": features, "lengths": lengths})
         for name, array in (("features", features), ("lengths", lengths)):
-            np.copyto(self._slots[name].host, array, casting="same_kind")
+            np.copyto(self._host[name], array, casting="same_kind")
         start, stop = self._events
         start.record(self._stream)
         self._launch(repeated)
@@ -286,7 +269,7 @@ class TrtRunner:
 
     def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
         """Every output of the last run by name, in the plan's order and types."""
-        return {name: self._slots[name].host.copy() for name in self._plan.outputs}
+        return {name: self._host[name].copy() for name in self._plan.outputs}
 
     def layer_times(self, features: FloatArray, lengths: IntArray, runs: int) -> dict[str, list[float]]:
         """Milliseconds of every engine layer in each of `runs` runs, by TensorRT's own profiler.
@@ -313,9 +296,7 @@ class TrtRunner:
     def close(self) -> None:
         """Free the GPU memory; the runner cannot be used any more."""
         self._drop_graph()
-        for slot in self._slots.values():
-            slot.device.free()
-        self._slots = {}
+        self._arena.close()
         self._plan.close()
         del self._plan, self._runtime  # TensorRT wants them gone in this order
 
@@ -324,30 +305,13 @@ class TrtRunner:
         self._drop_graph()
         self._shape = None
         for name in self._plan.inputs:
-            if not self._plan.context.set_input_shape(name, arrays[name].shape):
-                raise BuildError(
-                    f"input {name} {arrays[name].shape} is outside the plan's optimization profile",
-                    "widen engine.min_seconds, max_seconds or max_batch and build again",
-                )
-        for name in self._dtypes:
+            self._plan.set_shape(name, arrays[name].shape)
+        for name, dtype in {**self._plan.inputs, **self._plan.outputs}.items():
             shape = self._plan.shape(name)
-            try:
-                self._place(name, shape)
-            except self._cuda.Error as error:
-                raise BuildError(
-                    f"no GPU memory for tensor {name} {shape}: {error}", "free GPU memory, or run smaller batches"
-                ) from error
+            self._places[name] = self._arena.reserve(name, shape, dtype)
+            self._host[name] = self._arena.host(name, shape, dtype)
+        self._plan.bind(self._places)
         self._shape = tuple(arrays["features"].shape)
-
-    def _place(self, name: str, shape: tuple[int, ...]) -> None:
-        host = self._cuda.pagelocked_empty(shape, self._dtypes[name])
-        slot = self._slots.get(name)
-        if slot is None or slot.capacity < host.nbytes:
-            if slot is not None:
-                self._slots.pop(name).device.free()
-            slot = Slot(host, self._cuda.mem_alloc(max(host.nbytes, 1)), host.nbytes)
-        self._slots[name] = Slot(host, slot.device, slot.capacity)
-        self._plan.bind({name: int(slot.device)})
 
     def _launch(self, repeated: bool) -> None:
         if repeated and self._graphs and self._graph is None:
@@ -363,11 +327,10 @@ class TrtRunner:
 
     def _enqueue(self) -> None:
         for name in self._plan.inputs:
-            self._cuda.memcpy_htod_async(self._slots[name].device, self._slots[name].host, self._stream)
-        if not self._plan.context.execute_async_v3(self._stream.handle):
-            raise BuildError("TensorRT could not launch the plan", "see TensorRT's log above; build the plan again")
+            self._cuda.memcpy_htod_async(self._places[name], self._host[name], self._stream)
+        self._plan.enqueue(self._stream.handle)
         for name in self._plan.outputs:
-            self._cuda.memcpy_dtoh_async(self._slots[name].host, self._slots[name].device, self._stream)
+            self._cuda.memcpy_dtoh_async(self._host[name], self._places[name], self._stream)
 
     def _drop_graph(self) -> None:
         if self._graph is not None:
