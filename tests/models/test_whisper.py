@@ -12,7 +12,7 @@ from torch_decoding import TorchDecoding
 from trtasr.checkpoint.generation import read_generation
 from trtasr.errors import CheckpointError
 from trtasr.models.load import build_model
-from trtasr.models.whisper import FIXED, INTEGERS, Whisper, check_config, sinusoids
+from trtasr.models.whisper import FIXED, INTEGERS, Whisper, check_config
 from trtasr.text.generate import greedy
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "whisper.npz")
@@ -110,14 +110,6 @@ def test_the_cache_gives_what_all_tokens_at_once_give():
     whole = model(torch.from_numpy(features), torch.from_numpy(lengths), tokens)
     torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5, rtol=0)
     assert past[0][0].shape == (4, 3, 7, 8)
-
-
-def test_sinusoids_are_whispers():
-    """Position 0 has sine 0 and cosine 1; the slowest rate is 1 / 10000."""
-    found = sinusoids(1500, 384)
-    assert found.shape == (1500, 384)
-    assert torch.equal(found[0], torch.cat((torch.zeros(192), torch.ones(192))))
-    np.testing.assert_allclose(found[100, [0, 191, 192]], np.sin([100, 0.01, 100 + np.pi / 2]), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -10,7 +10,6 @@ from safetensors import safe_open
 from torch_decoding import TorchDecoding as Reference
 
 from trtasr.checkpoint.read import read_checkpoint
-from trtasr.models.whisper import sinusoids
 from trtasr.text.generate import biases, greedy
 from trtasr.zoo.whisper import (
     END,
@@ -24,6 +23,7 @@ from trtasr.zoo.whisper import (
     beginner,
     configuration,
     load_folder,
+    sinusoids,
     train_tokenizer,
     untrained,
     write_folder,
@@ -163,3 +163,11 @@ def test_a_write_that_breaks_off_leaves_the_folder_readable(folder, recognizer, 
         write_folder(folder, recognizer.model)
     monkeypatch.undo()
     assert load_folder(folder).generation == recognizer.generation
+
+
+def test_sinusoids_are_whispers():
+    """Position 0 has sine 0 and cosine 1; the slowest rate is 1 / 10000."""
+    found = sinusoids(1500, 384)
+    assert found.shape == (1500, 384)
+    assert torch.equal(found[0], torch.cat((torch.zeros(192), torch.ones(192))))
+    np.testing.assert_allclose(found[100, [0, 191, 192]], np.sin([100, 0.01, 100 + np.pi / 2]), atol=1e-4)

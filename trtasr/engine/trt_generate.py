@@ -10,7 +10,6 @@ There are no CUDA graphs here: a graph is captured for one shape, and every step
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 

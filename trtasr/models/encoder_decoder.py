@@ -1,6 +1,6 @@
-"""What encoder-decoders share: masks of the attention scores, the cache, teacher forcing."""
+"""What encoder-decoders share: masks of the attention scores, the decoder with its cache, teacher forcing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -13,15 +13,65 @@ MASKED = -10000.0  # added to scores of keys that are not to be seen; fits FP16
 KeyValue = tuple[Tensor, Tensor]
 
 
+class CachedDecoder(nn.Module):
+    """Decodes new tokens, given the keys and values of those before; the logits use the token embeddings again.
+
+    Attributes:
+        embed_tokens: of V tokens.
+        layers: of x [B, L, d], past and cross keys and values, the biases of the scores of both attentions ([L, P + L]
+            and [B, 1, 1, T']) and what else `begin` gives -> x, and the keys and values of all P + L tokens.
+    """
+
+    embed_tokens: nn.Embedding
+    layers: nn.ModuleList
+
+    def begin(self, tokens: Tensor, places: Tensor, batch: int) -> tuple[Tensor, tuple[Any, ...]]:
+        """Tokens int64 [B, L] at places int64 [L] -> x [B, L, d], and what all layers read besides."""
+        raise NotImplementedError
+
+    def end(self, x: Tensor) -> Tensor:
+        """The final norm of x [B, L, d]."""
+        raise NotImplementedError
+
+    def cross(self, encoded: Tensor) -> list[KeyValue]:
+        """Keys and values of every layer's cross-attention, from encoded [B, T', d]."""
+        batch = encoded.shape[0]
+        return [cast(Any, layer).encoder_attn.key_value(encoded, batch) for layer in self.layers]
+
+    def forward(
+        self, tokens: Tensor, past: Sequence[KeyValue], cross: Sequence[KeyValue], positions: Tensor
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Decode new tokens.
+
+        Args:
+            tokens: int64 [B, L].
+            past: per layer, keys and values [B, heads, P, d_k]; P is 0 at the beginning.
+            cross: per layer, from `cross`.
+            positions: valid encoder positions, int64 [B].
+
+        Returns:
+            logits float32 [B, L, V], and per layer the keys and values of P + L tokens.
+        """
+        before, length = past[0][0].shape[2], tokens.shape[1]
+        places = torch.arange(length, device=tokens.device) + before
+        x, shared = self.begin(tokens, places, positions.shape[0])
+        biases = causal_bias(places, before + length), source_bias(positions, cross[0][0].shape[2])
+        presents = []
+        for layer, own, other in zip(self.layers, past, cross, strict=True):
+            x, present = layer(x, own, other, biases, *shared)
+            presents.append(present)
+        return nn.functional.linear(self.end(x), self.embed_tokens.weight), presents
+
+
 class EncoderDecoder(nn.Module):
     """An encoder and a decoder.
 
     Args:
         encoder: (features [B, rows, T], lengths [B]) -> (encoded [B, T', d], positions [B]).
-        decoder: (tokens [B, L], past, cross, positions [B]) -> (logits [B, L, V], presents), with a method ``cross``.
+        decoder: of what the encoder gives and tokens.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, decoder: CachedDecoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -29,7 +79,7 @@ class EncoderDecoder(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
         """Teacher forcing: features [B, rows, T], lengths [B], tokens int64 [B, L] -> logits float32 [B, L, V]."""
         encoded, positions = self.encoder(features, lengths)
-        cross = cast(Any, self.decoder).cross(encoded)
+        cross = self.decoder.cross(encoded)
         logits, _ = self.decoder(tokens, no_past(cross), cross, positions)
         return cast(Tensor, logits)
 
@@ -37,12 +87,6 @@ class EncoderDecoder(nn.Module):
 def no_past(cross: Sequence[KeyValue]) -> list[KeyValue]:
     """The cache before the first token, of the shape of the cross keys and values: [B, heads, 0, d_k] each."""
     return [(key[:, :, :0], value[:, :, :0]) for key, value in cross]
-
-
-def cross_of(layers: Iterable[nn.Module], encoded: Tensor) -> list[KeyValue]:
-    """Keys and values of every layer's cross-attention ``encoder_attn``, from encoded [B, T', d]."""
-    batch = encoded.shape[0]
-    return [cast(Any, layer).encoder_attn.key_value(encoded, batch) for layer in layers]
 
 
 def source_bias(positions: Tensor, total: int | Tensor) -> Tensor:

@@ -5,7 +5,7 @@ encoder's part of every cross-attention is computed once per utterance, and both
 A ``config.json`` that would be computed otherwise is refused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trtasr.errors import CheckpointError
 from trtasr.models.checks import check_table
-from trtasr.models.encoder_decoder import EncoderDecoder, KeyValue, causal_bias, cross_of, source_bias
+from trtasr.models.encoder_decoder import CachedDecoder, EncoderDecoder, KeyValue, source_bias
 from trtasr.models.layers import length_mask
 from trtasr.models.moonshine_attention import CrossAttention, Rotary, Run, SelfAttention, rotary
 
@@ -198,26 +198,15 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, past: KeyValue, cross: KeyValue, biases: tuple[Tensor, Tensor], run: Run
     ) -> tuple[Tensor, KeyValue]:
-        """Decode new tokens.
-
-        Args:
-            x: [B, L, d].
-            past: self-attention's keys (turned) and values of the P tokens before, each [B, heads, P, d_k].
-            cross: keys and values of the encoder, each [B, heads, T', d_k].
-            biases: of the scores of both attentions, [L, P + L] and [B, 1, 1, T'].
-            run: of this run.
-
-        Returns:
-            [B, L, d], and the keys and values of all P + L tokens.
-        """
+        """New tokens x [B, L, d], keys (turned) and values, as `CachedDecoder` says -> x, and those of all tokens."""
         attended, present = self.self_attn(self.input_layernorm(x), past, biases[0], run)
         x = x + attended
         x = x + self.encoder_attn(self.post_attention_layernorm(x), cross, biases[1], run)
         return x + self.mlp(self.final_layernorm(x)), present
 
 
-class Decoder(nn.Module):
-    """Token embeddings, layers, a final norm; the logits use the token embeddings again.
+class Decoder(CachedDecoder):
+    """Token embeddings, layers, a final norm.
 
     Args:
         config: Hugging Face's ``config.json``.
@@ -234,34 +223,14 @@ class Decoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width, bias=False)
 
-    def cross(self, encoded: Tensor) -> list[KeyValue]:
-        """Keys and values of every layer's cross-attention, from encoded [B, T', d]."""
-        return cross_of(self.layers, encoded)
+    def begin(self, tokens: Tensor, places: Tensor, batch: int) -> tuple[Tensor, tuple[Run]]:
+        """Tokens int64 [B, L] at places int64 [L] -> x [B, L, d], and the angles of the places."""
+        run = self.rotary_emb(places, batch)
+        return self.embed_tokens(tokens), (run,)
 
-    def forward(
-        self, tokens: Tensor, past: Sequence[KeyValue], cross: Sequence[KeyValue], positions: Tensor
-    ) -> tuple[Tensor, list[KeyValue]]:
-        """Decode new tokens.
-
-        Args:
-            tokens: int64 [B, L].
-            past: per layer, keys and values [B, heads, P, d_k]; P is 0 at the beginning.
-            cross: per layer, from `cross`.
-            positions: valid encoder positions, int64 [B].
-
-        Returns:
-            logits float32 [B, L, V], and per layer the keys and values of P + L tokens.
-        """
-        before, length = past[0][0].shape[2], tokens.shape[1]
-        places = torch.arange(length, device=tokens.device) + before
-        run = self.rotary_emb(places, positions.shape[0])
-        biases = causal_bias(places, before + length), source_bias(positions, cross[0][0].shape[2])
-        x = self.embed_tokens(tokens)
-        presents = []
-        for layer, own, other in zip(self.layers, past, cross, strict=True):
-            x, present = layer(x, own, other, biases, run)
-            presents.append(present)
-        return nn.functional.linear(self.norm(x), self.embed_tokens.weight), presents
+    def end(self, x: Tensor) -> Tensor:
+        """The final norm of x [B, L, d]."""
+        return cast(Tensor, self.norm(x))
 
 
 class Moonshine(EncoderDecoder):

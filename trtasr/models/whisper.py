@@ -6,7 +6,7 @@ A ``config.json`` that would be computed otherwise is refused.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trtasr.errors import CheckpointError
 from trtasr.models.checks import check_table
-from trtasr.models.encoder_decoder import EncoderDecoder, KeyValue, causal_bias, cross_of, source_bias
+from trtasr.models.encoder_decoder import CachedDecoder, EncoderDecoder, KeyValue, source_bias
 from trtasr.models.layers import length_mask
 
 # Bounds, both included, above any published model: a folder may come from anywhere and must not claim memory.
@@ -169,17 +169,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, past: KeyValue, cross: KeyValue, biases: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, KeyValue]:
-        """Decode new tokens.
-
-        Args:
-            x: [B, L, d].
-            past: self-attention's keys and values of the P tokens before, each [B, heads, P, d_k].
-            cross: keys and values of the encoder, each [B, heads, T', d_k].
-            biases: of the scores of both attentions, [L, P + L] and [B, 1, 1, T'].
-
-        Returns:
-            [B, L, d], and the keys and values of all P + L tokens.
-        """
+        """New tokens x [B, L, d], keys and values, as `CachedDecoder` says -> x, and those of all P + L tokens."""
         normed, batch = self.self_attn_layer_norm(x), biases[1].shape[0]
         key, value = self.self_attn.key_value(normed, batch)
         present = torch.cat((past[0], key), 2), torch.cat((past[1], value), 2)
@@ -188,8 +178,8 @@ class DecoderLayer(nn.Module):
         return x + self.fc2(nn.functional.gelu(self.fc1(self.final_layer_norm(x)))), present
 
 
-class Decoder(nn.Module):
-    """Token and position embeddings, layers, a final norm; the logits use the token embeddings again.
+class Decoder(CachedDecoder):
+    """Token and position embeddings, layers, a final norm.
 
     Args:
         config: Hugging Face's ``config.json``.
@@ -206,33 +196,13 @@ class Decoder(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(width)
 
-    def cross(self, encoded: Tensor) -> list[KeyValue]:
-        """Keys and values of every layer's cross-attention, from encoded [B, T', d]."""
-        return cross_of(self.layers, encoded)
+    def begin(self, tokens: Tensor, places: Tensor, batch: int) -> tuple[Tensor, tuple[()]]:  # noqa: ARG002
+        """Tokens int64 [B, L] at places int64 [L] -> x [B, L, d], and nothing that the layers share."""
+        return self.embed_tokens(tokens) + self.embed_positions(places), ()
 
-    def forward(
-        self, tokens: Tensor, past: Sequence[KeyValue], cross: Sequence[KeyValue], positions: Tensor
-    ) -> tuple[Tensor, list[KeyValue]]:
-        """Decode new tokens.
-
-        Args:
-            tokens: int64 [B, L].
-            past: per layer, keys and values [B, heads, P, d_k]; P is 0 at the beginning.
-            cross: per layer, from `cross`.
-            positions: valid encoder positions, int64 [B].
-
-        Returns:
-            logits float32 [B, L, V], and per layer the keys and values of P + L tokens.
-        """
-        before, length = past[0][0].shape[2], tokens.shape[1]
-        places = torch.arange(length, device=tokens.device) + before
-        x = self.embed_tokens(tokens) + self.embed_positions(places)
-        biases = causal_bias(places, before + length), source_bias(positions, cross[0][0].shape[2])
-        presents = []
-        for layer, own, other in zip(self.layers, past, cross, strict=True):
-            x, present = layer(x, own, other, biases)
-            presents.append(present)
-        return nn.functional.linear(self.layer_norm(x), self.embed_tokens.weight), presents
+    def end(self, x: Tensor) -> Tensor:
+        """The final norm of x [B, L, d]."""
+        return cast(Tensor, self.layer_norm(x))
 
 
 class Whisper(EncoderDecoder):
@@ -266,14 +236,3 @@ def check_config(config: Mapping[str, Any]) -> None:
                 f"config.json: {key} = {config[key]} does not divide d_model = {config['d_model']}",
                 "use the configuration that belongs to the weights",
             )
-
-
-def sinusoids(positions: int, width: int) -> Tensor:
-    """Whisper's fixed encoder positions: sines, then cosines, of position / 10000^(i / (width / 2 - 1)).
-
-    Returns:
-        float32 [positions, width]; width even.
-    """
-    rates = torch.exp(-math.log(10000.0) / (width // 2 - 1) * torch.arange(width // 2))
-    angles = torch.arange(positions)[:, None] * rates[None, :]
-    return torch.cat((angles.sin(), angles.cos()), dim=1)

@@ -1,6 +1,7 @@
 """The bundled Whisper: its Hugging Face configuration, its tokenizer, and writing its folder."""
 
 import json
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from trtasr.checkpoint.generation import read_generation
 from trtasr.checkpoint.huggingface import read_huggingface
 from trtasr.models.encoder_decoder import KeyValue, no_past
 from trtasr.models.load import build_model
-from trtasr.models.whisper import Whisper, sinusoids
+from trtasr.models.whisper import Whisper
 from trtasr.text.generate import Generation, biases, greedy
 from trtasr.text.huggingface import HuggingFaceTokenizer
 from trtasr.text.tokens import Tokenizer
@@ -155,6 +156,17 @@ def untrained() -> Whisper:
         model.encoder.embed_positions.weight.copy_(sinusoids(config["max_source_positions"], config["d_model"]))
     model.encoder.embed_positions.requires_grad_(False)
     return model
+
+
+def sinusoids(positions: int, width: int) -> Tensor:
+    """Whisper's fixed encoder positions: sines, then cosines, of position / 10000^(i / (width / 2 - 1)).
+
+    Returns:
+        float32 [positions, width]; width even.
+    """
+    rates = torch.exp(-math.log(10000.0) / (width // 2 - 1) * torch.arange(width // 2))
+    angles = torch.arange(positions)[:, None] * rates[None, :]
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
 
 
 @dataclass(frozen=True)
