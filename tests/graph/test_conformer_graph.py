@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 from onnx import TensorProto, shape_inference
+from quantized import for_cpu, with_qdq
 from tiny_network import sqnr_db, valid
 
 from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.graph.cpu_qdq import quantize_for_cpu
+from trtasr.graph.cpu_rules import cpu_rules
 from trtasr.graph.halve import halve
 from trtasr.graph.pointwise import pointwise_to_matmul
-from trtasr.graph.qdq import decide, insert_qdq
+from trtasr.graph.qdq import decide, int8_nodes
 from trtasr.graph.tensors import activation_tensors, data_path, sites
 from trtasr.graph.traffic import layer_traffic, macs_per_second
 from trtasr.targets import T4, T4_RTX
@@ -45,7 +47,7 @@ def test_linear_and_pointwise_layers_are_int8_and_each_other_product_has_its_rul
 
 
 def test_quantized_and_lowered_graph_computes_the_same(conformer):
-    quantized = insert_qdq(conformer.fp32, conformer.table, T4_RTX.rules).model
+    quantized = with_qdq(conformer.fp32, conformer.table, T4_RTX.rules)
     lowered = pointwise_to_matmul(quantized)
     check_model(lowered)
     reference, found = run_graph(conformer.fp32, conformer.feeds), run_graph(quantized, conformer.feeds)
@@ -57,7 +59,7 @@ def test_quantized_and_lowered_graph_computes_the_same(conformer):
 @pytest.mark.parametrize("quantized", [False, True])
 def test_no_product_stays_in_fp32(conformer, quantized):
     """sm_75 has no FP32 matrix product in TensorRT for RTX: positions, which no feature reaches, are halved too."""
-    model = insert_qdq(conformer.fp32, conformer.table, T4_RTX.rules).model if quantized else conformer.fp32
+    model = with_qdq(conformer.fp32, conformer.table, T4_RTX.rules) if quantized else conformer.fp32
     halved = halve(pointwise_to_matmul(model))
     check_model(halved)
     graph = shape_inference.infer_shapes(halved, strict_mode=True).graph
@@ -71,23 +73,20 @@ def test_no_product_stays_in_fp32(conformer, quantized):
 
 
 def test_cpu_graph_is_integer_but_for_attention_and_depthwise_before_swish(conformer):
-    result = quantize_for_cpu(conformer.fp32, conformer.table)
-    check_model(result.model)
-    found = rules_of(result.decisions)
+    decisions = decide(conformer.fp32, cpu_rules(conformer.fp32))
+    result = quantize_for_cpu(conformer.fp32, conformer.table, int8_nodes(decisions))
+    check_model(result)
+    found = rules_of(decisions)
     assert (found["activations"], found["swish"]) == (3 * LAYERS, LAYERS)
     assert set(found) == {"int8", "activations", "swish"}
-    integer = names(result.model, "QLinearConv", "MatMulIntegerToFloat")
-    assert sorted(integer) == sorted(item.node for item in result.decisions if item.quantized)
+    integer = names(result, "QLinearConv", "MatMulIntegerToFloat")
+    assert sorted(integer) == sorted(int8_nodes(decisions))
     reference = run_graph(conformer.fp32, conformer.feeds)
-    assert sqnr_db(reference, run_graph(result.model, conformer.feeds)) > 30
+    assert sqnr_db(reference, run_graph(result, conformer.feeds)) > 30
 
 
 def test_layers_with_the_same_input_share_its_codes_on_the_cpu(conformer):
-    made = {
-        name: node
-        for node in quantize_for_cpu(conformer.fp32, conformer.table).model.graph.node
-        for name in (node.name,)
-    }
+    made = {name: node for node in for_cpu(conformer.fp32, conformer.table).graph.node for name in (node.name,)}
     inputs = {made[f"/encoder/layers.0/self_attn/linear_{part}/MatMul"].input[0] for part in "qkv"}
     assert len(inputs) == 1
     assert len({made[f"/encoder/layers.{i}/self_attn/linear_pos/MatMul"].input[0] for i in range(LAYERS)}) == 1
@@ -95,8 +94,8 @@ def test_layers_with_the_same_input_share_its_codes_on_the_cpu(conformer):
 
 def lower(conformer, kind):
     if kind == "cpu":
-        return quantize_for_cpu(conformer.fp32, conformer.table).model
-    model = insert_qdq(conformer.fp32, conformer.table, T4_RTX.rules).model
+        return for_cpu(conformer.fp32, conformer.table)
+    model = with_qdq(conformer.fp32, conformer.table, T4_RTX.rules)
     return {"fp32": conformer.fp32, "qdq": model, "lowered": pointwise_to_matmul(model)}[kind]
 
 

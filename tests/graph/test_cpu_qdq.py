@@ -4,17 +4,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from quantized import for_cpu
 from tiny_network import sqnr_db, table_of, valid
 
 from trtasr.errors import RecipeError, UsageError
 from trtasr.graph.check import check_model, run_graph
-from trtasr.graph.cpu_qdq import quantize_for_cpu
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
 
 @pytest.fixture(scope="module")
 def lowered(fp32, table):
-    return quantize_for_cpu(fp32, table)
+    return for_cpu(fp32, table)
 
 
 def ops(model, *names):
@@ -23,26 +23,25 @@ def ops(model, *names):
 
 def test_lowered_graph_stays_close_and_the_input_is_not_mutated(fp32, table, feeds):
     before = fp32.SerializeToString()
-    result = quantize_for_cpu(fp32, table)
-    check_model(result.model)
+    result = for_cpu(fp32, table)
+    check_model(result)
     assert fp32.SerializeToString() == before
-    reference, found = run_graph(fp32, feeds), run_graph(result.model, feeds)
+    reference, found = run_graph(fp32, feeds), run_graph(result, feeds)
     assert sqnr_db(reference, found) > 25
     assert found["output_lengths"].tolist() == reference["output_lengths"].tolist()
 
 
 def test_every_convolution_is_an_integer_operator_under_its_own_name(fp32, lowered):
     convolutions = {node.name for node in ops(fp32, "Conv")}
-    assert {node.name for node in ops(lowered.model, "QLinearConv", "MatMulIntegerToFloat")} == convolutions
-    assert not ops(lowered.model, "Conv", "Mul", "Relu", "DequantizeLinear")[1:]  # the Relu after the residual at most
-    assert all(decision.quantized for decision in lowered.decisions)
+    assert {node.name for node in ops(lowered, "QLinearConv", "MatMulIntegerToFloat")} == convolutions
+    assert not ops(lowered, "Conv", "Mul", "Relu", "DequantizeLinear")[1:]  # the Relu after the residual at most
 
 
 def test_batch_of_mixed_lengths_equals_one_by_one_bit_for_bit(lowered, feeds):
-    together = run_graph(lowered.model, feeds)
+    together = run_graph(lowered, feeds)
     for item, length in enumerate(feeds["lengths"]):
         alone = run_graph(
-            lowered.model,
+            lowered,
             {"features": feeds["features"][item : item + 1, :, :length], "lengths": feeds["lengths"][item : item + 1]},
         )
         assert np.array_equal(valid(together, item), valid(alone, 0))
@@ -51,17 +50,17 @@ def test_batch_of_mixed_lengths_equals_one_by_one_bit_for_bit(lowered, feeds):
 def test_values_in_padded_frames_never_reach_valid_frames(lowered, feeds):
     padded = np.arange(61) >= feeds["lengths"][:, None, None]
     noisy = {**feeds, "features": np.where(padded, np.float32(100), feeds["features"])}
-    clean, dirty = run_graph(lowered.model, feeds), run_graph(lowered.model, noisy)
+    clean, dirty = run_graph(lowered, feeds), run_graph(lowered, noisy)
     assert all(np.array_equal(valid(clean, item), valid(dirty, item)) for item in range(3))
 
 
 def test_scales_are_the_tables_and_codes_are_unsigned_where_non_negative(table, lowered):
-    found = {item.name: numpy_helper.to_array(item) for item in lowered.model.graph.initializer}
-    relu = next(node for node in ops(lowered.model, "QLinearConv") if node.name == "/mconv.1/conv/Conv")
+    found = {item.name: numpy_helper.to_array(item) for item in lowered.graph.initializer}
+    relu = next(node for node in ops(lowered, "QLinearConv") if node.name == "/mconv.1/conv/Conv")
     entry = table.activations["/mconv.4/Mul_output_0"]
     assert entry.non_negative
     assert (found[relu.input[6]].tobytes(), int(found[relu.input[7]])) == (entry.unsigned_scale.tobytes(), 0)
-    signed = next(node for node in ops(lowered.model, "QLinearConv") if node.name == "/mconv.0/conv/Conv")
+    signed = next(node for node in ops(lowered, "QLinearConv") if node.name == "/mconv.0/conv/Conv")
     entry = table.activations["/mconv.1/Mul_output_0"]
     assert not entry.non_negative
     assert (found[signed.input[6]].tobytes(), int(found[signed.input[7]])) == (entry.scale.tobytes(), 128)
@@ -69,19 +68,18 @@ def test_scales_are_the_tables_and_codes_are_unsigned_where_non_negative(table, 
 
 def test_relu_stays_where_the_table_does_not_say_non_negative(fp32, table, feeds):
     signed = {name: dataclasses.replace(entry, non_negative=False) for name, entry in table.activations.items()}
-    model = quantize_for_cpu(fp32, ScaleTable(signed, table.weights)).model
+    model = for_cpu(fp32, ScaleTable(signed, table.weights))
     assert len(ops(model, "Relu")) == 4
     assert sqnr_db(run_graph(fp32, feeds), run_graph(model, feeds)) > 20
 
 
 def test_excluded_nodes_stay_float(fp32, table, feeds):
-    result = quantize_for_cpu(fp32, table, exclude=["/dense.0/*", "/mconv.4/*"])
-    check_model(result.model)
-    assert {node.name for node in ops(result.model, "Conv")} == {"/dense.0/conv/Conv", "/mconv.4/conv/Conv"}
-    assert [d.node for d in result.decisions if d.rule == "exclude"] == ["/mconv.4/conv/Conv", "/dense.0/conv/Conv"]
-    assert sqnr_db(run_graph(fp32, feeds), run_graph(result.model, feeds)) > 25
+    result = for_cpu(fp32, table, exclude=["/dense.0/*", "/mconv.4/*"])
+    check_model(result)
+    assert {node.name for node in ops(result, "Conv")} == {"/dense.0/conv/Conv", "/mconv.4/conv/Conv"}
+    assert sqnr_db(run_graph(fp32, feeds), run_graph(result, feeds)) > 25
     with pytest.raises(RecipeError, match="nowhere"):
-        quantize_for_cpu(fp32, table, exclude=["/nowhere/*"])
+        for_cpu(fp32, table, exclude=["/nowhere/*"])
 
 
 def test_bias_of_a_dead_channel_survives(fp32, table, feeds):
@@ -95,7 +93,7 @@ def test_bias_of_a_dead_channel_survives(fp32, table, feeds):
     scales = table.weights[weight.name].scales.copy()
     scales[0] = 1e-12
     weights = {**table.weights, weight.name: WeightScale(scales, 0)}
-    lowered = quantize_for_cpu(model, ScaleTable(table.activations, weights)).model
+    lowered = for_cpu(model, ScaleTable(table.activations, weights))
     assert sqnr_db(run_graph(model, feeds), run_graph(lowered, feeds)) > 25
 
 
@@ -103,10 +101,10 @@ def test_missing_and_broken_scales_are_refused(fp32, table):
     fewer = dict(table.activations)
     del fewer["/mconv.4/Mul_output_0"]
     with pytest.raises(UsageError, match=r"/mconv\.4/Mul_output_0"):
-        quantize_for_cpu(fp32, ScaleTable(fewer, table.weights))
+        for_cpu(fp32, ScaleTable(fewer, table.weights))
     broken = {**table.activations, "/mconv.4/Mul_output_0": TensorScale(float("nan"), "max")}
     with pytest.raises(UsageError, match="not positive and finite"):
-        quantize_for_cpu(fp32, ScaleTable(broken, table.weights))
+        for_cpu(fp32, ScaleTable(broken, table.weights))
 
 
 def test_other_operators_run_in_float_between_integer_convolutions():
@@ -131,7 +129,7 @@ def test_other_operators_run_in_float_between_integer_convolutions():
         {"w": WeightScale(scales, 0)},
     )
     x = {"x": np.random.default_rng(1).normal(size=(2, 4, 30)).astype(np.float32)}
-    lowered = quantize_for_cpu(model, table).model
+    lowered = for_cpu(model, table)
     check_model(lowered)
     assert np.abs(run_graph(model, x)["y"] - run_graph(lowered, x)["y"]).max() < 0.3
 
@@ -178,7 +176,7 @@ def test_convolutions_and_linear_layers_may_meet(name):
         numpy_helper.from_array(value.astype(np.float32), key) for key, value in values.items() if key in used
     )
     x = {"x": draw.normal(size=(3, 6, 6)).astype(np.float32)}
-    lowered = quantize_for_cpu(model, table_of(model, x)).model
+    lowered = for_cpu(model, table_of(model, x))
     check_model(lowered)
     expected, found = run_graph(model, x)["y"], run_graph(lowered, x)["y"]
     assert np.square(expected - found).sum() < 1e-3 * np.square(expected).sum()  # 30 dB

@@ -1,8 +1,8 @@
 import onnx
 
-from trtasr.graph.cpu_qdq import quantize_for_cpu
-from trtasr.graph.cpu_rules import before_gelu, integer_form
-from trtasr.values import ScaleTable, Site, TensorScale, WeightScale
+from trtasr.graph.cpu_rules import before_gelu, cpu_rules, integer_form
+from trtasr.graph.qdq import decide
+from trtasr.values import Site
 
 HEADER = '<ir_version: 9, opset_import: ["" : 20]>'
 
@@ -23,9 +23,8 @@ def test_only_a_convolution_that_gelu_alone_reads_stays_in_floating_point():
 
 
 def test_the_rule_is_named_in_the_decision():
-    scale = TensorScale(2.0, "max")
-    table = ScaleTable({"features": scale, "c": scale, "y": scale}, {"w": WeightScale([0.01, 0.01], 0)})
-    (decision,) = quantize_for_cpu(graph("y = Gelu(c)"), table).decisions
+    model = graph("y = Gelu(c)")
+    (decision,) = decide(model, cpu_rules(model))
     assert (decision.quantized, decision.rule) == (False, "gelu")
 
 

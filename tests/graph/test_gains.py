@@ -3,6 +3,7 @@ import onnx
 import pytest
 from exported import initializers
 from onnx import numpy_helper
+from quantized import with_qdq
 
 from trtasr.engine.build import build_rtx, rtx_version
 from trtasr.engine.profile import Profile
@@ -10,7 +11,6 @@ from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.graph.gains import channel_gains, gain_lint
 from trtasr.graph.halve import halve
 from trtasr.graph.pointwise import pointwise_to_matmul
-from trtasr.graph.qdq import insert_qdq
 
 
 def depthwise(site):
@@ -19,7 +19,7 @@ def depthwise(site):
 
 @pytest.fixture(scope="module")
 def lowered(fp32, table):
-    return pointwise_to_matmul(insert_qdq(fp32, table, [depthwise]).model)
+    return pointwise_to_matmul(with_qdq(fp32, table, [depthwise]))
 
 
 def test_scale_times_gain_is_the_channels_scale_and_the_network_computes_the_same(lowered, feeds):

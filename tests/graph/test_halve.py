@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper, shape_inference
+from quantized import with_qdq
 from tiny_network import sqnr_db
 from whisper_pair import START, VOCABULARY, tiny_features
 
@@ -10,7 +11,6 @@ from trtasr.graph.check import assert_parity, check_model, largest_difference, r
 from trtasr.graph.export_pair import cache_names
 from trtasr.graph.halve import fp16_scale_lint, half_caches, halve
 from trtasr.graph.pointwise import pointwise_to_matmul
-from trtasr.graph.qdq import insert_qdq
 from trtasr.graph.tensors import lookups
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
@@ -33,14 +33,14 @@ def test_halved_fp32_graph_stays_close(fp32, feeds):
 
 @pytest.mark.parametrize("lower", [lambda model: model, pointwise_to_matmul])
 def test_halved_quantized_graph_equals_the_quantized_graph(fp32, table, feeds, lower):
-    quantized = lower(insert_qdq(fp32, table, []).model)
+    quantized = lower(with_qdq(fp32, table, []))
     halved = halve(quantized)
     check_model(halved)
     assert sqnr_db(run_graph(quantized, feeds), run_graph(halved, feeds)) > 30
 
 
 def test_types_are_half_inside_and_full_at_the_border(fp32, table):
-    halved = halve(insert_qdq(fp32, table, []).model)
+    halved = halve(with_qdq(fp32, table, []))
     found = types(halved)
     assert found["features"] == found["log_probs"] == TensorProto.FLOAT
     for node in halved.graph.node:
@@ -79,7 +79,7 @@ def test_graph_output_made_in_half_is_cast_back():
 
 
 def test_scale_that_fp16_rounds_to_zero_stays_positive(fp32, table):
-    quantized = insert_qdq(fp32, table, []).model
+    quantized = with_qdq(fp32, table, [])
     scale = next(item for item in quantized.graph.initializer if item.name == "decoder.0.weight_scale")
     scale.CopyFrom(numpy_helper.from_array(np.full(scale.dims[0], 1e-9, np.float32), scale.name))
     halved = {item.name: item for item in halve(quantized).graph.initializer}
@@ -87,7 +87,7 @@ def test_scale_that_fp16_rounds_to_zero_stays_positive(fp32, table):
 
 
 def test_lint_names_layers_with_a_subnormal_scale_product(fp32, table):
-    quantized = insert_qdq(fp32, table, []).model
+    quantized = with_qdq(fp32, table, [])
     scales = {item.name: item for item in quantized.graph.initializer if item.name.endswith("_scale")}
     for item in scales.values():
         item.CopyFrom(numpy_helper.from_array(np.full(tuple(item.dims), 0.01, np.float32), item.name))

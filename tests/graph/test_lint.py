@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper, parser
+from quantized import with_qdq
 
 from trtasr.graph.halve import fp16_scale_lint, halve
 from trtasr.graph.lint import large_activations, overflow_lint
-from trtasr.graph.qdq import insert_qdq
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
 CHANNELS = 16
@@ -34,7 +34,7 @@ SUBNORMAL = layer(0.005, 0.5, 0.04)  # scale product 1.5e-7
 
 def linted(case):
     model, table = case
-    quantized = halve(insert_qdq(model, table, ()).model)
+    quantized = halve(with_qdq(model, table, ()))
     return fp16_scale_lint(quantized), overflow_lint(model, table, {"layer"})
 
 

@@ -1,11 +1,11 @@
 import numpy as np
 import onnx
 import pytest
+from quantized import with_qdq
 from tiny_network import ops
 
 from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.graph.pointwise import pointwise_to_matmul
-from trtasr.graph.qdq import insert_qdq
 
 
 def test_fp32_graph_computes_the_same(fp32, feeds):
@@ -23,7 +23,7 @@ def test_matmul_keeps_the_name_of_its_convolution(fp32):
 
 
 def test_lowering_after_quantization_keeps_scales_and_values(fp32, table, feeds):
-    quantized = insert_qdq(fp32, table, []).model
+    quantized = with_qdq(fp32, table, [])
     lowered = pointwise_to_matmul(quantized)
     check_model(lowered)
     assert ops(lowered, "MatMul") == 5

@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from quantized import with_qdq
 from tiny_network import ops
 
 from trtasr.engine.build import build_rtx, rtx_version
@@ -9,7 +10,6 @@ from trtasr.engine.profile import Profile
 from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.graph.halve import fp16_scale_lint, halve
 from trtasr.graph.pointwise import pointwise_to_matmul
-from trtasr.graph.qdq import insert_qdq
 from trtasr.graph.traffic import macs_per_second
 from trtasr.graph.unfold import unfold_convolutions
 from trtasr.quant.scales import weight_scale
@@ -41,7 +41,7 @@ def convolution(kernel, stride=1, dilation=1, bias=True, group=1, pads=None):
 def quantized(model):
     stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     weights = {name: weight_scale(stored[name], 0) for name in ("w", "v")}
-    return insert_qdq(model, ScaleTable({"r": TensorScale(3.0, "max")}, weights), []).model
+    return with_qdq(model, ScaleTable({"r": TensorScale(3.0, "max")}, weights), [])
 
 
 def features(channels=CHANNELS, batch=3, frames=61):
@@ -97,7 +97,7 @@ def test_grouped_and_floating_convolutions_are_left_alone():
 
 
 def test_the_network_computes_the_same_with_every_pass_behind(fp32, table, feeds):
-    model = insert_qdq(fp32, table, [lambda site: "depthwise" if site.groups > 1 else None]).model
+    model = with_qdq(fp32, table, [lambda site: "depthwise" if site.groups > 1 else None])
     lowered = pointwise_to_matmul(unfold_convolutions(model))
     check_model(lowered)
     assert ops(lowered, "Conv") == 3  # depthwise
@@ -109,7 +109,7 @@ def test_the_network_computes_the_same_with_every_pass_behind(fp32, table, feeds
 
 @pytest.mark.skipif(rtx_version() is None, reason="TensorRT for RTX is not installed")
 def test_the_builder_makes_one_int8_product_and_one_kernel_around_it(fp32, table, tmp_path):
-    model = insert_qdq(fp32, table, [lambda site: "depthwise" if site.groups > 1 else None]).model
+    model = with_qdq(fp32, table, [lambda site: "depthwise" if site.groups > 1 else None])
     half, path = halve(pointwise_to_matmul(unfold_convolutions(model))), tmp_path / "m.onnx"
     onnx.save(half, path)
     macs = macs_per_second(fp32, 100.0)

@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from exported import NOTED, initializers
+from quantized import for_cpu
 from stored_table import read_table
 from whisper_pair import alone, tiny_features, tiny_whisper
 
@@ -16,7 +17,6 @@ from trtasr.engine.cache import cache_text, parse_cache
 from trtasr.errors import RecipeError, UsageError
 from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections
-from trtasr.graph.cpu_qdq import quantize_for_cpu
 from trtasr.graph.integer import first_read, integerize
 from trtasr.graph.own_part import own_part
 from trtasr.graph.tensors import activation_tensors, weight_tensors
@@ -207,7 +207,7 @@ def test_table_cache_and_graphs_agree_bit_for_bit(tiny, correction):
         fp32, qdq = center(model, own_part(table, model).offsets), initializers(graph)
         part, biases = own_part(table, fp32), dict(added_biases(fp32).values())
         fp32 = with_corrections(fp32, part, [node.name for node in fp32.graph.node])
-        cpu = initializers(quantize_for_cpu(fp32, part).model)
+        cpu = initializers(for_cpu(fp32, part))
         readers = {node.input[1]: node for node in fp32.graph.node if len(node.input) > 1}
         for name, values in part.corrected.items():
             corrected += 1

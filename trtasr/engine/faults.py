@@ -63,7 +63,8 @@ class Session:
         Raises:
             BundleError: the model cannot be run with these inputs. MissingError: there was not enough memory.
         """
-        return self._found("run", names, feeds)
+        with model_errors(self._name):
+            return list(self._session.run(names, dict(feeds)))
 
     def run_with_ort_values(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """Outputs by name, inputs and outputs as values of ONNX Runtime.
@@ -71,8 +72,5 @@ class Session:
         Raises:
             BundleError: as `run`. MissingError: likewise.
         """
-        return self._found("run_with_ort_values", names, feeds)
-
-    def _found(self, method: str, names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
         with model_errors(self._name):
-            return list(getattr(self._session, method)(names, dict(feeds)))
+            return list(self._session.run_with_ort_values(names, dict(feeds)))

@@ -1,7 +1,7 @@
 """INT8 graph for ONNX Runtime on the CPU: integer convolutions and linear layers on 8-bit codes, channels last."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,10 +9,9 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from trtasr.graph.cpu_rules import before_gelu, floating_depthwise, framewise, integer_form
+from trtasr.graph.cpu_rules import framewise
 from trtasr.graph.edit import constants, consumers, producers, rebuilt, scale_of, tensor, weight_scales_of
 from trtasr.graph.pointwise import is_pointwise
-from trtasr.graph.qdq import QdqResult, Rule, decide
 from trtasr.graph.tensors import attribute, data_path
 from trtasr.quant.scales import quantize_weight
 from trtasr.values import FloatArray, ScaleTable, TensorScale
@@ -24,9 +23,7 @@ TO_ROWS = {3: SWAP, 4: [0, 2, 3, 1]}  # by rank: channels last
 TO_COLUMNS = {3: SWAP, 4: [0, 3, 1, 2]}
 
 
-def quantize_for_cpu(
-    model: onnx.ModelProto, table: ScaleTable, rules: Sequence[Rule] = (), exclude: Sequence[str] = ()
-) -> QdqResult:
+def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, int8: Collection[str]) -> onnx.ModelProto:
     """Lower an FP32 graph to integer operators of ONNX Runtime.
 
         x -> Mul(mask) -> Conv(W, b) -> Relu -> Mul(mask) -> Conv ...
@@ -45,8 +42,6 @@ def quantize_for_cpu(
       graph's layout.
     - A linear layer reads uint8 codes and gives float32, bias included (MatMulIntegerToFloat); layers with the same
       input share its codes.
-    - A depthwise convolution whose result goes on in floating point (Conformer's, before Swish) stays there, by the
-      rule ``swish``: its codes would be converted back at once. Likewise a convolution before GELU, rule ``gelu``.
     - A bias is int32 with scale (input scale x weight scale). Where it would not fit, in a channel whose weights vanish
       beside its bias, the channel's weight scale is raised until it does.
 
@@ -56,20 +51,15 @@ def quantize_for_cpu(
     Args:
         model: FP32 graph of opset >= 18; not changed.
         table: scales of the tensors that convolutions read, and of the weights.
-        rules: asked about each site behind those above; what they name stays float too.
-        exclude: fnmatch patterns of node names that stay float.
+        int8: names of the weighted nodes that are lowered; those that `trtasr.graph.cpu_rules` allows.
 
     Returns:
-        the graph (it needs ONNX Runtime: domain com.microsoft) and one decision per weighted node, in graph order.
+        the graph; it needs ONNX Runtime (domain com.microsoft).
 
     Raises:
-        RecipeError: an exclude pattern that matches no weighted node.
         UsageError: a scale is missing, not positive or not finite.
     """
-    swish, gelu = floating_depthwise(model), before_gelu(model)
-    ours = (integer_form, lambda site: "swish" if site.node in swish else "gelu" if site.node in gelu else None)
-    decisions = decide(model, (*ours, *rules), exclude)
-    return QdqResult(Lowering(model, table, {item.node for item in decisions if item.quantized}).run(), decisions)
+    return Lowering(model, table, int8).run()
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ class Forms:
 class Lowering:
     """Walks the FP32 graph once and collects the nodes of the lowered graph."""
 
-    def __init__(self, model: onnx.ModelProto, table: ScaleTable, quantized: set[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, table: ScaleTable, quantized: Collection[str]) -> None:
         self.model, self.table, self.quantized = model, table, quantized
         self.weights, self.readers, self.made_by = constants(model), consumers(model), producers(model)
         self.on_path = set(data_path(model))

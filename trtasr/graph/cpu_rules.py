@@ -4,8 +4,19 @@ import onnx
 from onnx import NodeProto
 
 from trtasr.graph.edit import consumers
+from trtasr.graph.qdq import Rule
 from trtasr.graph.tensors import attribute
 from trtasr.values import Site
+
+
+def cpu_rules(model: onnx.ModelProto) -> tuple[Rule, ...]:
+    """What keeps a site of this graph out of INT8 on the CPU.
+
+    Rule ``swish``: a depthwise convolution whose result goes on in floating point (Conformer's, before Swish), as its
+    codes would be converted back at once. Rule ``gelu``: likewise a convolution before GELU.
+    """
+    swish, gelu = floating_depthwise(model), before_gelu(model)
+    return integer_form, lambda site: "swish" if site.node in swish else "gelu" if site.node in gelu else None
 
 
 def integer_form(site: Site) -> str | None:

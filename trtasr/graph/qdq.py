@@ -1,8 +1,7 @@
 """Insert QuantizeLinear / DequantizeLinear pairs around the nodes that shall run in INT8."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -20,21 +19,9 @@ from trtasr.values import Decision, ScaleTable, Site
 Rule = Callable[[Site], str | None]  # the name of a rule that keeps a site in floating point
 
 
-@dataclass(frozen=True)
-class QdqResult:
-    """A graph with Q/DQ nodes, and why each weighted node was quantized or left alone."""
-
-    model: onnx.ModelProto
-    decisions: tuple[Decision, ...]
-
-
 def insert_qdq(
-    model: onnx.ModelProto,
-    table: ScaleTable,
-    rules: Sequence[Rule],
-    exclude: Sequence[str] = (),
-    formats: Mapping[str, Codes] | None = None,
-) -> QdqResult:
+    model: onnx.ModelProto, table: ScaleTable, int8: Collection[str], formats: Mapping[str, Codes] | None = None
+) -> onnx.ModelProto:
     """Explicit quantization by TensorRT's placement rules: inputs and weights of weighted nodes, never their outputs.
 
         x ---------> Conv(W, b) -> y
@@ -48,26 +35,19 @@ def insert_qdq(
     Args:
         model: FP32 graph; not changed.
         table: scales for every tensor and weight that is quantized.
-        rules: asked in order about each site; the first name returned keeps the site out of INT8.
-        exclude: fnmatch patterns of node names that stay float.
+        int8: names of the weighted nodes that are quantized.
         formats: tensor -> uint8 codes instead, for the comparison with integer-only inference.
 
-    Returns:
-        the graph and one decision per Conv, MatMul and Gemm node, in graph order.
-
     Raises:
-        RecipeError: an exclude pattern that matches no weighted node.
         UsageError: a scale is missing, not positive or not finite.
     """
-    decisions = decide(model, rules, exclude)
-    quantized = {decision.node for decision in decisions if decision.quantized}
     weights = constants(model)
     nodes: list[NodeProto] = []
     added: dict[str, TensorProto] = {}
     done: set[str] = set()
     for original in model.graph.node:
         node = copy.deepcopy(original)
-        if node.name in quantized:
+        if node.name in int8:
             for index, name in enumerate(node.input[:2]):
                 if name not in done:
                     weight = index == 1
@@ -77,14 +57,19 @@ def insert_qdq(
                     done.add(name)
                 node.input[index] = f"{name}_dequantized"
         nodes.append(node)
-    return QdqResult(rebuilt(model, nodes, [*weights.values(), *added.values()]), decisions)
+    return rebuilt(model, nodes, [*weights.values(), *added.values()])
 
 
 def decide(model: onnx.ModelProto, rules: Sequence[Rule], exclude: Sequence[str] = ()) -> tuple[Decision, ...]:
-    """Decide each Conv, MatMul and Gemm node.
+    """Decide each Conv, MatMul and Gemm node, in graph order.
 
     The rule names that are not a target's: ``int8`` (quantized), ``exclude`` (a pattern of the recipe), ``activations``
     (both operands are computed, so there is no weight).
+
+    Args:
+        model: FP32 graph.
+        rules: asked in order about each site; the first name returned keeps the site out of INT8.
+        exclude: fnmatch patterns of node names that stay float.
 
     Raises:
         RecipeError: an exclude pattern that matches no weighted node.
@@ -97,6 +82,11 @@ def decide(model: onnx.ModelProto, rules: Sequence[Rule], exclude: Sequence[str]
         rule = skip_rule(node, described.get(node.name), rules, exclude)
         decisions.append(Decision(node.name, node.op_type, rule is None, rule or "int8"))
     return tuple(decisions)
+
+
+def int8_nodes(decisions: Iterable[Decision]) -> tuple[str, ...]:
+    """Names of the nodes that read INT8 operands."""
+    return tuple(decision.node for decision in decisions if decision.quantized)
 
 
 def skip_rule(node: NodeProto, site: Site | None, rules: Sequence[Rule], exclude: Sequence[str]) -> str | None:

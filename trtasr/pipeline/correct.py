@@ -18,7 +18,7 @@ from trtasr.bench.agreement import output_sqnr
 from trtasr.engine.walk import Replaced, Streams, Visited, walk
 from trtasr.errors import UsageError
 from trtasr.graph.edit import consumers
-from trtasr.graph.qdq import decide
+from trtasr.graph.qdq import decide, int8_nodes
 from trtasr.graph.tensors import activation_tensors, attribute, output_axis
 from trtasr.quant.gptq import gptq_codes
 from trtasr.quant.propagate import (
@@ -126,7 +126,7 @@ def correct(
 
 def quantized_layers(graph: onnx.ModelProto, settings: Quantization) -> tuple[str, ...]:
     """Names of the nodes that are walked, in graph order."""
-    return tuple(decision.node for decision in decide(graph, RULES, settings.exclude) if decision.quantized)
+    return int8_nodes(decide(graph, RULES, settings.exclude))
 
 
 def scaled_tensors(given: Given, layers: Set[str]) -> set[str]:

@@ -19,7 +19,7 @@ from trtasr.engine.sessions import load_model
 from trtasr.errors import AudioError, BundleError, UsageError
 from trtasr.files.read import Source
 from trtasr.graph.own_part import own_patterns
-from trtasr.graph.qdq import decide
+from trtasr.graph.qdq import decide, int8_nodes
 from trtasr.graph.traffic import layer_traffic
 from trtasr.network.network import accepted
 from trtasr.pipeline.measure import Subject, measure_rows, rows_of, transcriber
@@ -91,7 +91,7 @@ def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
         excludes = own_patterns(opened.recipe.quantization.exclude, graphs)
         for model, exclude, (positions, runs) in zip(graphs, excludes, steps, strict=True):
             layers += layer_traffic(model, batch, positions, runs)
-            int8 |= {decision.node for decision in decide(model, T4.rules, exclude) if decision.quantized}
+            int8.update(int8_nodes(decide(model, T4.rules, exclude)))
     tokens = steps[-1][1] if network.unit == "tokens" else 0
     return roofline(layers, int8, batch, seconds, tokens)
 

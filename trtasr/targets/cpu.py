@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU: every layer with an integer form is INT8 (`graph.cpu_qdq`), with unsigned activations."""
 
 from trtasr.graph.cpu_qdq import quantize_for_cpu
+from trtasr.graph.cpu_rules import cpu_rules
 from trtasr.targets.rules import REASONS
 from trtasr.targets.target import Target
 
@@ -9,6 +10,7 @@ CPU = Target(
     label="int8 cpu",
     graph="cpu/{}.int8.onnx".format,
     quantize=quantize_for_cpu,
+    graph_rules=cpu_rules,
     layered=False,
     reasons=REASONS
     | {

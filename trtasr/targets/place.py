@@ -13,7 +13,7 @@ from trtasr.graph.check import write_checked
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.lint import HEADROOM, large_activations
 from trtasr.graph.passes import pass_name, passed
-from trtasr.graph.qdq import decide
+from trtasr.graph.qdq import decide, int8_nodes
 from trtasr.targets.target import Target
 from trtasr.values import Decision, ScaleTable
 
@@ -37,7 +37,7 @@ class Placed:
     @property
     def int8(self) -> set[str]:
         """Names of the nodes that read INT8 operands."""
-        return {decision.node for decision in self.decisions if decision.quantized}
+        return set(int8_nodes(self.decisions))
 
 
 def place(centered: onnx.ModelProto, table: ScaleTable, target: Target, patterns: Sequence[str]) -> Placed:
@@ -54,10 +54,10 @@ def place(centered: onnx.ModelProto, table: ScaleTable, target: Target, patterns
     """
     if target.quantize is None:
         return Placed(centered, centered, ())
-    int8 = {item.node for item in decide(centered, target.rules, patterns) if item.quantized}
+    decisions = decide(centered, (*target.graph_rules(centered), *target.rules), patterns)
+    int8 = set(int8_nodes(decisions))
     fp32 = give_back_quantized(with_corrections(centered, table, int8), table, int8)
-    quantized = target.quantize(fp32, table, target.rules, patterns)
-    return Placed(fp32, quantized.model, quantized.decisions)
+    return Placed(fp32, target.quantize(fp32, table, int8), decisions)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Lowered:
     @property
     def int8(self) -> tuple[str, ...]:
         """Names of the nodes that read INT8 operands."""
-        return tuple(decision.node for decision in self.decisions if decision.quantized)
+        return int8_nodes(self.decisions)
 
 
 def lower(
@@ -100,27 +100,21 @@ def lower(
     Raises:
         RecipeError: an exclude pattern that matches no node.
     """
-    freed, part = freed or {}, source.name.partition(".")[0]
+    freed, folder, part = freed or {}, source.parent, source.name.partition(".")[0]
     placed = place(onnx.load(source), table, target, [*exclude, *map(glob.escape, freed)])
-    graph, model = written(placed, target, source.parent, part)
+    graph = folder / target.graph(part)
+    if target.plan:
+        if target.quantize:
+            write_checked(placed.model, graph)
+        graph = (folder / target.plan(part)).with_suffix(".lowered.onnx")
+    maker = pass_name(target.quantize) if target.quantize and target.explicit else ""
+    given = placed.model if target.explicit else placed.fp32
+    model = passed(given, target.passes, f"{target.name}.{part}", maker)
+    write_checked(model, graph)
     subnormal, overflowing = target.lint(model, placed.fp32, table, placed.int8) if target.lint else ((), ())
     if target.lint:
         report_lint(subnormal, overflowing, large_activations(table))
     return Lowered(graph, renamed(placed.decisions, freed), tuple(subnormal), tuple(overflowing))
-
-
-def written(placed: Placed, target: Target, folder: Path, part: str) -> tuple[Path, onnx.ModelProto]:
-    """Write a part's quantized graph, and what the passes make of it for the builder: where that lies, and itself."""
-    file = folder / target.graph(part)
-    if target.plan:
-        if target.quantize:
-            write_checked(placed.model, file)
-        file = (folder / target.plan(part)).with_suffix(".lowered.onnx")
-    source = placed.model if target.explicit else placed.fp32
-    maker = pass_name(target.quantize) if target.quantize and target.explicit else ""
-    model = passed(source, target.passes, f"{target.name}.{part}", maker)
-    write_checked(model, file)
-    return file, model
 
 
 def renamed(decisions: Sequence[Decision], freed: Mapping[str, str]) -> tuple[Decision, ...]:

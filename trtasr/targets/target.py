@@ -1,6 +1,6 @@
 """What a target is: a place to run engines, and everything that is particular about it."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import onnx
 from trtasr.engine.build_tensorrt import Host
 from trtasr.engine.profile import Shapes
 from trtasr.graph.passes import Pass
-from trtasr.graph.qdq import QdqResult, Rule
+from trtasr.graph.qdq import Rule
 from trtasr.recipe import EngineShapes
 from trtasr.results import Built
 from trtasr.targets.rules import REASONS
@@ -43,7 +43,7 @@ class Order:
 
 
 Name = Callable[[str], str]
-Quantize = Callable[[onnx.ModelProto, ScaleTable, Sequence[Rule], Sequence[str]], QdqResult]
+Quantize = Callable[[onnx.ModelProto, ScaleTable, Collection[str]], onnx.ModelProto]
 Lint = Callable[[onnx.ModelProto, onnx.ModelProto, ScaleTable, Set[str]], tuple[list[str], list[str]]]
 Build = Callable[[Order], Built]
 
@@ -70,9 +70,10 @@ class Target:
         name: as in recipes and bundles.
         label: of its row in tables.
         graph: name of a part -> file of its quantized graph, relative to the bundle; ONNX Runtime can run it.
-        quantize: FP32 graph with corrected weights, table, rules and patterns of nodes that stay float -> quantized
-            graph; None: a baseline, in which nothing is INT8.
+        quantize: FP32 graph with corrected weights, table and names of the INT8 nodes -> quantized graph; None: a
+            baseline, in which nothing is INT8.
         rules: asked in order about each site; the first that answers with its name keeps the site out of INT8.
+        graph_rules: graph -> rules that depend on more of it than the site, asked before those.
         reasons: rule -> why, in words.
         passes: from the quantized graph to the one that the builder reads.
         precision: ``int8``; of a baseline ``fp16`` or ``fp32``.
@@ -95,6 +96,7 @@ class Target:
     graph: Name
     quantize: Quantize | None
     rules: tuple[Rule, ...] = ()
+    graph_rules: Callable[[onnx.ModelProto], tuple[Rule, ...]] = lambda _model: ()
     reasons: Mapping[str, str] = field(default_factory=lambda: REASONS)
     passes: tuple[Pass, ...] = ()
     precision: str = "int8"
