@@ -55,9 +55,7 @@ def test_decisions_name_the_rule_and_float_nodes_are_untouched(fp32, table):
     assert rules["/mconv.0/conv/Conv"] == "depthwise"
     assert rules["/decoder/decoder.0/Conv"] == "exclude"
     assert rules["/mconv.1/conv/Conv"] == "int8"
-    kept = {node.name: node for node in insert_qdq(fp32, table, int8_nodes(decisions)).graph.node}[
-        "/decoder/decoder.0/Conv"
-    ]
+    nodes = {node.name: node for node in insert_qdq(fp32, table, int8_nodes(decisions)).graph.node}
     assert nodes["/decoder/decoder.0/Conv"].input[1] == "decoder.0.weight"
 
 
