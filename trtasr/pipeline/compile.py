@@ -11,7 +11,7 @@ from trtasr.files.scratch import scratch
 from trtasr.files.workspace import writable
 from trtasr.network.network import Exported
 from trtasr.pipeline.budget import Trial, within_budget
-from trtasr.pipeline.build import build, build_baselines, materials
+from trtasr.pipeline.build import build, build_baselines, orders
 from trtasr.pipeline.compare import compare_first
 from trtasr.pipeline.controls import run_controls
 from trtasr.pipeline.export import centered, export
@@ -75,10 +75,10 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         parity = prove_parity(graphs) if table.offsets else parity
         integer = integer_only(graphs, table)
         left = left_in_float(job, graphs, table, features)
-        given = materials(graphs, table, recipe, job.host, features)
+        given = orders(graphs, table, recipe, job.host, features)
         engines = [build(given, target, left.get(target.name, ())) for target in job.targets]
         baselines = build_baselines(given, job.targets)
-        subject = Subject(folder, job.network, recipe.evaluation, job.profile, given.gpu)
+        subject = Subject(folder, job.network, recipe.evaluation, job.profile, given[0].gpu)
         measured = measure(subject, (*engines, *baselines), job.utterances)
         comparison = compare_first(graphs, engines[0], job.utterances, recipe)
         controls = run_controls(exported, tables, recipe, job.utterances) if options.controls else ()

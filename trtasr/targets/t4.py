@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import onnx
 
-from trtasr.engine.build_tensorrt import Host, TensorrtOptions, build_tensorrt
+from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt
 from trtasr.engine.cache import format_cache
 from trtasr.engine.calibrator import Source, at_opt_shape, cache_header
 from trtasr.graph.halve import fp16_scale_lint, half_caches, halve
@@ -24,41 +25,32 @@ logger = logging.getLogger(__name__)
 ABSENT = "no T4 here"
 
 
-def build(order: Order) -> Built:
-    """A plan of a strongly typed graph, for the GPU that is here."""
-    return built(order, None)
+def build(order: Order, calibrated: bool = False) -> Built:
+    """A plan for the GPU that is here, by the recipe's settings for TensorRT.
 
-
-def build_calibrated(order: Order) -> Built:
-    """A plan of a plain FP32 graph and a calibrator: implicit quantization, of TensorRT 10."""
-    return built(order, calibrator_source(order))
-
-
-def built(order: Order, source: Source | None) -> Built:
-    """A plan by the recipe's settings for TensorRT."""
+    Args:
+        order: what is built: a strongly typed graph.
+        calibrated: a plain FP32 graph instead, and a calibrator: implicit quantization, of TensorRT 10.
+    """
+    assert order.host is not None  # `trtasr.targets.choose.resolve` found it before anything was built
+    source = calibrator_source(order, order.host.tensorrt) if calibrated else None
     cache = Path(order.engine.timing_cache) if order.engine.timing_cache else None
     options = TensorrtOptions(source, order.engine.workspace_mb, cache)
-    return build_tensorrt(order.graph, order.plan, order.shapes, order.macs, options, host_of(order))
+    return build_tensorrt(order.graph, order.plan, order.shapes, order.macs, options, order.host)
 
 
-def calibrator_source(order: Order) -> Source:
-    """The scale table as a cache of the installed TensorRT, or the calibration features at the profile's OPT shape."""
+def calibrator_source(order: Order, version: str) -> Source:
+    """The scale table as a cache of this TensorRT, or the calibration features at the profile's OPT shape."""
     algorithm = order.engine.calibrator
     if algorithm == "table":
         scales = {name: entry.scale for name, entry in order.table.activations.items()}
-        return Source("entropy", cache=format_cache(scales, cache_header(host_of(order).tensorrt, "entropy")))
+        return Source("entropy", cache=format_cache(scales, cache_header(version, "entropy")))
     assert order.features is not None
     batch, _, frames = order.shapes.shapes()["features"][1]
     feeds, dropped = at_opt_shape(order.features, batch, frames)
     if dropped:
         logger.info("calibration: %d utterances do not fill a batch of %d and are left out", dropped, batch)
     return Source(algorithm, feeds)
-
-
-def host_of(order: Order) -> Host:
-    """The GPU host, which `trtasr.targets.choose.resolve` found before anything was built for it."""
-    assert order.host is not None
-    return order.host
 
 
 def fp16_lint(
@@ -115,4 +107,4 @@ T4 = Target(
     absent=ABSENT,
     baselines=(baseline("fp16", (halve, half_caches)), baseline("fp32", ())),
 )
-CALIBRATED = replace(T4, passes=(), lint=None, build=build_calibrated, explicit=False)
+CALIBRATED = replace(T4, passes=(), lint=None, build=partial(build, calibrated=True), explicit=False)

@@ -4,10 +4,7 @@ It has no INT8 convolutions on sm_75, but INT8 matrix products: pointwise convol
 unfolded first. Their kernels scale the accumulator before they round it to FP16, given one scale per weight.
 """
 
-from collections.abc import Set
 from functools import partial
-
-import onnx
 
 from trtasr.engine.build import require_rtx
 from trtasr.graph.gains import channel_gains, gain_lint
@@ -20,7 +17,7 @@ from trtasr.targets.rtx import build
 from trtasr.targets.rules import TURING_REASONS, depthwise, waveform
 from trtasr.targets.t4 import ABSENT
 from trtasr.targets.target import QDQ, Target, elsewhere
-from trtasr.values import ScaleTable, Site
+from trtasr.values import Site
 
 REASONS = TURING_REASONS | {
     "kernel": "TensorRT for RTX has no INT8 convolution on sm_75; over two axes, or too few channels to unfold"
@@ -42,13 +39,6 @@ def kernel(unfolded: int) -> Rule:
     return rule
 
 
-def scaled_lint(
-    graph: onnx.ModelProto, _fp32: onnx.ModelProto, _table: ScaleTable, _int8: Set[str]
-) -> tuple[list[str], list[str]]:
-    """What FP16 could spoil where accumulators are scaled before they are rounded, and their gains come after."""
-    return gain_lint(graph)
-
-
 def t4_rtx(unfold_channels: int) -> Target:
     """The target that unfolds convolutions with at least so many output channels."""
     return Target(
@@ -60,7 +50,7 @@ def t4_rtx(unfold_channels: int) -> Target:
         reasons=REASONS,
         passes=(unfold_convolutions, pointwise_to_matmul, channel_gains, halve, half_caches),
         rest="FP16",
-        lint=scaled_lint,
+        lint=lambda graph, *_: gain_lint(graph),
         require=require_rtx,
         build=partial(build, "sm75"),
         plan="t4-rtx/{}.plan".format,

@@ -20,26 +20,37 @@ QDQ = "{}.qdq.onnx".format
 
 @dataclass(frozen=True)
 class Order:
-    """One part of a network, for a builder.
+    """What one part of every engine is built from.
 
     Attributes:
-        graph: file to read; plan: file to write.
-        shapes: that the plan accepts.
-        macs: FP32 node -> multiply-accumulates per second of audio, for the layer table.
-        table: scales.
+        name: of the part.
+        graph: in FP32, centered, in the bundle's folder; for a builder the file that it reads.
+        nodes: names of all nodes of the FP32 graph, in graph order.
+        macs: node -> multiply-accumulates per second of audio, for the layer table.
+        table: scales; exclude: patterns of the recipe that match a node.
+        shapes: that a plan accepts.
         engine: the recipe's section.
         host: GPU and TensorRT of this machine; None where no target of the recipe needs them.
         features: for a calibrator that takes its own ranges; None elsewhere.
+        plan: file that a builder writes.
     """
 
+    name: str
     graph: Path
-    plan: Path
-    shapes: Shapes
+    nodes: tuple[str, ...]
     macs: Mapping[str, int]
     table: ScaleTable
+    exclude: tuple[str, ...]
+    shapes: Shapes
     engine: EngineShapes
-    host: Host | None = None
-    features: CalibrationSet | None = None
+    host: Host | None
+    features: CalibrationSet | None
+    plan: Path = Path()
+
+    @property
+    def gpu(self) -> str:
+        """Name of this machine's GPU; empty where no target needs one."""
+        return self.host.gpu if self.host else ""
 
 
 Name = Callable[[str], str]
