@@ -54,7 +54,7 @@ def test_one_sample_less_than_the_shortest_gives_no_position():
 
 def test_the_configuration_counts_samples_as_frames():
     config = WaveformConfig(8000)
-    assert (config.features, config.frames_per_second) == (1, 8000)
+    assert (config.rows, config.frames_per_second) == (1, 8000)
     assert isinstance(frontend(config), WaveformFrontend)
     assert frontend_from_json(frontend_json(config)) == config
 

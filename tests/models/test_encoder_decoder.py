@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from trtasr.models.encoder_decoder import MASKED, CachedDecoder, EncoderDecoder, causal_bias, no_past, source_bias
+from trtasr.models.attention import MASKED
+from trtasr.models.encoder_decoder import CachedDecoder, EncoderDecoder, causal_bias, no_past, source_bias
 
 
 def test_valid_positions_of_the_encoder_are_seen_and_padding_is_not():

@@ -56,8 +56,8 @@ def test_a_linear_layer_has_the_bias_that_nobody_else_reads():
 def test_ranks_are_of_each_group():
     scores = {"a1": 5.0, "a2": 7.0, "b1": 1.0, "a3": 6.0, "b2": 0.0}
     assert correcting.group_ranks(scores, lambda name: name[0]) == {"a1": 0, "a2": 1, "a3": 0.5, "b1": 1, "b2": 0}
-    assert correcting.group_ranks(scores) == {"a1": 0.5, "a2": 1, "a3": 0.75, "b1": 0.25, "b2": 0}
-    assert correcting.group_ranks({}) == {}
+    assert correcting.group_ranks(scores, lambda _: "") == {"a1": 0.5, "a2": 1, "a3": 0.75, "b1": 0.25, "b2": 0}
+    assert correcting.group_ranks({}, lambda _: "") == {}
 
 
 def judged_layers(monkeypatch):

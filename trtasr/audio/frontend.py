@@ -1,7 +1,7 @@
 """The front-ends of all families: which configuration belongs to which."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields
 from typing import Any
 
 from trtasr.audio.features import FrontendConfig, MelFrontend
@@ -31,10 +31,7 @@ def frontend(config: Frontend) -> MelFrontend | LogMelFrontend | WaveformFronten
 def frontend_json(config: Frontend) -> dict[str, Any]:
     """A configuration as JSON types, with its kind; without stored buffers, which have a file of their own."""
     kind = next(name for name, known in KINDS.items() if isinstance(config, known))
-    plain = replace(config, stored=None) if isinstance(config, FrontendConfig) else config
-    values = asdict(plain)
-    values.pop("stored", None)
-    return {"kind": kind, **values}
+    return {"kind": kind} | {item.name: getattr(config, item.name) for item in fields(config) if item.name != "stored"}
 
 
 def frontend_from_json(data: Mapping[str, Any]) -> Frontend:

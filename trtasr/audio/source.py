@@ -72,11 +72,6 @@ def counted(mp3: int) -> bool:
     return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
 
 
-def is_standard_input(path: Path) -> bool:
-    """Whether a name stands for standard input."""
-    return str(path) in STANDARD_INPUT
-
-
 def audio_files(given: Iterable[Path]) -> list[Path]:
     """The files to be read: those named, and all audio files below the folders named, sorted; hidden ones not.
 
@@ -134,7 +129,7 @@ def content(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         AudioError: missing, unreadable, a folder, a device or a FIFO.
     """
-    if is_standard_input(path):
+    if str(path) in STANDARD_INPUT:
         with spooled_input() as file:
             yield file
         return

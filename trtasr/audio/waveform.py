@@ -38,11 +38,6 @@ class WaveformConfig:
             )
 
     @property
-    def features(self) -> int:
-        """Rows of the features: one."""
-        return 1
-
-    @property
     def rows(self) -> int:
         """Rows of the feature matrix: one."""
         return 1

@@ -79,19 +79,13 @@ def read_huggingface(path: Path) -> Checkpoint:
             path=path,
         )
         decoding = ignored_in_config(config) if file is None else ignored_decoding(file)
-        warn_of_ignored(
-            path, {CONFIG if file is None else GENERATION: decoding, PREPROCESSOR: ignored_frontend(preprocessor)}
-        )
+        found = {CONFIG if file is None else GENERATION: decoding, PREPROCESSOR: ignored_frontend(preprocessor)}
+        if listed := told(found):
+            logger.warning("%s: decoding is greedy, without timestamps; these settings are not used: %s", path, listed)
         return checkpoint
     except CheckpointError as error:
         named = error.problem.startswith(str(path))
         raise CheckpointError(error.problem if named else f"{path}: {error.problem}", error.repair) from error
-
-
-def warn_of_ignored(path: Path, found: Mapping[str, list[str]]) -> None:
-    """Name the settings of a folder that are not used here, all in one warning; nothing where there are none."""
-    if listed := told(found):
-        logger.warning("%s: decoding is greedy, without timestamps; these settings are not used: %s", path, listed)
 
 
 def where_it_is(path: Path) -> str:

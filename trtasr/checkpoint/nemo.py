@@ -206,15 +206,9 @@ def read_config(content: bytes) -> dict[str, Any]:
     for key in ("preprocessor", "encoder", "decoder"):
         if not isinstance(config[key], dict):
             raise CheckpointError(f"{CONFIG}: {key} is not a mapping", SAVE_AGAIN)
-        config[key] = modern_section(config[key])
+        if "cls" in config[key] and isinstance(config[key].get("params"), dict):  # NeMo before 1.0
+            config[key] = {"_target_": config[key]["cls"], **config[key]["params"]}
     return config
-
-
-def modern_section(section: dict[str, Any]) -> dict[str, Any]:
-    """A section of NeMo before 1.0 (``cls`` and ``params``) in today's form (``_target_`` and flat keys)."""
-    if "cls" in section and isinstance(section.get("params"), dict):
-        return {"_target_": section["cls"], **section["params"]}
-    return section
 
 
 def model_family(config: Mapping[str, Any]) -> str:

@@ -6,14 +6,11 @@ from typing import Any, cast
 
 import yaml
 
-from trtasr.errors import CheckpointError
+from trtasr.errors import CheckpointError, said
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")
 BUDGET = 2**20  # values and characters one section may resolve to: bounds aliases and references that multiply
 EDIT = "correct model_config.yaml: plain values and references such as ${encoder.feat_in}"
-
-
-SHOWN = 160  # characters of the parser's message
 MAX_DEPTH = 64  # of nested values; published configurations have 8
 MAX_EVENTS = 200_000  # of the parser: bounds its time; a vocabulary of 100,000 tokens takes half
 MAX_NUMBER = 64  # characters of a number
@@ -109,7 +106,7 @@ def load_config(content: bytes, name: str) -> dict[str, Any]:
     try:
         root = yaml.load(content, Loader=ConfigLoader)  # noqa: S506 (a subclass of SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{name} is not valid YAML ({first_line(error)})", EDIT) from error
+        raise CheckpointError(f"{name} is not valid YAML ({said(error)})", EDIT) from error
     if not isinstance(root, dict):
         raise CheckpointError(f"{name} is not a mapping", EDIT)
     return root
@@ -191,8 +188,3 @@ class Resolver:
         self.budget -= amount
         if self.budget < 0:
             raise CheckpointError(f"{where}: resolves to more than {BUDGET} values", EDIT)
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error message, which may quote megabytes."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:SHOWN]

@@ -90,7 +90,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"trtasr {__version__}")
     verbs = top.add_subparsers(required=True, metavar="VERB")
     add_compile(verb(verbs, "compile", "checkpoint or recipe -> measured INT8 engine"))
-    add_calibrate(verb(verbs, "calibrate", "make the committed scale table of a recipe anew"))
+    add_model(verb(verbs, "calibrate", "make the committed scale table of a recipe anew"))
     add_bench(verb(verbs, "bench", "measure latency and WER of a bundle"))
     add_compare(verb(verbs, "compare", "compare FP32 and INT8 through Polygraphy"))
     add_inspect(verb(verbs, "inspect", "print the layer table of a bundle's engines"))
@@ -190,11 +190,6 @@ def add_trtexec(sub: argparse.ArgumentParser) -> None:
         dest="export_layers",
         help="write the layer table in trtexec's form",
     )
-
-
-def add_calibrate(sub: argparse.ArgumentParser) -> None:
-    """Flags of ``calibrate``."""
-    add_model(sub)
 
 
 def add_ablation(sub: argparse.ArgumentParser) -> None:

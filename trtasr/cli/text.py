@@ -30,7 +30,7 @@ def compile_text(record: Record, out: Path) -> str:
     lines = [summary_table(record.results)]
     lines += generation_lines(record.results)
     lines += speed_lines(record.results)
-    lines += engine_lines(record)
+    lines += [f"{coverage_line(item.target, item.layers)}; {decision_summary(item)}" for item in record.quantized]
     if record.controls:
         lines += ["", controls_table(record.controls, record.results)]
     lines.append(comparison_text(record.comparison, out))
@@ -40,11 +40,6 @@ def compile_text(record: Record, out: Path) -> str:
     lines += [f"gate missed: {problem}" for problem in record.problems]
     lines.append(final_line(record, out))
     return "\n".join(lines)
-
-
-def engine_lines(record: Record) -> list[str]:
-    """INT8 layers of each target's engine, and what was kept out of INT8."""
-    return [f"{coverage_line(engine.target, engine.layers)}; {decision_summary(engine)}" for engine in record.quantized]
 
 
 def integer_lines(record: Record, out: Path) -> list[str]:

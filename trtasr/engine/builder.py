@@ -65,20 +65,15 @@ def build_network(trt: Trt, logger: Logger, request: NetworkRequest, customize: 
         return Built()
     config = builder.create_builder_config()
     profile = add_profile(trt, builder, config, request.shapes)
-    configure(trt, config, request)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else no layer table is kept
+    if request.workspace_mb:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mb * MIB)
     timing = None if request.timing_cache is None else use_timing_cache(config, request.timing_cache)
     customize(network, config, profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return Built()
     return Built(bytes(memoryview(plan)), b"" if timing is None else bytes(memoryview(timing.serialize())))
-
-
-def configure(trt: Trt, config: BuilderConfig, request: NetworkRequest) -> None:
-    """Verbosity and memory."""
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else no layer table is kept
-    if request.workspace_mb:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mb * MIB)
 
 
 def use_timing_cache(config: BuilderConfig, known: bytes) -> TimingCache:

@@ -33,7 +33,7 @@ NO_GPU = "run on a host with an NVIDIA GPU (docker run --gpus all)"
 DRIVER = "libcuda.so.1"
 NUMBERS = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw", "power.limit", "temperature.gpu")
 STATE_FIELDS = ("name", "driver_version", "pstate", *NUMBERS, "clocks_throttle_reasons.active")
-ABSENT = ("[N/A]", "[Not Supported]", "N/A", "[Unknown Error]", "")
+ABSENT = ("[N/A]", "[Not Supported]", "N/A", "[Unknown Error]", "")  # the card does not tell
 
 log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 2.0  # between two looks at the clocks
@@ -187,16 +187,13 @@ def parse_state(text: str) -> GpuState:
         raise MissingError(f"nvidia-smi: unexpected answer {text[:80]!r}", "update the NVIDIA driver (525 or newer)")
     name, driver, pstate, *numbers, reasons = values
     try:
-        sm, max_sm, memory, power, limit, temperature = (number_of(value) for value in numbers)
+        sm, max_sm, memory, power, limit, temperature = (
+            float("nan") if value in ABSENT else float(value) for value in numbers
+        )
         throttle = 0 if reasons in ABSENT else int(reasons, 0)
     except ValueError as error:
         raise MissingError(f"nvidia-smi: unexpected answer {text[:80]!r}", "update the NVIDIA driver") from error
     return GpuState(name, driver, pstate, sm, max_sm, memory, power, limit, temperature, throttle)
-
-
-def number_of(text: str) -> float:
-    """A figure of nvidia-smi; NaN where the card does not tell."""
-    return float("nan") if text in ABSENT else float(text)
 
 
 @contextmanager

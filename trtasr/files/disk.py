@@ -109,11 +109,16 @@ def fullest(places: list[Path]) -> Path:
     return min(places, key=free_bytes)
 
 
-def free_bytes(place: Path) -> int:
-    """Free bytes of the file system below a path that may not exist."""
+def existing(place: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
     while not is_there(place) and place != place.parent:
         place = place.parent
-    return shutil.disk_usage(place).free
+    return place
+
+
+def free_bytes(place: Path) -> int:
+    """Free bytes of the file system below a path that may not exist."""
+    return shutil.disk_usage(existing(place)).free
 
 
 def room(place: Path, need: int) -> str:
@@ -121,7 +126,8 @@ def room(place: Path, need: int) -> str:
     free = f"{free_bytes(place) / MB:.3g} MB are free"
     if need:
         return f"a file needs {need / MB:.3g} MB, {free}"
-    held = sum(size(folder) for folder in living if same_disk(folder, place))
+    disk = existing(place).stat().st_dev
+    held = sum(size(folder) for folder in living if folder.exists() and folder.stat().st_dev == disk)
     return f"this run needs more than the {held / MB:.3g} MB it has written, {free}"
 
 
@@ -132,10 +138,3 @@ def size(folder: Path) -> int:
         with suppress(OSError):  # removed while we look
             total += path.lstat().st_size
     return total
-
-
-def same_disk(folder: Path, place: Path) -> bool:
-    """True when both are on one file system."""
-    while not is_there(place) and place != place.parent:
-        place = place.parent
-    return folder.exists() and folder.stat().st_dev == place.stat().st_dev

@@ -179,17 +179,13 @@ def abandoned(mark: Path) -> bool:
 
 def settle(folder: Path) -> None:
     """Finish what was begun: files that were ready go on, a folder that stepped aside comes back."""
-    for file in ready_files(folder):
-        file.replace(folder.parent / file.name)
+    for file in listed(folder / READY):
+        if file.is_file() and not file.is_symlink():
+            file.replace(folder.parent / file.name)
     for old in listed(folder / OLD):
         if not os.path.lexists(folder.parent / old.name):
             old.rename(folder.parent / old.name)
             logger.warning("%s: brought back, as it could not be replaced to the end", folder.parent / old.name)
-
-
-def ready_files(folder: Path) -> list[Path]:
-    """Files that only wait for their rename."""
-    return [path for path in listed(folder / READY) if path.is_file() and not path.is_symlink()]
 
 
 def listed(folder: Path) -> list[Path]:

@@ -38,8 +38,8 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
     half_nodes = nodes_in_half(model)
     computed = [node for node in model.graph.node if node.name in half_nodes]
     half_tensors = {name for node in computed if node.op_type not in INTEGER_RESULTS for name in node.output}
-    types = float_tensors(model)
     weights = constants(model)
+    floats = float_tensors(model).difference(weights)
     scales = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     nodes: list[NodeProto] = []
     added: dict[str, TensorProto] = {}
@@ -52,7 +52,7 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
                 node.input[index] = f"{name}_fp16"
                 if f"{name}_fp16" not in added:
                     added[f"{name}_fp16"] = half_tensor(weights[name], name in scales)
-            elif name not in weights and needs_cast(node, name, is_half, half_tensors, types):
+            elif name in floats and node.op_type != "Shape" and is_half != (name in half_tensors):
                 target = TensorProto.FLOAT16 if is_half else TensorProto.FLOAT
                 node.input[index] = f"{name}_fp16" if is_half else f"{name}_fp32"
                 if node.input[index] not in casts:
@@ -133,13 +133,6 @@ def float_tensors(model: onnx.ModelProto) -> set[str]:
         for value in [*inferred.input, *inferred.value_info, *inferred.output]
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
-
-
-def needs_cast(node: NodeProto, name: str, is_half: bool, half_tensors: set[str], floats: set[str]) -> bool:
-    """Whether a node reads a tensor of the other precision."""
-    if node.op_type == "Shape" or name not in floats:
-        return False
-    return is_half != (name in half_tensors)
 
 
 def half_tensor(full: TensorProto, is_scale: bool) -> TensorProto:

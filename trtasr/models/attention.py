@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-MASKED = -10000.0  # NeMo's INF_VAL; fits FP16
+MASKED = -10000.0  # added to scores of keys that are not to be seen, as NeMo's INF_VAL; fits FP16
 
 
 class RelPositionMultiHeadAttention(nn.Module):

@@ -6,9 +6,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from trtasr.models.attention import MASKED, attention_bias
 from trtasr.models.layers import length_mask
-
-MASKED = -10000.0  # added to scores of keys that are not to be seen; fits FP16
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -91,7 +90,7 @@ def no_past(cross: Sequence[KeyValue]) -> list[KeyValue]:
 
 def source_bias(positions: Tensor, total: int | Tensor) -> Tensor:
     """0 for valid encoder positions, `MASKED` for the others: int64 [B] -> float32 [B, 1, 1, T']."""
-    return ((1.0 - length_mask(positions, total)) * MASKED)[:, None]
+    return attention_bias(length_mask(positions, total))
 
 
 def causal_bias(places: Tensor, total: int | Tensor) -> Tensor:

@@ -23,6 +23,7 @@ FAMILIES: Mapping[str, Callable[[Section], nn.Module]] = {
     "whisper": Whisper,
     "moonshine": Moonshine,
 }
+# all others a cast would change silently: complex numbers, those of eight bits, integers
 REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 COUNTER = "num_batches_tracked"  # of a batch norm: without effect outside of training, and missing after conversions
 LISTED, LONGEST_NAME = 8, 160
@@ -116,7 +117,8 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
     }
     if any(problems.values()):
         raise CheckpointError("weights do not fit the configuration; " + listing(problems), REPAIR)
-    kinds = {"not of real numbers": [name for name in common if unusable(given[name], expected[name].dtype)]}
+    weights = [name for name in common if expected[name].dtype.is_floating_point]
+    kinds = {"not of real numbers": [name for name in weights if given[name].dtype not in REAL]}
     if any(kinds.values()):
         raise CheckpointError("weights do not fit the configuration; " + listing(kinds), REPAIR)
     broken = {
@@ -125,11 +127,6 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
     }
     if any(broken.values()):
         raise CheckpointError("weights are damaged; " + listing(broken), "use a checkpoint that trained to the end")
-
-
-def unusable(tensor: Tensor, wanted: torch.dtype) -> bool:
-    """True for numbers that a cast would change silently: complex, of eight bits, integers for a weight."""
-    return wanted.is_floating_point and tensor.dtype not in REAL
 
 
 def listing(problems: Mapping[str, list[str]]) -> str:

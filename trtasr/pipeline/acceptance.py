@@ -21,7 +21,7 @@ from trtasr.pipeline.job import Options
 from trtasr.pipeline.record import bench_json, record_json, versions
 from trtasr.recipe import EngineShapes, Recipe
 from trtasr.report.table import align, measure_of
-from trtasr.results import LayerRow, Record, plain
+from trtasr.results import Record, plain
 from trtasr.targets import T4
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,8 @@ def accept(recipe: Recipe, out: Path, calib: Path) -> tuple[Path, str, bool]:
     writable(out)
     outcomes: list[Outcome] = []
     for name, changes in VARIANTS.items():
-        outcomes.append(attempt(name, changed_recipe(recipe, changes), out, calib))
+        engine: EngineShapes = replace(recipe.engine, target=T4.name, **changes)
+        outcomes.append(attempt(name, replace(recipe, engine=engine), out, calib))
         write_json(out / RESULT, result_json(host, recipe, outcomes))  # a later crash of the GPU loses nothing
     first = outcomes[0].record
     return out / RESULT, outcome_table(outcomes), first is not None and not first.problems
@@ -96,12 +97,6 @@ def keep_other_findings(recipe: Recipe, out: Path) -> None:
     other = f"choose another folder (-o FOLDER); -o {out} replaces it"
     if is_there(file) and Source(file, UsageError, other).json(Found).model != recipe.name:
         raise UsageError(f"{file}: holds the findings of another model", other)
-
-
-def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe for target `t4` with a variant's settings."""
-    engine: EngineShapes = replace(recipe.engine, target="t4", **changes)
-    return replace(recipe, engine=engine)
 
 
 def attempt(name: str, recipe: Recipe, out: Path, calib: Path) -> Outcome:
@@ -158,14 +153,15 @@ def outcome_table(outcomes: list[Outcome]) -> str:
         if outcome.record is None:
             rows.append([outcome.name, "-", "-", "-", "-", "-", "-", f"failed: {outcome.error.splitlines()[0]}"])
             continue
+        weighted = [layer for layer in outcome.record.engines[0].layers if layer.macs]
         rows.append(
             [
                 outcome.name,
                 *wer_cells(outcome.record),
-                int8_cell(outcome.record.engines[0].layers),
+                f"{sum(layer.int8 for layer in weighted)} of {len(weighted)}",
                 ratio_cell(outcome.record, "fp16"),
                 ratio_cell(outcome.record, "fp32"),
-                lowest_cell(outcome),
+                f"{min(outcome.layer_sqnr.values()):.1f}" if outcome.layer_sqnr else "-",
                 "; ".join((*outcome.record.problems, *outcome.error.splitlines()[:1])),
             ]
         )
@@ -180,18 +176,7 @@ def wer_cells(record: Record) -> list[str]:
     return [f"{wers[T4.name]:.2f}", f"{wers[T4.name] - wers['fp32']:+.2f}"]
 
 
-def int8_cell(layers: tuple[LayerRow, ...]) -> str:
-    """INT8 layers of those with weights."""
-    weighted = [layer for layer in layers if layer.macs]
-    return f"{sum(layer.int8 for layer in weighted)} of {len(weighted)}"
-
-
 def ratio_cell(record: Record, over: str) -> str:
     """Geometric mean over all shapes of how many times INT8 is faster."""
     ratios = speedups(record.results, over)
     return f"{mean_ratio(ratios):.2f}" if ratios else "-"
-
-
-def lowest_cell(outcome: Outcome) -> str:
-    """Lowest SQNR of a layer's output."""
-    return f"{min(outcome.layer_sqnr.values()):.1f}" if outcome.layer_sqnr else "-"

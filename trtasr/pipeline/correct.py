@@ -147,12 +147,7 @@ def vulnerabilities(graph: onnx.ModelProto, settings: Quantization) -> dict[str,
     }
 
 
-def one_group(_layer: str) -> str:
-    """All layers belong together."""
-    return ""
-
-
-def group_ranks(scores: Mapping[str, float], group: Callable[[str], str] = one_group) -> dict[str, float]:
+def group_ranks(scores: Mapping[str, float], group: Callable[[str], str]) -> dict[str, float]:
     """Rank of every layer's score, 0..1, among the layers of its group.
 
     Args:

@@ -137,15 +137,12 @@ def wired(checkpoint: Checkpoint) -> tuple[Network, Original]:
     Raises:
         CheckpointError: configuration and weights do not fit; names the file.
     """
-    network = network_of(described_by(checkpoint))
-    return network, original_of(model_of(checkpoint), network)
-
-
-def described_by(checkpoint: Checkpoint) -> Described:
-    """What a checkpoint says about its network."""
-    return Described(
-        checkpoint.family, checkpoint.frontend, checkpoint.tokenizer, checkpoint.generation, checkpoint.most_frames
+    network = network_of(
+        Described(
+            checkpoint.family, checkpoint.frontend, checkpoint.tokenizer, checkpoint.generation, checkpoint.most_frames
+        )
     )
+    return network, original_of(model_of(checkpoint), network)
 
 
 def refuse(job: Job) -> None:
