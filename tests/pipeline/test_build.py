@@ -18,7 +18,7 @@ from trtasr.errors import BuildError, NoKernelError, RecipeError
 from trtasr.graph.halve import halve
 from trtasr.models.jasper import JasperCtc
 from trtasr.pipeline import build as building
-from trtasr.pipeline.build import build, build_baselines, materials
+from trtasr.pipeline.build import build, build_baselines, orders
 from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Quantization, Recipe
 from trtasr.results import Built
@@ -51,9 +51,14 @@ def pair(tmp_path_factory):
     return graphs, make_table(graphs, tiny_features(), RECIPE.quantization, {})
 
 
-def from_pair(pair, recipe=RECIPE, **changes):
+def from_pair(pair, recipe=RECIPE):
     graphs, table = pair
-    return replace(materials(graphs, table, recipe, None, no_features), **changes)
+    return orders(graphs, table, recipe, None, no_features)
+
+
+def folder_of(given):
+    """Of the bundle."""
+    return given[0].graph.parent
 
 
 def no_features(method):
@@ -64,7 +69,7 @@ def test_the_parts_of_a_network_are_one_engine(pair):
     given = from_pair(pair)
     engine = build(given, CPU)
     names = [f"cpu/{half}.int8.onnx" for half in ("encoder", "decoder")]
-    sizes = [(given.folder / name).stat().st_size for name in names]
+    sizes = [(folder_of(given) / name).stat().st_size for name in names]
     assert [(part.path, part.size_bytes) for part in engine.parts] == list(zip(names, sizes, strict=True))
     assert engine.graphs == engine.paths == engine.measured == tuple(names)
     assert engine.size_bytes == sum(sizes)
@@ -80,9 +85,9 @@ def test_the_parts_of_a_network_are_one_engine(pair):
 def test_each_part_has_its_own_shapes_scales_and_patterns(pair):
     patterns = ("/encoder/conv*", "/encoder/layers.0/*", "*/encoder_attn/*", "/decoder/MatMul")
     given = from_pair(pair, replace(RECIPE, quantization=Quantization(exclude=patterns)))
-    encoder, decoder = given.parts
+    encoder, decoder = given
     assert (encoder.exclude, decoder.exclude) == (patterns[:3], patterns[2:])
-    for part in given.parts:
+    for part in given:
         inputs = [value.name for value in onnx.load(part.graph).graph.input]
         assert sorted(part.shapes.shapes()) == sorted(inputs)
     assert encoder.macs["/encoder/layers.0/fc1/MatMul"] == 32 * 64 * 20  # positions per second
@@ -121,7 +126,10 @@ def test_lint_of_every_part_is_kept_and_an_absent_target_has_a_stand_in(pair):
     assert engine.paths == ("t4/encoder.plan", "t4/decoder.plan")
     assert engine.measured == engine.graphs == ("encoder.qdq.onnx", "decoder.qdq.onnx")
     assert (engine.stand_in, engine.absent) == ("Q/DQ graph, ONNX Runtime", "no T4 here")
-    assert sorted(path.name for path in (from_pair(pair).folder / "t4").iterdir()) == ["decoder.plan", "encoder.plan"]
+    assert sorted(path.name for path in (folder_of(from_pair(pair)) / "t4").iterdir()) == [
+        "decoder.plan",
+        "encoder.plan",
+    ]
 
 
 def test_a_baseline_is_built_whole_or_not_at_all(pair, caplog):
@@ -138,7 +146,7 @@ def test_a_baseline_is_built_whole_or_not_at_all(pair, caplog):
     assert (found.target, found.precision, found.size_bytes) == ("t4-fp32", "fp32", 8)
     assert (found.graphs, found.decisions) == ((), ())
     assert "no FP16 baseline: no room" in caplog.text
-    held = sorted(path.name for path in (given.folder / "t4").glob("*fp*"))
+    held = sorted(path.name for path in (folder_of(given) / "t4").glob("*fp*"))
     assert held == ["decoder.fp32.plan", "encoder.fp32.plan"]
 
 
