@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 unexpected (a bug, with traceback), 2 wrong usage, recipe or
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 SHOWN = 160  # characters of a library's message
@@ -92,3 +93,9 @@ def said(error: BaseException) -> str:
 def path_text(path: Path) -> str:
     r"""A file's name in a message; bytes that are not UTF-8 as ``\xff``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def first_few(names: Sequence[str], most: int) -> str:
+    """The first names, and how many there are besides."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f", and {rest} more" if rest > 0 else "")

@@ -74,8 +74,8 @@ def read_audio(
         doubts = [*length_doubts(stream, mono.frames)] if whole else []
     if samples.size == 0:
         raise AudioError(f"{path_text(path)}: empty audio (0 samples)", "leave out this file, or repair its header")
-    if reading.warn:
-        warn(path, [*doubts, *level.doubts(mixes=reading.channel is None)])
+    for doubt in [*doubts, *level.doubts(mixes=reading.channel is None)] if reading.warn else []:
+        logger.warning("%s: %s", path_text(path), doubt)
     return samples
 
 
@@ -162,12 +162,6 @@ def check_header(path: Path, stream: Stream, segment: tuple[float, float | None]
     spans = [span for span in (seconds, duration) if span is not None]
     if refuse and spans:
         refuse(path, min(spans))
-
-
-def warn(path: Path, doubts: Iterable[str]) -> None:
-    """Name a file and what speaks against it."""
-    for doubt in doubts:
-        logger.warning("%s: %s", path_text(path), doubt)
 
 
 def audio_seconds(path: Path) -> float:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trtasr.errors import first_few
+
 PLAIN = re.compile(r"\w{1,60}", re.ASCII)
 LISTED = 12
 # How transformers generates otherwise than greedily without timestamps -> values with which it does not.
@@ -119,10 +121,4 @@ def written(key: str, value: Any) -> str:
 
 def told(found: Mapping[str, Iterable[str]]) -> str:
     """``file: settings; file: settings``, the first dozen of each; empty where there are none."""
-    return "; ".join(f"{file}: {shortened(list(settings))}" for file, settings in found.items() if settings)
-
-
-def shortened(settings: list[str]) -> str:
-    """The first dozen, and how many there are besides."""
-    rest = len(settings) - LISTED
-    return ", ".join(settings[:LISTED]) + (f", and {rest} more" if rest > 0 else "")
+    return "; ".join(f"{file}: {first_few(list(settings), LISTED)}" for file, settings in found.items() if settings)

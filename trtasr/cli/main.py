@@ -7,7 +7,7 @@ Exit codes: 0 ok, 1 unexpected (traceback), 2 wrong usage, recipe or input, 3 qu
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from tqdm import tqdm
@@ -70,16 +70,11 @@ def run(words: Sequence[str]) -> int:
         summary = VERBS[arguments.verb](arguments)
         if arguments.json:
             put(as_json(summary.data))
-        else:
-            put_all([summary.text] if isinstance(summary.text, str) else summary.text)
+            return summary.exit_code
+        for text in [summary.text] if isinstance(summary.text, str) else summary.text:
+            if not put(in_colour(printable(text))):
+                break  # nobody reads any more
         return summary.exit_code
-
-
-def put_all(texts: Iterable[str]) -> None:
-    """Print texts as they come, until nobody reads them any more."""
-    for text in texts:
-        if not put(in_colour(printable(text))):
-            return
 
 
 def prepare(arguments: Namespace) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,21 +171,18 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
 
 
 def write_extras(record: Record, out: Path, arguments: argparse.Namespace) -> None:
-    """Honour trtexec's ``--saveEngine``, ``--exportLayerInfo`` and ``--exportProfile`` for the first engine."""
+    """Honour trtexec's ``--saveEngine``, ``--exportLayerInfo`` and ``--exportProfile`` for the first engine.
+
+    Of several plans each gets the name of its part in front of the suffix.
+    """
     engine = record.engines[0]
-    if arguments.save_engine:
-        write_engine([out / path for path in engine.paths], arguments.save_engine)
+    for path in engine.paths if arguments.save_engine else ():
+        part = f".{Path(path).name.partition('.')[0]}" if len(engine.paths) > 1 else ""
+        copy_file(out / path, arguments.save_engine.with_suffix(part + arguments.save_engine.suffix))
     if arguments.export_layers:
         write_json(arguments.export_layers, trtexec_layers(engine.layers))
     if arguments.export_profile:
         copy_file((out / engine.paths[0]).with_name(PROFILE), arguments.export_profile)
-
-
-def write_engine(files: Sequence[Path], target: Path) -> None:
-    """Copy an engine to a file; several files get the name of their part in front of the suffix."""
-    for file in files:
-        part = f".{file.name.partition('.')[0]}" if len(files) > 1 else ""
-        copy_file(file, target.with_suffix(part + target.suffix))
 
 
 def calibrate_verb(arguments: argparse.Namespace) -> Summary:

@@ -215,11 +215,7 @@ class ConformerEncoder(nn.Module):
 
 
 class ConformerCtc(CtcNetwork):
-    """Conformer with a CTC head.
-
-    Args:
-        encoder: NeMo's ``encoder`` section.
-        decoder: NeMo's ``decoder`` section.
+    """Conformer with a CTC head, by NeMo's ``encoder`` and ``decoder`` sections.
 
     Raises:
         CheckpointError: a section this network cannot honour; names the key.

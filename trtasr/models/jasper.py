@@ -135,8 +135,12 @@ class JasperBlock(nn.Module):
         self.res: nn.ModuleList | None = None
         if config["residual"]:
             stride = first(config["stride"]) if config.get("residual_mode") == "stride_add" else 1
-            branches = [residual_branch((pane, filters, 1), stride, masked) for pane in (panes or [channels])]
-            self.res = nn.ModuleList(branches)
+            self.res = nn.ModuleList(
+                nn.ModuleList(
+                    [MaskedConv1d((pane, filters, 1), stride, masked=masked), nn.BatchNorm1d(filters, BATCHNORM_EPS)]
+                )
+                for pane in (panes or [channels])
+            )
 
     def forward(self, inputs: list[Tensor], lengths: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """Run one block.
@@ -181,11 +185,6 @@ def conv_bn(channels: int, config: Mapping[str, Any], stride: int, masked: bool)
         depthwise = MaskedConv1d((channels, channels, kernel), stride, dilation, padding, channels, masked)
         return [depthwise, MaskedConv1d((channels, filters, 1), masked=masked), norm]
     return [MaskedConv1d((channels, filters, kernel), stride, dilation, padding, masked=masked), norm]
-
-
-def residual_branch(shape: tuple[int, int, int], stride: int, masked: bool) -> nn.ModuleList:
-    """Pointwise convolution and batch norm of one residual branch."""
-    return nn.ModuleList([MaskedConv1d(shape, stride, masked=masked), nn.BatchNorm1d(shape[1], eps=BATCHNORM_EPS)])
 
 
 def kernel_size(config: Mapping[str, Any]) -> int:
@@ -240,11 +239,7 @@ class ConvASREncoder(nn.Module):
 
 
 class JasperCtc(CtcNetwork):
-    """QuartzNet or Jasper with a CTC head.
-
-    Args:
-        encoder: NeMo's ``encoder`` section.
-        decoder: NeMo's ``decoder`` section.
+    """QuartzNet or Jasper with a CTC head, by NeMo's ``encoder`` and ``decoder`` sections.
 
     Raises:
         CheckpointError: a section this network cannot honour; names the key.

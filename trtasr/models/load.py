@@ -1,12 +1,12 @@
 """State dict -> evaluated torch module, with every mismatch named."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trtasr.errors import CheckpointError
+from trtasr.errors import CheckpointError, first_few
 from trtasr.files.scratch import scratch
 from trtasr.models.conformer import ConformerCtc
 from trtasr.models.decoder import CtcNetwork
@@ -131,11 +131,9 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
 
 def listing(problems: Mapping[str, list[str]]) -> str:
     """``kind (count): first names, and n more`` for each kind that has names."""
-    return "; ".join(f"{kind} ({len(names)}): {shortened(names)}" for kind, names in problems.items() if names)
-
-
-def shortened(names: Iterable[str]) -> str:
-    """The first few names and how many there are besides."""
-    listed = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in names]
-    rest = len(listed) - LISTED
-    return ", ".join(listed[:LISTED]) + (f", and {rest} more" if rest > 0 else "")
+    short = {
+        kind: [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in names]
+        for kind, names in problems.items()
+        if names
+    }
+    return "; ".join(f"{kind} ({len(names)}): {first_few(names, LISTED)}" for kind, names in short.items())

@@ -129,11 +129,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Three convolutions without padding (one position per 384 samples), layers, a final norm.
-
-    Args:
-        config: Hugging Face's ``config.json``.
-    """
+    """Three convolutions without padding (one position per 384 samples), layers, a final norm."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -206,11 +202,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(CachedDecoder):
-    """Token embeddings, layers, a final norm.
-
-    Args:
-        config: Hugging Face's ``config.json``.
-    """
+    """Token embeddings, layers, a final norm."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -234,10 +226,7 @@ class Decoder(CachedDecoder):
 
 
 class Moonshine(EncoderDecoder):
-    """Moonshine.
-
-    Args:
-        config: Hugging Face's ``config.json``.
+    """Moonshine by Hugging Face's ``config.json``.
 
     Raises:
         CheckpointError: a key that is missing, out of bounds or unsupported.

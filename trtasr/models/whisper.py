@@ -108,11 +108,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Two convolutions (the second halves the frame rate), sinusoidal positions, layers, a final norm.
-
-    Args:
-        config: Hugging Face's ``config.json``.
-    """
+    """Two convolutions (the second halves the frame rate), sinusoidal positions, layers, a final norm."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -179,11 +175,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(CachedDecoder):
-    """Token and position embeddings, layers, a final norm.
-
-    Args:
-        config: Hugging Face's ``config.json``.
-    """
+    """Token and position embeddings, layers, a final norm."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -206,10 +198,7 @@ class Decoder(CachedDecoder):
 
 
 class Whisper(EncoderDecoder):
-    """Whisper.
-
-    Args:
-        config: Hugging Face's ``config.json``.
+    """Whisper by Hugging Face's ``config.json``.
 
     Raises:
         CheckpointError: a key that is missing, out of bounds or unsupported.

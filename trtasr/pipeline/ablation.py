@@ -2,7 +2,7 @@
 
 import logging
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,19 +113,12 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[WerResult, tuple[Cell, ...]]:
         seeded = [replace(recipe, calibration=replace(recipe.calibration, seed=seed)) for seed in range(plan.seeds)]
         synthetic = [calibration_features("synthetic", item, exported) for item in seeded]
         noise, audio = ([calibration_features(method, recipe, exported)] for method in ("noise", "audio"))
-        cells = list(corrections(bench, synthetic, plan))
+        cells = [cell(bench, synthetic, name, bits) for bits in plan.bits for name in plan.names]
         for features in (noise, audio):
             cells += [
                 cell(bench, features, name, bits) for bits in plan.bits for name in plan.names if name in CONTROLLED
             ]
     return reference, tuple(cells)
-
-
-def corrections(bench: Bench, synthetic: Sequence[CalibrationSet], plan: Plan) -> Iterator[Cell]:
-    """Every correction at every width, on synthetic features."""
-    for bits in plan.bits:
-        for name in plan.names:
-            yield cell(bench, synthetic, name, bits)
 
 
 def cell(bench: Bench, features: Sequence[CalibrationSet], correction: str, bits: int) -> Cell:

@@ -79,7 +79,8 @@ def compare(
         tensors.append(judged(part, {first: exact, second: behind}))
         commands.append(polygraphy_command(*pair, files))
         if index:
-            other = run_all(candidate[index], [part.inputs(*item) for item in zip(kept, own, strict=True)])
+            session = open_session(candidate[index])
+            other = [run_part(session, part.inputs(*item)) for item in zip(kept, own, strict=True)]
         own = [seen | now for seen, now in zip(own, other, strict=True)]
     total = scores(map(network.last.valid, exact), map(network.last.valid, own))
     logger.info("compared %d utterances, %d %s", len(kept), total.positions, network.unit)
@@ -134,12 +135,6 @@ def affordable(network: Network, reference: Files, utterances: Sequence[Example]
             break
         kept.append(utterance)
     return kept
-
-
-def run_all(graph: Path, inputs: Iterable[Mapping[str, Array]]) -> list[dict[str, Array]]:
-    """All outputs of a graph, by ONNX Runtime."""
-    session = open_session(graph)
-    return [run_part(session, item) for item in inputs]
 
 
 def judged(part: Part, outputs: Mapping[str, Sequence[Outputs]]) -> TensorComparison:

@@ -154,7 +154,10 @@ def compared(graphs: Mapping[str, Path], items: Sequence[Prepared], opened: Open
     found, same = against_fp32(files, utterances)
     return IntegerComparison(
         rows=rows(list(graphs), wers, found),
-        over=tuple(difference(*pair, wers[-1]) for pair in list(zip(graphs, wers, strict=False))[1:-1]),
+        over=tuple(
+            Difference(label, wers[-1].rate - other.rate, bootstrap_delta(other, wers[-1]))
+            for label, other in list(zip(graphs, wers, strict=False))[1:-1]
+        ),
         layers=layer_steps(files[0], files[2], files[3], utterances),
         elements=same.elements,
         unequal=same.unequal,
@@ -164,11 +167,6 @@ def compared(graphs: Mapping[str, Path], items: Sequence[Prepared], opened: Open
         normalizer=wers[0].normalizer if wers else "",
         frames=found[0].positions,
     )
-
-
-def difference(label: str, other: WerResult, integer: WerResult) -> Difference:
-    """WER of integer-only minus that of another graph."""
-    return Difference(label, integer.rate - other.rate, bootstrap_delta(other, integer))
 
 
 def scored(graphs: Sequence[Path], items: Sequence[Prepared], opened: Opened) -> list[WerResult]:

@@ -56,6 +56,8 @@ def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, An
     """
     refuse_weight_only(recipe.quantization)
     source = Path(recipe.audio_manifest) if recipe.calibration.method == "audio" and recipe.audio_manifest else None
+    # It limits the text that a decoder is calibrated on; the checkpoint's hash covers the rest.
+    rate = checkpoint.generation.tokens_per_second if checkpoint.generation else 0.0
     exclude = list(recipe.quantization.exclude) if recipe.quantization.walked else []  # as JSON has it
     return {
         "audio_manifest_sha256": sha256_file(source) if source and is_file(source) else "",
@@ -64,13 +66,7 @@ def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, An
         "calibration": asdict(recipe.calibration) | {"manifest": ""},
         "quantization": {key: value for key, value in asdict(recipe.quantization).items() if key != "weight_only"}
         | {"exclude": exclude},
-    } | generated(checkpoint)
-
-
-def generated(checkpoint: Checkpoint) -> dict[str, float]:
-    """What limits the text that a decoder is calibrated on, beyond what the checkpoint's hash covers."""
-    rate = checkpoint.generation.tokens_per_second if checkpoint.generation else 0.0
-    return {"tokens_per_second": rate} if rate else {}
+    } | ({"tokens_per_second": rate} if rate else {})
 
 
 def refuse_weight_only(quantization: Quantization) -> None:

@@ -114,12 +114,8 @@ def lower(
     subnormal, overflowing = target.lint(model, placed.fp32, table, placed.int8) if target.lint else ((), ())
     if target.lint:
         report_lint(subnormal, overflowing, large_activations(table))
-    return Lowered(graph, renamed(placed.decisions, freed), tuple(subnormal), tuple(overflowing))
-
-
-def renamed(decisions: Sequence[Decision], freed: Mapping[str, str]) -> tuple[Decision, ...]:
-    """Decisions with the rule that really kept a node in floating point."""
-    return tuple(replace(item, rule=freed.get(item.node, item.rule)) for item in decisions)
+    decisions = tuple(replace(item, rule=freed.get(item.node, item.rule)) for item in placed.decisions)
+    return Lowered(graph, decisions, tuple(subnormal), tuple(overflowing))
 
 
 def report_lint(subnormal: Sequence[str], overflowing: Sequence[str], large: Sequence[str]) -> None:
