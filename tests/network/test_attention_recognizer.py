@@ -25,7 +25,7 @@ from trtasr.bench.latency import Plan, measure_latencies
 from trtasr.engine.ort_generate import OrtDecoding
 from trtasr.errors import QualityError
 from trtasr.network import attention as wiring
-from trtasr.network.attention import AttentionRecognizer, attention, benchmark_tokens, decoding, limit_of, rules_of
+from trtasr.network.attention import AttentionRecognizer, attention, benchmark_tokens, limit_of, rules_of
 from trtasr.text.generate import biases, greedy
 
 RULES = biases(GENERATION, VOCABULARY)
@@ -204,8 +204,11 @@ def test_plans_are_opened_with_their_rules(monkeypatch, graphs, tmp_path):
 def test_graphs_are_opened_with_the_threads_and_waiting_asked_for(monkeypatch, graphs):
     opened = []
     monkeypatch.setattr(wiring, "OrtDecoding", lambda *given: opened.append(given))
-    with decoding(graphs.files, RULES, 3, True):
-        assert opened == [(*graphs.files, RULES, 3, True)]
+    with graphs.network.open(graphs.files, 3, True):
+        ((*files, rules, threads, timed),) = opened
+    assert (tuple(files), threads, timed) == (graphs.files, 3, True)
+    for name, bias in RULES.items():
+        np.testing.assert_array_equal(rules[name], bias)
 
 
 # what is doubted

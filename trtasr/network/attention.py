@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from trtasr.audio.frontend import frames_of, frontend
 from trtasr.audio.log_mel import LogMelConfig
@@ -59,20 +58,14 @@ def attention(described: Described) -> Network:
 
     @contextmanager
     def open_engine(files: Files, threads: int = 0, timed: bool = False) -> Iterator[AttentionRecognizer]:
-        with decoding(files, biases(rules, size), threads, timed) as found:
-            yield AttentionRecognizer(found, described.tokenizer, rules, config.frames_per_second)
+        added, about = biases(rules, size), (described.tokenizer, rules, config.frames_per_second)
+        if files[0].suffix == ".plan":
+            with open_pair(files[0], files[1], added) as found:
+                yield AttentionRecognizer(found, *about)
+        else:
+            yield AttentionRecognizer(OrtDecoding(files[0], files[1], added, threads, timed), *about)
 
     return Network(described, (encoder, decoder), "tokens", open_engine)
-
-
-@contextmanager
-def decoding(files: Files, rules: dict[str, FloatArray], threads: int, timed: bool) -> Iterator[Decoding]:
-    """Both graphs ready to run: plans on the GPU, graphs by ONNX Runtime."""
-    if files[0].suffix == ".plan":
-        with open_pair(files[0], files[1], rules) as found:
-            yield found
-    else:
-        yield OrtDecoding(files[0], files[1], rules, threads, timed)
 
 
 def rules_of(described: Described) -> Generation:
@@ -223,8 +216,8 @@ class AttentionRun:
         return float(np.median(self.encoded_ms[-runs:]))
 
 
-def attention_original(model: nn.Module, network: Network) -> Original:
-    """What an encoder-decoder of `trtasr.models` is to its network.
+def attention_original(model: Any, network: Network) -> Original:
+    """What an encoder-decoder of `trtasr.models` (torch does not know the types of its parts) is to its network.
 
     The FP32 graphs, one behind the other, may be off by 1e-3 in the logits, or by up to 3e-2 where float32 itself is.
     FADE ranks the layers of the encoder and those of the decoder apart; the keys and values of cross-attentions belong
@@ -235,13 +228,7 @@ def attention_original(model: nn.Module, network: Network) -> Original:
 
     def export(folder: Path) -> None:
         encoder, decoder = network.files(folder)
-        export_pair(any_of(model), encoder, decoder, config.rows)
-
-    def shapes(engine: EngineShapes) -> tuple[Shapes, ...]:
-        return pair_shapes(any_of(model), described, engine)
-
-    def tokens_of(files: Files, features: CalibrationSet) -> CalibrationSet:
-        return spoken(network, files, features, rules)
+        export_pair(model, encoder, decoder, config.rows)
 
     def unheard(calibration: Calibration, _engine: EngineShapes) -> tuple[FloatArray, IntArray]:
         found = speech_noise(replace(calibration, batches=1, seed=1), described)
@@ -249,21 +236,16 @@ def attention_original(model: nn.Module, network: Network) -> Original:
 
     return Original(
         export=export,
-        reference=lambda example, dtype: teacher_forced(any_of(model), example, dtype),
+        reference=lambda example, dtype: teacher_forced(model, example, dtype),
         trial=trial(described),
         tolerance=PARITY,
-        shapes=shapes,
+        shapes=lambda engine: pair_shapes(model, described, engine),
         synthetic=lambda calibration: speech_noise(calibration, described),
         noise=lambda calibration: white_noise(calibration, described),
-        spoken=tokens_of,
+        spoken=lambda files, features: spoken(network, files, features, rules),
         unheard=unheard,
         block=lambda layer: "encoder" if layer.startswith("/encoder/") else "decoder",
     )
-
-
-def any_of(model: nn.Module) -> Any:
-    """The module, of whose parts torch does not know the types."""
-    return model
 
 
 def trial(described: Described) -> Example:

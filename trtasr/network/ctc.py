@@ -4,7 +4,6 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from torch import nn
 
 from trtasr.audio.frontend import Frontend, frames_of
 from trtasr.engine.faults import REPAIR
-from trtasr.engine.profile import Shapes
 from trtasr.engine.sessions import OrtRunner
 from trtasr.engine.trt_run import TrtRunner, open_plan
 from trtasr.errors import BundleError
@@ -138,23 +136,17 @@ def ctc_original(model: nn.Module, network: Network) -> Original:
         found, frames = whole(torch.from_numpy(example.features).to(dtype), torch.from_numpy(example.lengths))
         return {"log_probs": found.numpy(), "output_lengths": frames.numpy()}
 
-    def export(folder: Path) -> None:
-        export_onnx(fold_batchnorm(model), network.files(folder)[0], config.rows)
-
-    def shapes(engine: EngineShapes) -> tuple[Shapes, ...]:
-        return (accepted(engine, described),)
-
     def unheard(_calibration: Calibration, engine: EngineShapes) -> tuple[FloatArray, IntArray]:
         batch, rows, frames = accepted(engine, described).shapes()["features"][1]
         made = speech_shaped_noise((batch, rows, frames), torch.Generator().manual_seed(0)).numpy()
         return made, np.full(batch, frames, np.int64)
 
     return Original(
-        export=export,
+        export=lambda folder: export_onnx(fold_batchnorm(model), network.files(folder)[0], config.rows),
         reference=reference,
         trial=trial(config),
         tolerance=PARITY,
-        shapes=shapes,
+        shapes=lambda engine: (accepted(engine, described),),
         synthetic=lambda calibration: synthesize(model, config.rows, synthesis_settings(calibration, config)),
         noise=lambda calibration: gaussian(calibration, config),
         spoken=lambda _files, features: features,
