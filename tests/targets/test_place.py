@@ -20,7 +20,7 @@ from trtasr.quant.scales import quantize_weight
 from trtasr.recipe import Quantization
 from trtasr.targets import TARGETS
 from trtasr.targets.place import lower, place
-from trtasr.values import CalibrationSet, ScaleTable
+from trtasr.values import CalibrationSet, ScaleTable, TensorScale, WeightScale
 
 LEFT = "/encoder/encoder.1/mconv.1/conv/Conv"
 
@@ -108,3 +108,18 @@ def test_the_graph_of_a_decoders_plan_keeps_its_cache_in_half(pair_bundle, tmp_p
     kinds = (f"{kind}_{half}" for kind in ("cross", "past", "present") for half in ("key", "value"))
     assert halves == {f"{kind}.{layer}" for kind in kinds for layer in (0, 1)}
     assert types["logits"] == types["token_bias"] == TensorProto.FLOAT
+
+
+def test_a_layer_without_an_int8_form_on_the_cpu_keeps_its_weight_there():
+    """A convolution before GELU stays in floating point on the CPU alone: the correction is for other targets."""
+    weight = np.full((2, 2, 3), 0.5, np.float32)
+    model = onnx.parser.parse_model(f"""<ir_version: 9, opset_import: ["" : 20]>
+        agraph (float[1,2,8] features) => (float[1,2,8] y) <float[2,2,3] w = {{{",".join(["0.5"] * 12)}}}> {{
+            [conv] c = Conv <kernel_shape=[3], pads=[1,1]> (features, w)
+            y = Gelu(c)
+        }}""")
+    scale, channels = TensorScale(2.0, "max"), WeightScale(np.full(2, 0.01, np.float32), 0)
+    table = ScaleTable({"features": scale, "c": scale}, {"w": channels}, corrected={"w": 2 * weight})
+    placed = place(model, table, TARGETS["cpu"], [])
+    assert [item.rule for item in placed.decisions] == ["gelu"]
+    np.testing.assert_array_equal(initializers(placed.fp32)["w"], weight)

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import onnx
+from onnx import TensorProto
 
 from trtasr.engine.sessions import load_model, open_session
 from trtasr.files.disk import needing
@@ -146,7 +146,8 @@ def ort_layers(path: Path, macs: Mapping[str, int]) -> tuple[LayerRow, ...]:
         with needing(folder, path.stat().st_size if is_file(path) else 0):
             open_session(path, threads=1, optimized=optimized)
         graph = load_model(optimized).graph
-    types = {tensor.name: ort_type(tensor.data_type) for tensor in graph.initializer}
+    names = {tensor.name: str(TensorProto.DataType.Name(tensor.data_type)) for tensor in graph.initializer}
+    types = {tensor: ORT_TYPES.get(name, name) for tensor, name in names.items()}
     rows = (ort_row(node, types) for node in graph.node)
     return attribute_macs([row for row in rows if row is not None], macs)
 
@@ -161,12 +162,6 @@ def ort_row(node: Any, types: Mapping[str, str]) -> LayerRow | None:
     if node.op_type not in ORT_FLOAT or weight is None:
         return None
     return LayerRow(node.name, node.op_type, (weight, weight), (weight,), nodes)
-
-
-def ort_type(code: int) -> str:
-    """A data type of ONNX as TensorRT spells it."""
-    name = str(onnx.TensorProto.DataType.Name(code))
-    return ORT_TYPES.get(name, name)
 
 
 def attribute_macs(layers: Iterable[LayerRow], macs: Mapping[str, int]) -> tuple[LayerRow, ...]:

@@ -87,7 +87,8 @@ def disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskE
         place = path or named(error) or longest(limit) or Path.cwd()
         problem = f"{place}: {error.strerror}; files may have at most {limit} bytes here"
         return DiskError(problem, "raise that limit: ulimit -f unlimited")
-    place = path or named(error) or fullest([*living, Path.cwd()])
+    # A library that writes does not say where it failed: where least is free.
+    place = path or named(error) or min([*living, Path.cwd()], key=free_bytes)
     if error.errno in FULL:
         return DiskError(f"{place}: {error.strerror}: {room(place, need)}", f"free space, or {OTHER_PLACE}")
     return DiskError(f"{place}: {error.strerror}", OTHER_PLACE)
@@ -102,11 +103,6 @@ def longest(limit: int) -> Path | None:
     """A file of this run that has reached the limit."""
     files = (path for folder in living for path in folder.rglob("*") if path.is_file())
     return next((path for path in files if path.stat().st_size >= limit), None)
-
-
-def fullest(places: list[Path]) -> Path:
-    """The place with the least free bytes: a library that writes does not say where it failed."""
-    return min(places, key=free_bytes)
 
 
 def existing(place: Path) -> Path:
