@@ -28,7 +28,7 @@ training = $(if $(filter whisper,$(MODEL)),trtasr.zoo.train_whisper --out trtasr
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "  variables: MODEL=quartznet|recipe.toml|file.nemo|hugging-face-folder  TARGET=auto|t4|t4-rtx|cpu  MANIFEST=speech.json  OUT=folder"
+	@echo "  variables: MODEL=quartznet|recipe.toml|file.nemo|hugging-face-folder  TARGET=auto|t4|t4-rtx|cpu  MANIFEST=speech.json,more.json  OUT=folder"
 
 setup: $(STAMP) ## create the virtual environment
 

@@ -136,7 +136,8 @@ class Sidecar:
         generation: rules of an encoder-decoder; None for CTC.
         most_frames: feature frames that the model has positions for; None where there is no end.
         integer: the integer-only graph; None where there is none.
-        manifest: the recipe's evaluation manifest, relative to the bundle; empty: none, or an older bundle.
+        manifest: the recipe's evaluation manifests, relative to the bundle, in its order; older bundles name none, or
+            one as a string.
     """
 
     files: dict[str, str]
@@ -151,7 +152,12 @@ class Sidecar:
     generation: Generation | None = None
     most_frames: Positive | None = None
     integer: IntegerFiles | None = None
-    manifest: str = ""
+    manifest: tuple[str, ...] | str = ()
+
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """The same as a list."""
+        return tuple(filter(None, [self.manifest])) if isinstance(self.manifest, str) else self.manifest
 
     @property
     def named(self) -> tuple[str, ...]:

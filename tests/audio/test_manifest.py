@@ -2,12 +2,13 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from trtasr.audio.manifest import read_manifest
+from trtasr.audio.manifest import dataset_names, read_manifest, read_manifests
 from trtasr.errors import AudioError
 
 
@@ -38,6 +39,47 @@ def test_nemo_manifest(folder):
     assert (first.text, first.duration, first.segment) == ("hello", 0.9, (0.0, None))
     assert (second.text, second.duration, second.segment) == ("two", 1.5, (0.5, 1.5))
     assert third.segment == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/data/dev.json", "/data/an4.json"], ["dev", "an4"]),
+        (["/data/librispeech/dev.json", "/data/vctk/dev.json"], ["librispeech", "vctk"]),
+        (["/data/an4/manifest.json", "/data/vctk/Manifest.jsonl"], ["an4", "vctk"]),
+        (["/a/x/dev.json", "/b/x/dev.json", "/c.json"], ["/a/x/dev.json", "/b/x/dev.json", "c"]),
+        (["/data/x/dev.json", "/data/x/dev.jsonl"], ["/data/x/dev.json", "/data/x/dev.jsonl"]),
+        (["/data/x/a.json", "/data/x/b.json", "/data/y/a.json"], ["x", "b", "y"]),
+        (["/data/x/a.json", "/data/x.json", "/data/y/a.json"], ["x/a", "data/x", "y"]),
+        (["/manifest.json"], ["manifest"]),
+        (["/data/dev-clean", "/data/test.json"], ["dev-clean", "test"]),
+    ],
+)
+def test_sets_are_called_by_the_first_name_that_tells_them_apart(paths, names):
+    assert dataset_names([Path(path) for path in paths]) == names
+
+
+def test_a_folder_keeps_the_dots_of_its_name_and_a_relative_manifest_has_a_folder(folder, monkeypatch):
+    (folder / "dev.v1").mkdir()
+    monkeypatch.chdir(folder / "clips")
+    assert dataset_names([folder / "dev.v1", Path("manifest.json")]) == ["dev.v1", "clips"]
+
+
+def test_several_manifests_are_read_one_after_another_by_name(folder):
+    first = manifest(folder, {"audio_filepath": "clips/a.flac", "text": "one"})
+    (folder / "other").mkdir()
+    (folder / "other" / "manifest.json").write_text('{"audio_filepath": "../clips/b.flac", "text": "two"}\n' * 2)
+    found = read_manifests([folder / "other" / "manifest.json", first])
+    assert [(entry.text, entry.dataset) for entry in found] == [("two", "other"), ("two", "other"), ("one", "test")]
+    assert [entry.dataset for entry in read_manifests([first])] == ["test"]
+    assert read_manifests([]) == ()
+
+
+def test_a_manifest_that_is_given_twice_is_refused_by_whatever_name(folder):
+    path = manifest(folder, {"audio_filepath": "clips/a.flac", "text": "one"})
+    (folder / "link.json").symlink_to(path)
+    with pytest.raises(AudioError, match=r"test\.json: given twice"):
+        read_manifests([path, folder / "link.json"])
 
 
 def test_librispeech_folder(folder):

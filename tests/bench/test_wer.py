@@ -1,7 +1,8 @@
 """Word error rate: what is counted, in which order, and which results are none."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 
 import jiwer
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from trtasr.bench.score import score
-from trtasr.bench.wer import bootstrap_delta, measure_wer, require_recognition
+from trtasr.bench.wer import by_dataset, measure_wer, require_recognition
 from trtasr.errors import QualityError, UsageError
 from trtasr.results import Prepared, Utterance, WerResult
 
@@ -87,6 +88,11 @@ def test_short_items_are_padded_with_zeros():
     assert not seen["tail"].any()
 
 
+def test_every_utterance_keeps_the_name_of_its_set() -> None:
+    items = [replace(item, dataset=name) for item, name in zip(ITEMS, "aabbb", strict=True)]
+    assert [u.dataset for u in run_all(items=items, batch=2).utterances] == list("aabbb")
+
+
 def test_a_generator_is_consumed_one_by_one():
     alive = []
 
@@ -145,33 +151,7 @@ def result_of(hypotheses: list[str], references: list[str] | None = None) -> Wer
     references = references or ["one two three four"] * len(hypotheses)
     pairs = enumerate(zip(references, hypotheses, strict=True))
     rows = tuple(Utterance(f"{i}.wav", 1.0, r, h, r, h) for i, (r, h) in pairs)
-    return WerResult(**score(references, hypotheses)._asdict(), utterances=rows, normalizer="none")
-
-
-GOOD, BAD = "one two three four", "one two three"
-
-
-def test_bootstrap_of_equal_results_is_zero():
-    same = result_of([GOOD, BAD] * 10)
-    assert bootstrap_delta(same, same) == (0.0, 0.0)
-
-
-def test_bootstrap_brackets_the_measured_delta_and_is_antisymmetric_and_seeded():
-    reference, candidate = result_of([GOOD] * 20), result_of([GOOD, GOOD, GOOD, BAD] * 5)
-    low, high = bootstrap_delta(reference, candidate)
-    assert low < candidate.wer - reference.wer < high
-    assert bootstrap_delta(reference, candidate) == (low, high)
-    back_low, back_high = bootstrap_delta(candidate, reference)
-    assert (back_low, back_high) == pytest.approx((-high, -low))
-
-
-def test_bootstrap_is_exact_when_every_utterance_changes_alike():
-    assert bootstrap_delta(result_of([GOOD] * 4), result_of([BAD] * 4)) == (25.0, 25.0)
-
-
-def test_bootstrap_refuses_different_utterances():
-    with pytest.raises(UsageError, match="different utterances"):
-        bootstrap_delta(result_of([GOOD]), result_of([GOOD, GOOD]))
+    return WerResult(**vars(score(references, hypotheses)), utterances=rows, normalizer="none")
 
 
 def transcribed(pairs: list[tuple[str, str]], normalizer: str = "auto") -> WerResult:
@@ -251,25 +231,66 @@ GERMAN = [
     ],
 )
 def test_a_reference_that_recognizes_nothing_fails_and_says_what_to_look_at(heard):
-    with pytest.raises(QualityError, match="recognizes nothing: WER") as error:
+    with pytest.raises(QualityError, match="recognizes too little to hold INT8 against: WER") as error:
         require_recognition(result_of(heard * 2, TALE * 2))
     assert error.value.exit_code == 3
     for clue in ("language", "manifest", "sample rate", "tokenizer", "front-end", "normalizer"):
         assert clue in error.value.repair
 
 
-@pytest.mark.parametrize("share", [0.4, 0.5, 0.6])
-def test_a_poor_reference_is_not_refused(share):
-    """Every letter is wrong with this probability: WER 79 to 93 %."""
-    rng = np.random.default_rng(0)
+def misheard(share: float, seed: int = 0) -> WerResult:
+    """A tale of 215 words in which every letter is wrong with this probability."""
+    rng = np.random.default_rng(seed)
     letters = list("etaoinshrdlu")
+    heard = [
+        "".join(rng.choice(letters) if c != " " and rng.random() < share else c for c in text) for text in TALE * 5
+    ]
+    return result_of(heard, TALE * 5)
 
-    def heard(text):
-        return "".join(rng.choice(letters) if c != " " and rng.random() < share else c for c in text)
 
-    result = result_of([heard(text) for text in TALE * 5], TALE * 5)
-    assert result.wer > 75
-    require_recognition(result)
+@pytest.mark.parametrize(("share", "refused"), [(0.1, False), (0.15, False), (0.3, True), (0.5, True)])
+def test_above_60_percent_a_reference_is_refused(share: float, refused: bool) -> None:
+    result = misheard(share)
+    assert (result.wer > 60) == refused
+    with pytest.raises(QualityError, match="too little") if refused else nullcontext():
+        require_recognition(result)
+
+
+def test_60_percent_itself_is_not_refused() -> None:
+    spoken = ["one two three four five"] * 10
+    require_recognition(result_of(["one two x y z"] * 10, spoken))
+    with pytest.raises(QualityError, match=r"WER 62\.00 %.*19 of 50 words right"):
+        require_recognition(result_of(["one two x y z"] * 9 + ["one w x y z"], spoken))
+
+
+def in_sets(result: WerResult, names: list[str]) -> WerResult:
+    rows = tuple(replace(row, dataset=name) for row, name in zip(result.utterances, names, strict=True))
+    return replace(result, utterances=rows)
+
+
+def test_a_single_set_that_is_not_recognized_ends_the_run_by_its_name() -> None:
+    spoken = ["one two three four five"] * 40
+    result = in_sets(result_of(spoken[:30] + ["v w x y z"] * 10, spoken), ["dev"] * 30 + ["an4"] * 10)
+    assert result.wer == 25
+    with pytest.raises(QualityError, match=r"too little of an4 to hold INT8 against: WER 100\.00 %"):
+        require_recognition(result)
+
+
+def test_a_single_set_of_few_words_is_a_warning_by_its_name(caplog) -> None:
+    spoken = ["one two three four five"] * 31
+    require_recognition(in_sets(result_of([*spoken[:30], "v w x y z"], spoken), ["dev"] * 30 + ["an4"]))
+    assert "recognizes little of an4 (WER 100.00 %" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_by_set_every_utterance_is_scored_once() -> None:
+    spoken = ["one two three", "four five", "one", "two three four five"]
+    result = in_sets(result_of(["one two", "four five", "two", "two three four"], spoken), ["a", "b", "a", "b"])
+    parts = by_dataset(result)
+    assert {name: (part.words, part.errors) for name, part in parts.items()} == {"a": (4, 2), "b": (6, 1)}
+    assert [u.reference for part in parts.values() for u in part.utterances] == [spoken[i] for i in (0, 2, 1, 3)]
+    with pytest.raises(UsageError, match="b: the reference transcripts hold no words"):
+        by_dataset(in_sets(result_of(["one", "x"], ["one", ""]), ["a", "b"]))
 
 
 def test_a_few_words_condemn_no_reference():
@@ -296,6 +317,6 @@ def test_of_a_poor_reference_nothing_is_said(caplog):
 
 def test_without_spaces_a_reference_is_condemned_by_its_characters():
     spoken, other = ["今天天气很好", "我喜欢吃饭"], ["today", "the weather"]
-    with pytest.raises(QualityError, match="recognizes nothing"):
+    with pytest.raises(QualityError, match="recognizes too little"):
         require_recognition(result_of(other, spoken))
     require_recognition(result_of(["今天气", "我吃"], spoken))

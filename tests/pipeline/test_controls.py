@@ -23,7 +23,7 @@ def spoken(tiny):
 
 
 def controls_of(tiny, tables, spoken):
-    recipe = Recipe("tiny", "tiny", quantization=tiny.plain, evaluation=Evaluation(manifest="m", normalizer="none"))
+    recipe = Recipe("tiny", "tiny", quantization=tiny.plain, evaluation=Evaluation(manifest=("m",), normalizer="none"))
     rows = run_controls(tiny.exported, tables, recipe, spoken)
     assert [row.label for row in rows] == [recipe.label(method) for method in LABELS]
     return dict(zip(LABELS, rows, strict=True))

@@ -1,23 +1,28 @@
 """The gates themselves: WER over FP32, and speed over FP16."""
 
 import pytest
-from report_sample import scored
+from report_sample import difference, scored
 
 from trtasr.pipeline.gates import missed_gates, slower_than_fp16, speedups
 from trtasr.recipe import Evaluation
-from trtasr.results import BenchResult, Latency
+from trtasr.results import BenchResult, Latency, PairedDifference
 
 
 def precision_of(target: str) -> str:
     return {"fp32": "fp32", "t4-fp32": "fp32", "t4-fp16": "fp16"}.get(target, "int8")
 
 
-def row(target: str, wer: float, spaced: bool = True) -> BenchResult:
-    return BenchResult(f"int8 {target}", target, 1, (), scored(wer, spaced=spaced), precision=precision_of(target))
+def row(target: str, wer: float, *differences: PairedDifference, spaced: bool = True) -> BenchResult:
+    label, precision = f"int8 {target}", precision_of(target)
+    return BenchResult(
+        label, target, 1, (), scored(wer, spaced=spaced), precision=precision, differences=tuple(differences)
+    )
 
 
 def missed(fp32: float, int8: float, limit: float = 0.3, spaced: bool = True) -> tuple[str, ...]:
-    results = (row("fp32", fp32, spaced), row("t4-rtx", int8, spaced))
+    rates = (fp32, int8) if spaced else (fp32 / 2, int8 / 2)  # CER is half of WER here
+    found = difference(*rates, (-1.0, 1.0))
+    results = (row("fp32", fp32, spaced=spaced), row("t4-rtx", int8, found, spaced=spaced))
     return missed_gates(results, Evaluation(max_wer_increase=limit))
 
 
@@ -34,7 +39,7 @@ def test_a_missed_gate_says_which_engine_and_by_how_much() -> None:
 
 
 def test_without_spaces_between_words_the_gate_is_about_characters() -> None:
-    (problem,) = missed(5.0, 6.0, spaced=False)  # CER is half of WER here
+    (problem,) = missed(5.0, 6.0, spaced=False)
     assert "CER 3.00 % is +0.50 points over FP32" in problem
     assert missed(5.0, 5.5, spaced=False) == ()
 
@@ -44,8 +49,49 @@ def test_a_wider_limit_admits_it() -> None:
 
 
 def test_baselines_are_shown_but_only_int8_is_judged() -> None:
-    results = (row("fp32", 5.0), row("t4-rtx", 5.1), row("t4-fp16", 9.0), row("t4-fp32", 9.0))
+    far = difference(5.0, 9.0, (3.0, 5.0))
+    results = (row("fp32", 5.0), row("t4-rtx", 5.1, difference(5.0, 5.1, (0.0, 0.2))), row("t4-fp16", 9.0, far))
     assert missed_gates(results, Evaluation()) == ()
+    assert len(missed_gates((results[0], row("t4-rtx", 9.0, far)), Evaluation())) == 1
+
+
+def judged(settings: Evaluation, *differences: PairedDifference) -> tuple[str, ...]:
+    return missed_gates((row("fp32", 5.0), row("cpu", 5.1, *differences)), settings)
+
+
+@pytest.mark.parametrize(
+    ("delta", "interval", "problems"),
+    [
+        (0.0, (-0.2, 0.6), 0),
+        (0.0, (-0.7, 0.61), 1),
+        (0.5, (0.4, 0.6), 0),
+        (-1.0, (-1.5, -0.5), 0),
+        (0.9, (0.7, 1.1), 1),
+    ],
+)
+def test_the_gate_of_the_interval_is_about_its_upper_end(delta, interval, problems) -> None:
+    found = judged(Evaluation(gate="interval"), difference(5.0, 5.0 + delta, interval))
+    assert len(found) == problems
+    assert all(f"{interval[1]:+.2f}]; the gate is +0.60 for the interval's upper end" in text for text in found)
+    wider = Evaluation(gate="interval", max_wer_upper=2.0)
+    assert judged(wider, difference(5.0, 5.0 + delta, interval)) == ()
+
+
+@pytest.mark.parametrize("gate", ["point", "interval"])
+@pytest.mark.parametrize(
+    ("delta", "interval", "problems"),
+    [
+        (1.0, (0.2, 1.8), 1),  # over the limit, and no chance
+        (1.0, (-0.1, 2.1), 0),  # may be chance
+        (1.0, (0.0, 2.0), 0),
+        (0.3, (0.1, 0.5), 0),  # a loss, but within the limit
+    ],
+)
+def test_a_single_set_fails_where_it_shows_a_loss(gate, delta, interval, problems) -> None:
+    parts = difference(5.0, 5.0, (0, 0), "dev"), difference(5.0, 5.0 + delta, interval, "an4")
+    found = judged(Evaluation(gate=gate), difference(5.0, 5.1, (0.0, 0.2)), *parts)
+    assert len(found) == problems
+    assert all("int8 cpu, an4: WER 6.00 % is +1.00 points over FP32, 95 % interval [+0.20, +1.80]" in x for x in found)
 
 
 def test_without_transcripts_nothing_is_judged() -> None:

@@ -215,7 +215,7 @@ def bundle(tiny_folder):
 
 @pytest.fixture(scope="module")
 def found(bundle):
-    return compare_integer(bundle, None, None)
+    return compare_integer(bundle, (), None)
 
 
 def test_all_graphs_are_compared_on_the_whole_manifest(found):
@@ -261,7 +261,7 @@ def test_the_log_probabilities_are_those_of_the_logits_times_their_scale(bundle,
     """A wrong scale would show in the SQNR, and nowhere else."""
     right = module.logits_scale(onnx.load(bundle / "model.integer.onnx"))
     monkeypatch.setattr(module, "logits_scale", lambda model: 0.9 * right)
-    wrong = compare_integer(bundle, None, None)
+    wrong = compare_integer(bundle, (), None)
     assert wrong.rows[3].sqnr_db < found.rows[3].sqnr_db - 10
     assert wrong.rows[3].token_agreement == found.rows[3].token_agreement
 
@@ -273,7 +273,7 @@ def test_an_executor_that_differs_is_counted(bundle, found, monkeypatch):
         return logits, frames
 
     monkeypatch.setattr(module, "IntegerExecutor", type("Off", (IntegerExecutor,), {"__call__": off_by_one}))
-    assert compare_integer(bundle, None, 2).unequal == 4
+    assert compare_integer(bundle, (), 2).unequal == 4
 
 
 def test_every_sum_is_held_against_its_bound(bundle, monkeypatch):
@@ -284,14 +284,14 @@ def test_every_sum_is_held_against_its_bound(bundle, monkeypatch):
     tight = [SimpleNamespace(node=worst.node, bound=10)]
     monkeypatch.setattr(module, "inspect_integer", lambda *_: SimpleNamespace(accumulators=tight))
     with pytest.raises(QualityError, match=rf"{worst.node}.*exceeds its bound 10"):
-        compare_integer(bundle, None, 1)
+        compare_integer(bundle, (), 1)
 
 
 def test_speech_without_transcripts_has_no_word_error_rate(bundle, tiny_folder):
     lines = (tiny_folder / "manifest.json").read_text(encoding="utf-8").splitlines()
     silent = [json.dumps(json.loads(lines[0]) | {"text": ""}), *lines[1:]]
     (tiny_folder / "silent.json").write_text("\n".join(silent), encoding="utf-8")
-    found = compare_integer(bundle, tiny_folder / "silent.json", 2)
+    found = compare_integer(bundle, [tiny_folder / "silent.json"], 2)
     assert all(math.isnan(row.wer) and math.isnan(row.delta) and row.interval is None for row in found.rows)
     assert found.over == ()
     assert (found.utterances, found.words, found.unequal) == (2, 0, 0)
@@ -304,7 +304,7 @@ def test_a_bundle_without_the_graph(bundle, tmp_path):
     sidecar.pop("integer")
     (tmp_path / "old" / "bundle.json").write_text(json.dumps(sidecar), encoding="utf-8")
     with pytest.raises(UsageError, match=r"no integer-only graph[\s\S]*compile again"):
-        compare_integer(tmp_path / "old", None, None)
+        compare_integer(tmp_path / "old", (), None)
 
 
 def test_a_changed_graph_is_refused(bundle, tmp_path):
@@ -312,20 +312,20 @@ def test_a_changed_graph_is_refused(bundle, tmp_path):
     file = tmp_path / "changed" / "model.integer.qdq.onnx"
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(BundleError, match=r"model\.integer\.qdq\.onnx: sha256"):
-        compare_integer(tmp_path / "changed", None, None)
+        compare_integer(tmp_path / "changed", (), None)
 
 
 def test_an_encoder_decoder_is_refused(bundle, monkeypatch):
     pair = SimpleNamespace(network=SimpleNamespace(parts=("encoder", "decoder")))
     monkeypatch.setattr(module, "open_engine", lambda path: pair)
     with pytest.raises(UsageError, match="integer-only inference is for CTC models"):
-        compare_integer(bundle, None, None)
+        compare_integer(bundle, (), None)
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_at_least_one_utterance(bundle, limit):
     with pytest.raises(UsageError, match=f"--utterances {limit}"):
-        compare_integer(bundle, None, limit)
+        compare_integer(bundle, (), limit)
 
 
 def test_without_word_error_rates_a_row_has_what_the_scores_say():

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def recipe(folder, manifest=True):
-    evaluation = Evaluation(manifest=str(folder.parent / "manifest.json") if manifest else "", bench_seconds=(0.5,))
+    evaluation = Evaluation(manifest=(str(folder.parent / "manifest.json"),) * manifest, bench_seconds=(0.5,))
     return Recipe("tiny", str(folder), engine=CPU, evaluation=evaluation)
 
 
@@ -81,7 +81,7 @@ def test_controls_need_speech(folder):
 def test_bad_input_is_refused(folder, tmp_path):
     with pytest.raises(CheckpointError, match="absent"):
         begin(replace(recipe(folder), checkpoint=str(tmp_path / "absent")), OPTIONS)
-    lost = replace(recipe(folder), evaluation=Evaluation(manifest=str(tmp_path / "absent.json")))
+    lost = replace(recipe(folder), evaluation=Evaluation(manifest=(str(tmp_path / "absent.json"),)))
     with pytest.raises(AudioError, match=r"absent\.json"):
         begin(lost, OPTIONS)
 
@@ -90,7 +90,7 @@ def test_an_utterance_longer_than_the_model_hears_is_refused(folder, tmp_path):
     soundfile.write(tmp_path / "long.wav", np.zeros(33600, np.float32), 16000)
     line = {"audio_filepath": "long.wav", "duration": 2.1, "text": "one"}
     (tmp_path / "manifest.json").write_text(json.dumps(line), encoding="utf-8")
-    given = replace(recipe(folder), evaluation=Evaluation(manifest=str(tmp_path / "manifest.json")))
+    given = replace(recipe(folder), evaluation=Evaluation(manifest=(str(tmp_path / "manifest.json"),)))
     for listen in ((), (by_header,)):
         with pytest.raises(AudioError, match=r"long\.wav: 2\.100 s, but the model hears at most 2 s") as caught:
             begin(given, OPTIONS, *listen)

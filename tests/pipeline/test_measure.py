@@ -67,7 +67,7 @@ def test_error_rates_of_a_bundle_in_its_language(tmp_path, capsys, reference, he
 
 
 TEXTS = ("one two", "three", "four five six")
-SETTINGS = Evaluation(manifest="m", bench_seconds=(0.5,), threads=1, normalizer="none")
+SETTINGS = Evaluation(manifest=("m",), bench_seconds=(0.5,), threads=1, normalizer="none")
 
 
 class Says:
@@ -137,6 +137,20 @@ def test_every_row_has_its_wer_and_what_runs_as_itself_its_latency(subject):
     assert found.gpu == ()
 
 
+def test_every_engine_is_held_against_fp32_over_all_sets_and_on_each(subject):
+    speech = [replace(item, dataset=name) for item, name in zip(SPEECH, ("dev", "an4", "dev"), strict=True)]
+    rows = [EXACT, row("t4-fp16", *TEXTS, precision="fp16"), row("cpu", "one two", "three", "four five")]
+    fp32, fp16, cpu = measure_rows(subject, rows, speech).results
+    assert fp32.differences == ()
+    assert {item.delta for item in fp16.differences} == {0}
+    shown = [(item.dataset, item.units, item.delta, item.disagreement) for item in cpu.differences]
+    assert shown == [
+        ("", 6, pytest.approx(100 / 6), pytest.approx(100 / 6)),
+        ("dev", 5, pytest.approx(20), pytest.approx(20)),
+        ("an4", 1, 0, 0),
+    ]
+
+
 def test_plans_are_timed_by_the_gpus_shapes_and_graphs_by_the_cpus(subject, monkeypatch):
     monkeypatch.setattr("trtasr.pipeline.speed.WARM_SECONDS", 0.0)
     settings = replace(SETTINGS, gpu_seconds=(1.0,), gpu_batches=(1, 2))
@@ -151,6 +165,7 @@ def test_plans_are_timed_by_the_gpus_shapes_and_graphs_by_the_cpus(subject, monk
 def test_without_speech_there_is_no_wer(subject):
     found = measure_rows(subject, [EXACT, row("cpu", *TEXTS)], [])
     assert [item.wer for item in found.results] == [None, None]
+    assert [item.differences for item in found.results] == [(), ()]
     assert all(item.latencies for item in found.results)
 
 
@@ -167,7 +182,7 @@ def test_a_baseline_that_says_nothing_usable_is_a_finding_and_an_engine_is_an_er
 
 def test_a_reference_that_recognizes_nothing_ends_the_run(subject):
     speech = [utterance(f"completely different words number {index}") for index in range(3)]
-    with pytest.raises(QualityError, match="recognizes nothing"):
+    with pytest.raises(QualityError, match="recognizes too little"):
         measure_rows(subject, [EXACT], speech)
     assert measure_rows(subject, [row("cpu", *TEXTS)], speech).results[0].wer.wer >= 95
 

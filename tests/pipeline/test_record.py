@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import pytest
 from report_sample import gpu_sample, sample
 
 from trtasr.pipeline.record import changed_values, record_json, summary_json
@@ -43,6 +44,25 @@ def test_what_is_not_a_number_is_null() -> None:
     found = json.loads(json.dumps(record_json(record), allow_nan=False))
     assert found["controls"] == [{"label": "noise", "wer": None, "sqnr_db": None}]
     assert (found["gpu"][0]["power_w"], found["gpu"][0]["throttled"]) == (None, True)
+
+
+def test_differences_to_fp32_are_in_it() -> None:
+    record = replace(sample(), manifests=("../dev.json", "../an4.json"))
+    found = json.loads(json.dumps(record_json(record), allow_nan=False))
+    assert found["manifest"] == ["../dev.json", "../an4.json"]
+    assert found["results"]["fp32"]["differences"] == []
+    (difference,) = found["results"]["cpu"]["differences"]
+    assert difference == {
+        "dataset": "",
+        "utterances": 60,
+        "units": 1039,
+        "reference": 13.19,
+        "rate": 13.28,
+        "delta": pytest.approx(0.09),
+        "interval": [-0.21, 0.38],
+        "detectable": 0.42,
+        "disagreement": 1.35,
+    }
 
 
 def test_missed_gates_are_in_it() -> None:

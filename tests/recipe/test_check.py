@@ -102,6 +102,11 @@ BITS = [
         ('checkpoint="a\\u0000b"', "cannot be shown"),
         ('checkpoint=""', "checkpoint = ''"),
         ("evaluation.manifest=\udcff.json", "cannot be shown"),
+        ('evaluation.manifest=["a.json", "\\u0000"]', "cannot be shown"),
+        ('evaluation.manifest=["a.json", ""]', "name a file or a folder"),
+        ("evaluation.manifest=3", "expected a list"),
+        (f"evaluation.manifest={'x' * 300}", "longer than a file's name"),
+        ("evaluation.gate=both", "use one of point, interval"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_with_the_bound_and_the_flag(assignment: str, words: str) -> None:

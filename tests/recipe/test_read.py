@@ -31,7 +31,17 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, text))
     assert recipe.engine.timing_cache == str(tmp_path / "t.cache")
     assert recipe.calibration.manifest == str(tmp_path / "c.json")
-    assert recipe.evaluation.manifest == "/abs/m.json"
+    assert recipe.evaluation.manifest == ("/abs/m.json",)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "names"),
+    [('["a.json", "/b.json"]', ["a.json", "/b.json"]), ('"a,b.json"', ["a,b.json"]), ('""', []), ("[]", [])],
+)
+def test_a_recipe_names_one_evaluation_set_or_several(tmp_path: Path, manifest: str, names: list[str]) -> None:
+    recipe = load_recipe(written(tmp_path, f'checkpoint = "m.nemo"\n[evaluation]\nmanifest = {manifest}\n'))
+    assert recipe.evaluation.manifest == tuple(str(tmp_path / name) for name in names)
+    assert override(Recipe("a", "b"), [f"evaluation.manifest={manifest}"]).evaluation.manifest == tuple(names)
 
 
 @pytest.mark.parametrize(
@@ -113,4 +123,5 @@ def test_bundled_recipes_load_and_their_files_exist() -> None:
     for path in (ROOT / "engines").glob("*.toml"):
         recipe = load_recipe(path)
         assert Path(recipe.checkpoint).exists(), path
-        assert Path(recipe.evaluation.manifest).is_file(), path
+        assert recipe.evaluation.manifest, path
+        assert all(Path(name).is_file() for name in recipe.evaluation.manifest), path

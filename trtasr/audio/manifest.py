@@ -1,8 +1,9 @@
 """Lists of utterances: NeMo manifests (JSON lines) and LibriSpeech-style folders."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from trtasr.files.read import Source, decoded
 LONGEST_LINE = 2**20  # bytes: an hour of speech has 60,000 characters
 MOST_LINES = 2_000_000
 MOST_SECONDS = 10**7
+SAYS_NOTHING = ("manifest", "test_manifest", "dev_manifest", "metadata", "data")  # as names of manifests
 LINE = 'write {"audio_filepath": ..., "duration": ..., "text": ...}, one JSON object per line'
 
 
@@ -27,12 +29,14 @@ class ManifestEntry:
         duration: seconds.
         text: reference transcript; empty where none is needed.
         offset: start of the segment in the file, seconds; None: the utterance is the whole file.
+        dataset: name of the evaluation set, which is that of the manifest.
     """
 
     audio_filepath: Path
     duration: float
     text: str
     offset: float | None = None
+    dataset: str = ""
 
     @property
     def segment(self) -> tuple[float, float | None]:
@@ -53,6 +57,46 @@ class Row(msgspec.Struct):
     text: str | None = None
     duration: float | None = None
     offset: float | None = None
+
+
+def read_manifests(paths: Sequence[Path], require_text: bool = True) -> tuple[ManifestEntry, ...]:
+    """The utterances of several evaluation sets, one set after another, each with the name of its set.
+
+    Args:
+        paths: as `read_manifest` takes them.
+        require_text: refuse utterances without a transcript.
+
+    Raises:
+        AudioError: one that cannot be read, naming the file and the line, or that is given twice.
+    """
+    real = [os.path.realpath(path) for path in paths]
+    for path, place in zip(paths, real, strict=True):
+        if real.count(place) > 1:
+            raise AudioError(f"{path_text(path):.300}: given twice", "name every manifest once: its words count once")
+    named = zip(paths, dataset_names(paths), strict=True)
+    return tuple(replace(entry, dataset=name) for path, name in named for entry in read_manifest(path, require_text))
+
+
+def dataset_names(paths: Sequence[Path]) -> list[str]:
+    """Names of evaluation sets: what their manifests are called, or the folders that these are in.
+
+    The first of the following that no other set has: the manifest's name without its suffix, unless that says nothing
+    (``manifest``); its folder's; both; the whole path.
+    """
+    choices = [spellings(path.absolute()) for path in paths]
+    names = [first for first, *_ in choices]
+    for place in range(1, max(map(len, choices), default=0)):
+        taken = Counter(names)
+        pairs = zip(names, choices, strict=True)
+        names = [name if taken[name] == 1 else known[min(place, len(known) - 1)] for name, known in pairs]
+    return [path_text(Path(name)) for name in names]
+
+
+def spellings(path: Path) -> list[str]:
+    """What an evaluation set could be called, the shortest first."""
+    stem, folder = path.name if is_folder(path) else path.stem, path.parent.name
+    both, whole = f"{folder}/{stem}", str(path)
+    return [folder, both, whole] if folder and stem.lower() in SAYS_NOTHING else [stem, folder or whole, both, whole]
 
 
 def read_manifest(path: Path, require_text: bool = True) -> tuple[ManifestEntry, ...]:

@@ -86,7 +86,7 @@ class Listener:
                 "%s: %.2f s found, but the manifest says %.2f s", entry.audio_filepath, seconds, entry.duration
             )
         features, frames = features_of(samples, self._made)
-        return Prepared(str(entry.audio_filepath), seconds, entry.text, features, frames)
+        return Prepared(str(entry.audio_filepath), seconds, entry.text, features, frames, entry.dataset)
 
 
 def differs(promised: float, found: float) -> bool:

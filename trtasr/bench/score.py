@@ -1,28 +1,15 @@
 """Word and character error rates of normalized texts, counted by jiwer."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jiwer
 
 from trtasr.errors import UsageError
+from trtasr.results import Score
 from trtasr.text.normalize import spaced
 
 
-class Score(NamedTuple):
-    """Word and character error rate; `WerResult` says what each figure is."""
-
-    wer: float
-    words: int
-    errors: int
-    hits: int
-    cer: float
-    characters: int
-    character_errors: int
-    spaced: bool
-
-
-def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
+def score(references: Sequence[str], hypotheses: Sequence[str], by_words: bool | None = None) -> Score:
     """Word and character error rate as jiwer counts them.
 
     Characters are code points. The spaces between words count, as in ``jiwer.cer``; in a language without such spaces
@@ -31,6 +18,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     Args:
         references: normalized.
         hypotheses: likewise, one for each reference.
+        by_words: whether there are spaces between words; None: the references tell.
 
     Raises:
         UsageError: the references hold no word.
@@ -41,7 +29,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
         raise UsageError(
             "the reference transcripts hold no words after normalization", "use a manifest with transcripts"
         )
-    with_spaces = spaced(references)
+    with_spaces = spaced(references) if by_words is None else by_words
     characters = process_characters(references, hypotheses, with_spaces)
     return Score(
         wer=100.0 * words.wer,

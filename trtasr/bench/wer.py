@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
 from itertools import islice
 from time import perf_counter_ns
 from typing import Protocol
@@ -9,9 +10,9 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from trtasr.bench.score import counts, score
+from trtasr.bench.score import score
 from trtasr.errors import QualityError, UsageError
-from trtasr.results import Prepared, Utterance, WerResult
+from trtasr.results import Prepared, Score, Utterance, WerResult
 from trtasr.text.normalize import NORMALIZERS, resolve
 from trtasr.values import Array, FloatArray, IntArray
 
@@ -37,7 +38,8 @@ class Hears(Protocol):
 Indexed = tuple[int, "Prepared"]
 
 FEW, MANY = 10, 50  # words, or characters: below these a result says too little to condemn a model
-DEAF_WER, DEAF_CER, DEAF_UNSPACED_CER = 95.0, 75.0, 90.0  # percent; see `require_recognition`
+MOST = 60.0  # percent; see `require_recognition`
+DEAF_WER, DEAF_CER, DEAF_UNSPACED_CER = 95.0, 75.0, 90.0  # percent, on few words
 SHOWN = 60  # characters of an example
 
 
@@ -66,7 +68,7 @@ def measure_wer(
         QualityError: NaN in the log-probabilities, or every transcript empty or the same.
         UsageError: there is no utterance or no reference word.
     """
-    done: dict[int, tuple[str, float, str, str]] = {}
+    done: dict[int, Utterance] = {}
     cut: list[str] = []
     work_ns = 0
     total = len(utterances) if isinstance(utterances, Sized) else None
@@ -80,83 +82,90 @@ def measure_wer(
             stopped = recognizer.cut or (False,) * len(group)
             cut += [item.audio_filepath for (_, item), short in zip(group, stopped, strict=True) if short]
             for (index, item), transcript in zip(group, recognizer.decode(found, counted), strict=True):
-                done[index] = item.audio_filepath, item.duration, item.text, transcript
+                done[index] = heard(item, transcript)
             bar.update(len(group))
     warn_of_cuts(cut, len(done))
-    chosen = resolve(normalizer, (text for _, _, text, _ in done.values()))
-    rows = tuple(utterance(*done[index], NORMALIZERS[chosen]) for index in sorted(done))
+    chosen = resolve(normalizer, (row.text for row in done.values()))
+    rows = tuple(normalized(done[index], NORMALIZERS[chosen]) for index in sorted(done))
     refuse_degenerate(rows)
-    rates = score([row.reference for row in rows], [row.hypothesis for row in rows])
-    return WerResult(**rates._asdict(), utterances=rows, normalizer=chosen, batch=batch, work_seconds=work_ns / 1e9)
+    rates = scored(rows)
+    return WerResult(**vars(rates), utterances=rows, normalizer=chosen, batch=batch, work_seconds=work_ns / 1e9)
 
 
-def bootstrap_delta(
-    reference: WerResult, candidate: WerResult, samples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of ``candidate.rate - reference.rate`` by a paired bootstrap over utterances.
-
-    Whole utterances are drawn with replacement, the same ones for both engines (Bisani and Ney, ICASSP 2004), and the
-    2.5 and 97.5 percentiles of the difference are taken.
-
-    Returns:
-        Lower and upper bound in percentage points.
+def scored(rows: Sequence[Utterance], by_words: bool | None = None) -> Score:
+    """Rates of normalized transcripts.
 
     Raises:
-        UsageError: the two results are not about the same utterances.
+        UsageError: the references hold no word; names the evaluation set.
     """
-    keys = [[(u.audio_filepath, u.reference) for u in result.utterances] for result in (reference, candidate)]
-    if keys[0] != keys[1]:
-        raise UsageError("the two WER results cover different utterances", "evaluate both engines on one manifest")
-    units, before = utterance_counts(reference)
-    _, after = utterance_counts(candidate)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), size=samples)
-    deltas = 100.0 * (draws @ (after - before)) / np.maximum(draws @ units, 1)
-    low, high = np.percentile(deltas, [2.5, 97.5])
-    return float(low), float(high)
+    try:
+        return score([row.reference for row in rows], [row.hypothesis for row in rows], by_words)
+    except UsageError as error:
+        names = ", ".join(dict.fromkeys(row.dataset for row in rows if row.dataset))
+        raise UsageError(f"{names}: {error.problem}" if names else error.problem, error.repair) from error
 
 
-def utterance_counts(result: WerResult) -> IntArray:
-    """Reference words (characters where CER is judged) and errors of each utterance [2, N]."""
-    pairs = [counts(row.reference, row.hypothesis, result.spaced) for row in result.utterances]
-    return np.array(pairs, dtype=np.int64).T
+def by_dataset(result: WerResult) -> dict[str, WerResult]:
+    """Name of an evaluation set -> the result on it, judged by words or by characters as all sets together are.
+
+    Raises:
+        UsageError: the references of a set hold no word.
+    """
+    parts = {}
+    for name in dict.fromkeys(row.dataset for row in result.utterances):
+        rows = tuple(row for row in result.utterances if row.dataset == name)
+        parts[name] = replace(result, **vars(scored(rows, result.spaced)), utterances=rows)
+    return parts
 
 
 def require_recognition(result: WerResult) -> None:
-    """Refuse a reference that recognizes nothing: INT8 would be held against noise, and could only pass.
+    """Refuse a reference that recognizes too little, on any evaluation set: INT8 would be held against noise.
 
-    A rate as bad on fewer words, or with letters that are right, is a warning.
-
-    Poor models stay far from these limits: with 40 % of the characters wrong, 15 to 20 % of the words are right.
-    A toy of 200 words that hears LibriSpeech has a WER of 98 % and a CER of 69 %. Transcripts of other sentences in the
-    same language, or of letters at random, have a CER of 79 to 106 %.
+    Where most words are wrong, a difference of rates says nothing about quantization: errors replace errors. Models in
+    their own language and domain stay far below 60 %; transcripts in another language, of other sentences, or read
+    through a wrong tokenizer have 95 % and more. On few words, where chance could do it, a rate must be such, and most
+    letters wrong, to be refused; else it is a warning.
 
     Args:
         result: of the FP32 reference.
 
     Raises:
-        QualityError: no word right in at least 50; WER of 95 % or more with a CER of 75 % or more on at least 10 words;
-            without spaces between words a CER of 90 % or more on at least 10 characters.
+        QualityError: WER (CER without spaces between words) above 60 % on at least 50 words (characters); on at least
+            10 words a WER of 95 % with a CER of 75 %, on 10 characters a CER of 90 %.
+        UsageError: the references of a set hold no word.
     """
-    if not recognizes_nothing(result):
-        warn_of_little_recognized(result)
-        return
+    parts = by_dataset(result)
+    for name, part in ((parts if len(parts) > 1 else {}) | {"": result}).items():
+        if recognizes_too_little(part):
+            refuse_reference(part, name)
+        warn_of_little_recognized(part, name)
+
+
+def refuse_reference(result: WerResult, dataset: str) -> None:
+    """Refuse a run, with what may be the cause.
+
+    Raises:
+        QualityError: always.
+    """
     first = max(result.utterances, key=lambda row: len(row.reference))
     raise QualityError(
-        f"the FP32 reference recognizes nothing: WER {result.wer:.2f} %, CER {result.cer:.2f} %, {result.hits} of "
-        f"{result.words} words right, normalizer {result.normalizer}; {first.audio_filepath}: heard "
-        f"{first.hypothesis[:SHOWN]!r} for {first.reference[:SHOWN]!r}",
-        "look at, in this order: language and transcripts of the manifest (are they the model's?), sample rate of the "
-        "audio, tokenizer and front-end settings of the checkpoint, evaluation.normalizer of the recipe",
+        f"the FP32 reference recognizes too little{f' of {dataset}' if dataset else ''} to hold INT8 against: "
+        f"WER {result.wer:.2f} %, CER {result.cer:.2f} %, {result.hits} of {result.words} words right, normalizer "
+        f"{result.normalizer}; {first.audio_filepath}: heard {first.hypothesis[:SHOWN]!r} for "
+        f"{first.reference[:SHOWN]!r}",
+        "look at, in this order: language and transcripts of the manifest (are they the model's? are numbers written "
+        "as it writes them?), sample rate of the audio, tokenizer and front-end settings of the checkpoint, "
+        "evaluation.normalizer of the recipe; speech that is too hard for the model is no evaluation set for it",
     )
 
 
-def recognizes_nothing(result: WerResult) -> bool:
-    """Whether a result is as good as none; see `require_recognition`."""
+def recognizes_too_little(result: WerResult) -> bool:
+    """Whether differences to a result would mean nothing; see `require_recognition`."""
+    if result.units >= MANY:
+        return result.rate > MOST
     if not result.spaced:
-        return result.characters >= FEW and result.cer >= DEAF_UNSPACED_CER
-    unheard = result.words >= MANY and result.hits == 0
-    return unheard or (result.words >= FEW and result.wer >= DEAF_WER and result.cer >= DEAF_CER)
+        return result.units >= FEW and result.cer >= DEAF_UNSPACED_CER
+    return result.units >= FEW and result.wer >= DEAF_WER and result.cer >= DEAF_CER
 
 
 def batches(utterances: Iterable[Prepared], batch: int) -> Iterator[list[Indexed]]:
@@ -180,9 +189,14 @@ def stacked(items: Sequence[Prepared]) -> tuple[FloatArray, IntArray]:
     return features, np.array([item.frames for item in items], dtype=np.int64)
 
 
-def utterance(audio: str, duration: float, text: str, heard: str, normalize: Callable[[str], str]) -> Utterance:
-    """One row: the transcript as given and normalized, beside its reference."""
-    return Utterance(audio, duration, text, heard, normalize(text), normalize(heard))
+def heard(item: Prepared, transcript: str) -> Utterance:
+    """One row: the transcript as given, beside its reference."""
+    return Utterance(item.audio_filepath, item.duration, item.text, transcript, "", "", item.dataset)
+
+
+def normalized(row: Utterance, normalize: Callable[[str], str]) -> Utterance:
+    """The row with both sides as they are scored."""
+    return replace(row, reference=normalize(row.text), hypothesis=normalize(row.pred_text))
 
 
 def refuse_nan(log_probs: FloatArray, group: Sequence[Indexed]) -> None:
@@ -199,14 +213,15 @@ def refuse_nan(log_probs: FloatArray, group: Sequence[Indexed]) -> None:
         )
 
 
-def warn_of_little_recognized(result: WerResult) -> None:
-    """Say that a comparison means nothing, where FP32 itself understands nothing."""
-    if result.rate >= (DEAF_WER if result.spaced else DEAF_UNSPACED_CER):
+def warn_of_little_recognized(result: WerResult, dataset: str) -> None:
+    """Say that a comparison means little, where FP32 itself understands little."""
+    if result.rate > MOST:
         words = (
-            "the FP32 reference recognizes next to nothing (WER %.2f %%, CER %.2f %%, %d of %d words right): the "
-            "figures of INT8 say nothing about quantization; is the speech in the model's language?"
+            "the FP32 reference recognizes little%s (WER %.2f %%, CER %.2f %%, %d of %d words right): the figures of "
+            "INT8 say nothing about quantization; is the speech in the model's language?"
         )
-        logger.warning(words, result.wer, result.cer, result.hits, result.words)
+        where = f" of {dataset}" if dataset else ""
+        logger.warning(words, where, result.wer, result.cer, result.hits, result.words)
 
 
 def warn_of_cuts(files: Sequence[str], total: int) -> None:

@@ -84,6 +84,20 @@ def name(text: str) -> str:
     return text
 
 
+def manifests(text: str) -> list[str]:
+    """Paths of manifests: commas separate them, unless the text as it stands names something.
+
+    Raises:
+        argparse.ArgumentTypeError: one that is no path.
+    """
+    return [text] if os.path.lexists(text) else list(map(name, text.split(",")))
+
+
+def add_manifests(sub: argparse.ArgumentParser, text: str) -> None:
+    """The flag that names speech."""
+    sub.add_argument("--manifest", type=manifests, action="extend", metavar="FILE[,FILE...]", help=text)
+
+
 def parser() -> Parser:
     """The whole command line."""
     top = Parser(prog="trtasr", epilog=EPILOG, description="A TensorRT deployment compiler for speech recognition.")
@@ -125,7 +139,7 @@ def add_model(sub: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="override one recipe value; may be repeated",
     )
-    sub.add_argument("--manifest", type=name, help="speech to measure WER on: NeMo JSON lines or a LibriSpeech folder")
+    add_manifests(sub, "speech to measure WER on: NeMo JSON lines or LibriSpeech folders; may be repeated")
     sub.add_argument("--correction", help="of weights for earlier layers' errors: none (default), bias, qep or fade")
     sub.add_argument("--calib-dir", type=path, help="folder of committed scale tables (default: calib)")
     for flag in TRTEXEC:
@@ -211,7 +225,7 @@ def add_acceptance(sub: argparse.ArgumentParser) -> None:
 def add_bench(sub: argparse.ArgumentParser) -> None:
     """Flags of ``bench``."""
     sub.add_argument("bundle", type=path, help="folder made by compile, or the model it was made from")
-    sub.add_argument("--manifest", type=path, help="speech to measure WER on (default: the recipe's)")
+    add_manifests(sub, "speech to measure WER on (default: the recipe's); may be repeated")
     sub.add_argument("--threads", type=int, help="CPU threads (default: the recipe's; 0: all usable CPUs)")
     sub.add_argument("--seconds", type=float, action="append", help="seconds of audio per utterance; may be repeated")
     sub.add_argument("--batch", type=int, action="append", help="utterances per run on a GPU; may be repeated")
@@ -222,7 +236,7 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
     """Flags of ``compare``."""
     sub.add_argument("bundle", type=path, help="folder made by compile, or the model it was made from")
     sub.add_argument("--target", help="engine to compare with FP32 (default: cpu)")
-    sub.add_argument("--manifest", type=path, help="speech to compare on (default: the recipe's)")
+    add_manifests(sub, "speech to compare on (default: the recipe's); may be repeated")
     sub.add_argument("--layers", action="store_true", help="SQNR of every layer's output instead")
     sub.add_argument(
         "--integer", action="store_true", help="FP32, Q/DQ and integer-only side by side instead (CTC models)"

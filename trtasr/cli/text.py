@@ -10,6 +10,7 @@ from typing import Any
 
 from trtasr.pipeline.gates import speedups
 from trtasr.pipeline.record import record_json
+from trtasr.report.difference_view import difference_lines
 from trtasr.report.table import (
     controls_table,
     coverage_line,
@@ -28,6 +29,7 @@ SUMMARY = ("outcome", "problems", "seconds", "results", "comparison", "controls"
 def compile_text(record: Record, out: Path) -> str:
     """The closing table: engines, coverage, controls, missed gates and the machine-readable line."""
     lines = [summary_table(record.results)]
+    lines += difference_lines(record.results)
     lines += generation_lines(record.results)
     lines += speed_lines(record.results)
     lines += [f"{coverage_line(item.target, item.layers)}; {decision_summary(item)}" for item in record.quantized]

@@ -39,6 +39,7 @@ from trtasr.pipeline.record import bench_json
 from trtasr.pipeline.use import Transcript, bench_bundle, engine_layers, estimate_bundle, transcribe_files
 from trtasr.recipe import Change, Evaluation, Recipe, change, from_dict, override, to_dict
 from trtasr.recipe.find import ENGINES, find_recipe
+from trtasr.report.difference_view import difference_lines
 from trtasr.report.error_view import corrections
 from trtasr.report.integer_view import integer_text, proof_json, proof_text
 from trtasr.report.roofline import roofline_text
@@ -83,6 +84,11 @@ def resolve_recipe(arguments: argparse.Namespace) -> Recipe:
     recipe = with_engine_flags(recipe, arguments) if arguments.verb == "compile" else recipe
     check_target(recipe.engine.target, "--target" if getattr(arguments, "target", None) else "engine.target")
     return recipe
+
+
+def speech(arguments: argparse.Namespace) -> list[Path]:
+    """The manifests of a verb on a bundle; empty: the recipe's are meant."""
+    return [Path(name) for name in arguments.manifest or ()]
 
 
 def given(flags: Iterable[Change]) -> list[Change]:
@@ -222,8 +228,8 @@ def bench_verb(arguments: argparse.Namespace) -> Summary:
     changed |= {"gpu_batches": arguments.batch} if arguments.batch else {}
     changed |= {"allow_slower": True} if arguments.allow_slower else {}
     settings = from_dict(Evaluation, asdict(settings) | changed, "bench")
-    results = bench_bundle(arguments.bundle, arguments.manifest, settings)
-    lines = [summary_table(results)]
+    results = bench_bundle(arguments.bundle, speech(arguments), settings)
+    lines = [summary_table(results), *difference_lines(results)]
     for result in results:
         lines += [latency_text(result.engine, latency) for latency in result.latencies]
     lines += cpu_speed_line(results) + speed_lines(results)
@@ -240,9 +246,9 @@ def compare_verb(arguments: argparse.Namespace) -> Summary:
     target = arguments.target or usual(arguments.bundle)
     utterances = COMPARED_UTTERANCES if arguments.utterances is None else arguments.utterances
     if arguments.layers:
-        found = compare_layers(arguments.bundle, target, arguments.manifest, utterances)
+        found = compare_layers(arguments.bundle, target, speech(arguments), utterances)
         return Summary(sqnr_table(found, target), {"reference": "fp32", "candidate": target, "sqnr_db": plain(found)})
-    result = compare_bundle(arguments.bundle, target, arguments.manifest, arguments.out, utterances)
+    result = compare_bundle(arguments.bundle, target, speech(arguments), arguments.out, utterances)
     return Summary(comparison_text(result, arguments.out), plain(result))
 
 
@@ -250,7 +256,7 @@ def compare_integer_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr compare --integer``; ends with 3 when the executor and ONNX Runtime do not agree."""
     if arguments.target or arguments.layers:
         raise UsageError("--integer compares all forms of a network, layer by layer", "leave --target and --layers out")
-    found = compare_integer(arguments.bundle, arguments.manifest, arguments.utterances)
+    found = compare_integer(arguments.bundle, speech(arguments), arguments.utterances)
     return Summary(integer_text(found, arguments.all), plain(found), 3 if found.unequal else 0)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trtasr.audio.manifest import read_manifest
+from trtasr.audio.manifest import read_manifests
 from trtasr.audio.prepare import examples, prepare
 from trtasr.audio.read import Reading
 from trtasr.bench.agreement import scores
@@ -102,7 +102,7 @@ def ablate(recipe: Recipe, plan: Plan) -> tuple[WerResult, tuple[Cell, ...]]:
     if not recipe.evaluation.manifest:
         raise UsageError("the ablation needs speech to score on", "add --manifest FILE")
     network, original = wired(checkpoint_of(recipe))
-    entries = read_manifest(Path(recipe.evaluation.manifest))
+    entries = read_manifests([*map(Path, recipe.evaluation.manifest)])
     utterances = prepare(entries, network.frontend, Reading(refuse=refuse_above(network.described)))
     with scratch() as folder:
         exported = export(network, original, folder)
@@ -189,13 +189,12 @@ def ablation_table(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) 
 
 def ablation_json(reference: WerResult, cells: Sequence[Cell], recipe: Recipe) -> dict[str, Any]:
     """All figures as JSON types."""
-    source = recipe.audio_manifest
     return {
         "wer_fp32": reference.wer,
         "cer_fp32": reference.cer,
         "measure": reference.measure,
         "normalizer": reference.normalizer,
-        "audio": source,
+        "audio": list(recipe.audio_manifests),
         "weight_only": recipe.quantization.weight_only,
         "cells": plain(cells),
     }

@@ -108,7 +108,7 @@ def attempt(name: str, recipe: Recipe, out: Path, calib: Path) -> Outcome:
     try:
         record = compile_recipe(recipe, Options(folder, calib))
         if recipe.evaluation.manifest and recipe.engine.quantization == "explicit":
-            sqnr = compare_layers(folder, T4.name, None, COMPARED)
+            sqnr = compare_layers(folder, T4.name, (), COMPARED)
     except TrtasrError as problem:
         error = str(problem)
         logger.warning("%s: %s", name, error)

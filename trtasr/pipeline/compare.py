@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from trtasr.audio.manifest import read_manifest
+from trtasr.audio.manifest import read_manifests
 from trtasr.audio.prepare import examples
 from trtasr.bench.agreement import Noise, compare_tensor, scores
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt, require_tensorrt
@@ -155,7 +155,7 @@ def judged(part: Part, outputs: Mapping[str, Sequence[Outputs]]) -> TensorCompar
     return compare_tensor(part.judged, *rows.values())
 
 
-def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, limit: int) -> Comparison:
+def compare_bundle(path: Path, target: str, manifests: Sequence[Path], out: Path, limit: int) -> Comparison:
     """Polygraphy comparison of FP32 with one engine of a bundle, on speech; files go to ``out``.
 
     An engine of one part runs as itself where it can, others as their graphs in ONNX Runtime.
@@ -164,7 +164,7 @@ def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, li
         UsageError: no speech to compare on.
     """
     opened = open_engine(path)
-    items = examples(compared_utterances(opened, target, manifest, limit))
+    items = examples(compared_utterances(opened, target, manifests, limit))
     network, reference = opened.network, opened.graphs("fp32")
     candidate = opened.runnable(target) if len(network.parts) == 1 else opened.graphs(target)
     with model_errors(f"{path}: {target} against fp32"):
@@ -172,7 +172,7 @@ def compare_bundle(path: Path, target: str, manifest: Path | None, out: Path, li
         return compare(network, engines, dictated(network, reference, items), writable(out))
 
 
-def compare_layers(path: Path, target: str, manifest: Path | None, limit: int) -> dict[str, float]:
+def compare_layers(path: Path, target: str, manifests: Sequence[Path], limit: int) -> dict[str, float]:
     """SQNR in dB of every convolution's and matrix product's output, in graph order, FP32 as the reference.
 
     Behind a linear layer the sum with its bias counts as an output too: engines that add it inside have only that.
@@ -185,14 +185,14 @@ def compare_layers(path: Path, target: str, manifest: Path | None, limit: int) -
     Args:
         path: bundle.
         target: engine of it.
-        manifest: speech to compare on; None: the recipe's.
+        manifests: speech to compare on; empty: the recipe's.
         limit: utterances at most.
 
     Raises:
         UsageError: no speech to compare on, no such engine, or one that shares no tensor with FP32.
     """
     opened = open_engine(path)
-    items = examples(compared_utterances(opened, target, manifest, limit))
+    items = examples(compared_utterances(opened, target, manifests, limit))
     network, engines = opened.network, (opened.graphs("fp32"), opened.graphs(target))
     with model_errors(f"{path}: {target} against fp32"), ExitStack() as stack:
         names = shared_outputs(engines, target, path)
@@ -266,7 +266,7 @@ def marked_plan(opened: Opened, qdq: Path, names: Sequence[str], stack: ExitStac
     return stack.enter_context(plan_observer(folder / "t4" / "marked.plan"))
 
 
-def compared_utterances(opened: Opened, target: str, manifest: Path | None, limit: int) -> Sequence[Prepared]:
+def compared_utterances(opened: Opened, target: str, manifests: Sequence[Path], limit: int) -> Sequence[Prepared]:
     """Speech to compare FP32 and an engine on.
 
     Raises:
@@ -278,20 +278,7 @@ def compared_utterances(opened: Opened, target: str, manifest: Path | None, limi
         raise UsageError("--target fp32: it is what engines are compared with", "name an INT8 engine")
     if target == INTEGER.name:
         raise UsageError("--target integer: its logits are integers", "use --integer instead")
-    items = opened.heard(read_manifest(manifest_of(opened, manifest), require_text=False)[:limit])
+    items = opened.heard(read_manifests(opened.speech(manifests), require_text=False)[:limit])
     if not any(item.frames for item in items):
         raise UsageError("nothing to compare on: every utterance is shorter than one frame", "give another manifest")
     return items
-
-
-def manifest_of(opened: Opened, manifest: Path | None) -> Path:
-    """The given manifest, else the recipe's.
-
-    Raises:
-        UsageError: neither, or the recipe's is not there.
-    """
-    if found := manifest or opened.manifest:
-        return found
-    named = opened.recipe.evaluation.manifest
-    problem = f"the recipe's manifest {named} is not here" if named else "the recipe names no manifest"
-    raise UsageError(f"{opened.bundle.path}: {problem}", "add --manifest FILE")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from trtasr.audio.frontend import Frontend
-from trtasr.audio.manifest import read_manifest
+from trtasr.audio.manifest import read_manifests
 from trtasr.audio.prepare import prepare
 from trtasr.errors import AudioError, RecipeError
 from trtasr.network.network import Exported
@@ -48,13 +48,14 @@ def calibration_features(method: str, recipe: Recipe, exported: Exported) -> Cal
 
 
 def audio(recipe: Recipe, frontend: Frontend) -> CalibrationSet:
-    """Real speech: the first utterances of the calibration manifest, else of the evaluation manifest.
+    """Real speech: the first utterances of the calibration manifest, else of the evaluation manifests.
 
     Raises:
         RecipeError: neither manifest is given. AudioError: a broken manifest or recording.
     """
-    if not recipe.audio_manifest:
+    if not recipe.audio_manifests:
         raise RecipeError("calibration by audio: no manifest", "give one with --set calibration.manifest=FILE")
-    items = prepare(read_manifest(Path(recipe.audio_manifest), require_text=False)[:AUDIO_UTTERANCES], frontend)
+    entries = read_manifests([*map(Path, recipe.audio_manifests)], require_text=False)
+    items = prepare(entries[:AUDIO_UTTERANCES], frontend)
     batches = tuple(item.features[None] for item in items)
     return CalibrationSet(batches, tuple(np.array([item.frames], np.int64) for item in items), "audio")

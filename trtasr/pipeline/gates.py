@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trtasr.recipe import Evaluation
-from trtasr.results import BenchResult, Latency, speedup
+from trtasr.results import BenchResult, Latency, PairedDifference, speedup
 
 
 class Speedup(NamedTuple):
@@ -23,26 +23,57 @@ def missed_gates(results: Sequence[BenchResult], settings: Evaluation) -> tuple[
         results: FP32 first.
         settings: the recipe's section, with the limits.
     """
-    return (*worse_than_fp32(results, settings.max_wer_increase), *slower_than_fp16(results, settings.allow_slower))
+    return (*worse_than_fp32(results, settings), *slower_than_fp16(results, settings.allow_slower))
 
 
-def worse_than_fp32(results: Sequence[BenchResult], limit: float) -> list[str]:
+def worse_than_fp32(results: Sequence[BenchResult], settings: Evaluation) -> list[str]:
     """INT8 engines whose WER (or CER, where that is judged) is too far above that of FP32.
 
     Args:
         results: FP32 first.
-        limit: largest increase in points.
+        settings: `Evaluation` says what the gates and their limits are.
     """
-    reference, missed = results[0].wer, []
-    for result in results[1:]:
-        if result.precision == "int8" and reference and result.wer:
-            rate, measure = result.wer.rate, result.wer.measure
-            if rate - reference.rate > limit + 1e-9:
-                missed.append(
-                    f"{result.engine}: {measure} {rate:.2f} % is {rate - reference.rate:+.2f} "
-                    f"points over FP32; the gate is +{limit:.2f}"
-                )
+    judged = [result for result in results if result.precision == "int8" and result.wer and result.differences]
+    missed = []
+    for result in judged:
+        together, *parts = result.differences
+        if exceeds(together, settings):
+            missed.append(f"{lost(result, together)}; the gate is {asked(settings)}")
+        for part in parts:
+            if part.interval[0] > 0 and above(part.delta, settings.max_wer_increase):
+                limit = f"{settings.max_wer_increase:+.2f} where a single set shows a loss"
+                missed.append(f"{lost(result, part)}; the gate is {limit}")
     return missed
+
+
+def exceeds(found: PairedDifference, settings: Evaluation) -> bool:
+    """Whether the difference over all sets misses the gate."""
+    if settings.gate == "interval":
+        return above(found.interval[1], settings.max_wer_upper)
+    return above(found.delta, settings.max_wer_increase)
+
+
+def above(points: float, limit: float) -> bool:
+    """More than the limit, by more than rounding."""
+    return points > limit + 1e-9
+
+
+def asked(settings: Evaluation) -> str:
+    """The gate over all sets in words."""
+    if settings.gate == "interval":
+        return f"{settings.max_wer_upper:+.2f} for the interval's upper end"
+    return f"{settings.max_wer_increase:+.2f}"
+
+
+def lost(result: BenchResult, found: PairedDifference) -> str:
+    """What an engine loses, in words."""
+    measure = result.wer.measure if result.wer else ""
+    where = f", {found.dataset}" if found.dataset else ""
+    low, high = found.interval
+    return (
+        f"{result.engine}{where}: {measure} {found.rate:.2f} % is {found.delta:+.2f} points over FP32, 95 % interval "
+        f"[{low:+.2f}, {high:+.2f}]"
+    )
 
 
 def slower_than_fp16(results: Sequence[BenchResult], allowed: bool = False) -> list[str]:

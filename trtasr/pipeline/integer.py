@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from trtasr.audio.prepare import examples
 from trtasr.bench.agreement import Scores
-from trtasr.bench.wer import bootstrap_delta
+from trtasr.bench.paired import bootstrap_delta
 from trtasr.engine.faults import model_errors
 from trtasr.engine.sessions import OrtRunner, load_model
 from trtasr.errors import QualityError, TrtasrError, UsageError
@@ -106,7 +106,7 @@ def integer_files(opened: Opened) -> tuple[Path, Path]:
     return graph, reference
 
 
-def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> IntegerComparison:
+def compare_integer(path: Path, manifests: Sequence[Path], limit: int | None) -> IntegerComparison:
     """Compare a bundle's integer-only graph with its FP32 and Q/DQ graphs on speech.
 
     All four graphs run in ONNX Runtime, the integer-only one also in the executor, which holds the sums of
@@ -115,7 +115,7 @@ def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> Int
 
     Args:
         path: bundle.
-        manifest: speech; None: the recipe's. With an utterance without transcript no WER is measured.
+        manifests: speech; empty: the recipe's. With an utterance without transcript no WER is measured.
         limit: utterances at most; None: all.
 
     Raises:
@@ -136,7 +136,7 @@ def compare_integer(path: Path, manifest: Path | None, limit: int | None) -> Int
         "Q/DQ, every layer INT8": twin,
         "integer-only": integer,
     }
-    items = compared_utterances(opened, target, manifest, sys.maxsize if limit is None else limit)
+    items = compared_utterances(opened, target, manifests, sys.maxsize if limit is None else limit)
     with model_errors(f"{path}: integer-only against Q/DQ"):
         return compared(graphs, items, opened)
 

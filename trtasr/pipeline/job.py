@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from trtasr.audio.frontend import Frontend
-from trtasr.audio.manifest import ManifestEntry, read_manifest
+from trtasr.audio.manifest import ManifestEntry, read_manifests
 from trtasr.audio.prepare import prepare
 from trtasr.audio.read import Reading, audio_seconds
 from trtasr.bundle import check_replaceable, open_bundle
@@ -65,7 +65,7 @@ class Job:
         targets: of the recipe; host: GPU and TensorRT of this machine, None where the targets need none.
         checkpoint: as read.
         network: wired graphs; original: the checkpoint's module behind them.
-        utterances: features of the evaluation manifest; empty without one.
+        utterances: features of the evaluation sets; empty without a manifest.
         started: `time.monotonic` of the beginning.
     """
 
@@ -295,20 +295,20 @@ def by_header(entries: Iterable[ManifestEntry], config: Frontend, reading: Readi
             reading.refuse(entry.audio_filepath, seconds)
         frames = int(seconds * config.frames_per_second)
         nothing = np.broadcast_to(np.float32(0), (config.rows, max(frames, 1)))
-        found.append(Prepared(str(entry.audio_filepath), seconds, entry.text, nothing, frames))
+        found.append(Prepared(str(entry.audio_filepath), seconds, entry.text, nothing, frames, entry.dataset))
     return found
 
 
 def read_utterances(
     recipe: Recipe, described: Described, options: Options, listen: Listen = prepare
 ) -> Sequence[Prepared]:
-    """Features of the evaluation manifest; empty without one.
+    """Features of the evaluation sets; empty without a manifest.
 
     Raises:
         AudioError: a broken manifest or recording. UsageError: controls without a manifest.
     """
     if recipe.evaluation.manifest:
-        entries = read_manifest(Path(recipe.evaluation.manifest))
+        entries = read_manifests([*map(Path, recipe.evaluation.manifest)])
         return listen(entries, described.frontend, Reading(refuse=refuse_above(described)))
     if options.controls:
         raise UsageError("--controls compares WER and needs speech", "add --manifest FILE")

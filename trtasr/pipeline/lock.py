@@ -49,18 +49,18 @@ class StoredWeights:
 def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything the table depends on; a committed table is reused only when all of it is equal.
 
-    For calibration by audio that includes the hash of the manifest (not of the recordings it names).
+    For calibration by audio that includes the hashes of the manifests (not of the recordings they name).
 
     Raises:
         RecipeError: the recipe asks for quantized weights alone, of which no engine is made.
     """
     refuse_weight_only(recipe.quantization)
-    source = Path(recipe.audio_manifest) if recipe.calibration.method == "audio" and recipe.audio_manifest else None
+    sources = map(Path, recipe.audio_manifests if recipe.calibration.method == "audio" else ())
     # It limits the text that a decoder is calibrated on; the checkpoint's hash covers the rest.
     rate = checkpoint.generation.tokens_per_second if checkpoint.generation else 0.0
     exclude = list(recipe.quantization.exclude) if recipe.quantization.walked else []  # as JSON has it
     return {
-        "audio_manifest_sha256": sha256_file(source) if source and is_file(source) else "",
+        "audio_manifest_sha256": " ".join(sha256_file(source) for source in sources if is_file(source)),
         "format": TABLE_FORMAT,
         "checkpoint_sha256": checkpoint.sha256,
         "calibration": asdict(recipe.calibration) | {"manifest": ""},

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trtasr.audio.prepare import Utterances
+from trtasr.bench.paired import paired_differences
 from trtasr.bench.wer import measure_wer, require_recognition
 from trtasr.engine.device import watched
 from trtasr.engine.inspect import trtexec_profile, with_time_shares
@@ -98,7 +99,16 @@ def measure_rows(subject: Subject, rows: Sequence[Row], utterances: Sequence[Pre
     for row in rows:
         wer, note = row_wer(subject, row, utterances) if utterances else (None, "")
         results.append(replace(row.known, latencies=speed.get(row.known.target, ()), wer=wer, note=note))
-    return Measured(tuple(results), gpu=tuple(states))
+    return Measured(compared(results), gpu=tuple(states))
+
+
+def compared(results: Sequence[BenchResult]) -> tuple[BenchResult, ...]:
+    """Every scored row with its differences to FP32, which is the first."""
+    first, *others = results
+    return first, *(
+        replace(row, differences=paired_differences(first.wer, row.wer)) if first.wer and row.wer else row
+        for row in others
+    )
 
 
 def row_wer(subject: Subject, row: Row, utterances: Sequence[Prepared]) -> tuple[WerResult | None, str]:

@@ -46,14 +46,33 @@ class Opened:
     network: Network
 
     @property
-    def manifest(self) -> Path | None:
-        """The recipe's manifest: where it lay beside the bundle, else as the recipe spells it; None: it is not there.
+    def manifests(self) -> tuple[Path, ...]:
+        """The recipe's manifests: where each lay beside the bundle, else as the recipe spells it.
 
-        That way a bundle can be used from any folder, and be moved together with its manifest.
+        That way a bundle can be used from any folder, and be moved together with its manifests. Where one of them is
+        not there it is none: figures of the others alone would not be the recipe's.
         """
-        beside, named = self.bundle.sidecar.manifest, self.recipe.evaluation.manifest
-        places = [self.bundle.path / beside] * bool(beside) + [Path(named)] * bool(named)
+        beside, named = self.bundle.sidecar.manifests, self.recipe.evaluation.manifest
+        places = beside if len(beside) == len(named) else ("",) * len(named)
+        found = tuple(map(self.found, places, named))
+        return tuple(path for path in found if path) if all(found) else ()
+
+    def found(self, beside: str, named: str) -> Path | None:
+        """One of the recipe's manifests; None: it is not there."""
+        places = [self.bundle.path / beside] * bool(beside) + [Path(named)]
         return next(filter(is_there, places), None)
+
+    def speech(self, given: Sequence[Path]) -> tuple[Path, ...]:
+        """The manifests that are given, else the recipe's.
+
+        Raises:
+            UsageError: neither, or one of the recipe's is not there.
+        """
+        if found := tuple(given) or self.manifests:
+            return found
+        named = ", ".join(self.recipe.evaluation.manifest)
+        problem = f"the recipe's manifest {named} is not here" if named else "the recipe names no manifest"
+        raise UsageError(f"{self.bundle.path}: {problem}", "add --manifest FILE")
 
     def graphs(self, target: str) -> Files:
         """The ONNX files that stand for a target in ONNX Runtime, one per part.

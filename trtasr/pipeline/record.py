@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,7 +16,6 @@ from typing import Any
 from trtasr import __version__
 from trtasr.audio.frontend import frontend_json
 from trtasr.audio.stored import write_stored
-from trtasr.bench.wer import bootstrap_delta
 from trtasr.bundle import seal, tokenizer_file, write_tokenizer
 from trtasr.checkpoint.architecture import architecture
 from trtasr.checkpoint.checkpoint import Checkpoint
@@ -80,7 +79,6 @@ def record_of(
         engines=engines,
         tables=tables,
         results=measured.results,
-        intervals=intervals(measured.results),
         comparison=evidence.comparison,
         controls=evidence.controls,
         parity=evidence.parity,
@@ -90,7 +88,7 @@ def record_of(
         device=cpu_name(),
         versions=versions(),
         commands=commands(recipe, evidence),
-        manifest=seen_from(job.options.out, recipe.evaluation.manifest),
+        manifests=tuple(seen_from(job.options.out, name) for name in recipe.evaluation.manifest),
         built=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         seconds=time.monotonic() - job.started,
     )
@@ -107,15 +105,9 @@ def described_json(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def intervals(results: Sequence[BenchResult]) -> dict[str, tuple[float, float]]:
-    """Label of each scored row but FP32, the first -> 95 % interval of its difference to FP32, in points."""
-    reference = results[0].wer
-    return {r.engine: bootstrap_delta(reference, r.wer) for r in results[1:] if reference and r.wer}
-
-
 def seen_from(out: Path, manifest: str) -> str:
-    """A manifest's path relative to the bundle, so that both can move together; empty for none."""
-    return os.path.relpath(os.path.realpath(manifest), os.path.realpath(out)) if manifest else ""
+    """A manifest's path relative to the bundle, so that both can move together."""
+    return os.path.relpath(os.path.realpath(manifest), os.path.realpath(out))
 
 
 def versions() -> dict[str, str]:
@@ -173,7 +165,7 @@ def write_record(folder: Path, record: Record, checkpoint: Checkpoint) -> None:
     write_json(folder / "bench.json", [bench_json(result) for result in record.results])
     if record.gpu:
         write_json(folder / "gpu.json", gpu_json(record.gpu))
-    write_json(folder / "wer.json", {r.target: plain(r.wer) for r in record.results if r.wer})
+    write_json(folder / "wer.json", {result.target: wer_json(result) for result in record.results if result.wer})
     if stored := getattr(checkpoint.frontend, "stored", None):
         write_stored(folder, stored)
     write_text(folder / "report.html", render(record))
@@ -210,7 +202,7 @@ def record_json(record: Record) -> dict[str, Any]:
         "results": {result.target: summary_json(result) for result in record.results},
         "integer": record.integer.to_json() if record.integer else None,
         "seconds": round(record.seconds, 1),
-        "manifest": record.manifest,
+        "manifest": list(record.manifests),
     }
 
 
@@ -245,14 +237,23 @@ def bench_json(result: BenchResult) -> dict[str, Any]:
     }
 
 
+def wer_json(result: BenchResult) -> dict[str, Any]:
+    """One engine of ``wer.json``: its rates with every transcript, and how far it is from FP32."""
+    return {**plain(result.wer), "differences": plain(result.differences)}
+
+
 def rates_json(result: BenchResult) -> dict[str, Any]:
-    """WER and CER in percent, which of them is judged, and the normalizer of the transcripts; null where not scored."""
+    """WER and CER in percent, which of them is judged, and the normalizer of the transcripts; null where not scored.
+
+    Beside them the differences to FP32: of all evaluation sets together (``dataset`` is empty), then of each.
+    """
     found = result.wer
     return {
         "wer": found.wer if found else None,
         "cer": found.cer if found else None,
         "measure": found.measure if found else None,
         "normalizer": found.normalizer if found else None,
+        "differences": plain(result.differences),
     }
 
 

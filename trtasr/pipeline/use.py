@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from trtasr.audio.manifest import ManifestEntry, read_manifest
+from trtasr.audio.manifest import ManifestEntry, read_manifests
 from trtasr.audio.prepare import Listener
 from trtasr.audio.read import Reading
 from trtasr.audio.source import audio_files
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 LONGEST = 3600  # seconds of audio that an estimate accepts
 
 
-def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None = None) -> tuple[BenchResult, ...]:
-    """Measure a bundle again: latency here, and WER when there is a manifest (given, or the recipe's own).
+def bench_bundle(path: Path, manifests: Sequence[Path], settings: Evaluation | None = None) -> tuple[BenchResult, ...]:
+    """Measure a bundle again: latency here, and WER when there are manifests (given, or the recipe's own).
 
     Returns:
         FP32 first, then each engine.
@@ -46,14 +46,14 @@ def bench_bundle(path: Path, manifest: Path | None, settings: Evaluation | None 
     for engine in engines:
         opened.files(engine.measured)  # what is measured is what was built
     rows = rows_of(path, opened.graphs("fp32"), engines)
-    source = manifest or opened.manifest
-    if source is None and opened.recipe.evaluation.manifest:
+    sources = tuple(manifests) or opened.manifests
+    if not sources and opened.recipe.evaluation.manifest:
         logger.warning(
             "%s: WER is not measured: the recipe's manifest %s is not here; name one with --manifest",
             path,
-            opened.recipe.evaluation.manifest,
+            ", ".join(opened.recipe.evaluation.manifest),
         )
-    items = opened.heard(read_manifest(source) if source else [], evaluation.bench_seconds)
+    items = opened.heard(read_manifests(sources), evaluation.bench_seconds)
     return measure_rows(subject, rows, items).results
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from trtasr.errors import RecipeError
-from trtasr.recipe.sections import CHOICES, Calibration, EngineShapes, Recipe
+from trtasr.recipe.sections import CHOICES, Calibration, EngineShapes, Evaluation, Recipe
 from trtasr.text.printable import printable
 
 BOUNDS: Mapping[str, tuple[float, float]] = {  # smallest and largest of every number, and of those in a list
@@ -31,6 +31,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # smallest and largest of every n
     "unfold_channels": (1, 2**31 - 1),
     "workspace_mb": (0, 2**20),
     "max_wer_increase": (0, 10**6),
+    "max_wer_upper": (0, 10**6),
     "batch": (1, 1024),
     "threads": (0, 1024),
     "min_sqnr": (0, 1000),
@@ -43,6 +44,7 @@ MOST_ITEMS = 1000  # of a list
 MOST_SECONDS = 86_400  # of synthetic audio, over all batches
 LONGEST_NAME, LONGEST_TEXT, LONGEST_PART = 100, 4096, 255  # bytes of an engine's name, of a text, of a path's part
 PATHS = ("checkpoint", "manifest", "timing_cache")
+ONE_OR_MORE = ((Evaluation, "manifest"),)
 WORDS: Mapping[type, str] = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 SHOWN = 80  # characters of a value in a message
 
@@ -53,7 +55,6 @@ def from_dict(kind: type, data: Mapping[str, Any], where: str) -> Any:
     Raises:
         RecipeError: naming ``where`` and the key.
     """
-    hints = get_type_hints(kind)
     names = [f.name for f in fields(kind)]
     for key in data:
         if key not in names:
@@ -61,7 +62,7 @@ def from_dict(kind: type, data: Mapping[str, Any], where: str) -> Any:
     missing = [n for n in ("name", "checkpoint") if n in names and n not in data]
     if missing:
         raise RecipeError(f"{where}: missing key {missing[0]!r}", "add it; see engines/quartznet.toml")
-    built = kind(**{k: allowed(kind, k, valued(hints[k], v, f"{where}: {k}"), where) for k, v in data.items()})
+    built = kind(**{key: value_of(kind, key, value, where) for key, value in data.items()})
     if isinstance(built, EngineShapes):
         check_order(built, where)
     if isinstance(built, Calibration):
@@ -73,6 +74,18 @@ def nearest(key: str, names: Sequence[str], known: str) -> str:
     """The repair of an unknown key: the name that is meant, or all that there are."""
     near = difflib.get_close_matches(key[:SHOWN], names, 1, 0.5)
     return f"did you mean {near[0]!r}?" if near else f"{known}: {', '.join(names)}"
+
+
+def value_of(kind: type, key: str, value: Any, where: str) -> Any:
+    """The value of one key of a dataclass, checked; a text is a list of one where several may be named.
+
+    Raises:
+        RecipeError: of another kind, or not allowed.
+    """
+    hint = get_type_hints(kind)[key]
+    if (kind, key) in ONE_OR_MORE and isinstance(value, str):
+        value = [value] if value else []
+    return allowed(kind, key, valued(hint, value, f"{where}: {key}"), where)
 
 
 def valued(hint: Any, value: Any, where: str) -> Any:
@@ -151,8 +164,8 @@ def allowed(kind: type, key: str, value: Any, where: str) -> Any:
         raise RecipeError(f"{where}: {key} = {shown(value)}", f"use one of {', '.join(words)}")
     if kind is Recipe and key == "name":
         return folder_name(value, where)
-    if key in PATHS:
-        check_path(key, value, where)
+    for path in (value if isinstance(value, tuple) else (value,)) if key in PATHS else ():
+        check_path(key, path, where, isinstance(value, tuple))
     if key in BOUNDS:
         check_bounds(key, value, where)
     return value
@@ -189,14 +202,16 @@ def folder_name(value: str, where: str) -> str:
     return name
 
 
-def check_path(key: str, value: str, where: str) -> None:
-    """Refuse paths that no file system takes.
+def check_path(key: str, value: str, where: str, listed: bool) -> None:
+    """Refuse paths that no file system takes; an empty one stands for none, but not in a list.
 
     Raises:
         RecipeError: naming the key.
     """
     if key == "checkpoint" and not value:
         raise RecipeError(f"{where}: checkpoint = ''", "give the path of an archive or a folder")
+    if listed and not value:
+        raise RecipeError(f"{where}: {key} = ['']", "name a file or a folder, or leave it out")
     if any(len(part.encode()) > LONGEST_PART for part in value.split("/")):
         raise RecipeError(f"{where}: {key} = {shown(value)}: longer than a file's name can be", "correct the path")
 

@@ -11,7 +11,7 @@ from typing import Any, cast, get_type_hints
 
 from trtasr.errors import RecipeError
 from trtasr.files.read import Source
-from trtasr.recipe.check import LONGEST_NAME, allowed, from_dict, nearest, shown, valued
+from trtasr.recipe.check import LONGEST_NAME, from_dict, nearest, shown, value_of
 from trtasr.recipe.sections import Recipe
 
 LARGEST = 2**16  # bytes of a file, or characters of an assignment: nested keys take quadratic time
@@ -78,7 +78,7 @@ def resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
         checkpoint=resolve(recipe.checkpoint),
         calibration=replace(recipe.calibration, manifest=resolve(recipe.calibration.manifest)),
         engine=replace(recipe.engine, timing_cache=resolve(recipe.engine.timing_cache)),
-        evaluation=replace(recipe.evaluation, manifest=resolve(recipe.evaluation.manifest)),
+        evaluation=replace(recipe.evaluation, manifest=tuple(map(resolve, recipe.evaluation.manifest))),
     )
 
 
@@ -150,7 +150,7 @@ def assign(data: dict[str, Any], item: Change) -> None:
     hints = get_type_hints(kind)
     if key not in hints:
         raise RecipeError(f"{item.flag}: unknown key {shown(key)}", nearest(key, list(hints), "known keys"))
-    value = allowed(kind, key, valued(hints[key], item.value, f"{item.flag}: {key}"), item.flag)
+    value = value_of(kind, key, item.value, item.flag)
     data[key] = asdict(value) if is_dataclass(hints[key]) else value
 
 

@@ -13,6 +13,7 @@ RANGES = ("max", "percentile", "mse", "entropy")
 QUANTIZATIONS = ("explicit", "implicit")
 CALIBRATORS = ("table", "entropy", "minmax")
 CAPABILITIES = ("7.5", "8.6", "8.9", "12.0")
+GATES = ("point", "interval")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Calibration:
         steps: most optimizer steps per batch.
         learning_rate: of Adam on the features.
         bfloat16: run the network in bfloat16 while optimizing.
-        manifest: audio for method ``audio`` and for the audio control; empty: the evaluation manifest's audio.
+        manifest: audio for method ``audio`` and for the audio control; empty: the audio of the evaluation manifests.
     """
 
     method: str = "synthetic"
@@ -119,8 +120,13 @@ class Evaluation:
     """What is measured and what must hold.
 
     Attributes:
-        manifest: NeMo JSON lines or a LibriSpeech-style folder; empty: no WER.
-        max_wer_increase: absolute percentage points INT8 may lose; more is a missed gate (exit 3).
+        manifest: evaluation sets: NeMo JSON lines or LibriSpeech-style folders; one may be written as a string. Empty:
+            no WER.
+        gate: what of WER (CER where that is judged) must hold over all sets together, else it is a missed gate (exit
+            3): ``point``: the difference to FP32 is at most `max_wer_increase`; ``interval``: the upper end of its
+            95 % interval is at most `max_wer_upper`. With both, no single of several sets may lose more than
+            `max_wer_increase` where its interval shows a loss at all (lies above 0): small sets move by chance.
+        max_wer_increase: absolute percentage points; max_wer_upper: likewise.
         normalizer: of references and transcripts before WER and CER: ``basic-en-v1``, ``unicode-v1``, ``none``, or
             ``auto``: ``basic-en-v1`` where all letters of the references are a-z, else ``unicode-v1``.
         batch: utterances per run when measuring WER.
@@ -133,8 +139,10 @@ class Evaluation:
         allow_slower: True accepts an INT8 plan that is no faster than FP16 on the GPU; else that is a missed gate.
     """
 
-    manifest: str = ""
+    manifest: tuple[str, ...] = ()
+    gate: str = "point"
     max_wer_increase: float = 0.3
+    max_wer_upper: float = 0.6
     normalizer: str = "auto"
     batch: int = 1
     bench_seconds: tuple[float, ...] = (2.0, 7.0, 15.0)
@@ -175,9 +183,9 @@ class Recipe:
     generation: Generating = field(default_factory=Generating)
 
     @property
-    def audio_manifest(self) -> str:
-        """Manifest of the audio control: the calibration section's, else the evaluation's; empty: none."""
-        return self.calibration.manifest or self.evaluation.manifest
+    def audio_manifests(self) -> tuple[str, ...]:
+        """Manifests of the audio control: the calibration section's, else the evaluation's."""
+        return (self.calibration.manifest,) if self.calibration.manifest else self.evaluation.manifest
 
     def label(self, method: str) -> str:
         """A calibration method in words; says when real audio is the evaluation set itself."""
@@ -195,4 +203,5 @@ CHOICES: Mapping[tuple[type, str], Sequence[str]] = {
     (EngineShapes, "calibrator"): CALIBRATORS,
     (EngineShapes, "compute_capability"): CAPABILITIES,
     (Evaluation, "normalizer"): (AUTO, *NORMALIZERS),
+    (Evaluation, "gate"): GATES,
 }

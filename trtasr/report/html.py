@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from trtasr.report import svg
+from trtasr.report.difference_view import difference_rows, format_interval
 from trtasr.report.error_view import activation_rows, corrections, range_gaps, range_note, range_pairs, weight_rows
 from trtasr.report.integer_view import proof_view
 from trtasr.report.layer_view import engine_view, lints, skipped
@@ -69,6 +70,7 @@ def render(record: Record) -> str:
         summary=[summary_row(record, result) for result in reference_first(record.results)],
         conditions=conditions(record.results),
         measure=measure_of(record.results),
+        differences=difference_rows(record.results),
         files=files_of(record),
         settings=indented(record.recipe),
         mistakes=[view for result in record.results if (view := mistakes(record.results, result))],
@@ -154,7 +156,7 @@ def wer_cards(record: Record) -> list[Card]:
         if not found.spaced:
             detail = f"{found.character_errors} errors in {found.characters} characters"
         if delta is not None:
-            detail = f"{format_delta(delta)} points to FP32{interval_of(record, result)}"
+            detail = f"{format_delta(delta)} points to FP32{interval_of(result)}"
         cards.append(Card(f"{found.measure} {result.engine}", f"{format_wer(found.rate)} %", detail))
     return cards
 
@@ -196,7 +198,7 @@ def summary_row(record: Record, result: BenchResult) -> dict[str, str]:
     """One engine's row of the summary, column -> text."""
     latency = shown_latency(result)
     scored = rates(record.results, result)
-    scored["delta"] += interval_of(record, result)
+    scored["delta"] += interval_of(result)
     return {
         "engine": result.engine,
         **scored,
@@ -210,7 +212,6 @@ def summary_row(record: Record, result: BenchResult) -> dict[str, str]:
     }
 
 
-def interval_of(record: Record, result: BenchResult) -> str:
+def interval_of(result: BenchResult) -> str:
     """The bootstrap interval of a WER difference, in brackets; empty where there is none."""
-    bounds = record.intervals.get(result.engine)
-    return f" [{format_delta(bounds[0])}, {format_delta(bounds[1])}]" if bounds else ""
+    return f" {format_interval(result.differences[0])}" if result.differences else ""

@@ -14,7 +14,7 @@ from trtasr.results.integer import (
 from trtasr.results.plain import plain
 from trtasr.results.record import Record
 from trtasr.results.roofline import Bound, Roofline, Traffic
-from trtasr.results.speech import Prepared, Utterance, WerResult
+from trtasr.results.speech import PairedDifference, Prepared, Score, Utterance, WerResult
 from trtasr.results.speed import BenchResult, GpuState, Latency, Measured, speedup
 
 __all__ = [
@@ -34,10 +34,12 @@ __all__ = [
     "LayerRow",
     "LayerSteps",
     "Measured",
+    "PairedDifference",
     "Prepared",
     "Proof",
     "Record",
     "Roofline",
+    "Score",
     "TensorComparison",
     "Traffic",
     "Utterance",

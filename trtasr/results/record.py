@@ -25,7 +25,6 @@ class Record:
         engines: one per target, in the recipe's order, then their baselines.
         tables: calibration method -> scale table: the recipe's own and those of the controls.
         results: FP32 first, then the T4 host's baselines, then one per target.
-        intervals: row label -> 95 % interval of its difference to FP32 in WER (CER where that is judged), in points.
         comparison: FP32 against the first target.
         controls: the other calibrations; empty unless asked for.
         parity: largest difference of log-probabilities between the checkpoint (float64) and the FP32 graph.
@@ -34,7 +33,7 @@ class Record:
         problems: missed quality gates in words; empty when all hold.
         device: CPU that the measurements were made on; versions: of the libraries that shaped the result.
         commands: command lines that make and examine this bundle again.
-        manifest: of the evaluation, relative to the bundle; empty: none.
+        manifests: of the evaluation, relative to the bundle.
         built: when, in UTC, ISO 8601; seconds: wall time of the compile.
     """
 
@@ -53,14 +52,13 @@ class Record:
     device: str
     built: str
     seconds: float
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()
     integer: IntegerGraph | None = None
     gpu: tuple[GpuState, ...] = ()
     problems: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
-    manifest: str = ""
+    manifests: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> str:

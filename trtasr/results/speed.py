@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trtasr.results.engine import Engine
-from trtasr.results.speech import WerResult
+from trtasr.results.speech import PairedDifference, WerResult
 
 IDLE = 0x1  # reason for low clocks: nothing runs, which is no throttling
 
@@ -70,6 +70,8 @@ class BenchResult:
         note: shown at the end of the row, for instance what ran in place of a missing T4.
         precision: ``int8``; ``fp32`` or ``fp16`` of an engine that is there to compare with.
         absent: what is said in place of a device where nothing was timed.
+        differences: to FP32: over all evaluation sets together, then over each where there are several; empty for FP32
+            itself and where nothing was scored.
     """
 
     engine: str
@@ -80,6 +82,7 @@ class BenchResult:
     note: str = ""
     precision: str = "int8"
     absent: str = "not timed"
+    differences: tuple[PairedDifference, ...] = ()
 
 
 def speedup(results: Iterable[BenchResult], latency: Latency, precision: str) -> float | None:
