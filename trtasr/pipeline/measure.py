@@ -115,7 +115,7 @@ def row_wer(subject: Subject, row: Row, utterances: Sequence[Prepared]) -> tuple
     """WER of one row and its note; a baseline whose output is unusable has none, and the note says why.
 
     Raises:
-        QualityError: the output of an INT8 engine or of the reference is unusable, or the reference recognizes nothing.
+        QualityError: the output of an INT8 engine or of the reference is unusable, or the latter recognizes too little.
     """
     try:
         found = word_error_rate(subject.network, row.files, utterances, subject.evaluation)
