@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,12 @@ def test_several_manifests_are_read_one_after_another_by_name(folder):
     assert [(entry.text, entry.dataset) for entry in found] == [("two", "other"), ("two", "other"), ("one", "test")]
     assert [entry.dataset for entry in read_manifests([first])] == ["test"]
     assert read_manifests([]) == ()
+
+
+def test_real_sets_are_told_apart_by_name(shared):
+    data = shared / "data"
+    found = read_manifests([data / name for name in ("librispeech/dev.json", "an4/an4.json", "vctk/vctk.json")])
+    assert Counter(entry.dataset for entry in found) == {"dev": 60, "an4": 320, "vctk": 40}
 
 
 def test_a_manifest_that_is_given_twice_is_refused_by_whatever_name(folder):
