@@ -54,11 +54,11 @@ def test_every_figure_is_jiwers_on_all_utterances_together_and_on_each_set(rows)
 
 
 @given(ROWS)
-def test_the_interval_holds_the_difference_and_no_set_shows_less_than_one_word(rows) -> None:
+def test_the_interval_holds_the_difference_and_no_set_shows_less_than_a_handful_of_words(rows) -> None:
     for found in paired_differences(*pair(rows)):
         low, high = found.interval
         assert low - 1e-9 <= found.delta <= high + 1e-9
-        assert found.detectable >= 100 / found.units
+        assert found.detectable >= 550 / found.units
         assert found.detectable >= 0.7 * (high - low) / 2
 
 
@@ -67,7 +67,7 @@ def test_of_equal_transcripts_nothing_differs(rows) -> None:
     reference, _ = pair(rows)
     for found in paired_differences(reference, reference):
         assert (found.delta, found.interval, found.disagreement) == (0, (0, 0), 0)
-        assert found.detectable == 100 / found.units
+        assert found.detectable == 550 / found.units
 
 
 @given(ROWS)
@@ -107,7 +107,7 @@ def test_what_can_be_shown_is_2_8_standard_errors() -> None:
     reference, candidate = of([GOOD] * 400), of([BAD] * 40 + [GOOD] * 360)
     (found,) = paired_differences(reference, candidate)
     assert found.detectable == pytest.approx(2.8 * 25 * np.sqrt(0.1 * 0.9 / 400), rel=0.08)
-    assert detectable(np.array([0.0, 2.0])) == pytest.approx(2.8 * np.sqrt(2))
+    assert detectable(np.array([0.0, 2.0]), 10_000) == pytest.approx(2.8 * np.sqrt(2))
 
 
 def test_four_times_the_speech_shows_half_the_difference() -> None:
@@ -127,6 +127,18 @@ def test_a_difference_of_that_size_is_shown_four_times_of_five() -> None:
         sizes.append(found.detectable)
     assert np.mean(sizes) == pytest.approx(2.5, abs=0.1)  # the true difference: 10 % of 25 points
     assert shown == pytest.approx(80, abs=8)
+
+
+def test_a_handful_of_errors_is_shown_four_times_of_five() -> None:
+    """Simulated: INT8 errs once in 5.5 of 400 utterances on average, FP32 never."""
+    rng, reference = np.random.default_rng(0), of([GOOD] * 400)
+    lows = []
+    for _ in range(100):
+        worse = rng.random(400) < 5.5 / 400
+        lows.append(bootstrap_delta(reference, of([BAD if bad else GOOD for bad in worse]))[0])
+        if worse.sum() != 4:  # of 1000 samples 18 +- 4 miss all four, and 25 decide
+            assert (lows[-1] > 0) == (worse.sum() > 4)
+    assert np.mean(np.array(lows) > 0) == pytest.approx(0.8, abs=0.08)
 
 
 def test_the_bootstrap_is_antisymmetric_and_seeded() -> None:

@@ -88,7 +88,7 @@ class PairedDifference:
         reference: rate of FP32, rate: of the engine; both in percent.
         delta: the latter minus the former, in percentage points.
         interval: 95 % interval of `delta`.
-        detectable: smallest difference in points that these utterances would show with a power of 80 %.
+        detectable: smallest true difference in points that these utterances would show with a power of 80 %.
         disagreement: errors of the engine's transcripts where FP32's are the references, in percent of FP32's words
             (characters); needs no reference transcript.
     """
