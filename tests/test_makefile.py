@@ -61,6 +61,11 @@ def test_every_variable_of_an_engine_is_handed_on(tmp_path, name) -> None:
     assert received(tmp_path, "engine", *words) == ["compile", name, "-o", name, "--manifest", name, "--target", "cpu"]
 
 
+def test_several_manifests_are_handed_on_as_one_list(tmp_path) -> None:
+    expected = ["compile", "quartznet", "--manifest", "dev.json,my set/an4.json"]
+    assert received(tmp_path, "engine", "MANIFEST=dev.json,my set/an4.json") == expected
+
+
 def test_without_variables_it_is_the_bundled_model(tmp_path) -> None:
     assert received(tmp_path, "engine") == ["compile", "quartznet"]
     assert received(tmp_path, "t4-acceptance") == ["acceptance", "quartznet"]

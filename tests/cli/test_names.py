@@ -191,6 +191,17 @@ def test_a_fault_of_a_flag_names_the_flag(tmp_path, capsys, flags, words) -> Non
     assert "--set" not in printed
 
 
+@pytest.mark.parametrize("verb", ["compile", "bench", "compare"])
+@pytest.mark.parametrize(
+    ("given", "words"), [("a.json,,b.json", "'' is no path"), ("a," + "x" * 300, "longer than a path")]
+)
+def test_every_manifest_of_a_list_is_a_path(tmp_path, capsys, verb, given, words) -> None:
+    assert main([verb, str(tmp_path / "any"), "--manifest", given]) == 2
+    printed = capsys.readouterr().err
+    assert "--manifest" in printed
+    assert words in printed
+
+
 def broken_header(folder: Path) -> None:
     (folder / "1.wav").write_bytes(b"RIFF")
 
