@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from trtasr.errors import RecipeError
@@ -73,3 +75,41 @@ def test_the_recipe_says_from_how_many_channels_convolutions_are_unfolded(channe
     (other,) = targets_of(EngineShapes(target="t4-rtx", compute_capability="8.6", unfold_channels=channels))
     assert skipped(other, FEW) is None
     assert other.passes == T4.passes
+
+
+def quantize(model, table, int8):
+    return model
+
+
+@pytest.mark.parametrize(
+    ("wanted", "prefers", "expected"),
+    [
+        ("auto", False, "static"),
+        ("auto", True, "dynamic"),
+        ("static", True, "static"),
+        ("dynamic", False, "dynamic"),
+    ],
+)
+def test_a_recipe_chooses_the_scales_of_activations_or_leaves_them_to_the_target(wanted, prefers, expected):
+    target = replace(T4, dynamic=quantize, prefers_dynamic=prefers)
+    assert target.activation_scales == "static"
+    chosen = target.scaled(wanted)
+    assert chosen.activation_scales == expected
+    assert (chosen.quantize is quantize) == (expected == "dynamic")
+
+
+def test_a_target_without_dynamic_scales_refuses_them():
+    target = replace(CPU, dynamic=None)
+    assert target.scaled("auto") is target
+    with pytest.raises(RecipeError, match="target cpu has static ones only") as error:
+        target.scaled("dynamic")
+    assert "--target t4-rtx" in error.value.repair
+    assert T4.baselines[0].activation_scales == ""
+
+
+def test_a_calibrator_has_no_dynamic_scales():
+    engine = EngineShapes(target="t4", quantization="implicit", activation_scales="dynamic")
+    with pytest.raises(RecipeError, match="a calibrator gives every tensor one scale"):
+        targets_of(engine)
+    (target,) = targets_of(replace(engine, activation_scales="auto"))
+    assert target.activation_scales == "static"

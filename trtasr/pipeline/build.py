@@ -89,6 +89,7 @@ def build(given: Sequence[Order], target: Target, left: Sequence[str] = ()) -> E
         graphs=tuple(target.graph(order.name) for order in given) if target.quantize else (),
         precision=target.precision,
         rest=target.rest,
+        activation_scales=target.activation_scales,
         decisions=tuple(item for lowered, _ in made for item in lowered.decisions),
         reasons=target.reasons,
         stand_in="" if target.runs_here(given[0].gpu) else target.stand_in,

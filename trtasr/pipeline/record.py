@@ -209,7 +209,12 @@ def record_json(record: Record) -> dict[str, Any]:
 def engine_json(engine: Engine) -> dict[str, Any]:
     """One engine: what it is called, and its files with what their builder said."""
     parts = [{"path": part.path, "size_bytes": part.size_bytes, **part.details} for part in engine.parts]
-    return {"label": engine.label, "precision": engine.precision, "parts": parts}
+    return {
+        "label": engine.label,
+        "precision": engine.precision,
+        "activation_scales": engine.activation_scales or None,
+        "parts": parts,
+    }
 
 
 def summary_json(result: BenchResult) -> dict[str, Any]:

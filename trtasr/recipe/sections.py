@@ -12,6 +12,7 @@ ROUNDINGS = ("nearest", "gptq")
 RANGES = ("max", "percentile", "mse", "entropy")
 QUANTIZATIONS = ("explicit", "implicit")
 CALIBRATORS = ("table", "entropy", "minmax")
+ACTIVATION_SCALES = ("auto", "static", "dynamic")
 CAPABILITIES = ("7.5", "8.6", "8.9", "12.0")
 GATES = ("point", "interval")
 
@@ -92,6 +93,8 @@ class EngineShapes:
             k O / 65e12 s of arithmetic (130 TOPS in INT8, 65 TFLOPS in FP16) and moves k bytes twice (320 GB/s): even
             at O = 406 where all copies go through memory, at 203 where the product finds them in the cache.
             Estimated from the T4's peaks, not measured; INT8 also halves the weights.
+        activation_scales: of INT8 layers: ``static`` (one per tensor, from calibration), ``dynamic`` (one per position,
+            computed at run time, where a layer can have that), or ``auto``: as the target prefers.
         quantization: of `t4`: ``explicit`` (Q/DQ nodes) or ``implicit`` (calibrator, TensorRT 10 only).
         calibrator: implicit: ``table`` serves the scale table as a cache, ``entropy`` and ``minmax`` let TensorRT take
             its own ranges from the calibration features.
@@ -109,6 +112,7 @@ class EngineShapes:
     compute_capability: str = "7.5"
     quantize_depthwise: bool = False
     unfold_channels: int = 256
+    activation_scales: str = "auto"
     quantization: str = "explicit"
     calibrator: str = "table"
     workspace_mb: int = 0
@@ -199,6 +203,7 @@ CHOICES: Mapping[tuple[type, str], Sequence[str]] = {
     (Quantization, "ranges"): RANGES,
     (Quantization, "correction"): CORRECTIONS,
     (Quantization, "rounding"): ROUNDINGS,
+    (EngineShapes, "activation_scales"): ACTIVATION_SCALES,
     (EngineShapes, "quantization"): QUANTIZATIONS,
     (EngineShapes, "calibrator"): CALIBRATORS,
     (EngineShapes, "compute_capability"): CAPABILITIES,

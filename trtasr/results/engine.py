@@ -62,6 +62,7 @@ class Engine:
         graphs: what ONNX Runtime can run in its place, one per part, relative to the bundle; none for a baseline.
         precision: ``int8``; of a baseline ``fp16`` or ``fp32``.
         rest: what layers that are not INT8 run in: ``FP16`` or ``FP32``.
+        activation_scales: of its INT8 layers: ``static`` or ``dynamic``; empty for a baseline.
         decisions: one per quantizable node, with the rule that decided; none of a baseline.
         reasons: rule -> why, in words.
         stand_in: what is measured in its place on this machine; empty: it is measured itself.
@@ -77,6 +78,7 @@ class Engine:
     graphs: tuple[str, ...] = ()
     precision: str = "int8"
     rest: str = "FP16"
+    activation_scales: str = "static"
     decisions: tuple[Decision, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     stand_in: str = ""

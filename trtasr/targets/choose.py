@@ -73,6 +73,12 @@ def targets_of(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
         )
     if engine.quantization == "implicit" and first != T4.name:
         raise RecipeError(f"engine.quantization = 'implicit': target {first} has no calibrator", "use --target t4")
+    scales = engine.activation_scales
+    if engine.quantization == "implicit" and scales == "dynamic":
+        raise RecipeError(
+            "engine.activation_scales = 'dynamic': a calibrator gives every tensor one scale",
+            "leave out engine.quantization = 'implicit', or engine.activation_scales",
+        )
     target = t4_rtx(engine.unfold_channels) if first == T4_RTX.name else TARGETS[first]
     if engine.quantization == "implicit":
         target = CALIBRATED
@@ -80,7 +86,12 @@ def targets_of(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
         target = newer(engine.compute_capability)
     if engine.quantize_depthwise:
         target = with_depthwise(target)
-    return (target, CPU) if engine.target == AUTO else (target,)
+    return (target.scaled(scales), beside(scales)) if engine.target == AUTO else (target.scaled(scales),)
+
+
+def beside(activation_scales: str) -> Target:
+    """The CPU engine that ``auto`` builds beside a plan; the recipe asks the plan for its scales, not this one."""
+    return CPU.scaled(activation_scales if CPU.dynamic else "static")
 
 
 def check_target(name: str, where: str) -> None:

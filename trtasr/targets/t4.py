@@ -107,4 +107,4 @@ T4 = Target(
     absent=ABSENT,
     baselines=(baseline("fp16", (halve, half_caches)), baseline("fp32", ())),
 )
-CALIBRATED = replace(T4, passes=(), lint=None, build=partial(build, calibrated=True), explicit=False)
+CALIBRATED = replace(T4, dynamic=None, passes=(), lint=None, build=partial(build, calibrated=True), explicit=False)

@@ -1,13 +1,14 @@
 """What a target is: a place to run engines, and everything that is particular about it."""
 
 from collections.abc import Callable, Collection, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
 from trtasr.engine.build_tensorrt import Host
 from trtasr.engine.profile import Shapes
+from trtasr.errors import RecipeError
 from trtasr.graph.passes import Pass
 from trtasr.graph.qdq import Rule
 from trtasr.recipe import EngineShapes
@@ -83,6 +84,8 @@ class Target:
         graph: name of a part -> file of its quantized graph, relative to the bundle; ONNX Runtime can run it.
         quantize: FP32 graph with corrected weights, table and names of the INT8 nodes -> quantized graph; None: a
             baseline, in which nothing is INT8.
+        dynamic: the same with scales of activations computed at run time; None: it has static ones only.
+        prefers_dynamic: whether `dynamic` takes the place of `quantize` where a recipe leaves it open.
         rules: asked in order about each site; the first that answers with its name keeps the site out of INT8.
         graph_rules: graph -> rules that depend on more of it than the site, asked before those.
         reasons: rule -> why, in words.
@@ -106,6 +109,8 @@ class Target:
     label: str
     graph: Name
     quantize: Quantize | None
+    dynamic: Quantize | None = None
+    prefers_dynamic: bool = False
     rules: tuple[Rule, ...] = ()
     graph_rules: Callable[[onnx.ModelProto], tuple[Rule, ...]] = lambda _model: ()
     reasons: Mapping[str, str] = field(default_factory=lambda: REASONS)
@@ -122,3 +127,27 @@ class Target:
     absent: str = "not timed"
     baselines: "tuple[Target, ...]" = ()
     layered: bool = True
+
+    @property
+    def activation_scales(self) -> str:
+        """``dynamic`` or ``static``; empty for a baseline."""
+        if self.quantize is None:
+            return ""
+        return "dynamic" if self.quantize is self.dynamic else "static"
+
+    def scaled(self, activation_scales: str) -> "Target":
+        """The target with the scales of activations that a recipe asks for.
+
+        Args:
+            activation_scales: as in recipes.
+
+        Raises:
+            RecipeError: ``dynamic``, where the target has none.
+        """
+        if activation_scales == "dynamic" and self.dynamic is None:
+            raise RecipeError(
+                f"engine.activation_scales = 'dynamic': target {self.name} has static ones only",
+                "leave it out, or use --target t4-rtx",
+            )
+        wanted = activation_scales == "dynamic" or (activation_scales == "auto" and self.prefers_dynamic)
+        return replace(self, quantize=self.dynamic) if wanted else self
