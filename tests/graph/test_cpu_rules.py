@@ -28,9 +28,8 @@ def test_the_rule_is_named_in_the_decision():
     assert (decision.quantized, decision.rule) == (False, "gelu")
 
 
-def test_sound_itself_is_not_rounded_to_eight_bits():
-    sound = Site("sound", "Conv", (288, 1, 127), 1, 288, 1, (127,), (64,))
+def test_convolutions_over_one_or_two_axes_have_an_integer_form():
     image = Site("image", "Conv", (32, 1, 3, 3), 1, 32, 1, (3, 3), (2, 2))
-    assert integer_form(sound) == "waveform"
     assert integer_form(image) is None
+    assert integer_form(Site("volume", "Conv", (32, 1, 3, 3, 3), 1, 32, 1, (3, 3, 3), (1, 1, 1))) == "operator"
     assert integer_form(Site("mel", "Conv", (288, 80, 3), 80, 288, 1, (3,), (1,))) is None

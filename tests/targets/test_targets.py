@@ -17,7 +17,6 @@ PLANE = Site("plane", "Conv", (256, 256, 3, 3), 256, 256, 1, (3, 3), (2, 2))
 STRIDED = Site("strided", "Conv", (256, 64, 1), 64, 256, 1, (1,), (2,))
 DECODER = Site("decoder", "Conv", (29, 1024, 1), 1024, 29, 1, (1,), (1,))
 LINEAR = Site("linear", "MatMul", (256, 1024), 256, 1024)
-SOUND = Site("sound", "Conv", (288, 1, 127), 1, 288, 1, (127,), (64,))
 NARROW = Site("narrow", "Conv", (256, 8, 3), 8, 256, 1, (3,), (1,))
 
 
@@ -37,7 +36,6 @@ def skipped(target, site):
         (DECODER, "alignment", None),
         (LINEAR, None, None),
         (NARROW, "alignment", None),
-        (SOUND, "waveform", "waveform"),
     ],
 )
 def test_rules(site, t4, t4_rtx):
@@ -56,9 +54,9 @@ def test_targets_by_name_and_their_passes():
 
 @pytest.mark.parametrize("target", [*TARGETS.values(), *T4.baselines, rtx("sm86"), INTEGER], ids=lambda item: item.name)
 def test_a_target_gives_the_reason_of_each_of_its_rules(target):
-    sites = (POINTWISE, DEPTHWISE, WIDE, FEW, PLANE, STRIDED, DECODER, LINEAR, SOUND, NARROW)
+    sites = (POINTWISE, DEPTHWISE, WIDE, FEW, PLANE, STRIDED, DECODER, LINEAR, NARROW)
     names = {name for site in sites for rule in target.rules if (name := rule(site))}
-    assert names | {"exclude", "activations", "budget", "fallback"} <= target.reasons.keys()
+    assert names | {"waveform", "exclude", "activations", "budget", "fallback"} <= target.reasons.keys()
 
 
 def test_an_unknown_target_is_refused_with_the_known_ones():

@@ -6,26 +6,27 @@ from onnx import NodeProto
 from trtasr.graph.edit import consumers
 from trtasr.graph.qdq import Rule
 from trtasr.graph.tensors import attribute
+from trtasr.graph.waveform import waveform_rules
 from trtasr.values import Site
 
 
 def cpu_rules(model: onnx.ModelProto) -> tuple[Rule, ...]:
     """What keeps a site of this graph out of INT8 on the CPU.
 
-    Rule ``swish``: a depthwise convolution whose result goes on in floating point (Conformer's, before Swish), as its
-    codes would be converted back at once. Rule ``gelu``: likewise a convolution before GELU.
+    Rule ``waveform`` comes first (`trtasr.graph.waveform`). Rule ``swish``: a depthwise convolution whose result goes
+    on in floating point (Conformer's, before Swish), as its codes would be converted back at once. Rule ``gelu``:
+    likewise a convolution before GELU.
     """
     swish, gelu = floating_depthwise(model), before_gelu(model)
-    return integer_form, lambda site: "swish" if site.node in swish else "gelu" if site.node in gelu else None
+    return (
+        *waveform_rules(model),
+        integer_form,
+        lambda site: "swish" if site.node in swish else "gelu" if site.node in gelu else None,
+    )
 
 
 def integer_form(site: Site) -> str | None:
-    """Rule ``operator``: linear layers and convolutions over one or two axes have an integer form here.
-
-    Rule ``waveform``: not one over a single channel of sound.
-    """
-    if site.op == "Conv" and len(site.kernel) == 1 and site.in_channels == 1:
-        return "waveform"
+    """Rule ``operator``: linear layers and convolutions over one or two axes have an integer form here."""
     return None if site.op == "MatMul" or (site.op == "Conv" and len(site.kernel) <= 2) else "operator"
 
 

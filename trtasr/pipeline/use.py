@@ -91,7 +91,7 @@ def estimate_bundle(path: Path, batch: int, seconds: float) -> Roofline:
         excludes = own_patterns(opened.recipe.quantization.exclude, graphs)
         for model, exclude, (positions, runs) in zip(graphs, excludes, steps, strict=True):
             layers += layer_traffic(model, batch, positions, runs)
-            int8.update(int8_nodes(decide(model, T4.rules, exclude)))
+            int8.update(int8_nodes(decide(model, (*T4.graph_rules(model), *T4.rules), exclude)))
     tokens = steps[-1][1] if network.unit == "tokens" else 0
     return roofline(layers, int8, batch, seconds, tokens)
 

@@ -5,8 +5,9 @@ from functools import partial
 from trtasr.engine.build import build_rtx, require_rtx
 from trtasr.graph.halve import half_caches, halve
 from trtasr.graph.qdq import insert_qdq
+from trtasr.graph.waveform import waveform_rules
 from trtasr.results import Built
-from trtasr.targets.rules import REASONS, alignment, waveform
+from trtasr.targets.rules import REASONS, alignment
 from trtasr.targets.t4 import fp16_lint
 from trtasr.targets.target import QDQ, Order, Target, elsewhere
 from trtasr.values import Site
@@ -39,7 +40,8 @@ def rtx(capability: str) -> Target:
         label=f"int8 {name}",
         graph=QDQ,
         quantize=insert_qdq,
-        rules=(waveform, unasked, alignment),
+        rules=(unasked, alignment),
+        graph_rules=waveform_rules,
         reasons=REASONS | {"unasked": "depthwise; --quantize-depthwise asks for them"},
         passes=(halve, half_caches),
         rest="FP16",

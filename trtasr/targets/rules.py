@@ -7,7 +7,7 @@ REASONS = {
     "activations": "product of two activations: no weight",
     "budget": "left in floating point to keep the budget (--min-sqnr, --max-wer-drop)",
     "fallback": "the builder has no INT8 kernel for it",
-    "waveform": "reads the waveform itself",
+    "waveform": "between the waveform and the first linear layer",
     "alignment": "channels not a multiple of 16",
 }
 TURING_REASONS = REASONS | {"depthwise": "no INT8 kernel on sm_75"}
@@ -16,11 +16,6 @@ TURING_REASONS = REASONS | {"depthwise": "no INT8 kernel on sm_75"}
 def depthwise(site: Site) -> str | None:
     """Grouped convolutions: no INT8 kernel on sm_75 (TensorRT issues 4060, 4529)."""
     return "depthwise" if site.groups > 1 else None
-
-
-def waveform(site: Site) -> str | None:
-    """Convolutions over one channel of sound: 8 bits do not hold quiet speech beside loud speech."""
-    return "waveform" if site.in_channels == 1 and len(site.kernel) == 1 else None
 
 
 def alignment(site: Site) -> str | None:

@@ -15,8 +15,9 @@ from trtasr.graph.halve import fp16_scale_lint, half_caches, halve
 from trtasr.graph.lint import overflow_lint
 from trtasr.graph.passes import Pass
 from trtasr.graph.qdq import insert_qdq
+from trtasr.graph.waveform import waveform_rules
 from trtasr.results import Built
-from trtasr.targets.rules import TURING_REASONS, alignment, depthwise, waveform
+from trtasr.targets.rules import TURING_REASONS, alignment, depthwise
 from trtasr.targets.target import QDQ, Order, Target
 from trtasr.values import ScaleTable
 
@@ -96,7 +97,8 @@ T4 = Target(
     label="int8 t4",
     graph=QDQ,
     quantize=insert_qdq,
-    rules=(waveform, depthwise, alignment),
+    rules=(depthwise, alignment),
+    graph_rules=waveform_rules,
     reasons=TURING_REASONS,
     passes=(halve, half_caches),
     rest="FP16",

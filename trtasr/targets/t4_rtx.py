@@ -12,9 +12,10 @@ from trtasr.graph.halve import half_caches, halve
 from trtasr.graph.pointwise import pointwise_to_matmul
 from trtasr.graph.qdq import Rule, insert_qdq
 from trtasr.graph.unfold import unfold_convolutions
+from trtasr.graph.waveform import waveform_rules
 from trtasr.recipe import EngineShapes
 from trtasr.targets.rtx import build
-from trtasr.targets.rules import TURING_REASONS, depthwise, waveform
+from trtasr.targets.rules import TURING_REASONS, depthwise
 from trtasr.targets.t4 import ABSENT
 from trtasr.targets.target import QDQ, Target, elsewhere
 from trtasr.values import Site
@@ -46,7 +47,8 @@ def t4_rtx(unfold_channels: int) -> Target:
         label="int8 t4-rtx",
         graph=QDQ,
         quantize=insert_qdq,
-        rules=(waveform, depthwise, kernel(unfold_channels)),
+        rules=(depthwise, kernel(unfold_channels)),
+        graph_rules=waveform_rules,
         reasons=REASONS,
         passes=(unfold_convolutions, pointwise_to_matmul, channel_gains, halve, half_caches),
         rest="FP16",
