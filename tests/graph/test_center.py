@@ -6,7 +6,7 @@ from onnx import numpy_helper
 from tiny_network import valid, with_outputs
 
 from trtasr.errors import UsageError
-from trtasr.graph.center import center, centerable, give_back_quantized
+from trtasr.graph.center import center, centerable, give_back_quantized, uncentered
 from trtasr.graph.check import assert_parity, check_model, run_graph
 from trtasr.quant.scales import quantize_weight
 from trtasr.values import ScaleTable
@@ -41,6 +41,26 @@ def test_the_tensor_moves_by_its_offset(fp32, feeds):
     before = run_graph(with_outputs(fp32, [name]), feeds)[name]
     after = run_graph(with_outputs(center(fp32, moved), [name]), feeds)[name]
     assert np.abs(before - moved[name][None, :, None] - after).max() < 1e-5
+
+
+def test_uncentering_gives_the_graph_back(fp32, feeds):
+    moved = offsets(fp32)
+    centered = center(fp32, moved)
+    before = centered.SerializeToString()
+    back = uncentered(centered, moved)
+    check_model(back)
+    assert_parity(run_graph(fp32, feeds), run_graph(back, feeds), 1e-4)  # padded frames too: centering moves those
+    assert centered.SerializeToString() == before
+    made = {name for node in back.graph.node for name in node.output}
+    for name, carried in centerable(fp32).items():
+        assert not made.intersection(carried)
+        first = run_graph(with_outputs(fp32, [name]), feeds)[name]
+        second = run_graph(with_outputs(back, [f"{name}_uncentered"]), feeds)[f"{name}_uncentered"]
+        assert np.abs(first - second).max() < 1e-5
+
+
+def test_without_offsets_there_is_nothing_to_give_back(fp32):
+    assert uncentered(fp32, {}) is fp32
 
 
 def test_zero_offsets_are_the_identity(fp32, feeds):

@@ -1,6 +1,7 @@
 """The quantized graph of each target: INT8 layers have the table's weights, all others their own."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from tiny_archive import write_archive
 from trtasr.engine.sessions import open_session
 from trtasr.errors import UsageError
 from trtasr.graph.center import center
+from trtasr.graph.check import run_graph
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.own_part import own_part
 from trtasr.pipeline.scales import make_table
@@ -123,3 +125,19 @@ def test_a_layer_without_an_int8_form_on_the_cpu_keeps_its_weight_there():
     placed = place(model, table, TARGETS["cpu"], [])
     assert [item.rule for item in placed.decisions] == ["gelu"]
     np.testing.assert_array_equal(initializers(placed.fp32)["w"], weight)
+
+
+def test_scales_of_run_time_read_channels_that_are_not_centered(parts):
+    centered, table, features = parts
+
+    def unquantized(model, _table, _int8):
+        return model
+
+    target = replace(TARGETS["t4-rtx"], quantize=unquantized, dynamic=unquantized)
+    placed = place(centered, replace(table, corrected={}), target, [])
+    inputs = {"features": features.batches[0], "lengths": features.lengths[0]}
+    first, second = run_graph(centered, inputs), run_graph(placed.model, inputs)
+    assert table.offsets
+    np.testing.assert_allclose(first["log_probs"], second["log_probs"], atol=1e-4)
+    made = {name for node in placed.model.graph.node for name in node.output}
+    assert all(f"{name}_uncentered" in made and name not in made for name in table.offsets)

@@ -73,7 +73,34 @@ def center(model: onnx.ModelProto, offsets: Mapping[str, FloatArray]) -> onnx.Mo
             nodes.append(with_bias(node, bias))
         else:
             nodes.append(node)
-    return rebuilt(model, nodes, [*model.graph.initializer, *(tensor(n, v) for n, v in biases.items())])
+    return rebuilt(model, nodes, {**stored, **{name: tensor(name, value) for name, value in biases.items()}}.values())
+
+
+def uncentered(model: onnx.ModelProto, offsets: Mapping[str, FloatArray]) -> onnx.ModelProto:
+    """The graph before `center` shifted it by these offsets; the tensors that carried them get names of their own.
+
+        Conv(W1, b1 - b) -> Mul(mask) -> Conv(W2, b2 + W2 b)
+    becomes
+        Conv(W1, b1) -> Mul(mask) -> Conv(W2, b2)
+
+    Where every frame has a scale of its own, an offset does harm: a frame of silence is all offset, and is rounded at
+    that scale. The new names say that the values are others than those of the centered graph.
+
+    Args:
+        model: centered FP32 graph; not changed. Weights may have been corrected since: b2 is found by those it has.
+        offsets: that it was centered with; without any the model itself is returned.
+
+    Raises:
+        UsageError: a tensor that is not centered in this graph.
+    """
+    if not offsets:
+        return model
+    carried = {name: f"{name}_uncentered" for first in offsets for name in centerable(model).get(first, ())}
+    graph = center(model, {name: -offset for name, offset in offsets.items()})
+    for node in graph.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [carried.get(name, name) for name in names]
+    return graph
 
 
 def centered_bias(node: NodeProto) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from trtasr.graph.center import give_back_quantized
+from trtasr.graph.center import give_back_quantized, uncentered
 from trtasr.graph.check import write_checked
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.lint import HEADROOM, large_activations
@@ -25,7 +25,8 @@ class Placed:
     """A graph before and after quantization.
 
     Attributes:
-        fp32: the same function without Q/DQ nodes: INT8 layers have their corrected weights, all others their own.
+        fp32: the same function without Q/DQ nodes: INT8 layers have their corrected weights, all others their own. With
+            scales computed at run time its channels are not centered.
         model: Q/DQ graph; for the CPU its own INT8 form; of a baseline the same as `fp32`.
         decisions: one per quantizable node; none of a baseline.
     """
@@ -56,7 +57,11 @@ def place(centered: onnx.ModelProto, table: ScaleTable, target: Target, patterns
         return Placed(centered, centered, ())
     decisions = decide(centered, (*target.graph_rules(centered), *target.rules), patterns)
     int8 = set(int8_nodes(decisions))
-    fp32 = give_back_quantized(with_corrections(centered, table, int8), table, int8)
+    corrected = with_corrections(centered, table, int8)
+    if target.activation_scales == "dynamic":
+        fp32 = uncentered(corrected, table.offsets)
+    else:
+        fp32 = give_back_quantized(corrected, table, int8)
     return Placed(fp32, target.quantize(fp32, table, int8), decisions)
 
 
