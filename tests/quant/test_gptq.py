@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtasr.errors import QualityError
-from trtasr.quant.gptq import gptq_codes
+from trtasr.quant.gptq import gptq_codes, gptq_in_groups
+from trtasr.quant.groups import block_scales, dequantized, nearest_in_groups, spans
 
 Problem = tuple[np.ndarray, np.ndarray, np.ndarray]
 seeds = st.integers(0, 2**32 - 1)
@@ -156,3 +157,59 @@ def test_broken_arguments_are_refused() -> None:
         gptq_codes(weight, gram * np.nan, scales, 127)
     with pytest.raises(QualityError, match="positive"):
         gptq_codes(weight, gram, scales * 0, 127)
+    with pytest.raises(ValueError, match="scales of shape"):
+        gptq_codes(weight, gram, scales[:1], 127)
+    with pytest.raises(QualityError, match="NaN"):
+        gptq_in_groups(weight * np.nan, gram, 4, 127)
+    with pytest.raises(ValueError, match="gram matrix"):
+        gptq_in_groups(weight, gram[:1], 4, 127)
+
+
+def grid_loss(weight: np.ndarray, made: tuple[np.ndarray, np.ndarray], gram: np.ndarray, group: int) -> float:
+    """tr((W - Wq) H (W - Wq)^T) of codes and scales in groups."""
+    error = weight.astype(np.float64) - dequantized(*made, group)
+    return float(np.einsum("goi,gij,goj->", error, gram, error))
+
+
+def by_power(problem: Problem) -> Problem:
+    """The same problem with its inputs in descending order of power, in which all of them are rounded."""
+    weight, gram, scales = problem
+    order = np.argsort(-gram[0].diagonal())
+    return weight[:1, :, order], gram[:1, order][:, :, order], scales[:1]
+
+
+@given(seeds, widths, st.sampled_from([0, 9, 12]))
+@settings(max_examples=30, deadline=None)
+def test_a_group_of_all_inputs_is_a_scale_per_channel(seed: int, levels: int, group: int) -> None:
+    weight, gram, _ = by_power(problem(seed, (1, 5, 9), levels))
+    scales = block_scales(weight, levels)
+    codes, found = gptq_in_groups(weight, gram, group, levels)
+    np.testing.assert_array_equal(found[:, :, 0], scales)
+    np.testing.assert_array_equal(codes, gptq_codes(weight, gram, scales, levels))
+
+
+@given(seeds, widths, st.sampled_from([2, 5, 8, 32]))
+@settings(max_examples=40, deadline=None)
+def test_in_groups_output_error_is_not_above_round_to_nearest(seed: int, levels: int, group: int) -> None:
+    weight, gram, _ = problem(seed, (1, 24, 32), levels)
+    plain = grid_loss(weight, nearest_in_groups(weight, group, levels), gram, group)
+    assert grid_loss(weight, gptq_in_groups(weight, gram, group, levels), gram, group) <= 1.02 * plain
+
+
+@pytest.mark.parametrize("group", [2, 7, 64, 128, 150, 200])
+def test_scales_of_a_group_are_those_of_its_weights_as_the_columns_before_have_left_them(group: int) -> None:
+    """Against columns rounded one by one, the inverse of the remaining ones computed anew at each step."""
+    levels, (weight, gram, _) = 7, problem(3, (2, 4, 150), 7)
+    codes, scales = gptq_in_groups(weight, gram, group, levels)
+    assert scales.shape == (2, 4, -(-150 // group))
+    for g in range(2):
+        damped = gram[g] + 0.01 * np.diag(gram[g]).mean() * np.eye(150)
+        left = weight[g].astype(np.float64)
+        for number, span in enumerate(spans(150, group)):
+            step = block_scales(left[None, :, span], levels)[0].astype(np.float64)
+            np.testing.assert_allclose(scales[g, :, number], step)
+            for i in range(span.start, span.stop):
+                wanted = np.clip(np.rint(left[:, i] / step), -levels, levels)
+                np.testing.assert_array_equal(codes[g, :, i], wanted)
+                inverse = np.linalg.inv(damped[i:, i:])
+                left[:, i:] -= np.outer(left[:, i] - wanted * step, inverse[0] / inverse[0, 0])

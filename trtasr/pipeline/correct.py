@@ -20,7 +20,8 @@ from trtasr.errors import UsageError
 from trtasr.graph.edit import consumers
 from trtasr.graph.qdq import decide, int8_nodes
 from trtasr.graph.tensors import activation_tensors, attribute, output_axis
-from trtasr.quant.gptq import gptq_codes
+from trtasr.quant.gptq import gptq_codes, gptq_in_groups
+from trtasr.quant.groups import dequantized, nearest_in_groups
 from trtasr.quant.propagate import (
     Columns,
     Geometry,
@@ -140,8 +141,9 @@ def scaled_tensors(given: Given, layers: Set[str]) -> set[str]:
 def vulnerabilities(graph: onnx.ModelProto, settings: Quantization) -> dict[str, float]:
     """Vulnerability of every quantized layer, from its weight alone."""
     stored, layers = {item.name: item for item in graph.graph.initializer}, set(quantized_layers(graph, settings))
+    grid = levels(settings), settings.weight_group
     return {
-        node.name: vulnerability(grouped(node, numpy_helper.to_array(stored[node.input[1]])), levels(settings))
+        node.name: vulnerability(grouped(node, numpy_helper.to_array(stored[node.input[1]])), *grid)
         for node in graph.graph.node
         if node.name in layers
     }
@@ -265,8 +267,13 @@ def strength(settings: Quantization, weight: Matrix, change: Matrix, parts: tupl
 def rounded_weight(
     node: onnx.NodeProto, weight: FloatArray, settings: Quantization, found: Columns | None
 ) -> tuple[WeightScale, FloatArray]:
-    """Scales of a weight as stored, and the weight on their grid, rounded to nearest or by GPTQ."""
+    """Scales of a weight as stored, and the weight on their grid, rounded to nearest or by GPTQ.
+
+    With column groups the weight is on the grid of their scales instead, which the table has no place for.
+    """
     entry = weight_scale(weight, output_axis(node, weight.ndim), levels(settings))
+    if settings.weight_group:
+        return entry, rounded_in_groups(node, weight, settings, found)
     if found is None or settings.rounding == "nearest":
         codes: npt.NDArray[Any] = quantize_weight(weight, entry.scales, entry.axis, levels(settings))
     else:
@@ -274,6 +281,18 @@ def rounded_weight(
         chosen = gptq_codes(blocks, found.gram, entry.scales.reshape(blocks.shape[:2]), levels(settings))
         codes = ungrouped(node, chosen.astype(np.float64), weight.shape)
     return entry, np.asarray(codes * along(entry.scales, entry.axis, weight.ndim), np.float32)
+
+
+def rounded_in_groups(
+    node: onnx.NodeProto, weight: FloatArray, settings: Quantization, found: Columns | None
+) -> FloatArray:
+    """A weight as stored, on the grid of scales per output channel and column group."""
+    blocks, group = grouped(node, weight), settings.weight_group
+    if found is None or settings.rounding == "nearest":
+        codes, scales = nearest_in_groups(blocks.astype(np.float32), group, levels(settings))
+    else:
+        codes, scales = gptq_in_groups(blocks, found.gram, group, levels(settings))
+    return ungrouped(node, dequantized(codes, scales, group), weight.shape)
 
 
 def new_bias(
@@ -337,7 +356,7 @@ def grouped(node: onnx.NodeProto, weight: npt.NDArray[Any]) -> Matrix:
     return rows.reshape(attribute(node, "group", 1), -1, int(np.prod(rows.shape[1:])))
 
 
-def ungrouped(node: onnx.NodeProto, blocks: Matrix, shape: Sequence[int]) -> FloatArray:
+def ungrouped(node: onnx.NodeProto, blocks: npt.NDArray[Any], shape: Sequence[int]) -> FloatArray:
     """[groups, O / groups, d] -> the weight as stored, float32."""
     axis = output_axis(node, len(shape))
     rows = [shape[axis], *(size for index, size in enumerate(shape) if index != axis)]

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtasr.errors import QualityError
+from trtasr.quant.groups import block_scales, spans
 from trtasr.quant.ranges import CODES
 from trtasr.values import FloatArray
 
@@ -39,34 +40,78 @@ def gptq_codes(
         QualityError: values that are NaN or infinite, a scale that is not positive, or H + lambda I not positive
             definite.
     """
-    check_inputs(weight, gram, scales, levels)
+    check_inputs(weight, gram, levels)
+    check_scales(scales, weight.shape[:2])
     diagonal = np.diagonal(gram, axis1=1, axis2=2)
     order = np.argsort(-diagonal, axis=1, kind="stable")
     steps = np.asarray(weight, np.float64) / np.asarray(scales, np.float64)[:, :, None]
     sorted_gram = np.take_along_axis(np.take_along_axis(gram, order[:, :, None], 1), order[:, None, :], 2)
-    codes = round_columns(np.take_along_axis(steps, order[:, None, :], 2), inverse_factor(sorted_gram, damping), levels)
+    factor = inverse_factor(sorted_gram, damping)
+    codes, _ = round_columns(np.take_along_axis(steps, order[:, None, :], 2), factor, levels)
     return cast(Codes, np.take_along_axis(codes, np.argsort(order, axis=1)[:, None, :], 2))
 
 
-def check_inputs(weight: FloatArray | Doubles, gram: Doubles, scales: FloatArray, levels: int) -> None:
+def gptq_in_groups(
+    weight: FloatArray | Doubles, gram: Doubles, group: int, levels: int = CODES, damping: float = 0.01
+) -> tuple[Codes, FloatArray]:
+    """`gptq_codes` with a scale per output channel and group of N columns.
+
+    Columns are taken in their own order, not by descending diag(H): as in the authors' code with a group size and
+    without act-order. A group's scales are fixed before its first column is rounded, from its weights as the errors of
+    all columns before them have changed these. (The authors' code carries errors on only once in 128 columns, so that
+    with smaller groups its scales lack the newest of them; with N = 128 both are the same.)
+
+    Args:
+        weight: [G, O, d].
+        gram: H, float64 [G, d, d].
+        group: columns N of a group; 0: all. The last group has what is left.
+        levels: largest code.
+        damping: lambda relative to the mean of diag(H).
+
+    Returns:
+        codes int8 [G, O, d], within -levels..levels, and scales float32 [G, O, ceil(d / N)].
+
+    Raises:
+        ValueError, QualityError: as `gptq_codes`.
+    """
+    check_inputs(weight, gram, levels)
+    factor, left = inverse_factor(gram, damping), np.array(weight, np.float64)
+    codes, scales = np.empty(weight.shape, np.int8), []
+    for span in spans(weight.shape[2], group):
+        scales.append(block_scales(left[:, :, span], levels))
+        step = scales[-1].astype(np.float64)[:, :, None]
+        codes[:, :, span], errors = round_columns(left[:, :, span] / step, factor[:, span, span], levels)
+        left[:, :, span.stop :] -= (errors * step) @ factor[:, span, span.stop :]
+    return codes, np.stack(scales, axis=2)
+
+
+def check_inputs(weight: FloatArray | Doubles, gram: Doubles, levels: int) -> None:
     """Refuse what cannot be rounded.
 
     Raises:
         ValueError: shapes that do not fit, or levels out of bounds. QualityError: a value that is not finite.
     """
-    groups, outputs, inputs = weight.shape
-    if gram.shape != (groups, inputs, inputs) or scales.shape != (groups, outputs):
-        raise ValueError(
-            f"weight {weight.shape} needs a gram matrix {(groups, inputs, inputs)} and scales "
-            f"{(groups, outputs)}, got {gram.shape} and {scales.shape}"
-        )
+    groups, _, inputs = weight.shape
+    if gram.shape != (groups, inputs, inputs):
+        raise ValueError(f"weight {weight.shape} needs a gram matrix {(groups, inputs, inputs)}, got {gram.shape}")
     if not 1 <= levels <= CODES:
         raise ValueError(f"levels is {levels}, must be 1 to {CODES}")
-    if not (np.isfinite(weight).all() and np.isfinite(gram).all() and np.isfinite(scales).all() and (scales > 0).all()):
+    if not (np.isfinite(weight).all() and np.isfinite(gram).all()):
         raise QualityError(
-            "a weight, scale or input statistic is NaN or infinite, or a scale is not positive",
-            "check the checkpoint and the calibration batches",
+            "a weight or input statistic is NaN or infinite", "check the checkpoint and the calibration batches"
         )
+
+
+def check_scales(scales: FloatArray, shape: tuple[int, ...]) -> None:
+    """Refuse scales that no weight can have.
+
+    Raises:
+        ValueError: not one per output channel. QualityError: one that is not positive and finite.
+    """
+    if scales.shape != shape:
+        raise ValueError(f"scales of shape {shape} are needed, got {scales.shape}")
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
+        raise QualityError("a weight's scale is not positive and finite", "check the checkpoint for NaN weights")
 
 
 def inverse_factor(gram: Doubles, damping: float) -> Doubles:
@@ -89,15 +134,21 @@ def inverse_factor(gram: Doubles, damping: float) -> Doubles:
         ) from error
 
 
-def round_columns(steps: Doubles, factor: Doubles, levels: int) -> Codes:
-    """Round columns from the first to the last; `steps` [G, O, d] = W / s is used up."""
-    codes = np.empty(steps.shape, np.int8)
+def round_columns(steps: Doubles, factor: Doubles, levels: int) -> tuple[Codes, Doubles]:
+    """Codes and errors (W_i - Wq_i) / (s U_ii), both [G, O, d]; columns from the first to the last.
+
+    Args:
+        steps: W / s, [G, O, d]; used up.
+        factor: U [G, d, d].
+        levels: largest code.
+    """
+    codes, errors = np.empty(steps.shape, np.int8), np.empty(steps.shape)
     for start in range(0, steps.shape[2], BLOCK):
         stop = start + BLOCK
-        block, within = steps[:, :, start:stop], factor[:, start:stop, start:stop]
-        codes[:, :, start:stop], errors = round_block(block, within, levels)
-        steps[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-    return codes
+        within = factor[:, start:stop, start:stop]
+        codes[:, :, start:stop], errors[:, :, start:stop] = round_block(steps[:, :, start:stop], within, levels)
+        steps[:, :, stop:] -= errors[:, :, start:stop] @ factor[:, start:stop, stop:]
+    return codes, errors
 
 
 def round_block(steps: Doubles, factor: Doubles, levels: int) -> tuple[Codes, Doubles]:

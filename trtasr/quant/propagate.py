@@ -20,6 +20,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from trtasr.quant.groups import spans
 from trtasr.values import FloatArray
 
 Matrix = npt.NDArray[np.float64]
@@ -178,17 +179,24 @@ def reliability(weight: Matrix, halves: tuple[Columns, Columns], damping: float)
     return min(best_step(weight, correction(weight, a, damping), b) for a, b in (halves, halves[::-1]))
 
 
-def vulnerability(weight: Matrix, levels: int) -> float:
+def vulnerability(weight: Matrix, levels: int, group: int = 0) -> float:
     """Relative error of rounding a weight to its grid, ||W - RTN(W)||^2 / ||W||^2: from the weight alone.
 
     Args:
-        weight: [groups, O, d]; one scale per output channel.
+        weight: [groups, O, d]; one scale per output channel, and per `group` columns.
         levels: largest code, 127 for 8 bits.
+        group: columns that share a scale; 0: all.
     """
+    power = float(np.square(weight).sum())
+    lost = sum(rounding_loss(weight[:, :, span], levels) for span in spans(weight.shape[2], group))
+    return lost / power if power > 0 else 0.0
+
+
+def rounding_loss(weight: Matrix, levels: int) -> float:
+    """||W - RTN(W)||^2 with one scale per output channel, max |W| / levels."""
     step = np.abs(weight).max(axis=2, keepdims=True) / levels
     error = weight - np.rint(np.divide(weight, step, out=np.zeros_like(weight), where=step > 0)) * step
-    power = float(np.square(weight).sum())
-    return float(np.square(error).sum()) / power if power > 0 else 0.0
+    return float(np.square(error).sum())
 
 
 def ranks(scores: Sequence[float]) -> list[float]:

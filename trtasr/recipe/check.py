@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from trtasr.errors import RecipeError
-from trtasr.recipe.sections import CHOICES, Calibration, EngineShapes, Evaluation, Recipe
+from trtasr.recipe.sections import CHOICES, Calibration, EngineShapes, Evaluation, Quantization, Recipe
 from trtasr.text.printable import printable
 
 BOUNDS: Mapping[str, tuple[float, float]] = {  # smallest and largest of every number, and of those in a list
@@ -22,6 +22,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # smallest and largest of every n
     "alpha": (0, 1),
     "damping": (1e-6, 1e6),
     "weight_bits": (2, 8),
+    "weight_group": (0, 2**31 - 1),
     "min_seconds": (0.05, 3600),
     "opt_seconds": (0.05, 3600),
     "max_seconds": (0.05, 3600),
@@ -67,6 +68,8 @@ def from_dict(kind: type, data: Mapping[str, Any], where: str) -> Any:
         check_order(built, where)
     if isinstance(built, Calibration):
         check_amount(built, where)
+    if isinstance(built, Quantization):
+        check_groups(built, where)
     return built
 
 
@@ -226,6 +229,23 @@ def check_amount(calibration: Calibration, where: str) -> None:
     if seconds > MOST_SECONDS:
         raise RecipeError(
             f"{where}: batches x batch_size x seconds = {seconds:g} s of features", f"use at most {MOST_SECONDS} s"
+        )
+
+
+def check_groups(quantization: Quantization, where: str) -> None:
+    """Refuse groups of one column, and groups in anything but a simulation of weights alone.
+
+    Raises:
+        RecipeError: naming the key.
+    """
+    group = quantization.weight_group
+    if group == 1:
+        raise RecipeError(f"{where}: weight_group = 1", "use at least 2, or 0 for one scale per output channel")
+    if group and not quantization.weight_only:
+        raise RecipeError(
+            f"{where}: weight_group = {group}: engines have one weight scale per output channel; groups are simulated "
+            "beside activations in floating point only",
+            "add quantization.weight_only = true and run trtasr ablation, or leave out quantization.weight_group",
         )
 
 

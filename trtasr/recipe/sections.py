@@ -58,6 +58,8 @@ class Quantization:
         weight_bits: 8; fewer are simulated on INT8 codes, in the layers that are INT8 on the T4.
         weight_only: simulates weights of `weight_bits` beside activations that stay in floating point, as the papers on
             QEP and FADE have it; no engine is built so.
+        weight_group: of `weight_only`: input columns that share a scale within an output channel, at least 2; 0: all of
+            them. Where a layer's columns are no multiple, the last group is smaller.
         exclude: ONNX node name patterns that are never quantized, as in ``["/encoder/encoder.0/*"]``.
     """
 
@@ -70,6 +72,7 @@ class Quantization:
     rounding: str = "nearest"
     weight_bits: int = 8
     weight_only: bool = False
+    weight_group: int = 0
     exclude: tuple[str, ...] = ()
 
     @property
