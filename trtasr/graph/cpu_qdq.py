@@ -103,26 +103,30 @@ class Lowering:
         for node in self.model.graph.node:
             if node.output[0] in self.values:
                 continue  # a Relu that its convolution applied, the bias of a linear layer
-            if node.name in self.quantized and node.op_type == "MatMul":
-                self._matmul(node)
-            elif node.name in self.quantized:
-                self._conv(node)
-            elif node.op_type == "Shape" and node.input[0] in self.values:
-                self._shape(node)
-            elif self._mask_of(node.output[0]) and self._only_codes_read(node.input[0]):
-                continue  # each convolution masks the codes it reads
-            elif node.op_type in ELEMENTWISE and all(name in self.values for name in node.input):
-                self._elementwise(node)
-            elif node.op_type in LAYOUT and self._moves_codes(node):
-                self._move(node)
-            elif node.op_type == "Transpose" and attribute(node, "perm", []) == SWAP and node.input[0] in self.values:
-                self._swap(node)
-            else:
-                self._keep(node)
+            self._lower(node)
         self._name_outputs()
         lowered = rebuilt(self.model, self.nodes, self.initializers.values())
         lowered.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
         return lowered
+
+    def _lower(self, node: NodeProto) -> None:
+        """One node of the FP32 graph, with what it needs."""
+        if node.name in self.quantized and node.op_type == "MatMul":
+            self._matmul(node)
+        elif node.name in self.quantized:
+            self._conv(node)
+        elif node.op_type == "Shape" and node.input[0] in self.values:
+            self._shape(node)
+        elif self._mask_of(node.output[0]) and self._only_codes_read(node.input[0]):
+            pass  # each convolution masks the codes it reads
+        elif node.op_type in ELEMENTWISE and all(name in self.values for name in node.input):
+            self._elementwise(node)
+        elif node.op_type in LAYOUT and self._moves_codes(node):
+            self._move(node)
+        elif node.op_type == "Transpose" and attribute(node, "perm", []) == SWAP and node.input[0] in self.values:
+            self._swap(node)
+        else:
+            self._keep(node)
 
     def _emit(self, op: str, inputs: Sequence[str], output: str, name: str = "", **attributes: Any) -> str:
         """Append a node named like its output, or for the node whose work it does."""
@@ -312,14 +316,18 @@ class Lowering:
         return self._constant(f"{name}_scale", scale), self._constant(*zero)
 
     def _masked_codes(self, data: Forms, mask: str) -> str:
-        output = f"{data.codes}_masked_{mask}"
-        made = {name for node in self.nodes for name in node.output}
-        rows, keep = f"{mask}_rows", f"{mask}_keep"
-        if keep not in made:
-            self._emit("Transpose", [mask], rows, perm=TO_ROWS[data.rank])
-            self._emit("Cast", [rows], keep, to=TensorProto.BOOL)
-        if output not in made:
-            self._emit("Where", [keep, data.codes, data.zero], output)
+        output, keep = f"{data.codes}_masked_{mask}", f"{mask}_keep"
+        self._once("Cast", [self._mask_rows(mask, data.rank)], keep, to=TensorProto.BOOL)
+        return self._once("Where", [keep, data.codes, data.zero], output)
+
+    def _mask_rows(self, mask: str, rank: int) -> str:
+        """A mask with channels last."""
+        return self._once("Transpose", [mask], f"{mask}_rows", perm=TO_ROWS[rank])
+
+    def _once(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Emit what several nodes read, unless it is there."""
+        if all(output not in node.output for node in self.nodes):
+            self._emit(op, inputs, output, **attributes)
         return output
 
     def _mask_of(self, name: str) -> str:

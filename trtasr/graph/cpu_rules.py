@@ -25,6 +25,25 @@ def cpu_rules(model: onnx.ModelProto) -> tuple[Rule, ...]:
     )
 
 
+def dynamic_rules(_model: onnx.ModelProto) -> tuple[Rule, ...]:
+    """What keeps a site out of INT8 on the CPU where every position has a scale of its own.
+
+    Products give floating point there, so that nothing in front of a Swish or GELU is lost by rounding. Rule
+    ``depthwise``: convolutions with one input channel per output are no matrix products.
+    """
+    return integer_form, lambda site: "depthwise" if one_channel(site) else None, ungrouped
+
+
+def one_channel(site: Site) -> bool:
+    """Whether each output of a convolution reads one input channel."""
+    return site.op == "Conv" and site.in_channels == site.groups
+
+
+def ungrouped(site: Site) -> str | None:
+    """Rule ``operator``: a convolution in groups of several channels has no form of one product per tap."""
+    return "operator" if site.groups > 1 else None
+
+
 def integer_form(site: Site) -> str | None:
     """Rule ``operator``: linear layers and convolutions over one or two axes have an integer form here."""
     return None if site.op == "MatMul" or (site.op == "Conv" and len(site.kernel) <= 2) else "operator"
