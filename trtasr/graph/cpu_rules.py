@@ -25,22 +25,22 @@ def cpu_rules(model: onnx.ModelProto) -> tuple[Rule, ...]:
     )
 
 
-def dynamic_rules(_model: onnx.ModelProto) -> tuple[Rule, ...]:
+def dynamic_rules(model: onnx.ModelProto) -> tuple[Rule, ...]:
     """What keeps a site out of INT8 on the CPU where every position has a scale of its own.
 
-    Products give floating point there, so that nothing in front of a Swish or GELU is lost by rounding. Rule
-    ``depthwise``: convolutions with one input channel per output are no matrix products.
+    Products give floating point there, so that nothing in front of a Swish or GELU is rounded. Rule ``depthwise``: a
+    convolution with one input channel per output is no matrix product. Rule ``operator``: neither is one in groups.
     """
-    return integer_form, lambda site: "depthwise" if one_channel(site) else None, ungrouped
+    return (*waveform_rules(model), integer_form, one_channel, grouped)
 
 
-def one_channel(site: Site) -> bool:
-    """Whether each output of a convolution reads one input channel."""
-    return site.op == "Conv" and site.in_channels == site.groups
+def one_channel(site: Site) -> str | None:
+    """Convolutions whose outputs read one input channel each: depthwise ones, and the first over one feature map."""
+    return "depthwise" if site.op == "Conv" and site.in_channels == site.groups else None
 
 
-def ungrouped(site: Site) -> str | None:
-    """Rule ``operator``: a convolution in groups of several channels has no form of one product per tap."""
+def grouped(site: Site) -> str | None:
+    """Convolutions in groups of several channels."""
     return "operator" if site.groups > 1 else None
 
 

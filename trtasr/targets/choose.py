@@ -86,12 +86,8 @@ def targets_of(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
         target = newer(engine.compute_capability)
     if engine.quantize_depthwise:
         target = with_depthwise(target)
-    return (target.scaled(scales), beside(scales)) if engine.target == AUTO else (target.scaled(scales),)
-
-
-def beside(activation_scales: str) -> Target:
-    """The CPU engine that ``auto`` builds beside a plan; the recipe asks the plan for its scales, not this one."""
-    return CPU.scaled(activation_scales if CPU.dynamic else "static")
+    chosen = (target, CPU) if engine.target == AUTO else (target,)
+    return tuple(place.scaled(scales) for place in chosen)
 
 
 def check_target(name: str, where: str) -> None:

@@ -1,7 +1,11 @@
-"""ONNX Runtime on the CPU: every layer with an integer form is INT8 (`graph.cpu_qdq`), with unsigned activations."""
+"""ONNX Runtime on the CPU: every layer with an integer form is INT8, with unsigned activations.
 
+Their scales are static (`graph.cpu_qdq`), or computed at run time for every position (`graph.cpu_dynamic`).
+"""
+
+from trtasr.graph.cpu_dynamic import quantize_positions_for_cpu
 from trtasr.graph.cpu_qdq import quantize_for_cpu
-from trtasr.graph.cpu_rules import cpu_rules
+from trtasr.graph.cpu_rules import cpu_rules, dynamic_rules
 from trtasr.targets.rules import REASONS
 from trtasr.targets.target import Target
 
@@ -11,10 +15,13 @@ CPU = Target(
     graph="cpu/{}.int8.onnx".format,
     quantize=quantize_for_cpu,
     graph_rules=cpu_rules,
+    dynamic=quantize_positions_for_cpu,
+    dynamic_rules=dynamic_rules,
     layered=False,
     reasons=REASONS
     | {
         "operator": "no integer form",
+        "depthwise": "one input channel per output: no matrix product",
         "swish": "depthwise, before Swish: its result goes on in floating point",
         "gelu": "before GELU: its result goes on in floating point",
     },

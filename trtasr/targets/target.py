@@ -56,6 +56,7 @@ class Order:
 
 Name = Callable[[str], str]
 Quantize = Callable[[onnx.ModelProto, ScaleTable, Collection[str]], onnx.ModelProto]
+GraphRules = Callable[[onnx.ModelProto], tuple[Rule, ...]]
 Lint = Callable[[onnx.ModelProto, onnx.ModelProto, ScaleTable, Set[str]], tuple[list[str], list[str]]]
 Build = Callable[[Order], Built]
 
@@ -88,6 +89,7 @@ class Target:
         prefers_dynamic: whether `dynamic` takes the place of `quantize` where a recipe leaves it open.
         rules: asked in order about each site; the first that answers with its name keeps the site out of INT8.
         graph_rules: graph -> rules that depend on more of it than the site, asked before those.
+        dynamic_rules: take the place of `graph_rules` beside `dynamic`; None: they are the same.
         reasons: rule -> why, in words.
         passes: from the quantized graph to the one that the builder reads.
         precision: ``int8``; of a baseline ``fp16`` or ``fp32``.
@@ -112,7 +114,8 @@ class Target:
     dynamic: Quantize | None = None
     prefers_dynamic: bool = False
     rules: tuple[Rule, ...] = ()
-    graph_rules: Callable[[onnx.ModelProto], tuple[Rule, ...]] = lambda _model: ()
+    graph_rules: GraphRules = lambda _model: ()
+    dynamic_rules: GraphRules | None = None
     reasons: Mapping[str, str] = field(default_factory=lambda: REASONS)
     passes: tuple[Pass, ...] = ()
     precision: str = "int8"
@@ -147,7 +150,9 @@ class Target:
         if activation_scales == "dynamic" and self.dynamic is None:
             raise RecipeError(
                 f"engine.activation_scales = 'dynamic': target {self.name} has static ones only",
-                "leave it out, or use --target t4-rtx",
+                "leave it out, or use --target t4-rtx or cpu",
             )
         wanted = activation_scales == "dynamic" or (activation_scales == "auto" and self.prefers_dynamic)
-        return replace(self, quantize=self.dynamic) if wanted else self
+        if not wanted:
+            return self
+        return replace(self, quantize=self.dynamic, graph_rules=self.dynamic_rules or self.graph_rules)
