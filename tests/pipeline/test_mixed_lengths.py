@@ -19,6 +19,7 @@ from trtasr.targets import CPU, T4_RTX
 ROOT = Path(__file__).parents[2]
 MODELS = ("quartznet.nemo", "jasper.nemo", "conformer.nemo", "whisper")
 UTTERANCES, BATCH = 24, 8
+DYNAMIC = "cpu-dynamic"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ def built(request, tmp_path_factory):
     folder, name = tmp_path_factory.mktemp(request.param), request.param
     table = read_table(ROOT / "calib" / f"{Path(name).stem}.json")
     graphs = centered(exported(ROOT / "trtasr" / "zoo" / name, folder / "raw"), table, folder)
-    files = {target.name: placed(graphs, table, target, folder / target.name) for target in (T4_RTX, CPU)}
+    targets = {T4_RTX.name: T4_RTX, CPU.name: CPU, DYNAMIC: CPU.scaled("dynamic")}
+    files = {kind: placed(graphs, table, target, folder / kind) for kind, target in targets.items()}
     entries = read_manifest(ROOT / "trtasr" / "zoo" / "eval" / "manifest.json")[:UTTERANCES]
     return Built(graphs.network, {"fp32": graphs.files, **files}, prepare(entries, graphs.network.frontend))
 
@@ -46,7 +48,7 @@ def transcripts(built, kind, batch):
     return [item.pred_text for item in result.utterances]
 
 
-@pytest.mark.parametrize("kind", ["fp32", T4_RTX.name, CPU.name])
+@pytest.mark.parametrize("kind", ["fp32", T4_RTX.name, CPU.name, DYNAMIC])
 def test_batch_gives_the_same_transcripts_as_one_by_one(built, kind):
     lengths = {item.frames for item in built.utterances}
     assert len(lengths) > UTTERANCES / 2
