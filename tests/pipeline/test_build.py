@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +40,7 @@ FAST = [
     "--target",
     "t4-rtx",
 ]
+STATIC = ["--set", "engine.activation_scales=static"]
 
 RECIPE = Recipe("tiny", "tiny", quantization=Quantization(exclude=(CONVOLUTIONS,)))
 needs_rtx = pytest.mark.skipif(rtx_version() is None, reason="TensorRT for RTX is not installed")
@@ -215,11 +217,11 @@ def quantized(scales):
 
 @needs_rtx
 def test_layers_the_builder_refuses_go_without_int8_and_the_build_goes_on(archive, tmp_path, monkeypatch, caplog):
-    before = compiled(archive, tmp_path / "before")
+    before = compiled(archive, tmp_path / "before", *STATIC)
     refused = quantized(before["scales"])[1:3]
     passes = tuple(in_fp32(halve, refused) if change is halve else change for change in T4_RTX.passes)
     changed(monkeypatch, passes=passes)
-    after = compiled(archive, tmp_path / "after")
+    after = compiled(archive, tmp_path / "after", *STATIC)
     rules = {d["node"]: d["rule"] for d in after["scales"]["decisions"]["t4-rtx"]}
     assert [rules[name] for name in refused] == ["fallback", "fallback"]
     assert quantized(after["scales"]) == [name for name in quantized(before["scales"]) if name not in refused]
@@ -314,8 +316,10 @@ def test_wide_convolutions_are_int8_products_and_their_work_is_still_found(wide_
     shown = capsys.readouterr().out
     assert all(any(line.startswith(name) and " yes " in line for line in shown.splitlines()) for name in wide)
     assert "(100.0 % of MACs)" in shown
-    graph = onnx.load(tmp_path / "out" / "model.qdq.onnx").graph  # what is measured: convolutions
-    assert sum(node.op_type == "Conv" for node in graph.node) == 5
+    graph = onnx.load(tmp_path / "out" / "model.qdq.onnx").graph  # what is measured
+    assert [sum(node.op_type == kind for node in graph.node) for kind in ("Conv", "MatMul")] == [2, 3]
+    assert found["bundle"]["engines"]["t4-rtx"]["activation_scales"] == "dynamic"
+    assert not set(found["bundle"]["engines"]["t4-rtx"]["dynamic_layers"]).intersection(wide)
 
 
 @needs_rtx
@@ -324,3 +328,31 @@ def test_convolutions_with_few_output_channels_stay_fp16(wide_archive, tmp_path)
     rules = {decision["node"]: decision["rule"] for decision in found["scales"]["decisions"]["t4-rtx"]}
     assert sorted(rules.values()) == ["int8"] * 3 + ["kernel"] * 2
     assert all(rules[f"/encoder/encoder.{index}/mconv.0/conv/Conv"] == "kernel" for index in (0, 1))
+
+
+UNTOUCHED = ("cpu/model.int8.onnx", "model.integer.onnx", "calibration.cache")
+
+
+@needs_rtx
+def test_the_bundled_quartznet_with_scales_of_either_kind(tmp_path, capsys):
+    """Dynamic is the default, nearer to FP32, and makes no kernel more; nothing else depends on it."""
+    built, graphs, told = {}, {}, {}
+    for kind in ("dynamic", "static"):
+        out = tmp_path / kind
+        flags = ["--set", "evaluation.bench_seconds=[0.5]", "--set", "evaluation.manifest=[]", "-q"]
+        flags += STATIC if kind == "static" else []
+        assert main(["compile", "quartznet", "-o", str(out), *flags]) == 0
+        told[kind] = capsys.readouterr().out
+        built[kind] = {name: json.loads((out / f"{name}.json").read_text()) for name in ("bundle", "layers")}
+        graphs[kind] = {name: (out / name).read_bytes() for name in UNTOUCHED}
+    engines = {kind: found["bundle"]["engines"]["t4-rtx"] for kind, found in built.items()}
+    assert {kind: engine["activation_scales"] for kind, engine in engines.items()} == {kind: kind for kind in built}
+    assert (len(engines["dynamic"]["dynamic_layers"]), engines["static"]["dynamic_layers"]) == (24, [])
+    assert graphs["dynamic"] == graphs["static"]
+    assert "(93.6 % of MACs); dynamic scales; kept FP16" in told["dynamic"]
+    assert "(93.6 % of MACs); kept FP16" in told["static"]
+    kinds = {kind: Counter(row["kind"] for row in found["layers"]["t4-rtx"]) for kind, found in built.items()}
+    assert kinds["dynamic"]["kgen"] <= kinds["static"]["kgen"]
+    assert kinds["dynamic"]["gemm"] == kinds["static"]["gemm"] == 24
+    sqnr = {kind: found["bundle"]["comparison"]["tensors"][0]["sqnr_db"] for kind, found in built.items()}
+    assert sqnr["dynamic"] > sqnr["static"] + 3

@@ -36,7 +36,7 @@ def built(request, tmp_path_factory):
     folder, name = tmp_path_factory.mktemp(request.param), request.param
     table = read_table(ROOT / "calib" / f"{Path(name).stem}.json")
     graphs = centered(exported(ROOT / "trtasr" / "zoo" / name, folder / "raw"), table, folder)
-    targets = {T4_RTX.name: T4_RTX, CPU.name: CPU, DYNAMIC: CPU.scaled("dynamic")}
+    targets = {T4_RTX.name: T4_RTX.scaled("auto"), CPU.name: CPU, DYNAMIC: CPU.scaled("dynamic")}
     files = {kind: placed(graphs, table, target, folder / kind) for kind, target in targets.items()}
     entries = read_manifest(ROOT / "trtasr" / "zoo" / "eval" / "manifest.json")[:UTTERANCES]
     return Built(graphs.network, {"fp32": graphs.files, **files}, prepare(entries, graphs.network.frontend))

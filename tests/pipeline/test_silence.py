@@ -10,7 +10,8 @@ from stored_table import read_table
 
 from trtasr.audio.frontend import frontend
 from trtasr.audio.prepare import features_of
-from trtasr.targets import CPU, T4_RTX
+from trtasr.recipe import EngineShapes
+from trtasr.targets import CPU, T4_RTX, targets_of
 
 ROOT = Path(__file__).parents[2]
 LEVELS = (0.0, 1e-4, 1e-2)  # of white noise: none, barely audible, loud
@@ -23,7 +24,7 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("silence")
     table = read_table(ROOT / "calib" / "whisper.json")
     graphs = exported(ROOT / "trtasr" / "zoo" / "whisper", folder)
-    files = {target.name: placed(graphs, table, target, folder / target.name) for target in (T4_RTX, CPU)}
+    files = {target.name: placed(graphs, table, target, folder / target.name) for target in targets_of(EngineShapes())}
     return graphs.network, {"fp32": graphs.files, **files}
 
 

@@ -8,6 +8,8 @@ from onnx.helper import make_node
 from trtasr.graph.edit import constants, producers, rebuilt, tensor
 from trtasr.graph.tensors import attribute
 
+ABSMAX = "/absmax"  # ends the name of the node that multiplies a product by the magnitudes of its rows
+
 
 def pointwise_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
     """Lower every convolution of kernel 1, stride 1, group 1, no padding, over one or two axes, to a matrix product.
@@ -64,7 +66,7 @@ def dequantize_columns(original: NodeProto, columns: str) -> NodeProto:
     return make_node("DequantizeLinear", inputs, [output], name=original.name, axis=axis)
 
 
-def product_nodes(node: NodeProto, rows: str, weight: str, rank: int) -> list[NodeProto]:
+def product_nodes(node: NodeProto, rows: str, weight: str, rank: int, factor: str = "") -> list[NodeProto]:
     """A convolution's product with a matrix, its bias, and the way back to its output's layout.
 
     Args:
@@ -72,10 +74,13 @@ def product_nodes(node: NodeProto, rows: str, weight: str, rank: int) -> list[No
         rows: its input, channels last.
         weight: matrix [in, out].
         rank: of the convolution's output.
+        factor: one number per row [B, ..., 1] that the product is multiplied by before its bias; empty: none.
     """
     base, product = node.name, f"{node.output[0]}_product"
     nodes = [make_node("MatMul", [rows, weight], [product], name=base)]
+    if factor:
+        nodes.append(make_node("Mul", [product, factor], [f"{product}_scaled"], name=f"{base}{ABSMAX}"))
     if len(node.input) > 2 and node.input[2]:
-        nodes.append(make_node("Add", [product, node.input[2]], [f"{product}_biased"], name=f"{base}/bias"))
+        nodes.append(make_node("Add", [nodes[-1].output[0], node.input[2]], [f"{product}_biased"], name=f"{base}/bias"))
     to_columns = [0, rank - 1, *range(1, rank - 1)]
     return [*nodes, make_node("Transpose", nodes[-1].output, node.output, name=f"{base}/columns", perm=to_columns)]

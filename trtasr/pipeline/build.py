@@ -97,6 +97,7 @@ def build(given: Sequence[Order], target: Target, left: Sequence[str] = ()) -> E
         linted=target.lint is not None,
         subnormal=tuple(name for lowered, _ in made for name in lowered.subnormal),
         overflowing=tuple(name for lowered, _ in made for name in lowered.overflowing),
+        dynamic=tuple(name for lowered, _ in made for name in lowered.dynamic),
     )
 
 

@@ -213,6 +213,7 @@ def engine_json(engine: Engine) -> dict[str, Any]:
         "label": engine.label,
         "precision": engine.precision,
         "activation_scales": engine.activation_scales or None,
+        "dynamic_layers": list(engine.dynamic),
         "parts": parts,
     }
 

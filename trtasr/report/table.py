@@ -156,13 +156,20 @@ def decision_summary(engine: Engine) -> str:
     """Which quantizable nodes were left alone and by which rule, the most frequent first.
 
     Returns:
-        For instance ``kept FP16: 77 depthwise (no INT8 kernel on sm_75)``, or ``all INT8``.
+        For instance ``kept FP16: 77 depthwise (no INT8 kernel on sm_75)``, or ``all INT8``; in front of it ``dynamic
+        scales`` where the INT8 layers have such, with their number where some have not.
     """
     kept = Counter(decision.rule for decision in engine.decisions if not decision.quantized)
-    if not kept:
-        return "all INT8"
     words = [f"{n} {rule}" + in_parentheses(engine.reasons.get(rule, "")) for rule, n in kept.most_common()]
-    return f"kept {engine.rest}: " + ", ".join(words)
+    return dynamic_words(engine) + (f"kept {engine.rest}: {', '.join(words)}" if kept else "all INT8")
+
+
+def dynamic_words(engine: Engine) -> str:
+    """``dynamic scales in 20 of 24; ``; nothing of static scales."""
+    if engine.activation_scales != "dynamic":
+        return ""
+    int8, dynamic = sum(decision.quantized for decision in engine.decisions), len(engine.dynamic)
+    return f"dynamic scales in {dynamic} of {int8}; " if 0 < dynamic < int8 else "dynamic scales; "
 
 
 def layer_table(layers: Sequence[LayerRow], show_all: bool = False) -> str:

@@ -70,6 +70,7 @@ class Engine:
         linted: whether its arithmetic in FP16 was examined.
         subnormal: layers with a channel whose activation scale x weight scale is below FP16's normal range.
         overflowing: layers whose integer accumulator could exceed FP16's range.
+        dynamic: INT8 layers with `activation_scales` computed at run time, where the others have static ones.
     """
 
     target: str
@@ -86,6 +87,7 @@ class Engine:
     linted: bool = False
     subnormal: tuple[str, ...] = ()
     overflowing: tuple[str, ...] = ()
+    dynamic: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import onnx
 from trtasr.graph.center import give_back_quantized, uncentered
 from trtasr.graph.check import write_checked
 from trtasr.graph.corrected import with_corrections
+from trtasr.graph.dynamic import dynamic_layers
 from trtasr.graph.lint import HEADROOM, large_activations
 from trtasr.graph.passes import pass_name, passed
 from trtasr.graph.qdq import decide, int8_nodes
@@ -74,12 +75,14 @@ class Lowered:
         decisions: one per quantizable node, with the rule that decided.
         subnormal: layers with a channel whose activation scale x weight scale is below FP16's normal range.
         overflowing: layers whose integer accumulator could exceed FP16's range.
+        dynamic: INT8 layers that compute the scales of what they read at run time.
     """
 
     graph: Path
     decisions: tuple[Decision, ...]
     subnormal: tuple[str, ...] = ()
     overflowing: tuple[str, ...] = ()
+    dynamic: tuple[str, ...] = ()
 
     @property
     def int8(self) -> tuple[str, ...]:
@@ -120,7 +123,7 @@ def lower(
     if target.lint:
         report_lint(subnormal, overflowing, large_activations(table))
     decisions = tuple(replace(item, rule=freed.get(item.node, item.rule)) for item in placed.decisions)
-    return Lowered(graph, decisions, tuple(subnormal), tuple(overflowing))
+    return Lowered(graph, decisions, tuple(subnormal), tuple(overflowing), dynamic_layers(placed.model))
 
 
 def report_lint(subnormal: Sequence[str], overflowing: Sequence[str], large: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from functools import partial
 
 from trtasr.engine.build import build_rtx, require_rtx
+from trtasr.graph.dynamic import insert_dynamic_qdq
 from trtasr.graph.halve import half_caches, halve
 from trtasr.graph.qdq import insert_qdq
 from trtasr.graph.waveform import waveform_rules
@@ -40,6 +41,7 @@ def rtx(capability: str) -> Target:
         label=f"int8 {name}",
         graph=QDQ,
         quantize=insert_qdq,
+        dynamic=insert_dynamic_qdq,
         rules=(unasked, alignment),
         graph_rules=waveform_rules,
         reasons=REASONS | {"unasked": "depthwise; --quantize-depthwise asks for them"},

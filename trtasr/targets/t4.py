@@ -11,6 +11,7 @@ import onnx
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt
 from trtasr.engine.cache import format_cache
 from trtasr.engine.calibrator import Source, at_opt_shape, cache_header
+from trtasr.graph.dynamic import dynamic_layers, insert_dynamic_qdq
 from trtasr.graph.halve import fp16_scale_lint, half_caches, halve
 from trtasr.graph.lint import overflow_lint
 from trtasr.graph.passes import Pass
@@ -58,7 +59,15 @@ def fp16_lint(
     graph: onnx.ModelProto, fp32: onnx.ModelProto, table: ScaleTable, int8: Set[str]
 ) -> tuple[list[str], list[str]]:
     """What FP16 could spoil where accumulators are scaled per channel."""
-    return fp16_scale_lint(graph), overflow_lint(fp32, table, int8)
+    return fp16_scale_lint(graph), overflow_lint(fp32, unobserved(table, graph, fp32), int8)
+
+
+def unobserved(table: ScaleTable, graph: onnx.ModelProto, fp32: onnx.ModelProto) -> ScaleTable:
+    """The table without output ranges that bound no accumulator: of layers where quiet frames have large codes too."""
+    dynamic = set(dynamic_layers(graph))
+    outputs = {name for node in fp32.graph.node if node.name in dynamic for name in node.output}
+    kept = {name: entry for name, entry in table.activations.items() if name not in outputs}
+    return replace(table, activations=kept)
 
 
 def on_gpu(gpu: str) -> bool:
@@ -97,6 +106,7 @@ T4 = Target(
     label="int8 t4",
     graph=QDQ,
     quantize=insert_qdq,
+    dynamic=insert_dynamic_qdq,
     rules=(depthwise, alignment),
     graph_rules=waveform_rules,
     reasons=TURING_REASONS,

@@ -2,11 +2,13 @@
 
 It has no INT8 convolutions on sm_75, but INT8 matrix products: pointwise convolutions become MatMul, wider ones are
 unfolded first. Their kernels scale the accumulator before they round it to FP16, given one scale per weight.
+Scales of activations computed at run time cost no kernel more: what they need joins the kernels around the product.
 """
 
 from functools import partial
 
 from trtasr.engine.build import require_rtx
+from trtasr.graph.dynamic import insert_dynamic_qdq
 from trtasr.graph.gains import channel_gains, gain_lint
 from trtasr.graph.halve import half_caches, halve
 from trtasr.graph.pointwise import pointwise_to_matmul
@@ -47,6 +49,8 @@ def t4_rtx(unfold_channels: int) -> Target:
         label="int8 t4-rtx",
         graph=QDQ,
         quantize=insert_qdq,
+        dynamic=insert_dynamic_qdq,
+        prefers_dynamic=True,
         rules=(depthwise, kernel(unfold_channels)),
         graph_rules=waveform_rules,
         reasons=REASONS,

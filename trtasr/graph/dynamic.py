@@ -1,0 +1,149 @@
+"""Quantization with one scale per position, computed at run time: nothing is calibrated and nothing clips."""
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+from onnx.helper import make_node
+
+from trtasr.graph.edit import constants, rebuilt, tensor
+from trtasr.graph.halve import SMALLEST_NORMAL
+from trtasr.graph.lint import LARGEST_HALF
+from trtasr.graph.pointwise import ABSMAX, dequantize_columns, is_pointwise, product_nodes
+from trtasr.graph.qdq import dequantized_weight, insert_qdq
+from trtasr.quant.ranges import CODES, representable
+from trtasr.values import ScaleTable
+
+PRODUCTS = ("Conv", "MatMul")
+UNIT_SCALE = representable(1 / CODES)  # of what lies between -1 and 1
+
+
+def insert_dynamic_qdq(model: onnx.ModelProto, table: ScaleTable, int8: Collection[str]) -> onnx.ModelProto:
+    """Explicit quantization with a scale per frame or token where a layer is a matrix product in every one of them.
+
+        x [B,I,T] -> Conv(W [O,I,1], b) -> y
+    becomes
+        x -> Transpose -> r [B,T,I] -> Abs -> ReduceMax(I) -> Clip(2^-14, 65504) -> a [B,T,1]
+        r / a -> Q(s) -> DQ(s) -> MatMul(DQ(Wq')) -> Mul(a) -> Add(b) -> Transpose -> y
+
+    with s = 1/127, raised to an FP16 value. A MatMul with a stored weight becomes the same without the two Transposes,
+    a convolution over two axes the same with one axis more. Per-token dynamic quantization as in LLM.int8 (Dettmers et
+    al. 2022, section 3: vector-wise) and SmoothQuant (Xiao et al. 2023, table 2: O1): codes of row t have the scale
+    s max_i |x_ti|. Nodes that read the same tensor share a and the codes; y keeps its name. In rows [B,T,I] TensorRT
+    for RTX makes one kernel of all in front of the product and one of all behind it; with the maximum over axis 1 of
+    [B,I,T] it makes one kernel more for every layer.
+
+    Clip: a frame of silence must not be divided by 0, so a is at least the smallest normal FP16 number; an FP16 graph's
+    infinity gets the largest code instead of NaN.
+
+    Every other INT8 node (a kernel over several positions, Gemm) keeps the static pair of `insert_qdq`, and every
+    weight its codes and scales.
+
+    Args:
+        model: FP32 graph; not changed.
+        table: scales of weights, and of the tensors that get static pairs.
+        int8: names of the weighted nodes that are quantized.
+
+    Raises:
+        UsageError: a scale is missing, not positive or not finite.
+    """
+    chosen = per_position(model).intersection(int8)
+    static = insert_qdq(model, table, set(int8) - chosen)
+    stored, nodes = constants(static), list[NodeProto]()
+    added = {item.name: item for item in unit_constants()}
+    done: set[str] = set()
+    for node in static.graph.node:
+        if node.name not in chosen:
+            nodes.append(node)
+            continue
+        weight, constant = matrix_of(node, table, stored)
+        rank, rows = len(stored[node.input[1]].dims), rows_of(node)
+        before = [*transposed(node.input[0], rows, rank), *unit_codes(rows)]
+        nodes += [made for made in (*before, weight) if made.output[0] not in done]
+        nodes += scaled_product(node, weight.output[0], rank)
+        done.update(made.output[0] for made in (*before, weight))
+        added.update({item.name: item for item in constant})
+    return rebuilt(static, nodes, {**stored, **added}.values())
+
+
+def per_position(model: onnx.ModelProto) -> set[str]:
+    """Names of the nodes of an FP32 graph that are a product with a stored weight in every position for itself."""
+    stored = constants(model)
+    weighted = [node for node in model.graph.node if node.op_type in PRODUCTS and node.input[1] in stored]
+    return {node.name for node in weighted if node.op_type == "MatMul" or is_pointwise(node, stored[node.input[1]])}
+
+
+def dynamic_layers(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the layers of a quantized graph that have a scale per position, in graph order."""
+    behind = [node.name for node in model.graph.node if node.op_type == "Mul" and node.name.endswith(ABSMAX)]
+    return tuple(name.removesuffix(ABSMAX) for name in behind)
+
+
+def matrix_of(
+    node: NodeProto, table: ScaleTable, stored: dict[str, TensorProto]
+) -> tuple[NodeProto, list[TensorProto]]:
+    """The DequantizeLinear of a node's weight as a matrix [I, O], and what it reads."""
+    [whole], [codes, scales] = dequantized_weight(node.input[1], table, stored)
+    if node.op_type == "MatMul":
+        return whole, [codes, scales]
+    matrix, columns = numpy_helper.to_array(codes), f"{codes.name}_columns"
+    turned = tensor(columns, np.ascontiguousarray(matrix.reshape(matrix.shape[:2]).T))
+    return dequantize_columns(whole, columns), [turned, scales]
+
+
+def unit_constants() -> list[TensorProto]:
+    """What `unit_codes` reads."""
+    return [
+        tensor("unit_scale", UNIT_SCALE),
+        tensor("least_absmax", np.float32(SMALLEST_NORMAL)),
+        tensor("largest_absmax", np.float32(LARGEST_HALF)),
+        tensor("channels", np.array([-1])),
+        tensor("int8_zero", np.int8(0)),
+    ]
+
+
+def rows_of(node: NodeProto) -> str:
+    """The tensor that a node reads, with its channels last."""
+    return f"{node.input[0]}_rows" if node.op_type == "Conv" else str(node.input[0])
+
+
+def transposed(source: str, rows: str, rank: int) -> list[NodeProto]:
+    """The Transpose from channels first to channels last; nothing where a tensor has its channels there."""
+    order = [0, *range(2, rank), 1]
+    return [] if rows == source else [make_node("Transpose", [source], [rows], name=rows, perm=order)]
+
+
+def unit_codes(rows: str) -> list[NodeProto]:
+    """From rows to their magnitudes ``<rows>_absmax`` and the dequantized codes ``<rows>_unit_dequantized``.
+
+    The codes are of r / a, which lies between -1 and 1 in every row.
+    """
+    absmax, unit, how = f"{rows}_absmax", f"{rows}_unit", ["unit_scale", "int8_zero"]
+    bounds, codes = ["least_absmax", "largest_absmax"], f"{rows}_unit_quantized"
+    return [
+        make_node("Abs", [rows], [f"{rows}_abs"], name=f"{rows}/Abs"),
+        make_node("ReduceMax", [f"{rows}_abs", "channels"], [f"{rows}_max"], name=f"{rows}/ReduceMax", keepdims=1),
+        make_node("Clip", [f"{rows}_max", *bounds], [absmax], name=f"{rows}/Clip"),
+        make_node("Div", [rows, absmax], [unit], name=f"{rows}/Div"),
+        make_node("QuantizeLinear", [unit, *how], [codes], name=f"{rows}/QuantizeLinear"),
+        make_node("DequantizeLinear", [codes, *how], [f"{unit}_dequantized"], name=f"{rows}/DequantizeLinear"),
+    ]
+
+
+def scaled_product(node: NodeProto, weight: str, rank: int) -> list[NodeProto]:
+    """A node's product with the codes of its rows, times the magnitude of every row.
+
+    Args:
+        node: MatMul, or convolution with a bias or none.
+        weight: matrix [I, O].
+        rank: of a convolution's output.
+    """
+    unit, absmax = f"{rows_of(node)}_unit_dequantized", f"{rows_of(node)}_absmax"
+    if node.op_type == "Conv":
+        return product_nodes(node, unit, weight, rank, absmax)
+    product = f"{node.output[0]}_product"
+    return [
+        make_node("MatMul", [unit, weight], [product], name=node.name),
+        make_node("Mul", [product, absmax], node.output, name=f"{node.name}{ABSMAX}"),
+    ]
