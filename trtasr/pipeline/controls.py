@@ -28,8 +28,9 @@ def run_controls(
 ) -> tuple[Control, ...]:
     """Quantize the FP32 graphs with each table and measure WER and SQNR on the same utterances.
 
-    The graphs are the Q/DQ graphs of ``t4-rtx``, whatever targets are built; a control whose transcripts are useless
-    has no WER, and that is a result.
+    The graphs are the Q/DQ graphs of ``t4-rtx`` with static scales, which are what calibrations differ in, whatever
+    targets are built and however they get their scales; a control whose transcripts are useless has no WER, and that is
+    a result.
 
     Args:
         exported: FP32 graphs, not centered.
@@ -59,7 +60,7 @@ def quantized(exported: Exported, table: ScaleTable, exclude: Sequence[str], fol
 
 
 def quantized_graph(exported: onnx.ModelProto, table: ScaleTable, exclude: Sequence[str]) -> onnx.ModelProto:
-    """The Q/DQ graph of ``t4-rtx`` for any table: centered, corrected, quantized.
+    """The Q/DQ graph of ``t4-rtx``, scales static, for any table: centered, corrected, quantized.
 
     A table without activations is one of weights alone (`weight_only` of the recipe): its graph has no Q/DQ, but the
     table's weights.
