@@ -59,7 +59,7 @@ def test_without_spaces_between_words_the_character_error_rate_comes_first_and_h
     assert (fp32.split()[-3:], int8.split()[-3:]) == (["6.59", "-", "13.19"], ["6.64", "+0.04", "13.28"])
     assert "normalizer unicode-v1;" in conditions
     assert conditions.endswith(" CER is judged")
-    assert controls_table([Control("noise", 1.0, 3.0)], unspaced).startswith("calibration  CER %")
+    assert controls_table([Control("noise", 1.0, 3.0)], unspaced).startswith("calibration (static scales)  CER %")
 
 
 def test_a_gpu_row_names_the_gpu():
@@ -120,6 +120,14 @@ def test_decision_summary():
     assert summary.endswith("FP16: 77 depthwise (no kernel), 1 last-layer")
     assert decision_summary(replace(engine, rest="FP32", reasons={})).startswith("kept FP32: 77 depthwise, ")
     assert decision_summary(replace(engine, decisions=engine.decisions[-1:])) == "all INT8"
+
+
+def test_scales_at_run_time_are_told_with_their_number_where_some_layers_have_none():
+    decisions = (Decision("a", "Conv", True, "int8"), Decision("b", "Conv", True, "int8"))
+    engine = Engine("t4", "int8 t4", (), decisions=decisions, activation_scales="dynamic", dynamic=("a", "b"))
+    assert decision_summary(engine) == "dynamic scales; all INT8"
+    assert decision_summary(replace(engine, dynamic=("b",))) == "dynamic scales in 1 of 2; all INT8"
+    assert decision_summary(replace(engine, activation_scales="static", dynamic=())) == "all INT8"
 
 
 def test_controls_table():

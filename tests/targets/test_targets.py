@@ -1,13 +1,16 @@
 from dataclasses import replace
 
+import numpy as np
+import onnx
 import pytest
 
 from trtasr.errors import RecipeError
+from trtasr.graph.halve import halve
 from trtasr.recipe import EngineShapes
 from trtasr.targets import CPU, T4, T4_RTX, TARGETS, targets_of
 from trtasr.targets.integer import INTEGER
 from trtasr.targets.rtx import rtx
-from trtasr.values import Site
+from trtasr.values import ScaleTable, Site, TensorScale, WeightScale
 
 POINTWISE = Site("pw", "Conv", (256, 256, 1), 256, 256, 1, (1,), (1,))
 DEPTHWISE = Site("dw", "Conv", (256, 1, 33), 256, 256, 256, (33,), (1,))
@@ -111,3 +114,16 @@ def test_a_calibrator_has_no_dynamic_scales():
         targets_of(engine)
     (target,) = targets_of(replace(engine, activation_scales="auto"))
     assert target.activation_scales == "static"
+
+
+def test_a_range_observed_bounds_no_accumulator_of_a_quiet_frame():
+    """Its codes are as large as those of a loud one: of a layer with scales at run time only its weights tell."""
+    model = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["" : 20]>
+        one (float[B,16,T] x) => (float[B,16,T] y) { [layer] y = Conv<kernel_shape=[1]>(x, w) }""")
+    weight = np.full((16, 16, 1), 0.5, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    activations = {"x": TensorScale(12.7, "max"), "y": TensorScale(12.7, "max")}
+    table = ScaleTable(activations, {"w": WeightScale(np.full(16, 0.5 / 127, np.float32), 0)})
+    for target, overflowing in ((T4.scaled("static"), []), (T4.scaled("dynamic"), ["layer"])):
+        graph = halve(target.quantize(model, table, {"layer"}))
+        assert target.lint(graph, model, table, {"layer"})[1] == overflowing

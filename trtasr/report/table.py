@@ -208,10 +208,8 @@ def controls_table(controls: Sequence[Control], results: Sequence[BenchResult]) 
         controls: one per calibration.
         results: with the FP32 row that they are compared with.
     """
-    rows = control_rows(controls, results)
-    return align(
-        [["calibration (static scales)", f"{measure_of(results)} %", "delta", "SQNR dB"], *rows], right={1, 2, 3}
-    )
+    heads = ["calibration (static scales)", f"{measure_of(results)} %", "delta", "SQNR dB"]
+    return align([heads, *control_rows(controls, results)], right={1, 2, 3})
 
 
 def control_rows(controls: Sequence[Control], results: Sequence[BenchResult]) -> list[list[str]]:
