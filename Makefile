@@ -79,8 +79,8 @@ fuzz: $(STAMP) ## 100,000 mutated inputs through every reader of files: FUZZ="--
 load: $(STAMP) ## seconds of one compile of MODEL=archive alone and of three at once, BEFORE=other checkout in turn
 	PYTHONPATH=tests $(BIN)/python -m load $(MODEL) $(if $(BEFORE),--before $(BEFORE)) $(LOAD)
 
-ablation: $(STAMP) ## WER and SQNR of every correction, mean and deviation over seeds (long)
-	@$(BIN)/trtasr ablation "$$MODEL" $(manifest)
+ablation: $(STAMP) ## WER and SQNR of every correction, mean and deviation over seeds (long): ABLATION="--bits 4 --resume"
+	@$(BIN)/trtasr ablation "$$MODEL" $(manifest) $(ABLATION)
 
 t4-acceptance: $(STAMP) ## on a T4 host: build, measure and compare every variant, write one JSON
 	@$(BIN)/trtasr acceptance "$$MODEL" $(out) $(manifest)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtasr.bench.paired import SAMPLES, bootstrap_delta, detectable, paired_differences, resampled
+from trtasr.bench.paired import SAMPLES, bootstrap_delta, detectable, paired_differences, resampled, word_disagreement
 from trtasr.bench.score import score
 from trtasr.errors import UsageError
 from trtasr.results import Utterance, WerResult
@@ -49,6 +49,8 @@ def test_every_figure_is_jiwers_on_all_utterances_together_and_on_each_set(rows)
         assert found.reference == pytest.approx(100 * jiwer.wer(list(spoken), list(fp32)))
         assert found.rate == pytest.approx(100 * jiwer.wer(list(spoken), list(int8)))
         assert found.delta == pytest.approx(found.rate - found.reference)
+        if not found.dataset:
+            assert found.disagreement == word_disagreement(*pair(rows))
         if any(fp32):
             assert found.disagreement == pytest.approx(100 * jiwer.wer(list(fp32), list(int8)))
 

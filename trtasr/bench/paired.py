@@ -46,6 +46,17 @@ def paired_differences(reference: WerResult, candidate: WerResult) -> tuple[Pair
     return tuple(difference(name, part) for name, part in [("", counted), *parts])
 
 
+def word_disagreement(reference: WerResult, candidate: WerResult) -> float:
+    """Errors of an engine's transcripts where another's are the references, in percent of the latter's words.
+
+    Characters where the languages have no spaces between words; over all evaluation sets together.
+
+    Raises:
+        UsageError: the two results are not about the same utterances.
+    """
+    return disagreement(paired_counts(reference, candidate))
+
+
 def bootstrap_delta(reference: WerResult, candidate: WerResult, seed: int = 0) -> tuple[float, float]:
     """95 % interval of ``candidate.rate - reference.rate``, as `interval` has it.
 
@@ -77,7 +88,7 @@ def paired_counts(reference: WerResult, candidate: WerResult) -> PairedCounts:
 
 def difference(dataset: str, counted: PairedCounts) -> PairedDifference:
     """All figures of one evaluation set, or of all together."""
-    units, before, after, said, changed = map(int, counted.counts.sum(axis=0))
+    units, before, after, *_ = map(int, counted.counts.sum(axis=0))
     deltas = bootstrap(counted)
     return PairedDifference(
         dataset=dataset,
@@ -88,8 +99,14 @@ def difference(dataset: str, counted: PairedCounts) -> PairedDifference:
         delta=100.0 * (after - before) / max(units, 1),
         interval=interval(deltas),
         detectable=detectable(deltas, units),
-        disagreement=100.0 * changed / max(said, 1),
+        disagreement=disagreement(counted),
     )
+
+
+def disagreement(counted: PairedCounts) -> float:
+    """Errors of the second engine against the first one's transcripts, in percent of their words."""
+    said, changed = map(int, counted.counts[:, 3:].sum(axis=0))
+    return 100.0 * changed / max(said, 1)
 
 
 def interval(deltas: FloatArray) -> tuple[float, float]:

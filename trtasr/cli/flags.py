@@ -212,8 +212,19 @@ def add_ablation(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seeds", type=int, default=5, help="seeds of synthetic features (default 5)")
     sub.add_argument("--bits", type=int, action="append", help="weight bits; may be repeated (default 8, 6 and 4)")
     sub.add_argument(
+        "--groups",
+        type=int,
+        action="append",
+        metavar="N",
+        help="input columns per weight scale, 0: one scale per output channel; may be repeated (default: the recipe's)",
+    )
+    sub.add_argument(
         "--only", action="append", metavar="NAME", help="one setting, for instance fade or 'qep 0.5'; may be repeated"
     )
+    sub.add_argument(
+        "-o", "--out", type=path, help="JSON of all figures, written after every line (default: NAME.ablation.json)"
+    )
+    sub.add_argument("--resume", action="store_true", help="take the lines that the file has, and go on")
 
 
 def add_acceptance(sub: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ from trtasr.engine.probe import probe
 from trtasr.errors import AudioError, RecipeError, UsageError
 from trtasr.files.look import is_folder, is_there
 from trtasr.files.write import copy_file, replaceable, write_json
-from trtasr.pipeline.ablation import SETTINGS, Plan, ablate, ablation_json, ablation_table
+from trtasr.pipeline.ablation import SETTINGS, Plan, ablate, ablation_json
 from trtasr.pipeline.acceptance import accept, keep_other_findings
 from trtasr.pipeline.compare import COMPARED_UTTERANCES, compare_bundle, compare_layers
 from trtasr.pipeline.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
@@ -37,8 +37,9 @@ from trtasr.pipeline.measure import PROFILE
 from trtasr.pipeline.opened import default_target, layered_target, open_engine
 from trtasr.pipeline.record import bench_json
 from trtasr.pipeline.use import Transcript, bench_bundle, engine_layers, estimate_bundle, transcribe_files
-from trtasr.recipe import Change, Evaluation, Recipe, change, from_dict, override, to_dict
+from trtasr.recipe import LABELS, Change, Evaluation, Recipe, change, from_dict, override, to_dict
 from trtasr.recipe.find import ENGINES, find_recipe
+from trtasr.report.ablation_view import ablation_table
 from trtasr.report.difference_view import difference_lines
 from trtasr.report.error_view import corrections
 from trtasr.report.integer_view import integer_text, proof_json, proof_text
@@ -346,9 +347,13 @@ def ablation_verb(arguments: argparse.Namespace) -> Summary:
     if unknown:
         raise UsageError(f"--only {sorted(unknown)[0]!r}", f"use one of {', '.join(map(repr, SETTINGS))}")
     recipe = resolve_recipe(arguments)
-    plan = Plan(arguments.seeds, tuple(arguments.bits or Plan.bits), tuple(arguments.only or Plan.names))
-    reference, cells = ablate(recipe, plan)
-    return Summary(ablation_table(reference, cells, recipe), ablation_json(reference, cells, recipe))
+    groups = tuple(arguments.groups or [recipe.quantization.weight_group])
+    for group in groups:
+        change(recipe, [Change("--groups", "quantization.weight_group", group)])  # refuses what no recipe may have
+    plan = Plan(arguments.seeds, tuple(arguments.bits or Plan.bits), tuple(arguments.only or Plan.names), groups)
+    found = ablate(recipe, plan, arguments.out or Path(f"{recipe.name}.ablation.json"), arguments.resume)
+    labels = {method: recipe.label(method) for method in LABELS}
+    return Summary(ablation_table(found, labels), ablation_json(found, recipe))
 
 
 def acceptance_verb(arguments: argparse.Namespace) -> Summary:

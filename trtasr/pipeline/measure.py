@@ -144,9 +144,17 @@ def word_error_rate(network: Network, files: Files, utterances: Sequence[Prepare
 
 
 def usable_rate(network: Network, files: Files, utterances: Sequence[Prepared], settings: Evaluation) -> float | None:
-    """WER (CER without spaces between words) in percent; None for transcripts all empty or the same, and for NaN."""
+    """WER (CER without spaces between words) in percent; None as `usable_result` has it."""
+    found = usable_result(network, files, utterances, settings)
+    return found.rate if found else None
+
+
+def usable_result(
+    network: Network, files: Files, utterances: Sequence[Prepared], settings: Evaluation
+) -> WerResult | None:
+    """WER and CER of one engine; None for transcripts all empty or the same, and for NaN."""
     try:
-        return word_error_rate(network, files, utterances, settings).rate
+        return word_error_rate(network, files, utterances, settings)
     except QualityError as error:
         logger.warning("control: %s", error.problem)
         return None

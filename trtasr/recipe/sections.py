@@ -80,6 +80,11 @@ class Quantization:
         """True when weights depend on what earlier layers compute, so that the table is made layer by layer."""
         return (self.correction, self.rounding, self.weight_bits) != ("none", "nearest", 8) or self.weight_only
 
+    @property
+    def data_free(self) -> bool:
+        """True when nothing is learnt from calibration features: weights alone, each rounded to nearest."""
+        return self.weight_only and (self.correction, self.rounding) == ("none", "nearest")
+
 
 @dataclass(frozen=True)
 class EngineShapes:

@@ -1,5 +1,6 @@
 """What was built and measured: plain values that the table, JSON, the bundle and the report read."""
 
+from trtasr.results.ablation import Ablation, Cell, Scored, Setting, cell_of
 from trtasr.results.comparison import Comparison, Control, TensorComparison
 from trtasr.results.engine import Built, Engine, LayerRow
 from trtasr.results.integer import (
@@ -18,10 +19,12 @@ from trtasr.results.speech import PairedDifference, Prepared, Score, Utterance, 
 from trtasr.results.speed import BenchResult, GpuState, Latency, Measured, speedup
 
 __all__ = [
+    "Ablation",
     "Accumulator",
     "BenchResult",
     "Bound",
     "Built",
+    "Cell",
     "Comparison",
     "Control",
     "Difference",
@@ -40,10 +43,13 @@ __all__ = [
     "Record",
     "Roofline",
     "Score",
+    "Scored",
+    "Setting",
     "TensorComparison",
     "Traffic",
     "Utterance",
     "WerResult",
+    "cell_of",
     "plain",
     "speedup",
 ]
