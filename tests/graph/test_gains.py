@@ -72,13 +72,15 @@ def test_what_comes_near_the_limits_of_fp16_is_named(lowered):
 
 
 @pytest.mark.skipif(rtx_version() is None, reason="TensorRT for RTX is not installed")
+@pytest.mark.parametrize("capability", ["sm75", "sm86"])
 @pytest.mark.parametrize("gains", [False, True])
-def test_the_plan_holds_the_factor_its_products_apply_to_the_accumulator(lowered, tmp_path, gains):
+def test_the_plan_holds_the_factor_its_products_apply_to_the_accumulator(lowered, tmp_path, gains, capability):
     """The FP32 number s_x s of each INT8 product, and its gains, are in the plan: without gains neither is."""
     reference = channel_gains(lowered)
     path = tmp_path / "m.onnx"
     onnx.save(halve(reference if gains else lowered), path)
-    engine = build_rtx(path, tmp_path / "t4-rtx/model.plan", Profile((1, 1, 2), (0.2, 1.0, 2.0), 100.0, 16), {})
+    profile = Profile((1, 1, 2), (0.2, 1.0, 2.0), 100.0, 16)
+    engine = build_rtx(path, tmp_path / "t4-rtx/model.plan", profile, {}, capability)
     plan, stored = (tmp_path / "t4-rtx/model.plan").read_bytes(), initializers(halve(reference))
     made_by = {name: node for node in reference.graph.node for name in node.output}
     assert sum(row.int8 for row in engine.layers) >= 4

@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 from trtasr.errors import RecipeError
+from trtasr.graph.gains import channel_gains
 from trtasr.graph.halve import halve
 from trtasr.recipe import EngineShapes
 from trtasr.targets import CPU, T4, T4_RTX, TARGETS, targets_of
@@ -75,7 +76,7 @@ def test_the_recipe_says_from_how_many_channels_convolutions_are_unfolded(channe
     assert skipped(target, STRIDED) is None  # one tap: nothing is copied
     (other,) = targets_of(EngineShapes(target="t4-rtx", compute_capability="8.6", unfold_channels=channels))
     assert skipped(other, FEW) is None
-    assert other.passes == T4.passes
+    assert other.passes == (channel_gains, *T4.passes)
 
 
 def quantize(model, table, int8):
@@ -127,3 +128,19 @@ def test_a_range_observed_bounds_no_accumulator_of_a_quiet_frame():
     for target, overflowing in ((T4.scaled("static"), []), (T4.scaled("dynamic"), ["layer"])):
         graph = halve(target.quantize(model, table, {"layer"}))
         assert target.lint(graph, model, table, {"layer"})[1] == overflowing
+
+
+def test_newer_gpus_judge_products_by_their_gains_and_convolutions_by_their_scales():
+    """One layer with scales at run time, a product, and the same layer static, a convolution, on sm_86."""
+    model = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["" : 20]>
+        one (float[B,16,T] x) => (float[B,16,T] y) { [layer] y = Conv<kernel_shape=[1]>(x, w) }""")
+    weight = np.full((16, 16, 1), 0.5, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    activations = {"x": TensorScale(12.7, "max"), "y": TensorScale(40.0, "max")}
+    table = ScaleTable(activations, {"w": WeightScale(np.full(16, 0.5 / 127, np.float32), 0)})
+    for scales, expected in (("static", ([], ["layer"])), ("dynamic", ([], []))):
+        target = rtx("sm86").scaled(scales)
+        graph = target.quantize(model, table, {"layer"})
+        for change in target.passes:
+            graph = change(graph)
+        assert target.lint(graph, model, table, {"layer"}) == expected

@@ -12,6 +12,8 @@ from trtasr.graph.halve import SMALLEST_NORMAL
 from trtasr.graph.lint import LARGEST_HALF
 from trtasr.graph.tensors import attribute
 
+GAIN = "/gain"  # ends the name of the node behind a product
+
 
 def channel_gains(model: onnx.ModelProto) -> onnx.ModelProto:
     """Let quantized matrix products have one weight scale each, which their kernel can apply to its accumulator.
@@ -62,8 +64,8 @@ def gain_lint(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
     gains = {node.name: node.input[1] for node in model.graph.node if node.op_type == "Mul"}
     subnormal, overflowing = [], []
     for node in model.graph.node:
-        if node.op_type == "MatMul" and f"{node.name}/gain" in gains:
-            gain, weight = numpy_helper.to_array(stored[gains[f"{node.name}/gain"]]), made_by[node.input[1]]
+        if node.op_type == "MatMul" and f"{node.name}{GAIN}" in gains:
+            gain, weight = numpy_helper.to_array(stored[gains[f"{node.name}{GAIN}"]]), made_by[node.input[1]]
             codes = np.abs(numpy_helper.to_array(stored[weight.input[0]]).astype(np.float32)).sum(axis=0)
             steps = [
                 float(numpy_helper.to_array(stored[item.input[1]]))
@@ -74,6 +76,12 @@ def gain_lint(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
             if 127 * steps[0] * steps[1] * float(codes.max()) > LARGEST_HALF:
                 overflowing.append(node.name)
     return subnormal, overflowing
+
+
+def gained(model: onnx.ModelProto) -> set[str]:
+    """Names of the products that have a gain behind them."""
+    behind = [node.name for node in model.graph.node if node.op_type == "Mul" and node.name.endswith(GAIN)]
+    return {name.removesuffix(GAIN) for name in behind}
 
 
 def is_per_channel(node: NodeProto, made_by: dict[str, NodeProto], stored: dict[str, TensorProto]) -> bool:
@@ -103,5 +111,5 @@ def with_gain(
     return [
         helper.make_node("DequantizeLinear", [weight.input[0], f"{base}_scale"], [values], name=weight.name),
         helper.make_node("MatMul", [node.input[0], values], [f"{output}_ungained"], name=base),
-        helper.make_node("Mul", [f"{output}_ungained", f"{base}_gain"], [output], name=f"{base}/gain"),
+        helper.make_node("Mul", [f"{output}_ungained", f"{base}_gain"], [output], name=f"{base}{GAIN}"),
     ], constant

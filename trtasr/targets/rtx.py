@@ -1,9 +1,16 @@
-"""TensorRT for RTX on GPUs newer than Turing: they have INT8 convolutions, so the Q/DQ graph stays as it is."""
+"""TensorRT for RTX on GPUs newer than Turing: they have INT8 convolutions, so these stay as they are.
 
+INT8 matrix products have kernels like those of sm_75: they apply one scale per weight to their accumulator.
+"""
+
+from collections.abc import Set
 from functools import partial
+
+import onnx
 
 from trtasr.engine.build import build_rtx, require_rtx
 from trtasr.graph.dynamic import insert_dynamic_qdq
+from trtasr.graph.gains import channel_gains, gain_lint, gained
 from trtasr.graph.halve import half_caches, halve
 from trtasr.graph.qdq import insert_qdq
 from trtasr.graph.waveform import waveform_rules
@@ -11,7 +18,7 @@ from trtasr.results import Built
 from trtasr.targets.rules import REASONS, alignment
 from trtasr.targets.t4 import fp16_lint
 from trtasr.targets.target import QDQ, Order, Target, elsewhere
-from trtasr.values import Site
+from trtasr.values import ScaleTable, Site
 
 
 def unasked(site: Site) -> str | None:
@@ -27,6 +34,16 @@ def build(capability: str, order: Order) -> Built:
         order: what is built.
     """
     return build_rtx(order.graph, order.plan, order.shapes, order.macs, capability)
+
+
+def lint(
+    graph: onnx.ModelProto, fp32: onnx.ModelProto, table: ScaleTable, int8: Set[str]
+) -> tuple[list[str], list[str]]:
+    """What FP16 could spoil: products by their gains, convolutions by their scales per channel."""
+    products = gained(graph)
+    subnormal, overflowing = gain_lint(graph)
+    narrow, wide = fp16_lint(graph, fp32, table, int8 - products)
+    return [*subnormal, *(name for name in narrow if name not in products)], [*overflowing, *wide]
 
 
 def rtx(capability: str) -> Target:
@@ -45,9 +62,9 @@ def rtx(capability: str) -> Target:
         rules=(unasked, alignment),
         graph_rules=waveform_rules,
         reasons=REASONS | {"unasked": "depthwise; --quantize-depthwise asks for them"},
-        passes=(halve, half_caches),
+        passes=(channel_gains, halve, half_caches),
         rest="FP16",
-        lint=fp16_lint,
+        lint=lint,
         require=require_rtx,
         build=partial(build, capability),
         plan=f"{name}/{{}}.plan".format,
