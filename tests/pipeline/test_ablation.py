@@ -116,7 +116,7 @@ def test_groups_are_lines_of_their_own_and_every_set_has_its_rate(ctc_bundle, tm
         assert sqnr["synthetic", name, 3, 4] > sqnr["synthetic", name, 3, 0]
 
 
-def test_a_run_goes_on_from_its_file_to_the_same_figures(ctc_bundle, tmp_path, monkeypatch):
+def test_a_run_goes_on_from_its_file_to_the_same_figures(ctc_bundle, tmp_path, monkeypatch, capsys):
     whole, half = tmp_path / "whole.json", tmp_path / "half.json"
     code, printed = grouped(ctc_bundle, tmp_path, "-o", whole, "--json")
     assert code == 0
@@ -130,6 +130,7 @@ def test_a_run_goes_on_from_its_file_to_the_same_figures(ctc_bundle, tmp_path, m
 
     monkeypatch.setattr(ablation, "cell", stopped)
     assert grouped(ctc_bundle, tmp_path, "-o", half)[0] == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted: written before: {half}"
     begun = json.loads(half.read_text(encoding="utf-8"))
     assert keys_of(begun) == made
     assert begun["cells"] == json.loads(printed)["cells"][:5]

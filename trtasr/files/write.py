@@ -155,6 +155,6 @@ def flush_tree(folder: Path) -> None:
 
 
 def note(path: Path) -> None:
-    """Remember what is in place, unless it lies in a folder that vanishes."""
-    if not any(path.resolve().is_relative_to(folder.resolve()) for folder in living):
+    """Remember what is in place, once, unless it lies in a folder that vanishes."""
+    if path not in landed and not any(path.resolve().is_relative_to(folder.resolve()) for folder in living):
         landed.append(path)

@@ -190,7 +190,7 @@ def set_rates(result: WerResult) -> dict[str, float]:
 def cell_text(found: Cell) -> str:
     """A line of the table in one line of the log."""
     return (
-        f"{found.weights}, {found.correction}, {LABELS[found.features]}: WER {spread(found.wer)}, disagreement "
+        f"{found.weights}, {found.correction!r}, {LABELS[found.features]}: WER {spread(found.wer)}, disagreement "
         f"{spread(found.disagreement)}, agreement {spread(found.agreement)}, SQNR {spread(found.sqnr_db)} dB"
     )
 
