@@ -10,6 +10,7 @@ from tiny_network import ops, sqnr_db, table_of, valid
 from trtasr.errors import RecipeError, UsageError
 from trtasr.graph.check import check_model, run_graph
 from trtasr.graph.cpu_rules import dynamic_rules
+from trtasr.graph.dynamic import dynamic_layers
 from trtasr.graph.qdq import decide, int8_nodes
 from trtasr.quant.scales import along, quantize_weight
 from trtasr.values import ScaleTable
@@ -145,6 +146,7 @@ def test_every_convolution_but_depthwise_ones_is_an_integer_product_under_its_ow
     for node, rule in decisions.items():
         assert named[node] == ("MatMulIntegerToFloat" if rule == "int8" else "Conv")
     assert ops(lowered, "Conv") == list(decisions.values()).count("depthwise")
+    assert dynamic_layers(lowered) == tuple(node for node, rule in decisions.items() if rule == "int8")
 
 
 def test_depthwise_convolutions_run_over_two_axes_and_give_what_they_gave(fp32, table, feeds):

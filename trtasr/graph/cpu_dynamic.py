@@ -12,6 +12,7 @@ from onnx import NodeProto, helper
 from trtasr.graph.cpu_qdq import MICROSOFT, TO_COLUMNS, TO_ROWS, Forms, Lowering
 from trtasr.graph.cpu_rules import framewise
 from trtasr.graph.edit import weight_scales_of
+from trtasr.graph.pointwise import ABSMAX
 from trtasr.graph.tensors import attribute
 from trtasr.quant.scales import quantize_weight
 from trtasr.values import ScaleTable
@@ -88,10 +89,9 @@ class PositionLowering(Lowering):
         output, codes = f"{node.output[0]}_rows", self._padded(node, self._read(node, weight.ndim))
         total = [name for name in node.input[2:] if name]
         for number, tap in enumerate(product(*map(range, weight.shape[2:])), 1):
-            part, name = f"{output}_tap{number}", node.name if number == 1 else f"{node.name}/tap{number}"
-            self._tap(
-                self._shifted(node, codes, tap, part), np.moveaxis(weight, (0, 1), (-1, -2))[tap], scales, part, name
-            )
+            part, matrix = f"{output}_tap{number}", np.moveaxis(weight, (0, 1), (-1, -2))[tap]
+            shifted = self._shifted(node, codes, tap, part)
+            self._tap(shifted, matrix, scales, part, node.name if number == 1 else "")
             total = [self._emit("Add", [part, *total], f"{output}_sum{number}")] if total else [part]
         self.values[node.output[0]] = Forms(rows=total[0], rank=weight.ndim)
 
@@ -104,13 +104,16 @@ class PositionLowering(Lowering):
             self._constant(f"{node.name}/weight_scale", scales),
         )
 
-    def _tap(self, codes: Forms, matrix: np.ndarray, scales: str, output: str, name: str) -> None:
-        """Of one tap, a (q W): one integer product, each row of it times the largest magnitude of its position."""
-        weight = self._constant(f"{name}/weight", np.ascontiguousarray(matrix))
+    def _tap(self, codes: Forms, matrix: np.ndarray, scales: str, output: str, layer: str) -> None:
+        """Of one tap, a (q W): an integer product, and each row of it times the largest magnitude of its position.
+
+        The nodes of a layer's first tap are named for it, as `dynamic_layers` and tables of layers look for them.
+        """
+        weight = self._constant(f"{output}/weight", np.ascontiguousarray(matrix))
         zeros = [self._constant(*MIDDLE), self._constant("int8_zero", np.int8(0))]
         inputs = [codes.codes, weight, self._constant(*STEP), scales, *zeros]
-        codes_product = self._emit("MatMulIntegerToFloat", inputs, f"{output}_product", name, domain=MICROSOFT)
-        self._emit("Mul", [codes_product, codes.scale], output)
+        relative = self._emit("MatMulIntegerToFloat", inputs, f"{output}_relative", layer, domain=MICROSOFT)
+        self._emit("Mul", [relative, codes.scale], output, f"{layer}{ABSMAX}" if layer else "")
 
     def _positions(self, rows: str) -> Forms:
         """Codes and largest magnitudes of a float32 tensor, channels last, made once for all its readers."""
@@ -119,8 +122,8 @@ class PositionLowering(Lowering):
             most = self._emit("ReduceMax", [magnitudes, self._integers(-1)], f"{rows}_most", keepdims=1)
             largest = self._emit("Max", [most, self._constant(*QUIET)], f"{rows}_largest")
             inverse = self._emit("Reciprocal", [largest], f"{rows}_inverse")
-            relative = self._emit("Mul", [rows, inverse], f"{rows}_relative")
-            inputs = [relative, self._constant(*STEP), self._constant(*MIDDLE)]
+            divided = self._emit("Mul", [rows, inverse], f"{rows}_divided")
+            inputs = [divided, self._constant(*STEP), self._constant(*MIDDLE)]
             self.coded[rows] = Forms(codes=self._emit("QuantizeLinear", inputs, f"{rows}_codes"), scale=largest)
         return self.coded[rows]
 
