@@ -222,7 +222,9 @@ def shared_outputs(engines: tuple[Files, Files], target: str, path: Path) -> lis
             "compare the layers of another engine with --target",
         )
     if shared < total:
-        words = "%d of %d layer outputs exist in the %s graph as well; the others are codes or fused there"
+        words = (
+            "%d of %d layer outputs exist in the %s graph as well; the others are codes, fused or not centered there"
+        )
         logger.info(words, shared, total, target)
     return names
 
