@@ -3,6 +3,7 @@
 from trtasr.results.ablation import Ablation, Cell, Scored, Setting, cell_of
 from trtasr.results.comparison import Comparison, Control, TensorComparison
 from trtasr.results.engine import Built, Engine, LayerRow
+from trtasr.results.fidelity import Fidelity
 from trtasr.results.integer import (
     Accumulator,
     Difference,
@@ -29,6 +30,7 @@ __all__ = [
     "Control",
     "Difference",
     "Engine",
+    "Fidelity",
     "GpuState",
     "IntegerComparison",
     "IntegerGraph",
