@@ -15,7 +15,7 @@ from trtasr.bench.agreement import output_sqnr
 from trtasr.cli import main
 from trtasr.files.scratch import scratch
 from trtasr.network.network import outputs
-from trtasr.pipeline.budget import Trial, fewest, within_budget
+from trtasr.pipeline.budget import Goal, Trial, affordable, budget, fewest, leave_out
 from trtasr.pipeline.features import calibration_features
 from trtasr.recipe import Evaluation, Recipe, override
 from trtasr.targets import T4_RTX
@@ -97,14 +97,19 @@ class Judged:
         trial = self.trial
         with scratch() as folder:
             found = outputs(trial.exported.network, trial.written(left, folder), trial.examples)
-        return output_sqnr(trial.reference, found)
+        return output_sqnr(outputs(trial.exported.network, trial.exported.files, trial.examples), found)
+
+
+def asked(trial):
+    """The budget of a trial's recipe."""
+    return budget(trial.recipe, trial.exported, trial.examples, ())
 
 
 @pytest.fixture(scope="module")
 def judged(attention):
     recipe = Recipe("tiny", "tiny", quantization=attention.plain, evaluation=Evaluation(min_sqnr=65.0))
     trial = Trial(attention.exported, attention.table(), recipe, T4_RTX, attention.features.examples())
-    return Judged(trial, within_budget(trial, ()))
+    return Judged(trial, tuple(leave_out(trial, [asked(trial)]).rules))
 
 
 def test_layers_of_either_part_stay_in_floating_point(judged):
@@ -114,7 +119,8 @@ def test_layers_of_either_part_stay_in_floating_point(judged):
 
 def test_a_budget_that_holds_leaves_nothing_out(judged):
     recipe = replace(judged.trial.recipe, evaluation=Evaluation(min_sqnr=20.0))
-    assert within_budget(replace(judged.trial, recipe=recipe), ()) == ()
+    trial = replace(judged.trial, recipe=recipe)
+    assert leave_out(trial, [asked(trial)]).rules == {}
 
 
 def test_as_few_layers_as_the_budget_needs(judged):
@@ -175,3 +181,38 @@ def test_a_negative_budget_is_refused(tiny_folder, tmp_path, capsys):
     command = ["compile", str(tiny_folder / "tiny.nemo"), "-o", str(tmp_path / "x"), *FAST, "--min-sqnr", "-1"]
     assert main(command) == 2
     assert "min_sqnr" in capsys.readouterr().err
+
+
+def test_a_layer_harms_as_much_alone_as_where_it_alone_is_quantized(judged):
+    """Switches change one layer of one graph; candidates are graphs of their own."""
+    trial, names = judged.trial, list(judged.trial.harm)
+    for layer in (names[0], names[len(names) // 2]):
+        assert abs(trial.harm[layer] - judged.sqnr([name for name in names if name != layer])) < 0.5
+
+
+def test_harm_is_told_from_the_worst_on(judged):
+    assert list(judged.trial.harm.values()) == sorted(judged.trial.harm.values())
+    assert len(judged.trial.harm) == sum(len(part) for part in judged.trial.macs)
+
+
+def test_a_second_goal_keeps_what_the_first_has_left_out(judged):
+    def few(files):
+        assert len(files) == 2
+        return len(tried) >= 1 or tried.append(files)
+
+    tried = []
+    left = leave_out(judged.trial, [asked(judged.trial), Goal("fidelity", few)])
+    assert [name for name, rule in left.rules.items() if rule == "budget"] == list(judged.left)
+    assert list(left.rules.values()).count("fidelity") == 1
+
+
+def test_what_half_of_the_work_does_not_reach_leaves_everything_in_int8(judged):
+    never = leave_out(judged.trial, [Goal("fidelity", lambda _: False, 0.5)])
+    assert never.rules == {}
+
+
+def test_no_more_goes_back_than_may():
+    macs = [{"a": 30, "b": 20}, {"c": 50}]
+    assert affordable(["b", "a", "c"], macs, 0.5) == ["b", "a"]
+    assert affordable(["c", "a", "b"], macs, 0.5) == ["c"]
+    assert affordable(["c", "a", "b"], macs, 1.0) == ["c", "a", "b"]

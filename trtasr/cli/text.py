@@ -11,6 +11,7 @@ from typing import Any
 from trtasr.pipeline.gates import speedups
 from trtasr.pipeline.record import record_json
 from trtasr.report.difference_view import difference_lines
+from trtasr.report.fidelity_view import fidelity_lines, left_words
 from trtasr.report.table import (
     controls_table,
     coverage_line,
@@ -23,7 +24,15 @@ from trtasr.report.table import (
 )
 from trtasr.results import BenchResult, Comparison, Latency, LayerRow, Record
 
-SUMMARY = ("outcome", "problems", "seconds", "results", "comparison", "controls")  # what ``--json`` has of a record
+SUMMARY = (
+    "outcome",
+    "problems",
+    "seconds",
+    "results",
+    "comparison",
+    "controls",
+    "fidelity",
+)  # what ``--json`` has of a record
 
 
 def compile_text(record: Record, out: Path) -> str:
@@ -32,7 +41,11 @@ def compile_text(record: Record, out: Path) -> str:
     lines += difference_lines(record.results)
     lines += generation_lines(record.results)
     lines += speed_lines(record.results)
-    lines += [f"{coverage_line(item.target, item.layers)}; {decision_summary(item)}" for item in record.quantized]
+    lines += [
+        f"{coverage_line(item.target, item.layers)}{left_words(item, record.fidelity)}; {decision_summary(item)}"
+        for item in record.quantized
+    ]
+    lines += fidelity_lines(record.fidelity)
     if record.controls:
         lines += ["", controls_table(record.controls, record.results)]
     lines.append(comparison_text(record.comparison, out))

@@ -11,7 +11,8 @@ from trtasr.network.families import network_of
 from trtasr.network.network import Described, Exported, Network
 from trtasr.quant.probes import PROBES
 from trtasr.recipe import Calibration
-from trtasr.values import Example
+from trtasr.text.ctc import greedy
+from trtasr.values import Example, FloatArray
 
 CALIBRATION = "synthetic"  # name of the kind that is made as the calibration's features are, from another seed
 BATCH, SECONDS, STEPS = 2, 3.0, 8
@@ -57,3 +58,13 @@ def brief(network: Network) -> Network:
     most = len(described.generation.prompt) + 1 + MOST_TOKENS
     generation = replace(described.generation, max_length=min(described.generation.max_length, most))
     return network_of(replace(described, generation=generation))
+
+
+def transcripts(examples: Sequence[Example], scores: Sequence[FloatArray]) -> list[list[int]]:
+    """Greedy token ids: what was generated, else the best path through the scores, whose last token is the blank."""
+    return [
+        item.tokens.tolist()
+        if item.tokens is not None
+        else greedy(row[None], np.array([len(row)]), row.shape[1] - 1)[0]
+        for item, row in zip(examples, scores, strict=True)
+    ]

@@ -1,20 +1,27 @@
-"""Mixed precision under a budget: the layers that hurt most stay in floating point until the budget holds."""
+"""Mixed precision: the layers that harm most go back to floating point until a goal holds, a budget or fidelity."""
 
 import glob
 import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import onnx
 from tqdm import tqdm
 
 from trtasr.bench.agreement import output_sqnr
+from trtasr.engine.sessions import open_session
 from trtasr.files.scratch import scratch
 from trtasr.graph.check import write_checked
+from trtasr.graph.edit import constants, write_model
 from trtasr.graph.own_part import own_part, own_patterns
-from trtasr.network.network import Exported, Files, outputs
+from trtasr.graph.qdq import insert_qdq
+from trtasr.graph.switches import SWITCHES, switched
+from trtasr.graph.traffic import macs_per_second
+from trtasr.network.network import Exported, Files, Outputs, outputs, run, run_part
 from trtasr.pipeline.measure import usable_rate, word_error_rate
 from trtasr.recipe import Recipe
 from trtasr.results import Prepared
@@ -24,19 +31,50 @@ from trtasr.values import Example, FloatArray, ScaleTable
 
 logger = logging.getLogger(__name__)
 
-RANKED_ON = 4  # utterances that a layer's damage is measured on
+MOST_MACS = (
+    1e12  # of all runs of one part, beyond which the layers of a block are judged together: a minute on two cores
+)
+BLOCK = re.compile(r".*?\.\d+(?=[./]|$)")  # begins the names of the layers of one block: /encoder/layers.3/...
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a target's quantized graphs shall hold.
+
+    Attributes:
+        rule: names it in the decisions: ``budget`` or ``fidelity``.
+        holds: whether graphs, as ONNX Runtime runs them, hold it.
+        most: share of the INT8 multiply-accumulates that may go back to floating point for it, 0..1.
+    """
+
+    rule: str
+    holds: Callable[[Files], bool]
+    most: float = 1.0
+
+
+@dataclass(frozen=True)
+class Left:
+    """What goes back to floating point.
+
+    Attributes:
+        rules: layer -> the goal that asks for it.
+        harm: layer -> SQNR of the output in dB when it alone is INT8, or its block.
+    """
+
+    rules: Mapping[str, str]
+    harm: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What candidate graphs of one target are made from and judged by.
+    """What candidate graphs of one target are made from.
 
     Attributes:
         exported: FP32 graphs, centered.
         table: scales and corrected weights.
-        recipe: its budget and exclusions.
+        recipe: its exclusions.
         target: whose graphs are judged, as ONNX Runtime runs them.
-        examples: calibration features, utterance by utterance.
+        examples: a few utterances that the harm of each layer is measured on.
     """
 
     exported: Exported
@@ -56,9 +94,23 @@ class Trial:
         return [own_part(self.table, model) for model in self.centered]
 
     @cached_property
-    def reference(self) -> list[FloatArray]:
-        """The FP32 output of every utterance."""
-        return outputs(self.exported.network, self.exported.files, self.examples)
+    def macs(self) -> list[dict[str, int]]:
+        """Multiply-accumulates per second of audio of each layer that is INT8, part by part, in graph order."""
+        found = []
+        for part, model, placed in zip(self.exported.network.parts, self.centered, self.placed(()), strict=True):
+            costs = macs_per_second(model, part.rate)
+            found.append({item.node: costs.get(item.node, 0) for item in placed.decisions if item.quantized})
+        return found
+
+    @cached_property
+    def harm(self) -> dict[str, float]:
+        """SQNR of the output in dB when a layer alone is INT8, the most harmful first."""
+        reference = outputs(self.exported.network, self.exported.files, self.examples)
+        found: dict[str, float] = {}
+        for index, costs in enumerate(self.macs):
+            if costs:
+                found |= harms(self, index, reference)
+        return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def placed(self, left: Sequence[str]) -> list[Placed]:
         """The target's graphs without the layers `left`."""
@@ -73,52 +125,142 @@ class Trial:
             write_checked(placed.model, file)
         return files
 
-
-def within_budget(trial: Trial, utterances: Sequence[Prepared]) -> tuple[str, ...]:
-    """Names of the layers to leave in floating point so that the recipe's budget holds for one target.
-
-    Layers of all parts are ranked by the damage each does alone to the output (log-probabilities, logits) on
-    calibration features; no audio takes part in that. The fewest of the worst ones are left out, found by bisection, as
-    more layers left out do no harm; with all of them left out the graphs are the FP32 ones, which keep every budget.
-    """
-    evaluation, network = trial.recipe.evaluation, trial.exported.network
-    limit = evaluation.max_wer_increase
-    if evaluation.mixed:
-        limit += word_error_rate(network, trial.exported.files, utterances, evaluation).rate
-
-    def holds(left: Sequence[str]) -> bool:
+    def keeps(self, goal: Goal, left: Sequence[str]) -> bool:
+        """Whether a goal holds without the layers `left`."""
         with scratch() as folder:
-            files = trial.written(left, folder)
-            sqnr = output_sqnr(trial.reference, outputs(network, files, trial.examples))
-            wer = usable_rate(network, files, utterances, evaluation) if evaluation.mixed else None
-        shown = "-" if wer is None else f"{wer:.2f} %"
-        logger.info("%s, %d layers in floating point: %.1f dB, WER %s", trial.target.name, len(left), sqnr, shown)
-        return sqnr >= evaluation.min_sqnr and (not evaluation.mixed or (wer is not None and wer <= limit + 1e-9))
+            held = goal.holds(self.written(left, folder))
+        words = "%s, %d layers in floating point: %s %s"
+        logger.info(words, self.target.name, len(left), goal.rule, "holds" if held else "does not hold")
+        return held
 
-    if holds(()):
+
+def leave_out(trial: Trial, goals: Sequence[Goal]) -> Left:
+    """The layers of one target that go back to floating point, goal after goal, as few as each needs."""
+    rules: dict[str, str] = {}
+    for goal in goals:
+        rules |= dict.fromkeys(fewest_layers(trial, goal, tuple(rules)), goal.rule)
+    return Left(rules, {name: trial.harm[name] for name in rules})
+
+
+def fewest_layers(trial: Trial, goal: Goal, left: Sequence[str]) -> Sequence[str]:
+    """The layers to leave out for a goal beside those that are left already.
+
+    Layers of all parts are ranked by the harm each does alone. The fewest of the worst ones are left out, found by
+    doubling and bisection, as more layers left out do no harm; with all of them left out the graphs are the FP32 ones,
+    which keep every goal. None where all that may be left out do not suffice.
+    """
+    if trial.keeps(goal, left):
         return ()
-    ranked = ranked_layers(trial)
-    left = tuple(ranked[: fewest(len(ranked), lambda count: holds(ranked[:count]))])
-    logger.warning("%s: left in floating point to keep the budget: %s", trial.target.name, ", ".join(left))
-    return left
+    ranked = affordable([name for name in trial.harm if name not in left], trial.macs, goal.most)
+
+    def holds(count: int) -> bool:
+        return trial.keeps(goal, (*left, *ranked[:count]))
+
+    if not ranked or (goal.most < 1 and not holds(len(ranked))):
+        words = "%s: %s does not hold even with %d layers in floating point; all stay INT8"
+        logger.warning(words, trial.target.name, goal.rule, len(ranked))
+        return ()
+    found = ranked[: fewest(len(ranked), holds)]
+    logger.warning("%s: left in floating point for %s: %s", trial.target.name, goal.rule, ", ".join(found))
+    return found
+
+
+def affordable(ranked: Sequence[str], macs: Sequence[Mapping[str, int]], most: float) -> Sequence[str]:
+    """The first of the ranked layers, as many as together have at most a share of the multiply-accumulates."""
+    costs = {name: cost for part in macs for name, cost in part.items()}
+    spent = np.cumsum([costs[name] for name in ranked])
+    return ranked[: int(np.count_nonzero(spent <= most * sum(costs.values())))]
 
 
 def fewest(most: int, holds: Callable[[int], bool]) -> int:
     """Smallest count in 0..most for which a monotone condition holds; it holds for `most` and not for 0."""
-    low, high = 0, most
+    low, high = 0, 1
+    while high < most and not holds(high):
+        low, high = high, 2 * high
+    high = min(high, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high
 
 
-def ranked_layers(trial: Trial) -> list[str]:
-    """Quantized layers by the SQNR of the output when each alone is INT8, the worst first."""
-    names = [item.node for placed in trial.placed(()) for item in placed.decisions if item.quantized]
-    network, damage = trial.exported.network, {}
+def harms(trial: Trial, index: int, reference: Sequence[FloatArray]) -> dict[str, float]:
+    """SQNR of the network's output in dB when a layer of one part alone is INT8, or its block where runs are long.
+
+    Args:
+        trial: whose graphs.
+        index: of the part; those before and behind it are FP32.
+        reference: FP32's output of each example.
+    """
+    layers = list(trial.macs[index])
+    found: dict[str, float] = {}
     with scratch() as folder:
-        for name in tqdm(names, desc=f"sensitivity {trial.target.name}", unit="layer", disable=None):
-            files = trial.written([other for other in names if other != name], folder)
-            found = outputs(network, files, trial.examples[:RANKED_ON])
-            damage[name] = output_sqnr(trial.reference[:RANKED_ON], found)
-    return sorted(names, key=damage.__getitem__)
+        file = folder / "switched.onnx"
+        write_model(switched_part(trial, index), file)
+        alone = runner(trial, index, file)
+        for group in tqdm(groups(trial, index), desc=f"harm {trial.target.name}", unit="run", disable=None):
+            switches = np.array([name in group for name in layers], np.float32)
+            found |= dict.fromkeys(group, output_sqnr(reference, alone(switches)))
+    return found
+
+
+def switched_part(trial: Trial, index: int) -> onnx.ModelProto:
+    """One part with a switch for every INT8 layer; an engine with operators of its own is stood for by Q/DQ."""
+    placed, model = trial.placed(())[index], trial.centered[index]
+    quantized = placed.model if trial.target.layered else insert_qdq(placed.fp32, trial.tables[index], placed.int8)
+    return switched(placed.fp32, quantized, list(trial.macs[index]), constants(model))
+
+
+def runner(trial: Trial, index: int, file: Path) -> Callable[[FloatArray], Iterator[FloatArray]]:
+    """The network with one part from a file: switches -> its output of every example."""
+    network, files = trial.exported.network, trial.exported.files
+    before: list[Outputs] = [{} for _ in trial.examples]
+    if index:
+        before = list(run(network, files, trial.examples, index))
+    session, behind = open_session(file), [open_session(name) for name in files[index + 1 :]]
+
+    def found(switches: FloatArray) -> Iterator[FloatArray]:
+        for example, given in zip(trial.examples, before, strict=True):
+            seen = {**given}
+            seen |= run_part(session, {**network.parts[index].inputs(example, seen), SWITCHES: switches})
+            for part, one in zip(network.parts[index + 1 :], behind, strict=True):
+                seen |= run_part(one, part.inputs(example, seen))
+            yield network.last.valid(seen)
+
+    return found
+
+
+def groups(trial: Trial, index: int) -> list[list[str]]:
+    """The layers of one part that are judged together: each alone, or by blocks where that would take too long."""
+    costs, rate = trial.macs[index], trial.exported.network.frontend.frames_per_second
+    seconds = sum(int(item.lengths.sum()) for item in trial.examples) / rate
+    if len(costs) * sum(costs.values()) * seconds <= MOST_MACS:
+        return [[name] for name in costs]
+    found: dict[str, list[str]] = {}
+    for name in costs:
+        block = BLOCK.match(name)
+        found.setdefault(block.group() if block else name, []).append(name)
+    return list(found.values())
+
+
+def budget(recipe: Recipe, exported: Exported, examples: Sequence[Example], utterances: Sequence[Prepared]) -> Goal:
+    """The recipe's budget as a goal: SQNR of the output on calibration features, and WER on speech.
+
+    Args:
+        recipe: says how much may be lost.
+        exported: FP32 graphs.
+        examples: calibration features, utterance by utterance.
+        utterances: evaluation set.
+    """
+    evaluation, network = recipe.evaluation, exported.network
+    reference, limit = outputs(network, exported.files, examples), evaluation.max_wer_increase
+    if evaluation.mixed:
+        limit += word_error_rate(network, exported.files, utterances, evaluation).rate
+
+    def holds(files: Files) -> bool:
+        sqnr = output_sqnr(reference, outputs(network, files, examples))
+        wer = usable_rate(network, files, utterances, evaluation) if evaluation.mixed else None
+        logger.info("%.1f dB, WER %s", sqnr, "-" if wer is None else f"{wer:.2f} %")
+        return sqnr >= evaluation.min_sqnr and (not evaluation.mixed or (wer is not None and wer <= limit + 1e-9))
+
+    return Goal("budget", holds)

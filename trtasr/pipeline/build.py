@@ -2,7 +2,7 @@
 
 import glob
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,18 +70,18 @@ def orders(
     )
 
 
-def build(given: Sequence[Order], target: Target, left: Sequence[str] = ()) -> Engine:
+def build(given: Sequence[Order], target: Target, left: Mapping[str, str] | None = None) -> Engine:
     """Lower every part for a target and build it; layers the builder has no INT8 kernel for go without.
 
     Args:
         given: the parts, what each is built from.
         target: where it runs.
-        left: layers that a budget keeps in floating point.
+        left: layers that stay in floating point -> the goal that asks for it, ``budget`` or ``fidelity``.
 
     Raises:
         BuildError: the builder refused a graph for another reason, or too often. MissingError: no builder here.
     """
-    made = [build_part(order, target, left) for order in given]
+    made = [build_part(order, target, left or {}) for order in given]
     return Engine(
         target=target.name,
         label=target.label,
@@ -120,9 +120,9 @@ def built_or_not(given: Sequence[Order], baseline: Target) -> Iterator[Engine]:
                 (order.graph.parent / baseline.plan(order.name)).unlink(missing_ok=True)
 
 
-def build_part(order: Order, target: Target, left: Sequence[str]) -> tuple[Lowered, Built]:
+def build_part(order: Order, target: Target, left: Mapping[str, str]) -> tuple[Lowered, Built]:
     """The same for one part."""
-    freed = {name: "budget" for name in order.nodes if name in left}
+    freed = {name: left[name] for name in order.nodes if name in left}
     for _ in range(MAX_FALLBACKS + 1):
         lowered = lower(order.graph, order.table, target, order.exclude, freed)
         try:

@@ -10,13 +10,14 @@ from trtasr.bundle import staged
 from trtasr.files.scratch import scratch
 from trtasr.files.workspace import writable
 from trtasr.network.network import Exported
-from trtasr.pipeline.budget import Trial, within_budget
+from trtasr.pipeline.budget import Goal, Left, Trial, budget, leave_out
 from trtasr.pipeline.build import build, build_baselines, orders
 from trtasr.pipeline.compare import compare_first
 from trtasr.pipeline.controls import run_controls
 from trtasr.pipeline.export import centered, export
 from trtasr.pipeline.features import calibration_features
-from trtasr.pipeline.gates import missed_gates
+from trtasr.pipeline.fidelity import Probed, judged, probed
+from trtasr.pipeline.gates import missed_fidelity, missed_gates
 from trtasr.pipeline.integer import integer_only
 from trtasr.pipeline.job import Job, Options, begin, budgeted, by_header, checkpoint_of, wired
 from trtasr.pipeline.lock import calibration_settings, keep_other_table, locked, write_table
@@ -35,7 +36,7 @@ STAGES = (
     "calibrate: scale table, correction",
     "center, prove parity",
     "integer-only graph, proved (networks of one graph)",
-    "budget: layers left in floating point (with --min-sqnr or --max-wer-drop)",
+    "fidelity on probe signals, budget: layers left in floating point",
     "lower and build: Q/DQ graphs, engines",
     "FP16 and FP32 baselines (t4)",
     "measure WER and latency",
@@ -43,6 +44,8 @@ STAGES = (
     "calibration controls (with --controls)",
     "write records and report",
 )
+
+MOST_LEFT = 0.5  # of the INT8 multiply-accumulates that may go back to floating point for fidelity
 
 
 def compile_recipe(recipe: Recipe, options: Options) -> Record:
@@ -74,16 +77,19 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         graphs = centered(exported, table, folder)
         parity = prove_parity(graphs) if table.offsets else parity
         integer = integer_only(graphs, table)
-        left = left_in_float(job, graphs, table, features)
+        probes = probed(graphs, recipe.calibration)
+        left = left_in_float(job, graphs, table, features, probes)
         given = orders(graphs, table, recipe, job.host, features)
-        engines = [build(given, target, left.get(target.name, ())) for target in job.targets]
+        engines = [build(given, target, left[target.name].rules) for target in job.targets]
         baselines = build_baselines(given, job.targets)
         subject = Subject(folder, job.network, recipe.evaluation, job.profile, given[0].gpu)
         measured = measure(subject, (*engines, *baselines), job.utterances)
         comparison = compare_first(graphs, engines[0], job.utterances, recipe)
         controls = run_controls(exported, tables, recipe, job.utterances) if options.controls else ()
-        problems = missed_gates(measured.results, recipe.evaluation)
-        evidence = Evidence(comparison, parity, controls, integer, problems)
+        harm = {name: found.harm for name, found in left.items()}
+        fidelity = judged(probes, recipe.quantization.fidelity, engines, folder, harm)
+        problems = missed_gates(measured.results, recipe.evaluation) + missed_fidelity(fidelity, comparison)
+        evidence = Evidence(comparison, parity, controls, integer, fidelity, problems)
         record = record_of(job, tables, measured, evidence)
         write_record(folder, record, job.checkpoint)
     return record
@@ -101,14 +107,18 @@ def rehearse(recipe: Recipe, options: Options) -> Job:
 
 
 def left_in_float(
-    job: Job, graphs: Exported, table: ScaleTable, features: Callable[[str], CalibrationSet]
-) -> dict[str, tuple[str, ...]]:
-    """Target -> layers to leave in floating point so that the recipe's budget holds; empty without a budget."""
-    if not budgeted(job.recipe):
-        return {}
-    examples = features(job.recipe.calibration.method).examples()
-    trials = [Trial(graphs, table, job.recipe, target, examples) for target in job.targets]
-    return {trial.target.name: within_budget(trial, job.utterances) for trial in trials}
+    job: Job, graphs: Exported, table: ScaleTable, features: Callable[[str], CalibrationSet], probes: Probed
+) -> dict[str, Left]:
+    """Target -> layers to leave in floating point so that the recipe's budget and its level of fidelity hold."""
+    recipe, goals = job.recipe, []
+    if budgeted(recipe):
+        examples = features(recipe.calibration.method).examples()
+        goals.append(budget(recipe, graphs, examples, job.utterances))
+    level = recipe.quantization.fidelity
+    if level != "fast" and recipe.engine.quantization != "implicit":
+        goals.append(Goal("fidelity", lambda files: probes.faithful(files, level), MOST_LEFT))
+    trials = [Trial(graphs, table, recipe, target, probes.few) for target in job.targets]
+    return {trial.target.name: leave_out(trial, goals) for trial in trials}
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,20 @@
 """The fidelity stage: every target's quantized graphs against FP32 on probe signals, without any audio."""
 
+import glob
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import numpy as np
-
-from trtasr.bench.fidelity import Tally, tally, total
+from trtasr.bench.fidelity import LIMITS, Tally, loss, tally, total
+from trtasr.files.keep import sha256_file
 from trtasr.network.network import Exported, Files, Network, dictated, outputs
-from trtasr.network.probes import Kinds, brief, probes
+from trtasr.network.probes import CALIBRATION, Kinds, brief, probes, transcripts
 from trtasr.recipe import Calibration
-from trtasr.results import Fidelity
-from trtasr.text.ctc import greedy
+from trtasr.results import Engine, Fidelity, Judged
 from trtasr.values import Example, FloatArray
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,36 @@ class Probed:
         network: of all engines; it generates few tokens.
         kinds: kind -> utterances, with FP32's text where a decoder reads it.
         exact: kind -> FP32's scores of every utterance, [positions, tokens]; said: -> its greedy transcripts.
+        known: hashes of graphs -> what was found: graphs are judged before an engine is built, and after.
     """
 
     network: Network
     kinds: Kinds
     exact: Mapping[str, Sequence[FloatArray]]
     said: Mapping[str, Sequence[Sequence[int]]]
+    known: dict[str, tuple[Fidelity, ...]] = field(default_factory=dict)
 
     def judge(self, files: Files) -> tuple[Fidelity, ...]:
         """An engine's fidelity: over all probes, then kind by kind."""
-        tallies = {kind: self.tally(kind, files) for kind in self.kinds}
-        return total(tallies.values()).fidelity(""), *(item.fidelity(kind) for kind, item in tallies.items())
+        whole = [path for file in files for path in sorted(file.parent.glob(f"{glob.escape(file.name)}*"))]
+        key = " ".join(map(sha256_file, whole))
+        if key not in self.known:
+            tallies = {kind: self.tally(kind, files) for kind in self.kinds}
+            together = total(tallies.values()).fidelity("")
+            self.known[key] = together, *(item.fidelity(kind) for kind, item in tallies.items())
+        return self.known[key]
+
+    def faithful(self, files: Files, level: str) -> bool:
+        """Whether an engine is within the limit of a level."""
+        together, *kinds = self.judge(files)
+        found = loss(together, kinds)
+        logger.info("fidelity: %.4f nats, %.2f %% of positions agree", found, 100 * together.agreement)
+        return found <= LIMITS[level]
+
+    @property
+    def few(self) -> list[Example]:
+        """A few short utterances, for what is tried often: one that is like the calibration, and a short one."""
+        return [*self.kinds[CALIBRATION][:1], *self.kinds["short"][:1]]
 
     def tally(self, kind: str, files: Files) -> Tally:
         """The sums over the utterances of one kind."""
@@ -57,11 +79,21 @@ def probed(exported: Exported, calibration: Calibration) -> Probed:
     return Probed(network, kinds, exact, said)
 
 
-def transcripts(examples: Sequence[Example], scores: Sequence[FloatArray]) -> list[list[int]]:
-    """Greedy token ids: what was generated, else the best path through the scores, whose last token is the blank."""
-    return [
-        item.tokens.tolist()
-        if item.tokens is not None
-        else greedy(row[None], np.array([len(row)]), row.shape[1] - 1)[0]
-        for item, row in zip(examples, scores, strict=True)
-    ]
+def judged(
+    probes: Probed, level: str, engines: Sequence[Engine], folder: Path, harm: Mapping[str, Mapping[str, float]]
+) -> tuple[Judged, ...]:
+    """The fidelity of every engine, by its quantized graphs.
+
+    Args:
+        probes: and what FP32 makes of them.
+        level: of the recipe.
+        engines: of the targets.
+        folder: of the bundle.
+        harm: target -> the layers that were left in floating point, and what each does alone.
+    """
+    found = []
+    for engine in engines:
+        together, *kinds = probes.judge([folder / name for name in engine.graphs])
+        limit, left = LIMITS[level], harm.get(engine.target, {})
+        found.append(Judged(engine.target, level, loss(together, kinds), limit, together, tuple(kinds), left))
+    return tuple(found)

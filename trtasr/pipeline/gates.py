@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trtasr.recipe import Evaluation
-from trtasr.results import BenchResult, Latency, PairedDifference, speedup
+from trtasr.results import BenchResult, Comparison, Judged, Latency, PairedDifference, speedup
+
+LEAST_SQNR, LEAST_AGREEMENT = 10.0, 0.9  # of the comparison: dB of each judged output, share of positions
 
 
 class Speedup(NamedTuple):
@@ -17,13 +19,47 @@ class Speedup(NamedTuple):
 
 
 def missed_gates(results: Sequence[BenchResult], settings: Evaluation) -> tuple[str, ...]:
-    """Missed gates in words; empty when all hold.
+    """Missed gates on speech and speed in words; empty when all hold.
 
     Args:
         results: FP32 first.
         settings: the recipe's section, with the limits.
     """
     return (*worse_than_fp32(results, settings), *slower_than_fp16(results, settings.allow_slower))
+
+
+def missed_fidelity(fidelity: Sequence[Judged], comparison: Comparison) -> tuple[str, ...]:
+    """Missed gates on outputs in words, with or without speech; empty when all hold.
+
+    Args:
+        fidelity: of every target.
+        comparison: of FP32 with the first target.
+    """
+    return (*unfaithful(fidelity), *disagreements(comparison))
+
+
+def unfaithful(fidelity: Sequence[Judged]) -> list[str]:
+    """Targets whose quantized graphs are too far from FP32 on probe signals."""
+    return [
+        f"{found.target}: on probe signals its outputs are {found.loss:.4f} nats from FP32's (mean KL divergence); the "
+        f"gate of fidelity {found.level} is {found.limit:g}"
+        for found in fidelity
+        if not found.held
+    ]
+
+
+def disagreements(comparison: Comparison) -> list[str]:
+    """Outputs of the comparison that are further from FP32 than those of any engine that is any good."""
+    name = f"{comparison.candidate} against {comparison.reference} on {comparison.features}"
+    found = [
+        f"{name}: {item.tensor} has an SQNR of {item.sqnr_db:.1f} dB; the gate is {LEAST_SQNR:g} dB"
+        for item in comparison.tensors
+        if item.sqnr_db < LEAST_SQNR
+    ]
+    if comparison.token_agreement < LEAST_AGREEMENT:
+        agreed = f"{100 * comparison.token_agreement:.2f} % of {comparison.frames} {comparison.unit}"
+        found.append(f"{name}: {agreed} have the same token; the gate is {100 * LEAST_AGREEMENT:g} %")
+    return found
 
 
 def worse_than_fp32(results: Sequence[BenchResult], settings: Evaluation) -> list[str]:

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 TABLE_FORMAT = 1
 WEIGHTS = ".safetensors"  # corrected weights, beside the table
 LARGEST_TABLE = 64 * MIB
-SIMULATED = ("weight_only", "weight_group")  # of the quantization section: no table that is kept has them
+UNUSED = ("weight_only", "weight_group", "fidelity")  # of the quantization section: no table that is kept has them
 REMAKE_BOTH = "remake both with `make calib`"
 
 
@@ -65,7 +65,7 @@ def calibration_settings(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, An
         "format": TABLE_FORMAT,
         "checkpoint_sha256": checkpoint.sha256,
         "calibration": asdict(recipe.calibration) | {"manifest": ""},
-        "quantization": {key: value for key, value in asdict(recipe.quantization).items() if key not in SIMULATED}
+        "quantization": {key: value for key, value in asdict(recipe.quantization).items() if key not in UNUSED}
         | {"exclude": exclude},
     } | ({"tokens_per_second": rate} if rate else {})
 

@@ -26,7 +26,18 @@ from trtasr.pipeline.job import Job
 from trtasr.quant.scales import table_to_json
 from trtasr.recipe import Recipe, to_dict
 from trtasr.report.html import render
-from trtasr.results import BenchResult, Comparison, Control, Engine, GpuState, IntegerGraph, Measured, Record, plain
+from trtasr.results import (
+    BenchResult,
+    Comparison,
+    Control,
+    Engine,
+    GpuState,
+    IntegerGraph,
+    Judged,
+    Measured,
+    Record,
+    plain,
+)
 from trtasr.values import ScaleTable
 
 LIBRARIES = (
@@ -50,6 +61,7 @@ class Evidence:
     parity: float
     controls: tuple[Control, ...] = ()
     integer: IntegerGraph | None = None
+    fidelity: tuple[Judged, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -83,6 +95,7 @@ def record_of(
         controls=evidence.controls,
         parity=evidence.parity,
         integer=evidence.integer,
+        fidelity=evidence.fidelity,
         gpu=measured.gpu,
         problems=evidence.problems,
         device=cpu_name(),
@@ -199,6 +212,7 @@ def record_json(record: Record) -> dict[str, Any]:
         "parity": record.parity,
         "comparison": plain(record.comparison),
         "controls": plain(record.controls),
+        "fidelity": {found.target: plain(found) | {"held": found.held} for found in record.fidelity},
         "results": {result.target: summary_json(result) for result in record.results},
         "integer": record.integer.to_json() if record.integer else None,
         "seconds": round(record.seconds, 1),

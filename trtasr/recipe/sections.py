@@ -14,6 +14,7 @@ QUANTIZATIONS = ("explicit", "implicit")
 CALIBRATORS = ("table", "entropy", "minmax")
 ACTIVATION_SCALES = ("auto", "static", "dynamic")
 CAPABILITIES = ("7.5", "8.6", "8.9", "12.0")
+FIDELITIES = ("high", "max", "fast")
 GATES = ("point", "interval")
 
 
@@ -61,6 +62,8 @@ class Quantization:
         weight_group: of `weight_only`: input columns that share a scale within an output channel, at least 2; 0: all of
             them. Where a layer's columns are no multiple, the last group is smaller.
         exclude: ONNX node name patterns that are never quantized, as in ``["/encoder/encoder.0/*"]``.
+        fidelity: how near the engine stays to FP32 on probe signals: in ``high`` and ``max`` the most harmful layers go
+            back to floating point until that holds; in ``fast`` none does. A miss is a missed gate (exit 3) in each.
     """
 
     ranges: str = "max"
@@ -74,6 +77,7 @@ class Quantization:
     weight_only: bool = False
     weight_group: int = 0
     exclude: tuple[str, ...] = ()
+    fidelity: str = "high"
 
     @property
     def walked(self) -> bool:
@@ -212,6 +216,7 @@ CHOICES: Mapping[tuple[type, str], Sequence[str]] = {
     (Quantization, "correction"): CORRECTIONS,
     (Quantization, "rounding"): ROUNDINGS,
     (EngineShapes, "activation_scales"): ACTIVATION_SCALES,
+    (Quantization, "fidelity"): FIDELITIES,
     (EngineShapes, "quantization"): QUANTIZATIONS,
     (EngineShapes, "calibrator"): CALIBRATORS,
     (EngineShapes, "compute_capability"): CAPABILITIES,

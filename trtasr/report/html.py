@@ -9,6 +9,7 @@ import jinja2
 from trtasr.report import svg
 from trtasr.report.difference_view import difference_rows, format_interval
 from trtasr.report.error_view import activation_rows, corrections, range_gaps, range_note, range_pairs, weight_rows
+from trtasr.report.fidelity_view import fidelity_rows
 from trtasr.report.integer_view import proof_view
 from trtasr.report.layer_view import engine_view, lints, skipped
 from trtasr.report.speed_view import bar_groups, latency_rows, tradeoff, tradeoff_rows
@@ -115,6 +116,7 @@ def error_part(record: Record) -> dict[str, Any]:
         "worst": WORST_ROWS,
         "corrections": corrections(record.table),
         "controls": control_rows(record.controls, record.results),
+        "fidelity": fidelity_rows(record.fidelity),
     }
 
 

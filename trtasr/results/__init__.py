@@ -3,7 +3,7 @@
 from trtasr.results.ablation import Ablation, Cell, Scored, Setting, cell_of
 from trtasr.results.comparison import Comparison, Control, TensorComparison
 from trtasr.results.engine import Built, Engine, LayerRow
-from trtasr.results.fidelity import Fidelity
+from trtasr.results.fidelity import Fidelity, Judged
 from trtasr.results.integer import (
     Accumulator,
     Difference,
@@ -35,6 +35,7 @@ __all__ = [
     "IntegerComparison",
     "IntegerGraph",
     "IntegerRow",
+    "Judged",
     "Latency",
     "LayerRow",
     "LayerSteps",

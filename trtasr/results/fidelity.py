@@ -1,6 +1,7 @@
 """How faithful an engine is to FP32 on probe signals: what it does to the distributions that text is read from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -31,3 +32,28 @@ class Fidelity:
     def token_error_rate(self) -> float:
         """Edits per token of FP32's transcripts; per one token where there is none."""
         return self.token_errors / max(1, self.tokens)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The fidelity of one target's quantized graphs, as ONNX Runtime runs them.
+
+    Attributes:
+        target: name of it; level: ``high``, ``max`` or ``fast``.
+        loss: what the gate is about: mean KL divergence in nats over all probes; limit: how much of it may be.
+        together: of all probes; kinds: of each kind.
+        harm: layer that was left in floating point for a goal -> SQNR of the output in dB when it alone is INT8.
+    """
+
+    target: str
+    level: str
+    loss: float
+    limit: float
+    together: Fidelity
+    kinds: tuple[Fidelity, ...]
+    harm: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def held(self) -> bool:
+        """Whether the gate holds."""
+        return self.loss <= self.limit

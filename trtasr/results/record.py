@@ -6,6 +6,7 @@ from typing import Any
 
 from trtasr.results.comparison import Comparison, Control
 from trtasr.results.engine import Engine
+from trtasr.results.fidelity import Judged
 from trtasr.results.integer import IntegerGraph
 from trtasr.results.speed import BenchResult, GpuState
 from trtasr.values import ScaleTable
@@ -28,6 +29,7 @@ class Record:
         comparison: FP32 against the first target.
         controls: the other calibrations; empty unless asked for.
         parity: largest difference of log-probabilities between the checkpoint (float64) and the FP32 graph.
+        fidelity: of each target's quantized graphs on probe signals.
         integer: the integer-only graph; None where the network has none.
         gpu: clocks and power before the GPU benchmark, at its busiest, and after it; empty without a GPU.
         problems: missed quality gates in words; empty when all hold.
@@ -53,6 +55,7 @@ class Record:
     built: str
     seconds: float
     controls: tuple[Control, ...] = ()
+    fidelity: tuple[Judged, ...] = ()
     integer: IntegerGraph | None = None
     gpu: tuple[GpuState, ...] = ()
     problems: tuple[str, ...] = ()

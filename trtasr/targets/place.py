@@ -103,7 +103,7 @@ def lower(
         table: scales of this part.
         target: what it is lowered for.
         exclude: patterns of the recipe.
-        freed: node that stays float all the same -> the rule that decided it (``fallback``, ``budget``).
+        freed: node that stays float all the same -> the rule that decided it (``fallback``, ``budget``, ``fidelity``).
 
     Raises:
         RecipeError: an exclude pattern that matches no node.

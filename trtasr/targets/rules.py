@@ -6,6 +6,7 @@ REASONS = {
     "exclude": "the recipe says so",
     "activations": "product of two activations: no weight",
     "budget": "left in floating point to keep the budget (--min-sqnr, --max-wer-drop)",
+    "fidelity": "INT8 costs too much there (quantization.fidelity)",
     "fallback": "the builder has no INT8 kernel for it",
     "waveform": "between the waveform and the first linear layer",
     "alignment": "channels not a multiple of 16",

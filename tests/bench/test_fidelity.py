@@ -1,0 +1,69 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trtasr.bench.fidelity import LIMITS, Tally, divergences, edits, loss, tally, total
+
+EXACT = np.array([[2.0, 1.0, 0.0], [0.0, 0.1, -5.0]], np.float32)
+TOKENS = st.lists(st.integers(0, 3), max_size=8)
+
+
+def test_what_is_the_same_has_no_error():
+    found = tally(EXACT, EXACT, [1, 2], [1, 2]).fidelity("long")
+    assert (found.kind, found.positions, found.agreement, found.thin) == ("long", 2, 1.0, 0.0)
+    assert (found.divergence, found.token_errors, found.token_error_rate) == (0.0, 0, 0.0)
+    assert found.sqnr_db == math.inf
+    assert loss(found) == 0.0
+
+
+def test_a_flip_is_counted_and_so_is_the_margin_that_let_it_happen():
+    other = EXACT + np.array([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]], np.float32)
+    found = tally(EXACT, other, [0, 1], [0]).fidelity("")
+    assert found.agreement == 0.5
+    assert found.thin == 0.5
+    assert found.token_error_rate == 0.5
+    assert found.sqnr_db == pytest.approx(10 * math.log10(float(np.square(EXACT).sum()) / 0.09), abs=1e-4)
+
+
+def test_divergence_is_that_of_kullback_and_leibler():
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
+    expected = float((p * np.log(p / q)).sum())
+    assert divergences(np.log(p)[None] + 3, np.log(q)[None]) == pytest.approx([expected])
+    assert tally(np.log(p)[None], np.log(q)[None], [], []).divergence == pytest.approx(expected)
+
+
+def test_a_shift_of_all_scores_changes_no_distribution():
+    found = tally(EXACT, EXACT + 4, [], [])
+    assert (found.thin, found.divergence) == (0, pytest.approx(0, abs=1e-9))
+
+
+def test_utterances_add_up():
+    one, two = tally(EXACT, EXACT, [1], [1]), tally(EXACT[:1], EXACT[:1] + 1, [1, 2], [2])
+    assert total([one, two]) == one + two
+    assert (one + two).positions == 3
+    assert (one + two).fidelity("").token_errors == 1
+    assert total([]) == Tally()
+
+
+@given(TOKENS, TOKENS)
+def test_edits_are_a_distance(first, second):
+    found = edits(first, second)
+    assert found == edits(second, first)
+    assert (found == 0) == (first == second)
+    assert abs(len(first) - len(second)) <= found <= max(len(first), len(second))
+
+
+@pytest.mark.parametrize(("first", "second", "count"), [([1, 2, 3], [1, 3], 1), ([], [4, 4], 2), ([1, 2], [2, 1], 2)])
+def test_edits_are_the_fewest(first, second, count):
+    assert edits(first, second) == count
+
+
+def test_a_text_where_there_should_be_none_is_an_error_a_token():
+    assert tally(EXACT, EXACT, [], [1, 2]).fidelity("").token_error_rate == 2.0
+
+
+def test_max_asks_for_more_than_high_and_fast_is_judged_as_high_is():
+    assert LIMITS["max"] < LIMITS["high"] == LIMITS["fast"]
