@@ -3,9 +3,9 @@
 import pytest
 from report_sample import difference, scored
 
-from trtasr.pipeline.gates import missed_gates, slower_than_fp16, speedups
+from trtasr.pipeline.gates import missed_fidelity, missed_gates, slower_than_fp16, speedups
 from trtasr.recipe import Evaluation
-from trtasr.results import BenchResult, Latency, PairedDifference
+from trtasr.results import BenchResult, Comparison, Fidelity, Judged, Latency, PairedDifference, TensorComparison
 
 
 def precision_of(target: str) -> str:
@@ -132,3 +132,21 @@ def test_on_a_cpu_there_is_nothing_to_be_faster_than() -> None:
     results = timed("fp32", 9.0, 9.0, threads=2), timed("cpu", 18.0, 3.0, threads=2)
     assert slower_than_fp16(results) == []
     assert [item.ratio for item in speedups(results, "fp32", on_gpu=False)] == [0.5, 3.0]
+
+
+def compared(sqnr: float, agreement: float) -> Comparison:
+    tensor = TensorComparison("log_probs", sqnr, 0.9, 1.0)
+    return Comparison("fp32", "int8-cpu", (tensor,), agreement, 100, "audio", "polygraphy", "comparison.json")
+
+
+@pytest.mark.parametrize(("sqnr", "agreement", "problems"), [(10.0, 0.9, 0), (9.9, 0.9, 1), (3.5, 0.51, 2)])
+def test_a_comparison_that_disagrees_is_a_missed_gate(sqnr: float, agreement: float, problems: int) -> None:
+    assert len(missed_fidelity((), compared(sqnr, agreement))) == problems
+
+
+def test_a_target_that_is_too_far_from_fp32_is_named() -> None:
+    together = Fidelity("", 100, 20.0, 0.9, 0.1, 0.2, 10, 1)
+    found = (Judged("cpu", "fast", 0.2, 0.015, together, ()), Judged("t4-rtx", "fast", 0.015, 0.015, together, ()))
+    (problem,) = missed_fidelity(found, compared(20.0, 0.95))
+    assert problem.startswith("cpu: on probe signals its outputs are 0.2000 nats from FP32's")
+    assert problem.endswith("the gate of fidelity fast is 0.015")

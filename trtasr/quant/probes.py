@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trtasr.quant.speech_noise import speech_shaped_audio
 
-QUIET = 0.01  # of the usual level: 40 dB below it
+QUIET = 0.03  # of the usual level: 30 dB below it
 SNR_DB = 5.0  # of what is noisy
 OVERDRIVE = 6.0  # how much louder than the largest value a clipped recording was
 LETTER, GAP = (0.10, 0.20), (0.05, 0.15)  # seconds: of a letter that is spelled fast, and of the pause behind it
@@ -25,7 +25,7 @@ def plain(seconds: float, rate: int, generator: torch.Generator) -> Tensor:
 
 
 def quiet(seconds: float, rate: int, generator: torch.Generator) -> Tensor:
-    """The same 40 dB lower."""
+    """The same 30 dB lower."""
     return QUIET * plain(seconds, rate, generator)
 
 
