@@ -1,7 +1,7 @@
 """A graph in which every INT8 layer can be switched to floating point: the harm of each alone costs one run."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -14,45 +14,47 @@ SWITCHES = "switches"  # the input that is added
 
 
 def switched(
-    fp32: onnx.ModelProto, quantized: onnx.ModelProto, layers: list[str], own: Mapping[str, TensorProto]
+    fp32: onnx.ModelProto, quantized: onnx.ModelProto, layers: Sequence[str], own: Mapping[str, TensorProto]
 ) -> onnx.ModelProto:
     """A graph that computes what `quantized` computes where a layer's switch is 1, and what `fp32` does where it is 0.
 
-        x_dq ---------> Conv(w_dq) -> y
+        x -> Q -> DQ -> Conv(w_dq) -> y
     becomes
-        x + s (x_dq - x) ---------> Conv(w + s (w_dq - w)) -> y
+        x -> Q -> DQ -> Conv(w_dq) -> y_int8
+        x ------------> Conv(w) ----> y_exact
+        y_exact + s (y_int8 - y_exact) -> y
 
     Args:
         fp32: the graph before quantization; not changed.
-        quantized: a graph whose layers have the same names and read quantized, dequantized tensors.
+        quantized: a graph that makes the outputs of its layers under the same names, however it makes them.
         layers: names of its INT8 layers; the input ``switches``, float32 [layers], has one value for each, in order.
         own: weight -> the values that a layer has in floating point.
     """
-    reads = {node.name: list(node.input) for node in fp32.graph.node}
-    places = {name: index for index, name in enumerate(layers)}
+    made = {node.output[0]: node for node in fp32.graph.node if node.name in layers}
     stored = constants(fp32) | constants(quantized)
     nodes: list[NodeProto] = []
     for original in quantized.graph.node:
         node = copy.deepcopy(original)
-        if node.name in places:
-            switch, place = f"{node.name}_switch", f"{node.name}_place"
-            stored[place] = tensor(place, np.array(places[node.name], np.int64))
-            nodes.append(make_node("Gather", [SWITCHES, place], [switch], name=switch))
-            for index, name in enumerate(reads[node.name][:2]):
-                if node.input[index] != name:
-                    nodes += mixed(name, node.input[index], switch)
-                    node.input[index] = nodes[-1].output[0]
         nodes.append(node)
+        if node.output and node.output[0] in made:
+            exact = copy.deepcopy(made[node.output[0]])
+            place = tensor(f"{exact.name}_place", np.array(layers.index(exact.name), np.int64))
+            stored[place.name] = place
+            nodes += mixed(exact, node, place.name)
     found = rebuilt(quantized, nodes, (stored | {name: own[name] for name in stored.keys() & own.keys()}).values())
     found.graph.input.append(helper.make_tensor_value_info(SWITCHES, TensorProto.FLOAT, [len(layers)]))
     return found
 
 
-def mixed(exact: str, found: str, switch: str) -> list[NodeProto]:
-    """Nodes that compute exact + switch (found - exact)."""
-    difference, part, name = (f"{switch}/{exact}_{word}" for word in ("difference", "part", "mixed"))
+def mixed(exact: NodeProto, int8: NodeProto, place: str) -> list[NodeProto]:
+    """The layer in floating point, and what mixes its output with that of the INT8 layer; both are renamed."""
+    name, output = exact.name, exact.output[0]
+    exact.name, exact.output[0], int8.output[0] = f"{name}_exact", f"{output}_exact", f"{output}_int8"
+    switch, difference, part = (f"{output}_{word}" for word in ("switch", "difference", "part"))
     return [
-        make_node("Sub", [found, exact], [difference], name=difference),
-        make_node("Mul", [difference, switch], [part], name=part),
-        make_node("Add", [exact, part], [name], name=name),
+        exact,
+        make_node("Gather", [SWITCHES, place], [switch], name=f"{name}_switch"),
+        make_node("Sub", [int8.output[0], exact.output[0]], [difference], name=f"{name}_difference"),
+        make_node("Mul", [difference, switch], [part], name=f"{name}_part"),
+        make_node("Add", [exact.output[0], part], [output], name=f"{name}_mixed"),
     ]
