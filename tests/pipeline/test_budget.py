@@ -15,10 +15,10 @@ from trtasr.bench.agreement import output_sqnr
 from trtasr.cli import main
 from trtasr.files.scratch import scratch
 from trtasr.network.network import outputs
-from trtasr.pipeline.budget import Goal, Trial, affordable, budget, fewest, leave_out
+from trtasr.pipeline.budget import FIDELITY, Goal, Trial, affordable, budget, fewest, leave_out, scaled_as_needed
 from trtasr.pipeline.features import calibration_features
-from trtasr.recipe import Evaluation, Recipe, override
-from trtasr.targets import T4_RTX
+from trtasr.recipe import EngineShapes, Evaluation, Recipe, override
+from trtasr.targets import CPU, T4, T4_RTX
 
 CHANGES = ["calibration.batches=1", "calibration.steps=2", "calibration.seconds=1.5", "evaluation.bench_seconds=[0.5]"]
 FAST = ["-q", *(part for change in CHANGES for part in ("--set", change))]
@@ -190,8 +190,21 @@ def test_a_layer_harms_as_much_alone_as_where_it_alone_is_quantized(judged):
         assert abs(trial.harm[layer] - judged.sqnr([name for name in names if name != layer])) < 0.5
 
 
-def test_harm_is_told_from_the_worst_on(judged):
-    assert list(judged.trial.harm.values()) == sorted(judged.trial.harm.values())
+def test_layers_with_the_most_noise_for_what_they_compute_come_first(judged):
+    costs = {name: cost for part in judged.trial.macs for name, cost in part.items()}
+    noise = [10 ** (-harm / 10) / costs[name] for name, harm in judged.trial.harm.items()]
+    assert noise == sorted(noise, reverse=True)
+
+
+def test_scales_are_computed_at_run_time_where_static_ones_miss_fidelity(judged):
+    static = replace(judged.trial, target=CPU)
+    missed, held = Goal(FIDELITY, lambda _: False), Goal(FIDELITY, lambda _: True)
+    assert scaled_as_needed(static, [missed]).target.activation_scales == "dynamic"
+    assert scaled_as_needed(static, [held]) is static
+    assert scaled_as_needed(static, [Goal("budget", lambda _: False)]) is static
+    asked = replace(static.recipe, engine=EngineShapes(activation_scales="static"))
+    assert scaled_as_needed(replace(static, recipe=asked), [missed]).target is CPU
+    assert scaled_as_needed(replace(static, target=T4), [missed]).target is T4
     assert len(judged.trial.harm) == sum(len(part) for part in judged.trial.macs)
 
 

@@ -11,6 +11,7 @@ from trtasr.recipe import EngineShapes
 from trtasr.targets import CPU, T4, T4_RTX, TARGETS, targets_of
 from trtasr.targets.integer import INTEGER
 from trtasr.targets.rtx import rtx
+from trtasr.targets.target import ALWAYS, ASKED, NEEDED
 from trtasr.values import ScaleTable, Site, TensorScale, WeightScale
 
 POINTWISE = Site("pw", "Conv", (256, 256, 1), 256, 256, 1, (1,), (1,))
@@ -84,16 +85,17 @@ def quantize(model, table, int8):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "prefers", "expected"),
+    ("wanted", "when", "expected"),
     [
-        ("auto", False, "static"),
-        ("auto", True, "dynamic"),
-        ("static", True, "static"),
-        ("dynamic", False, "dynamic"),
+        ("auto", ASKED, "static"),
+        ("auto", NEEDED, "static"),  # until the fidelity of that is known
+        ("auto", ALWAYS, "dynamic"),
+        ("static", ALWAYS, "static"),
+        ("dynamic", ASKED, "dynamic"),
     ],
 )
-def test_a_recipe_chooses_the_scales_of_activations_or_leaves_them_to_the_target(wanted, prefers, expected):
-    target = replace(T4, dynamic=quantize, prefers_dynamic=prefers)
+def test_a_recipe_chooses_the_scales_of_activations_or_leaves_them_to_the_target(wanted, when, expected):
+    target = replace(T4, dynamic=quantize, dynamic_when=when)
     assert target.activation_scales == "static"
     chosen = target.scaled(wanted)
     assert chosen.activation_scales == expected

@@ -28,7 +28,7 @@ def switched(
         fp32: the graph before quantization; not changed.
         quantized: a graph that makes the outputs of its layers under the same names, however it makes them.
         layers: names of its INT8 layers; the input ``switches``, float32 [layers], has one value for each, in order.
-        own: weight -> the values that a layer has in floating point.
+        own: weight or bias -> the values that a layer has in floating point.
     """
     made = {node.output[0]: node for node in fp32.graph.node if node.name in layers}
     stored = constants(fp32) | constants(quantized)
@@ -40,10 +40,21 @@ def switched(
             exact = copy.deepcopy(made[node.output[0]])
             place = tensor(f"{exact.name}_place", np.array(layers.index(exact.name), np.int64))
             stored[place.name] = place
+            for index, name in enumerate(exact.input):
+                if name in own:
+                    exact.input[index] = f"{name}_exact"
+                    stored[exact.input[index]] = renamed(own[name], exact.input[index])
             nodes += mixed(exact, node, place.name)
-    found = rebuilt(quantized, nodes, (stored | {name: own[name] for name in stored.keys() & own.keys()}).values())
+    found = rebuilt(quantized, nodes, stored.values())
     found.graph.input.append(helper.make_tensor_value_info(SWITCHES, TensorProto.FLOAT, [len(layers)]))
     return found
+
+
+def renamed(item: TensorProto, name: str) -> TensorProto:
+    """A copy of a constant under another name."""
+    other = copy.deepcopy(item)
+    other.name = name
+    return other
 
 
 def mixed(exact: NodeProto, int8: NodeProto, place: str) -> list[NodeProto]:

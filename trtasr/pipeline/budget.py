@@ -2,9 +2,10 @@
 
 import glob
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from trtasr.bench.agreement import output_sqnr
 from trtasr.engine.sessions import open_session
 from trtasr.files.scratch import scratch
 from trtasr.graph.check import write_checked
+from trtasr.graph.dynamic import insert_dynamic_qdq
 from trtasr.graph.edit import constants, write_model
 from trtasr.graph.own_part import own_part, own_patterns
 from trtasr.graph.qdq import insert_qdq
@@ -27,10 +29,12 @@ from trtasr.recipe import Recipe
 from trtasr.results import Prepared
 from trtasr.targets import Target
 from trtasr.targets.place import Placed, place
+from trtasr.targets.target import NEEDED
 from trtasr.values import Example, FloatArray, ScaleTable
 
 logger = logging.getLogger(__name__)
 
+FIDELITY = "fidelity"  # rule of a goal
 MOST_MACS = (
     1e12  # of all runs of one part, beyond which the layers of a block are judged together: a minute on two cores
 )
@@ -57,10 +61,12 @@ class Left:
     """What goes back to floating point.
 
     Attributes:
+        target: whose layers, with the scales of activations that were chosen for it.
         rules: layer -> the goal that asks for it.
         harm: layer -> SQNR of the output in dB when it alone is INT8, or its block.
     """
 
+    target: Target
     rules: Mapping[str, str]
     harm: Mapping[str, float]
 
@@ -104,13 +110,18 @@ class Trial:
 
     @cached_property
     def harm(self) -> dict[str, float]:
-        """SQNR of the output in dB when a layer alone is INT8, the most harmful first."""
+        """SQNR of the output in dB when a layer alone is INT8; first those with the most noise for what they compute.
+
+        Noise of different layers adds up, so that the first of them take the most noise off for any share of the
+        multiply-accumulates (the greedy solution of a knapsack).
+        """
         reference = outputs(self.exported.network, self.exported.files, self.examples)
         found: dict[str, float] = {}
         for index, costs in enumerate(self.macs):
             if costs:
                 found |= harms(self, index, reference)
-        return dict(sorted(found.items(), key=lambda item: item[1]))
+        costs = {name: max(cost, 1) for part in self.macs for name, cost in part.items()}
+        return dict(sorted(found.items(), key=lambda item: item[1] + 10 * math.log10(costs[item[0]])))
 
     def placed(self, left: Sequence[str]) -> list[Placed]:
         """The target's graphs without the layers `left`."""
@@ -139,7 +150,19 @@ def leave_out(trial: Trial, goals: Sequence[Goal]) -> Left:
     rules: dict[str, str] = {}
     for goal in goals:
         rules |= dict.fromkeys(fewest_layers(trial, goal, tuple(rules)), goal.rule)
-    return Left(rules, {name: trial.harm[name] for name in rules})
+    return Left(trial.target, rules, {name: trial.harm[name] for name in rules})
+
+
+def scaled_as_needed(trial: Trial, goals: Sequence[Goal]) -> Trial:
+    """The trial with scales computed at run time where the target has them for need, and static ones miss fidelity.
+
+    They cost less than layers in floating point. Budgets do not ask for them.
+    """
+    wanted = trial.recipe.engine.activation_scales == "auto" and trial.target.dynamic_when == NEEDED
+    if not wanted or all(trial.keeps(goal, ()) for goal in goals if goal.rule == FIDELITY):
+        return trial
+    logger.warning("%s: static scales of activations miss fidelity; they are computed at run time", trial.target.name)
+    return replace(trial, target=trial.target.scaled("dynamic"))
 
 
 def fewest_layers(trial: Trial, goal: Goal, left: Sequence[str]) -> Sequence[str]:
@@ -206,9 +229,13 @@ def harms(trial: Trial, index: int, reference: Sequence[FloatArray]) -> dict[str
 
 def switched_part(trial: Trial, index: int) -> onnx.ModelProto:
     """One part with a switch for every INT8 layer; an engine with operators of its own is stood for by Q/DQ."""
-    placed, model = trial.placed(())[index], trial.centered[index]
-    quantized = placed.model if trial.target.layered else insert_qdq(placed.fp32, trial.tables[index], placed.int8)
-    return switched(placed.fp32, quantized, list(trial.macs[index]), constants(model))
+    layers = [name for part in trial.macs for name in part]
+    placed, floating = trial.placed(())[index], trial.placed(layers)[index].fp32
+    quantized = placed.model
+    if not trial.target.layered:
+        stand_in = insert_dynamic_qdq if trial.target.activation_scales == "dynamic" else insert_qdq
+        quantized = stand_in(placed.fp32, trial.tables[index], placed.int8)
+    return switched(placed.fp32, quantized, list(trial.macs[index]), constants(floating))
 
 
 def runner(trial: Trial, index: int, file: Path) -> Callable[[FloatArray], Iterator[FloatArray]]:

@@ -10,7 +10,7 @@ from trtasr.bundle import staged
 from trtasr.files.scratch import scratch
 from trtasr.files.workspace import writable
 from trtasr.network.network import Exported
-from trtasr.pipeline.budget import Goal, Left, Trial, budget, leave_out
+from trtasr.pipeline.budget import FIDELITY, Goal, Left, Trial, budget, leave_out, scaled_as_needed
 from trtasr.pipeline.build import build, build_baselines, orders
 from trtasr.pipeline.compare import compare_first
 from trtasr.pipeline.controls import run_controls
@@ -80,13 +80,13 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         probes = probed(graphs, recipe.calibration)
         left = left_in_float(job, graphs, table, features, probes)
         given = orders(graphs, table, recipe, job.host, features)
-        engines = [build(given, target, left[target.name].rules) for target in job.targets]
+        engines = [build(given, item.target, item.rules) for item in left]
         baselines = build_baselines(given, job.targets)
         subject = Subject(folder, job.network, recipe.evaluation, job.profile, given[0].gpu)
         measured = measure(subject, (*engines, *baselines), job.utterances)
         comparison = compare_first(graphs, engines[0], job.utterances, recipe)
         controls = run_controls(exported, tables, recipe, job.utterances) if options.controls else ()
-        harm = {name: found.harm for name, found in left.items()}
+        harm = {item.target.name: item.harm for item in left}
         fidelity = judged(probes, recipe.quantization.fidelity, engines, folder, harm)
         problems = missed_gates(measured.results, recipe.evaluation) + missed_fidelity(fidelity, comparison)
         evidence = Evidence(comparison, parity, controls, integer, fidelity, problems)
@@ -108,17 +108,17 @@ def rehearse(recipe: Recipe, options: Options) -> Job:
 
 def left_in_float(
     job: Job, graphs: Exported, table: ScaleTable, features: Callable[[str], CalibrationSet], probes: Probed
-) -> dict[str, Left]:
-    """Target -> layers to leave in floating point so that the recipe's budget and its level of fidelity hold."""
+) -> list[Left]:
+    """For each target the layers to leave in floating point so that the recipe's budget and level of fidelity hold."""
     recipe, goals = job.recipe, []
     if budgeted(recipe):
         examples = features(recipe.calibration.method).examples()
         goals.append(budget(recipe, graphs, examples, job.utterances))
     level = recipe.quantization.fidelity
     if level != "fast" and recipe.engine.quantization != "implicit":
-        goals.append(Goal("fidelity", lambda files: probes.faithful(files, level), MOST_LEFT))
+        goals.append(Goal(FIDELITY, lambda files: probes.faithful(files, level), MOST_LEFT))
     trials = [Trial(graphs, table, recipe, target, probes.few) for target in job.targets]
-    return {trial.target.name: leave_out(trial, goals) for trial in trials}
+    return [leave_out(scaled_as_needed(trial, goals), goals) for trial in trials]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from trtasr.graph.cpu_dynamic import quantize_positions_for_cpu
 from trtasr.graph.cpu_qdq import quantize_for_cpu
 from trtasr.graph.cpu_rules import cpu_rules, dynamic_rules
 from trtasr.targets.rules import REASONS
-from trtasr.targets.target import Target
+from trtasr.targets.target import NEEDED, Target
 
 CPU = Target(
     "cpu",
@@ -17,6 +17,7 @@ CPU = Target(
     graph_rules=cpu_rules,
     dynamic=quantize_positions_for_cpu,
     dynamic_rules=dynamic_rules,
+    dynamic_when=NEEDED,
     layered=False,
     reasons=REASONS
     | {

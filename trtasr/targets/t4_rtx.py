@@ -19,7 +19,7 @@ from trtasr.recipe import EngineShapes
 from trtasr.targets.rtx import build
 from trtasr.targets.rules import TURING_REASONS, depthwise
 from trtasr.targets.t4 import ABSENT
-from trtasr.targets.target import QDQ, Target, elsewhere
+from trtasr.targets.target import ALWAYS, QDQ, Target, elsewhere
 from trtasr.values import Site
 
 REASONS = TURING_REASONS | {
@@ -50,7 +50,7 @@ def t4_rtx(unfold_channels: int) -> Target:
         graph=QDQ,
         quantize=insert_qdq,
         dynamic=insert_dynamic_qdq,
-        prefers_dynamic=True,
+        dynamic_when=ALWAYS,
         rules=(depthwise, kernel(unfold_channels)),
         graph_rules=waveform_rules,
         reasons=REASONS,

@@ -17,6 +17,7 @@ from trtasr.targets.rules import REASONS
 from trtasr.values import CalibrationSet, ScaleTable
 
 QDQ = "{}.qdq.onnx".format
+ALWAYS, NEEDED, ASKED = "always", "needed", "asked"  # when scales are computed at run time
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Target:
         quantize: FP32 graph with corrected weights, table and names of the INT8 nodes -> quantized graph; None: a
             baseline, in which nothing is INT8.
         dynamic: the same with scales of activations computed at run time; None: it has static ones only.
-        prefers_dynamic: whether `dynamic` takes the place of `quantize` where a recipe leaves it open.
+        dynamic_when: when `dynamic` takes the place of `quantize` where a recipe leaves it open: `ALWAYS`, where static
+            scales miss the recipe's fidelity (`NEEDED`), or never (`ASKED`).
         rules: asked in order about each site; the first that answers with its name keeps the site out of INT8.
         graph_rules: graph -> rules that depend on more of it than the site, asked before those.
         dynamic_rules: take the place of `graph_rules` beside `dynamic`; None: they are the same.
@@ -112,7 +114,7 @@ class Target:
     graph: Name
     quantize: Quantize | None
     dynamic: Quantize | None = None
-    prefers_dynamic: bool = False
+    dynamic_when: str = ASKED
     rules: tuple[Rule, ...] = ()
     graph_rules: GraphRules = lambda _model: ()
     dynamic_rules: GraphRules | None = None
@@ -152,7 +154,7 @@ class Target:
                 f"engine.activation_scales = 'dynamic': target {self.name} has static ones only",
                 "leave it out, or use --target t4-rtx or cpu",
             )
-        wanted = activation_scales == "dynamic" or (activation_scales == "auto" and self.prefers_dynamic)
+        wanted = activation_scales == "dynamic" or (activation_scales == "auto" and self.dynamic_when == ALWAYS)
         if not wanted:
             return self
         return replace(self, quantize=self.dynamic, graph_rules=self.dynamic_rules or self.graph_rules)
