@@ -8,7 +8,18 @@ from report_sample import gpu_sample, sample
 from trtasr.cli.text import compile_data, compile_text, cpu_speed_line
 
 OUT = Path("engines/x")
-KEYS = {"outcome", "problems", "seconds", "peak_gb", "bundle", "engine", "results", "comparison", "controls"}
+KEYS = {
+    "outcome",
+    "problems",
+    "seconds",
+    "peak_gb",
+    "bundle",
+    "engine",
+    "results",
+    "comparison",
+    "controls",
+    "fidelity",
+}
 
 
 def test_the_last_line_is_for_machines():
