@@ -10,7 +10,7 @@ from trtasr.bench.agreement import sqnr_db
 from trtasr.results.fidelity import Fidelity
 from trtasr.values import Array, FloatArray
 
-LIMITS = {"high": 0.15, "max": 0.015, "fast": 0.15}  # of `loss`, by level
+LIMITS = {"high": 0.015, "max": 0.005, "fast": 0.015}  # of `loss`, by level
 
 
 def loss(together: Fidelity, _kinds: Sequence[Fidelity] = ()) -> float:
