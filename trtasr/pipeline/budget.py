@@ -168,9 +168,10 @@ def scaled_as_needed(trial: Trial, goals: Sequence[Goal]) -> Trial:
 def fewest_layers(trial: Trial, goal: Goal, left: Sequence[str]) -> Sequence[str]:
     """The layers to leave out for a goal beside those that are left already.
 
-    Layers of all parts are ranked by the harm each does alone. The fewest of the worst ones are left out, found by
+    Layers of all parts are ranked by the harm each does alone. The fewest of the first ones are left out, found by
     doubling and bisection, as more layers left out do no harm; with all of them left out the graphs are the FP32 ones,
-    which keep every goal. None where all that may be left out do not suffice.
+    which keep every goal. Where the noisiest comes last, as it is large, the small ones before it may not be needed: then
+    the fewest of these by their noise. None where all that may be left out do not suffice.
     """
     if trial.keeps(goal, left):
         return ()
@@ -184,6 +185,9 @@ def fewest_layers(trial: Trial, goal: Goal, left: Sequence[str]) -> Sequence[str
         logger.warning(words, trial.target.name, goal.rule, len(ranked))
         return ()
     found = ranked[: fewest(len(ranked), holds)]
+    noisiest = sorted(found, key=trial.harm.__getitem__)
+    if noisiest[0] == found[-1]:
+        found = noisiest[: fewest(len(found), lambda count: trial.keeps(goal, (*left, *noisiest[:count])))]
     logger.warning("%s: left in floating point for %s: %s", trial.target.name, goal.rule, ", ".join(found))
     return found
 
