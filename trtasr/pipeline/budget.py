@@ -170,8 +170,8 @@ def fewest_layers(trial: Trial, goal: Goal, left: Sequence[str]) -> Sequence[str
 
     Layers of all parts are ranked by the harm each does alone. The fewest of the first ones are left out, found by
     doubling and bisection, as more layers left out do no harm; with all of them left out the graphs are the FP32 ones,
-    which keep every goal. Where the noisiest comes last, as it is large, the small ones before it may not be needed: then
-    the fewest of these by their noise. None where all that may be left out do not suffice.
+    which keep every goal. Of these, the fewest by their noise: a large layer may come last that makes small ones
+    needless. None where all that may be left out do not suffice.
     """
     if trial.keeps(goal, left):
         return ()
@@ -184,10 +184,8 @@ def fewest_layers(trial: Trial, goal: Goal, left: Sequence[str]) -> Sequence[str
         words = "%s: %s does not hold even with %d layers in floating point; all stay INT8"
         logger.warning(words, trial.target.name, goal.rule, len(ranked))
         return ()
-    found = ranked[: fewest(len(ranked), holds)]
-    noisiest = sorted(found, key=trial.harm.__getitem__)
-    if noisiest[0] == found[-1]:
-        found = noisiest[: fewest(len(found), lambda count: trial.keeps(goal, (*left, *noisiest[:count])))]
+    found = sorted(ranked[: fewest(len(ranked), holds)], key=trial.harm.__getitem__)
+    found = found[: fewest(len(found), lambda count: trial.keeps(goal, (*left, *found[:count])))]
     logger.warning("%s: left in floating point for %s: %s", trial.target.name, goal.rule, ", ".join(found))
     return found
 
