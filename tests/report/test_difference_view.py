@@ -63,3 +63,7 @@ def test_the_page_has_every_engine_on_every_set(several):
     assert "INT8 against FP32 on the same utterances" not in render(
         replace(several, results=tuple(replace(row, differences=()) for row in several.results))
     )
+
+
+def test_one_set_alone_is_called_all():
+    assert {row.dataset for row in difference_rows(sample().results)} == {"all"}

@@ -13,7 +13,7 @@ from trtasr.values import Array, FloatArray
 LIMITS = {"high": 0.015, "max": 0.005, "fast": 0.015}  # of `loss`, by level
 
 
-def loss(together: Fidelity, _kinds: Sequence[Fidelity] = ()) -> float:
+def loss(together: Fidelity) -> float:
     """What the gate is about, and `LIMITS` limit: the mean KL divergence in nats over all positions of all probes."""
     return together.divergence
 

@@ -35,9 +35,7 @@ from trtasr.values import Example, FloatArray, ScaleTable
 logger = logging.getLogger(__name__)
 
 FIDELITY = "fidelity"  # rule of a goal
-MOST_MACS = (
-    1e12  # of all runs of one part, beyond which the layers of a block are judged together: a minute on two cores
-)
+MOST_MACS = 1e12  # of all runs of one part, a minute on two cores; beyond it layers are judged by blocks
 BLOCK = re.compile(r".*?\.\d+(?=[./]|$)")  # begins the names of the layers of one block: /encoder/layers.3/...
 
 

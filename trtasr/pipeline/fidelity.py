@@ -46,8 +46,8 @@ class Probed:
 
     def faithful(self, files: Files, level: str) -> bool:
         """Whether an engine is within the limit of a level."""
-        together, *kinds = self.judge(files)
-        found = loss(together, kinds)
+        together = self.judge(files)[0]
+        found = loss(together)
         logger.info("fidelity: %.4f nats, %.2f %% of positions agree", found, 100 * together.agreement)
         return found <= LIMITS[level]
 
@@ -95,5 +95,5 @@ def judged(
     for engine in engines:
         together, *kinds = probes.judge([folder / name for name in engine.graphs])
         limit, left = LIMITS[level], harm.get(engine.target, {})
-        found.append(Judged(engine.target, level, loss(together, kinds), limit, together, tuple(kinds), left))
+        found.append(Judged(engine.target, level, loss(together), limit, together, tuple(kinds), left))
     return tuple(found)

@@ -106,7 +106,8 @@ class EngineShapes:
             at O = 406 where all copies go through memory, at 203 where the product finds them in the cache.
             Estimated from the T4's peaks, not measured; INT8 also halves the weights.
         activation_scales: of INT8 layers: ``static`` (one per tensor, from calibration), ``dynamic`` (one per position,
-            computed at run time, where a layer can have that), or ``auto``: as the target prefers.
+            computed at run time, where a layer can have that), or ``auto``: as the target prefers, on the CPU as
+            fidelity needs it.
         quantization: of `t4`: ``explicit`` (Q/DQ nodes) or ``implicit`` (calibrator, TensorRT 10 only).
         calibrator: implicit: ``table`` serves the scale table as a cache, ``entropy`` and ``minmax`` let TensorRT take
             its own ranges from the calibration features.

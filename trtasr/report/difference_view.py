@@ -39,7 +39,7 @@ def rows_of(result: BenchResult) -> Iterator[DifferenceRow]:
         if found:
             yield DifferenceRow(
                 result.engine,
-                found.dataset or (POOLED if parts else ""),
+                found.dataset or (POOLED if parts else "all"),
                 str(found.units),
                 format_wer(found.reference),
                 format_wer(found.rate),
