@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,3 +89,21 @@ def test_broken_statistics_are_refused() -> None:
     norms(model)[1].running_var[3] = float("nan")
     with pytest.raises(CheckpointError, match="batch norm 1"):
         synthesize(model, 8, SMALL)
+
+
+@pytest.mark.parametrize(("instructions", "expected"), [({"avx512_bf16": True}, True), ({"avx2": True}, False)])
+def test_bfloat16_is_for_processors_that_have_it(
+    monkeypatch: pytest.MonkeyPatch, instructions: dict[str, bool], expected: bool
+) -> None:
+    seen: list[bool] = []
+
+    class Watched(TwoNorms):
+        def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(features, lengths)
+
+    model = Watched()
+    seen.clear()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    synthesize(model, 8, replace(SMALL, batches=1, steps=1, bfloat16=True))
+    assert seen == [expected]

@@ -28,7 +28,7 @@ class Calibration:
         batches: synthetic batches; batch_size: utterances each; seconds: length of each utterance.
         steps: most optimizer steps per batch.
         learning_rate: of Adam on the features.
-        bfloat16: run the network in bfloat16 while optimizing.
+        bfloat16: run the network in bfloat16 while optimizing, where the CPU has instructions for it.
         manifest: audio for method ``audio`` and for the audio control; empty: the audio of the evaluation manifests.
     """
 
