@@ -102,3 +102,20 @@ def test_on_one_cpu_there_is_one_thread():
 def test_openmp_threads_sleep_soon_when_they_wait():
     assert told("import trtasr; print(os.environ['GOMP_SPINCOUNT'])") == cpus.SPINS
     assert told("import trtasr; print('GOMP_SPINCOUNT' in os.environ)", OMP_WAIT_POLICY="PASSIVE") == "False"
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "exact"),
+    [
+        ("x86_64", "flags : fpu avx2 avx512f avx512_vnni\n", True),
+        ("x86_64", "flags : fpu avx2 avx_vnni\n", True),
+        ("AMD64", "flags : fpu avx2 avx512f\n", False),
+        ("x86_64", "", False),
+        ("aarch64", "", True),
+    ],
+)
+def test_products_of_codes_overflow_on_x86_without_vnni(monkeypatch, tmp_path, machine, flags, exact):
+    (tmp_path / "cpuinfo").write_text(flags)
+    monkeypatch.setattr(cpus, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(cpus.platform, "machine", lambda: machine)
+    assert cpus.multiplies_codes_exactly() is exact

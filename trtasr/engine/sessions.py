@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from trtasr.engine.faults import REPAIR, Session, model_errors
 from trtasr.errors import AudioError, BundleError, said
-from trtasr.files.cpus import SPINNING
+from trtasr.files.cpus import FLOAT, SPINNING, multiplies_codes_exactly
 from trtasr.files.cpus import threads as usual_threads
 from trtasr.values import Array, FloatArray, IntArray
 
@@ -77,6 +77,7 @@ def open_session(
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # its errors are raised, and told once
     options.add_session_config_entry(SPINNING, "1" if timed else "0")
+    options.add_session_config_entry(FLOAT, "0" if multiplies_codes_exactly() else "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     if folder is not None:

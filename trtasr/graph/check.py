@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 
 from trtasr.errors import QualityError
-from trtasr.files.cpus import SPINNING, threads
+from trtasr.files.cpus import FLOAT, SPINNING, multiplies_codes_exactly, threads
 from trtasr.graph.edit import outline, write_model
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -37,6 +37,7 @@ def run_graph(
     options.log_severity_level = 3
     options.intra_op_num_threads = threads()
     options.add_session_config_entry(SPINNING, "0")
+    options.add_session_config_entry(FLOAT, "0" if multiplies_codes_exactly() else "1")
     session = ort.InferenceSession(
         source, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS, enable_fallback=0
     )

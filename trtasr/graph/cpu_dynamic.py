@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
-from trtasr.graph.cpu_qdq import MICROSOFT, TO_COLUMNS, TO_ROWS, Forms, Lowering
+from trtasr.graph.cpu_qdq import MICROSOFT, MIDDLE, TO_COLUMNS, TO_ROWS, Forms, Lowering, unsigned
 from trtasr.graph.cpu_rules import framewise
 from trtasr.graph.edit import weight_scales_of
 from trtasr.graph.pointwise import ABSMAX
@@ -18,7 +18,6 @@ from trtasr.quant.scales import quantize_weight
 from trtasr.values import ScaleTable
 
 STEP = "position_step", np.float32(1) / np.float32(127)  # between the codes of a position whose largest magnitude is 1
-MIDDLE = "uint8_middle", np.uint8(128)  # code of 0
 QUIET = "quiet", np.finfo(np.float32).tiny  # largest magnitude of a position of zeros, which is divided by
 WHOLE = np.iinfo(np.int64).max  # end of a Slice
 
@@ -109,9 +108,8 @@ class PositionLowering(Lowering):
 
         The nodes of a layer's first tap are named for it, as `dynamic_layers` and tables of layers look for them.
         """
-        weight = self._constant(f"{output}/weight", np.ascontiguousarray(matrix))
-        zeros = [self._constant(*MIDDLE), self._constant("int8_zero", np.int8(0))]
-        inputs = [codes.codes, weight, self._constant(*STEP), scales, *zeros]
+        weight, middle = self._constant(f"{output}/weight", unsigned(matrix)), self._constant(*MIDDLE)
+        inputs = [codes.codes, weight, self._constant(*STEP), scales, middle, middle]
         relative = self._emit("MatMulIntegerToFloat", inputs, f"{output}_relative", layer, domain=MICROSOFT)
         self._emit("Mul", [relative, codes.scale], output, f"{layer}{ABSMAX}" if layer else "")
 

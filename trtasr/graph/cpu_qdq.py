@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
@@ -17,6 +18,7 @@ from trtasr.quant.scales import quantize_weight
 from trtasr.values import FloatArray, ScaleTable, TensorScale
 
 MICROSOFT, LARGEST_BIAS = "com.microsoft", 2.0**30
+MIDDLE = "uint8_middle", np.uint8(128)  # code of 0
 ELEMENTWISE, LAYOUT = ("Add", "Relu", "Max"), ("Transpose", "Reshape")
 SWAP = [0, 2, 1]
 TO_ROWS = {3: SWAP, 4: [0, 2, 3, 1]}  # by rank: channels last
@@ -31,7 +33,10 @@ def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, int8: Collection
         q -> Where(mask, q, zero point) -> QLinearConv(Wq, bq) -> q -> Where ...            q: uint8 codes [B, T, C]
 
     - Activations are uint8. Where the table says non-negative: scale `unsigned_scale`, zero point 0, and saturation
-      replaces Relu. Elsewhere: scale `scale`, zero point 128. x86 has fast instructions for uint8 x int8 only.
+      replaces Relu. Elsewhere: scale `scale`, zero point 128.
+    - Weights are uint8 too, with zero point 128, except in depthwise convolutions. On x86 without VNNI, ONNX Runtime
+      adds products of uint8 and int8 in pairs in 16 bits, which overflow; of uint8 and uint8 in 32 bits. With VNNI its
+      matrix products take the same kernel for both.
     - A mask multiplies codes by 0 or 1, which is a choice between code and zero point: no float in between. In front of
       a kernel-1 convolution it is dropped: a padded frame then changes itself only, and each wider convolution masks
       again. Valid frames see no padding; log-probabilities of padded frames differ from the FP32 graph's.
@@ -45,9 +50,6 @@ def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, int8: Collection
     - A bias is int32 with scale (input scale x weight scale). Where it would not fit, in a channel whose weights vanish
       beside its bias, the channel's weight scale is raised until it does.
 
-    On x86 without VNNI (AVX2 only) the uint8 x int8 kernels add pairs of products in saturating int16, which can clip
-    large sums; such machines get the right speed but not these numbers.
-
     Args:
         model: FP32 graph of opset >= 18; not changed.
         table: scales of the tensors that convolutions read, and of the weights.
@@ -60,6 +62,11 @@ def quantize_for_cpu(model: onnx.ModelProto, table: ScaleTable, int8: Collection
         UsageError: a scale is missing, not positive or not finite.
     """
     return Lowering(model, table, int8).run()
+
+
+def unsigned(codes: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
+    """Codes around 0 as codes around 128."""
+    return np.ascontiguousarray(codes.view(np.uint8) ^ np.uint8(128))
 
 
 @dataclass(frozen=True)
@@ -134,12 +141,12 @@ class Lowering:
         return output
 
     def _product(self, node: NodeProto, data: Forms, codes: str, bias: Sequence[str], output: str) -> str:
-        """MatMulIntegerToFloat of uint8 codes and an int8 matrix, which gives float32, bias included."""
+        """MatMulIntegerToFloat of codes and a matrix of codes, which gives float32, bias included."""
         weight, scales = self._weight(node, data)
-        matrix = weight if node.op_type == "MatMul" else np.ascontiguousarray(weight.reshape(weight.shape[:2]).T)
-        stored = self._constant(f"{node.name}/weight", matrix)
+        matrix = weight if node.op_type == "MatMul" else weight.reshape(weight.shape[:2]).T
+        stored = self._constant(f"{node.name}/weight", unsigned(matrix))
         weight_scales = self._constant(f"{node.name}/weight_scale", scales)
-        inputs = [codes, stored, data.scale, weight_scales, data.zero, self._constant("int8_zero", np.int8(0)), *bias]
+        inputs = [codes, stored, data.scale, weight_scales, data.zero, self._constant(*MIDDLE), *bias]
         return self._emit("MatMulIntegerToFloat", inputs, output, node.name, domain=MICROSOFT)
 
     def _constant(self, name: str, value: object) -> str:
@@ -168,8 +175,12 @@ class Lowering:
         codes, scales = self._weight(node, data)
         entry = scale_of(self.table, self._scale_name(result))
         scale, zero = self._quantizer(result, entry)
-        weight = [self._constant(f"{node.name}/weight", codes), self._constant(f"{node.name}/weight_scale", scales)]
-        inputs = [data.codes, data.scale, data.zero, *weight, self._constant("int8_zero", np.int8(0)), scale, zero]
+        if attribute(node, "group", 1) == 1:
+            stored, middle = unsigned(codes), self._constant(*MIDDLE)
+        else:  # one product at a time, in 32 bits
+            stored, middle = codes, self._constant("int8_zero", np.int8(0))
+        weight = [self._constant(f"{node.name}/weight", stored), self._constant(f"{node.name}/weight_scale", scales)]
+        inputs = [data.codes, data.scale, data.zero, *weight, middle, scale, zero]
         if len(node.input) > 2 and node.input[2]:
             bias = self._array(node.input[2]).astype(np.float64) / (self._float(data.scale) * scales.astype(np.float64))
             inputs.append(self._constant(f"{node.name}/bias", np.rint(bias).astype(np.int32)))
@@ -193,7 +204,7 @@ class Lowering:
                     return [name], readers[0].output[0]
         return [], product
 
-    def _weight(self, node: NodeProto, data: Forms) -> tuple[np.ndarray, FloatArray]:
+    def _weight(self, node: NodeProto, data: Forms) -> tuple[npt.NDArray[Any], FloatArray]:
         """int8 weight and scales, raised where the bias would overflow int32."""
         entry = weight_scales_of(self.table, node.input[1])
         scales = np.asarray(entry.scales, np.float32)
@@ -312,7 +323,7 @@ class Lowering:
 
     def _quantizer(self, name: str, entry: TensorScale) -> tuple[str, str]:
         scale = entry.unsigned_scale if entry.non_negative else entry.scale
-        zero = ("uint8_zero", np.uint8(0)) if entry.non_negative else ("uint8_middle", np.uint8(128))
+        zero = ("uint8_zero", np.uint8(0)) if entry.non_negative else MIDDLE
         return self._constant(f"{name}_scale", scale), self._constant(*zero)
 
     def _masked_codes(self, data: Forms, mask: str) -> str:
