@@ -5,8 +5,8 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,12 @@ from trtasr.graph.switches import SWITCHES, switched
 from trtasr.graph.traffic import macs_per_second
 from trtasr.network.network import Exported, Files, Outputs, outputs, run, run_part
 from trtasr.pipeline.measure import usable_rate, word_error_rate
+from trtasr.quant.fewest import fewest
 from trtasr.recipe import Recipe
 from trtasr.results import Prepared
 from trtasr.targets import Target
 from trtasr.targets.place import Placed, place
-from trtasr.targets.target import NEEDED
+from trtasr.targets.target import NEEDED, Quantize
 from trtasr.values import Example, FloatArray, ScaleTable
 
 logger = logging.getLogger(__name__)
@@ -45,13 +46,17 @@ class Goal:
 
     Attributes:
         rule: names it in the decisions: ``budget`` or ``fidelity``.
-        holds: whether graphs, as ONNX Runtime runs them, hold it.
-        most: share of the INT8 multiply-accumulates that may go back to floating point for it, 0..1.
+        used: share of the noise allowed that graphs, as ONNX Runtime runs them, have used: 1 and less holds; infinite
+            where only a miss is known.
+        most: share of the INT8 multiply-accumulates that may go back to floating point, 0..1, for this and all goals
+            before it.
+        partial: where that does not suffice, the most that it buys is taken; else nothing goes back.
     """
 
     rule: str
-    holds: Callable[[Files], bool]
+    used: Callable[[Files], float]
     most: float = 1.0
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class Trial:
         recipe: its exclusions.
         target: whose graphs are judged, as ONNX Runtime runs them.
         examples: a few utterances that the harm of each layer is measured on.
+        known: how a layer is quantized, and its name -> its harm: targets that quantize alike measure it once, from
+            one table.
     """
 
     exported: Exported
@@ -86,6 +93,7 @@ class Trial:
     recipe: Recipe
     target: Target
     examples: Sequence[Example]
+    known: dict[tuple[Quantize, str], float] = field(default_factory=dict)
 
     @cached_property
     def centered(self) -> list[onnx.ModelProto]:
@@ -114,12 +122,25 @@ class Trial:
         multiply-accumulates (the greedy solution of a knapsack).
         """
         reference = outputs(self.exported.network, self.exported.files, self.examples)
-        found: dict[str, float] = {}
         for index, costs in enumerate(self.macs):
-            if costs:
-                found |= harms(self, index, reference)
-        costs = {name: max(cost, 1) for part in self.macs for name, cost in part.items()}
-        return dict(sorted(found.items(), key=lambda item: item[1] + 10 * math.log10(costs[item[0]])))
+            if any((self.layered, name) not in self.known for name in costs):
+                found = harms(self, index, reference)
+                self.known.update({(self.layered, name): harm for name, harm in found.items()})
+        found = {name: self.known[self.layered, name] for name in self.costs}
+        return dict(sorted(found.items(), key=lambda item: item[1] + 10 * math.log10(max(self.costs[item[0]], 1))))
+
+    @property
+    def costs(self) -> dict[str, int]:
+        """The same of all parts together."""
+        return {name: cost for part in self.macs for name, cost in part.items()}
+
+    @property
+    def layered(self) -> Quantize:
+        """What quantizes a graph of this target layer by layer; stands in for operators of its own with Q/DQ."""
+        if self.target.layered:
+            assert self.target.quantize
+            return self.target.quantize
+        return insert_dynamic_qdq if self.target.activation_scales == "dynamic" else insert_qdq
 
     def placed(self, left: Sequence[str]) -> list[Placed]:
         """The target's graphs without the layers `left`."""
@@ -134,13 +155,13 @@ class Trial:
             write_checked(placed.model, file)
         return files
 
-    def keeps(self, goal: Goal, left: Sequence[str]) -> bool:
-        """Whether a goal holds without the layers `left`."""
+    def used(self, goal: Goal, left: Sequence[str]) -> float:
+        """How much of what a goal allows is used without the layers `left`."""
         with scratch() as folder:
-            held = goal.holds(self.written(left, folder))
-        words = "%s, %d layers in floating point: %s %s"
-        logger.info(words, self.target.name, len(left), goal.rule, "holds" if held else "does not hold")
-        return held
+            found = goal.used(self.written(left, folder))
+        words = "%s, %d layers in floating point: %s: %.2f of what is allowed"
+        logger.info(words, self.target.name, len(left), goal.rule, found)
+        return found
 
 
 def leave_out(trial: Trial, goals: Sequence[Goal]) -> Left:
@@ -157,7 +178,7 @@ def scaled_as_needed(trial: Trial, goals: Sequence[Goal]) -> Trial:
     They cost less than layers in floating point. Budgets do not ask for them.
     """
     wanted = trial.recipe.engine.activation_scales == "auto" and trial.target.dynamic_when == NEEDED
-    if not wanted or all(trial.keeps(goal, ()) for goal in goals if goal.rule == FIDELITY):
+    if not wanted or all(trial.used(goal, ()) <= 1 for goal in goals if goal.rule == FIDELITY):
         return trial
     logger.warning("%s: static scales of activations miss fidelity; they are computed at run time", trial.target.name)
     return replace(trial, target=trial.target.scaled("dynamic"))
@@ -166,45 +187,44 @@ def scaled_as_needed(trial: Trial, goals: Sequence[Goal]) -> Trial:
 def fewest_layers(trial: Trial, goal: Goal, left: Sequence[str]) -> Sequence[str]:
     """The layers to leave out for a goal beside those that are left already.
 
-    Layers of all parts are ranked by the harm each does alone. The fewest of the first ones are left out, found by
-    doubling and bisection, as more layers left out do no harm; with all of them left out the graphs are the FP32 ones,
-    which keep every goal. Of these, the fewest by their noise: a large layer may come last that makes small ones
-    needless. None where all that may be left out do not suffice.
+    Layers of all parts are ranked by the harm that each does alone, for what it computes; the fewest of the first ones
+    are left out. Of these, the fewest by their noise: a large layer may come last that makes small ones needless.
     """
-    if trial.keeps(goal, left):
+    start = trial.used(goal, left)
+    if start <= 1:
         return ()
-    ranked = affordable([name for name in trial.harm if name not in left], trial.macs, goal.most)
-
-    def holds(count: int) -> bool:
-        return trial.keeps(goal, (*left, *ranked[:count]))
-
-    if not ranked or (goal.most < 1 and not holds(len(ranked))):
+    ranked = affordable(trial, goal, left)
+    if goal.partial and (not ranked or trial.used(goal, (*left, *ranked)) > 1):
+        found = ranked
+    elif count := fewest_of(trial, goal, left, ranked, start):
+        found = sorted(ranked[:count], key=trial.harm.__getitem__)
+        found = found[: fewest_of(trial, goal, left, found, start)]
+    elif goal.most == 1:
+        found = ranked  # the graphs are the FP32 ones then
+    else:
         words = "%s: %s does not hold even with %d layers in floating point; all stay INT8"
         logger.warning(words, trial.target.name, goal.rule, len(ranked))
         return ()
-    found = sorted(ranked[: fewest(len(ranked), holds)], key=trial.harm.__getitem__)
-    found = found[: fewest(len(found), lambda count: trial.keeps(goal, (*left, *found[:count])))]
-    logger.warning("%s: left in floating point for %s: %s", trial.target.name, goal.rule, ", ".join(found))
+    logger.warning("%s: left in floating point for %s: %s", trial.target.name, goal.rule, ", ".join(found) or "none")
     return found
 
 
-def affordable(ranked: Sequence[str], macs: Sequence[Mapping[str, int]], most: float) -> Sequence[str]:
-    """The first of the ranked layers, as many as together have at most a share of the multiply-accumulates."""
-    costs = {name: cost for part in macs for name, cost in part.items()}
-    spent = np.cumsum([costs[name] for name in ranked])
-    return ranked[: int(np.count_nonzero(spent <= most * sum(costs.values())))]
+def fewest_of(trial: Trial, goal: Goal, left: Sequence[str], ranked: Sequence[str], start: float) -> int | None:
+    """How many of the ranked layers must be left out beside those that are left already; None: all do not suffice."""
+    if not ranked:
+        return None
+    noise = {name: 10 ** (-harm / 10) for name, harm in trial.harm.items() if name not in left}
+    rest = sum(noise.values()) - sum(noise[name] for name in ranked)
+    measured = cache(lambda count: trial.used(goal, (*left, *ranked[:count])))
+    return fewest([noise[name] for name in ranked], max(rest, 0.0), measured, start)
 
 
-def fewest(most: int, holds: Callable[[int], bool]) -> int:
-    """Smallest count in 0..most for which a monotone condition holds; it holds for `most` and not for 0."""
-    low, high = 0, 1
-    while high < most and not holds(high):
-        low, high = high, 2 * high
-    high = min(high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+def affordable(trial: Trial, goal: Goal, left: Sequence[str]) -> Sequence[str]:
+    """The first of the layers by harm that may be left out for a goal beside those that are left already."""
+    costs = trial.costs
+    ranked = [name for name in trial.harm if name not in left]
+    spent = sum(costs[name] for name in left) + np.cumsum([costs[name] for name in ranked])
+    return ranked[: int(np.count_nonzero(spent <= goal.most * sum(costs.values())))]
 
 
 def harms(trial: Trial, index: int, reference: Sequence[FloatArray]) -> dict[str, float]:
@@ -221,7 +241,9 @@ def harms(trial: Trial, index: int, reference: Sequence[FloatArray]) -> dict[str
         file = folder / "switched.onnx"
         write_model(switched_part(trial, index), file)
         alone = runner(trial, index, file)
-        for group in tqdm(groups(trial, index), desc=f"harm {trial.target.name}", unit="run", disable=None):
+        known = {name for how, name in trial.known if how is trial.layered}
+        unknown = [group for group in groups(trial, index) if not known.issuperset(group)]
+        for group in tqdm(unknown, desc=f"harm {trial.target.name}", unit="run", disable=None):
             switches = np.array([name in group for name in layers], np.float32)
             found |= dict.fromkeys(group, output_sqnr(reference, alone(switches)))
     return found
@@ -233,8 +255,7 @@ def switched_part(trial: Trial, index: int) -> onnx.ModelProto:
     placed, floating = trial.placed(())[index], trial.placed(layers)[index].fp32
     quantized = placed.model
     if not trial.target.layered:
-        stand_in = insert_dynamic_qdq if trial.target.activation_scales == "dynamic" else insert_qdq
-        quantized = stand_in(placed.fp32, trial.tables[index], placed.int8)
+        quantized = trial.layered(placed.fp32, trial.tables[index], placed.int8)
     return switched(placed.fp32, quantized, list(trial.macs[index]), constants(floating))
 
 
@@ -284,10 +305,12 @@ def budget(recipe: Recipe, exported: Exported, examples: Sequence[Example], utte
     if evaluation.mixed:
         limit += word_error_rate(network, exported.files, utterances, evaluation).rate
 
-    def holds(files: Files) -> bool:
+    def used(files: Files) -> float:
         sqnr = output_sqnr(reference, outputs(network, files, examples))
         wer = usable_rate(network, files, utterances, evaluation) if evaluation.mixed else None
         logger.info("%.1f dB, WER %s", sqnr, "-" if wer is None else f"{wer:.2f} %")
-        return sqnr >= evaluation.min_sqnr and (not evaluation.mixed or (wer is not None and wer <= limit + 1e-9))
+        if evaluation.mixed and (wer is None or wer > limit + 1e-9):
+            return math.inf
+        return float(10 ** ((evaluation.min_sqnr - sqnr) / 10)) if evaluation.min_sqnr else 0.0
 
-    return Goal("budget", holds)
+    return Goal("budget", used)

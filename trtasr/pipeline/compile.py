@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from trtasr.bundle import staged
@@ -27,6 +27,7 @@ from trtasr.pipeline.record import Evidence, record_of, write_record
 from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Recipe
 from trtasr.results import Record
+from trtasr.targets.target import Quantize
 from trtasr.values import CalibrationSet, ScaleTable
 
 STAGES = (
@@ -45,7 +46,8 @@ STAGES = (
     "write records and report",
 )
 
-MOST_LEFT = 0.5  # of the INT8 multiply-accumulates that may go back to floating point for fidelity
+# Of the INT8 multiply-accumulates that may go back to floating point: to hold fidelity, and to come near `max`.
+MOST_LEFT, SPENT = 0.5, 0.1
 
 
 def compile_recipe(recipe: Recipe, options: Options) -> Record:
@@ -116,9 +118,16 @@ def left_in_float(
         goals.append(budget(recipe, graphs, examples, job.utterances))
     level = recipe.quantization.fidelity
     if level != "fast" and recipe.engine.quantization != "implicit":
-        goals.append(Goal(FIDELITY, lambda files: probes.faithful(files, level), MOST_LEFT))
-    trials = [Trial(graphs, table, recipe, target, probes.few) for target in job.targets]
+        goals += fidelity_goals(probes, level)
+    harm: dict[tuple[Quantize, str], float] = {}
+    trials = [Trial(graphs, table, recipe, target, probes.few, harm) for target in job.targets]
     return [leave_out(scaled_as_needed(trial, goals), goals) for trial in trials]
+
+
+def fidelity_goals(probes: Probed, level: str) -> list[Goal]:
+    """What a level of fidelity asks for: its limit; `high` comes as near to `max` as a tenth of the work buys."""
+    near = [Goal(FIDELITY, partial(probes.used, level="max"), SPENT, partial=True)] if level == "high" else []
+    return [*near, Goal(FIDELITY, partial(probes.used, level=level), MOST_LEFT)]
 
 
 @dataclass(frozen=True)
