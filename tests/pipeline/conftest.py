@@ -19,7 +19,7 @@ def ctc(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     folder = tmp_path_factory.mktemp("ctc")
     graphs = exported(write_archive(folder / "tiny.nemo"), folder)
     recipe = Recipe("tiny", "tiny", calibration=Calibration(batches=2, batch_size=4, seconds=1.2, steps=3))
-    return Tiny(graphs, calibration_features("synthetic", recipe, graphs), Quantization())
+    return Tiny(graphs, calibration_features("synthetic", recipe, graphs), Quantization(correction="none"))
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def attention(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(
         whisper_pair.exported(tmp_path_factory.mktemp("attention")),
         whisper_pair.tiny_features(),
-        Quantization(exclude=(whisper_pair.CONVOLUTIONS,)),
+        Quantization(correction="none", exclude=(whisper_pair.CONVOLUTIONS,)),
     )
 
 

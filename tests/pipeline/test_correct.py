@@ -103,7 +103,7 @@ def test_no_half_loses_with_fade_on_the_bundled_model(tmp_path, monkeypatch):
     graphs = exported(BUNDLED, tmp_path)
     recipe = Recipe("quartznet", "", calibration=Calibration(batches=2, batch_size=2, seconds=2.0, steps=5))
     judged = judged_layers(monkeypatch)
-    Tiny(graphs, calibration_features("synthetic", recipe, graphs), Quantization()).make(
+    Tiny(graphs, calibration_features("synthetic", recipe, graphs), Quantization(correction="none")).make(
         correction="fade", weight_bits=4
     )
     assert len(judged) == 24
@@ -123,11 +123,11 @@ def replaced_layers(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_rounding_a_weight_leaves_the_mean_output_where_it_was(ctc, monkeypatch, bits):
+@pytest.mark.parametrize("changes", [{"rounding": "gptq"}, {"weight_bits": 4}])
+def test_rounding_a_weight_leaves_the_mean_output_where_it_was(ctc, monkeypatch, changes):
     """Pointwise layers on the quantized inputs they read, centered or not: mean(W x + b) before and after rounding."""
     layers, centered = replaced_layers(monkeypatch), set()
-    ctc.make(correction="bias", weight_bits=bits)
+    ctc.make(correction="bias", **changes)
     for given, layer, replaced in layers:
         weight, bias = (layer.constants[name] for name in layer.node.input[1:3])
         new_weight, new_bias = (replaced.constants[name] for name in layer.node.input[1:3])

@@ -140,7 +140,7 @@ def add_model(sub: argparse.ArgumentParser) -> None:
         help="override one recipe value; may be repeated",
     )
     add_manifests(sub, "speech to measure WER on: NeMo JSON lines or LibriSpeech folders; may be repeated")
-    sub.add_argument("--correction", help="of weights for earlier layers' errors: none (default), bias, qep or fade")
+    sub.add_argument("--correction", help="of quantization errors: none, bias (default), qep or fade")
     sub.add_argument("--calib-dir", type=path, help="folder of committed scale tables (default: calib)")
     for flag in TRTEXEC:
         sub.add_argument(flag, action=OfTrtexec, nargs="?", help=argparse.SUPPRESS)

@@ -17,6 +17,7 @@ from trtasr.graph.center import center, centerable
 from trtasr.graph.own_part import own_patterns
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.network.network import Exported, Part, feeds
+from trtasr.pipeline.bias import corrected_biases, means_of, watched
 from trtasr.pipeline.correct import Corrected, Given, correct, group_ranks, vulnerabilities
 from trtasr.quant.centering import centering, collect_channels
 from trtasr.quant.ranges import collect
@@ -80,9 +81,11 @@ def observed_tables(
         centered = center(model, found.offsets)
         source = exported.files[index] if not found.offsets else centered.SerializeToString()
         inputs = feeds(exported.network, exported.files, examples, index)
-        histograms = collect(observe(source, activation_tensors(centered), inputs))
+        means = means_of(centered) if section.correction == "bias" else {}
+        histograms = collect(watched(observe(source, activation_tensors(centered), inputs), means))
         table = scale_table(histograms, weight_arrays(centered), section.ranges, section.headroom, found.fixed)
-        yield replace(table, offsets=found.offsets)
+        biases = corrected_biases(centered, table.weights, means, found.shifted) if means else {}
+        yield replace(table, offsets=found.offsets, corrected=biases)
 
 
 def walked_tables(

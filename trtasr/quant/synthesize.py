@@ -37,8 +37,8 @@ class SynthesisSettings:
         steps: most Adam steps per batch; a plateau ends a batch earlier.
         learning_rate: of Adam on the features.
         seed: of the random start.
-        bfloat16: run the network in bfloat16 autocast where the CPU has instructions for it; the statistics and the loss
-            stay float32.
+        bfloat16: run the network in bfloat16 autocast where the CPU has instructions for it; statistics and loss stay
+            float32.
     """
 
     batches: int = 6

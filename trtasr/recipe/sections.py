@@ -51,8 +51,9 @@ class Quantization:
         ranges: observer of activation ranges: ``max``, ``percentile``, ``mse`` or ``entropy``.
         headroom: factor on the observed ranges; above 1 leaves room for what the calibration data lack.
         center: shift one-sided channels between depthwise and pointwise convolutions to halve their range.
-        correction: of weights for the quantization error of earlier layers: ``none``, ``bias`` (mean error only),
-            ``qep`` (one strength for all layers) or ``fade`` (a strength per layer).
+        correction: ``none``; ``bias``: of what rounding a weight does to the mean of its layer's output; ``qep`` (one
+            strength for all layers) or ``fade`` (a strength per layer): that, and of weights for the quantization error
+            of earlier layers.
         alpha: strength of ``qep``, 0 to 1.
         damping: of ``qep`` and ``fade``: lambda over the mean power of a layer's input channels, at least 1e-6.
         rounding: of weights: ``nearest``, or ``gptq`` (rounding errors are compensated by later columns).
@@ -69,7 +70,7 @@ class Quantization:
     ranges: str = "max"
     headroom: float = 1.0
     center: bool = True
-    correction: str = "none"
+    correction: str = "bias"
     alpha: float = 0.5
     damping: float = 0.1
     rounding: str = "nearest"
@@ -82,7 +83,8 @@ class Quantization:
     @property
     def walked(self) -> bool:
         """True when weights depend on what earlier layers compute, so that the table is made layer by layer."""
-        return (self.correction, self.rounding, self.weight_bits) != ("none", "nearest", 8) or self.weight_only
+        alone = self.correction in ("none", "bias") and self.rounding == "nearest"
+        return not alone or self.weight_bits != 8 or self.weight_only
 
     @property
     def data_free(self) -> bool:

@@ -1,0 +1,129 @@
+"""Bias correction: the mean of a layer's output is what it is without rounding, on every kind of target."""
+
+import glob
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from trtasr.engine.sessions import observe
+from trtasr.graph.center import center, centerable
+from trtasr.graph.check import run_graph
+from trtasr.graph.tensors import sites
+from trtasr.pipeline.bias import corrected_biases, means_of, output_error, watched
+from trtasr.quant.ranges import representable
+from trtasr.quant.scales import weight_scale
+from trtasr.targets import T4_RTX
+from trtasr.targets.place import place
+from trtasr.values import ScaleTable, WeightScale
+
+CHANNELS = 24
+LAYERS = {
+    "pointwise": ("Conv<kernel_shape=[1]>(x, w, b)", (8, CHANNELS, 1), True),
+    "wide": ("Conv<kernel_shape=[3]>(x, w, b)", (8, CHANNELS, 3), True),
+    "depthwise": ("Conv<kernel_shape=[5], group=24>(x, w, b)", (CHANNELS, 1, 5), True),
+    "linear": ("MatMul(x, w)", (CHANNELS, 8), False),
+}
+
+
+def network(layer):
+    """A graph of one layer, its scale table of few codes, and what it reads, without the batch axis."""
+    node, shape, first = LAYERS[layer]
+    dims = f"1,{CHANNELS},T" if first else f"1,T,{CHANNELS}"
+    text = f"[layer] y = {node}" if first else f"[layer] h = {node}  y = Add(h, b)"
+    model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[{dims}] x) => (float y) {{ {text} }}""")
+    draw = np.random.default_rng(1)
+    stored = {"w": draw.normal(size=shape), "b": draw.normal(size=shape[0] if first else shape[1])}
+    model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), name) for name, v in stored.items())
+    rows = (draw.normal(size=(4000, CHANNELS)) + draw.normal(size=CHANNELS)).astype(np.float32)
+    scale = weight_scale(stored["w"].astype(np.float32), 0 if first else 1, 7)
+    return model, ScaleTable({}, {"w": scale}), np.ascontiguousarray(rows.T) if first else rows
+
+
+def changed(model, table, biases):
+    """The graph with its weight on the grid, and other biases."""
+    rounded = onnx.ModelProto.FromString(model.SerializeToString())
+    for item in rounded.graph.initializer:
+        values, entry = numpy_helper.to_array(item), table.weights["w"]
+        if item.name == "w":
+            steps = entry.scales.reshape([-1 if axis == entry.axis else 1 for axis in range(values.ndim)])
+            values = np.rint(values / steps) * steps
+        item.CopyFrom(numpy_helper.from_array(np.float32(biases.get(item.name, values)), item.name))
+    return rounded
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_mean_of_the_output_is_that_without_rounding(layer):
+    model, table, values = network(layer)
+    means = means_of(model)
+    assert list(watched([("x", values), ("y", values)], means)) == [("x", values), ("y", values)]
+    biases = corrected_biases(model, table.weights, means, {})
+    exact, plain, found = (
+        run_graph(graph, {"x": values[None]})["y"]
+        for graph in (model, changed(model, table, {}), changed(model, table, biases))
+    )
+    over = (0, 2) if LAYERS[layer][2] else (0, 1)
+    assert np.abs((plain - exact).mean(over)).max() > 0.1
+    np.testing.assert_allclose(found.mean(over), exact.mean(over), atol=2e-3)
+
+
+def test_a_layer_that_never_ran_and_one_without_a_bias_keep_what_they_have():
+    model, table, values = network("pointwise")
+    assert corrected_biases(model, table.weights, means_of(model), {}) == {}
+    del model.graph.node[0].input[2]
+    means = means_of(model)
+    means["x"].add(values)
+    assert corrected_biases(model, table.weights, means, {}) == {}
+
+
+def test_groups_of_channels_have_errors_of_their_own():
+    change = np.arange(12, dtype=np.float64).reshape(2, 1, 6)  # two groups, three channels of two taps each
+    point = np.array([1.0, 2.0, 3.0, 10.0, 20.0, 30.0])
+    assert output_error(change, point).tolist() == [1 * 1 + 2 * 5 + 3 * 9, 10 * 13 + 20 * 17 + 30 * 21]
+
+
+def inputs(ctc):
+    """The calibration features, utterance by utterance."""
+    return [{"features": item.features, "lengths": item.lengths} for item in ctc.features.examples()]
+
+
+def output_means(ctc, graph, output):
+    """Means of a tensor's channels over the calibration features, [C]."""
+    stream = observe(graph.SerializeToString(), (output,), inputs(ctc))
+    return np.concatenate([values for _, values in stream], axis=1).mean(1)
+
+
+def coarse(entry):
+    """Scales of a few codes, so that rounding is what changes the mean."""
+    return WeightScale(representable(16 * entry.scales), entry.axis)
+
+
+@pytest.mark.parametrize("scales", ["static", "dynamic"])
+def test_offsets_of_centering_are_counted_once(ctc, scales):
+    """One layer behind centered channels alone is INT8: the mean of its output is that of full precision."""
+    (model,), table, feeds = ctc.models(), ctc.table(), inputs(ctc)
+    centered, carried = center(model, table.offsets), centerable(model)
+    table = replace(table, weights={name: coarse(entry) for name, entry in table.weights.items()})
+    means, shifted = means_of(centered), {name: table.offsets[key] for key in table.offsets for name in carried[key]}
+    assert list(watched(observe(centered.SerializeToString(), tuple(means), feeds), means))
+    biases = corrected_biases(centered, table.weights, means, shifted)
+    (layer, *_) = [node for node in centered.graph.node if node.op_type == "Conv" and node.input[0] in shifted]
+    others = [glob.escape(item.node) for item in sites(model) if item.node != layer.name]
+    exact, errors = output_means(ctc, model, layer.output[0]), []
+    for one in (table, replace(table, corrected=biases)):
+        placed = place(centered, one, T4_RTX.scaled(scales), others)
+        assert placed.int8 == {layer.name}
+        errors.append(np.abs(output_means(ctc, placed.model, layer.output[0]) - exact).mean())
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_weights_and_ranges_are_no_part_of_it(tiny):
+    table, plain = tiny.table(correction="bias"), tiny.table()
+    assert table.corrected
+    assert not table.corrected.keys() & table.weights.keys()
+    assert table.activations == plain.activations
+    for name, entry in table.weights.items():
+        np.testing.assert_array_equal(entry.scales, plain.weights[name].scales)
