@@ -24,7 +24,7 @@ trained_by = trtasr.zoo.train --network $(MODEL) --out trtasr/zoo/$(MODEL).nemo
 training = $(if $(filter whisper,$(MODEL)),trtasr.zoo.train_whisper --out trtasr/zoo/whisper,$(trained_by))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt fuzz load chaos ablation t4-acceptance lint clean zoo
+.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt fuzz load chaos peers ablation t4-acceptance lint clean zoo
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -78,6 +78,9 @@ fuzz: $(STAMP) ## 100,000 mutated inputs through every reader of files: FUZZ="--
 
 load: $(STAMP) ## seconds of one compile of MODEL=archive alone and of three at once, BEFORE=other checkout in turn
 	PYTHONPATH=tests $(BIN)/python -m load $(MODEL) $(if $(BEFORE),--before $(BEFORE)) $(LOAD)
+
+peers: $(STAMP) ## WER of MODEL on MANIFEST in INT8 by other tools, which hear AUDIO=speech.json, beside ours (long)
+	PYTHONPATH=tests $(BIN)/python -m peers "$$MODEL" $(manifest) --audio "$(AUDIO)" $(PEERS)
 
 ablation: $(STAMP) ## WER and SQNR of every correction, mean and deviation over seeds (long): ABLATION="--bits 4 --resume"
 	@$(BIN)/trtasr ablation "$$MODEL" $(manifest) $(ABLATION)

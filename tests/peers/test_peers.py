@@ -1,0 +1,23 @@
+"""The table of peers on a tiny model: every tool's graphs run and are judged like ours."""
+
+from peers import __main__ as peers
+
+SMALL = {"batches": 1, "steps": 2, "seconds": 1.5}
+
+
+def test_every_peer_and_every_engine_of_ours_has_a_row(tiny_folder, capsys):
+    manifest = str(tiny_folder / "manifest.json")
+    command = [str(tiny_folder / "tiny.nemo"), "--manifest", manifest, "--audio", manifest]
+    assert peers.main(command, calibration=SMALL) == 0
+    *_, last = capsys.readouterr().out.split("\n\n")
+    rows = [line for line in last.splitlines()[1:] if line]
+    names = ["trtasr, t4-rtx", "trtasr, cpu", *peers.PEERS]
+    assert [next(name for name in names if row.startswith(name)) for row in rows] == names
+    for row in rows:
+        assert "nothing recognized" in row or float(row.split()[-1]) >= 0
+
+
+def test_a_missing_manifest_is_told(tiny_folder, tmp_path, capsys):
+    model = str(tiny_folder / "tiny.nemo")
+    assert peers.main([model, "--manifest", str(tmp_path / "no.json"), "--audio", "no.json"]) == 2
+    assert "no.json" in capsys.readouterr().err
