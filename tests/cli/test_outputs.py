@@ -182,7 +182,7 @@ def test_the_next_run_clears_what_kill_9_left(tmp_path, verb) -> None:
     words = {"compile": ["-o", str(tmp_path / "out"), *FAST], "calibrate": ["--calib-dir", str(tmp_path), *FAST[:4]]}
     following = [*command[:3], verb, str(model), *words[verb]]
     subprocess.run(following, env=environment, check=True, capture_output=True)
-    made = {"compile": {"out"}, "calibrate": {"model.json", "model.cache"}}[verb]
+    made = {"compile": {"out"}, "calibrate": {"model.json", "model.cache", "model.safetensors"}}[verb]
     assert {name.split("/")[0] for name in names(tmp_path) - before} == made
 
 

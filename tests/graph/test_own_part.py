@@ -1,6 +1,7 @@
 """The part of a table that belongs to a graph, and a committed table that is not of the graph that is compiled."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_a_table_that_does_not_fit_is_refused(
     table = json.loads((calibrated / "calib" / "tiny.json").read_text(encoding="utf-8"))
     name = change(table)
     (tmp_path / "tiny.json").write_text(json.dumps(table), encoding="utf-8")
+    shutil.copy(calibrated / "calib" / "tiny.safetensors", tmp_path)
     command = ["compile", calibrated / "tiny.nemo", "--calib-dir", tmp_path, "-o", tmp_path / "out", "-q", *FAST]
     assert main([str(part) for part in command]) == 2
     error = capsys.readouterr().err

@@ -178,7 +178,7 @@ def test_a_file_of_something_else_is_left_alone(ctc_bundle, tmp_path, capsys):
 def test_settings_are_settings_of_the_recipe():
     for changes in SETTINGS.values():
         assignments = [f"quantization.{key}={value}" for key, value in changes.items()]
-        assert override(Recipe("a", "b"), assignments).quantization != Quantization() or changes == CORRECTIONS["none"]
+        assert override(Recipe("a", "b"), assignments).quantization != Quantization() or changes == CORRECTIONS["bias"]
 
 
 def test_the_methods_of_the_papers_on_weights_alone_are_settings_too():

@@ -41,7 +41,7 @@ def test_acceptance_tries_every_variant_and_writes_one_file(host, tmp_path, monk
     monkeypatch.setenv("FAKE_TRT_NO_INT8", "/encoder/encoder.0/mconv.0/conv/Conv")  # the first depthwise convolution
     model, manifest = str(host / "tiny.nemo"), str(host / "manifest.json")
     command = ["acceptance", model, "--manifest", manifest, "-o", str(tmp_path / "all"), *FAST, "-q"]
-    assert main(command) == 0
+    assert main([*command, "--set", "quantization.fidelity=fast"]) == 0  # random weights are easily harmed
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "all" / "t4-acceptance.json").read_text())
     assert found["host"] == {"gpu": "Tesla T4 (fake)", "capability": [7, 5], "tensorrt": "10.16.1.11"}

@@ -9,10 +9,10 @@ import pytest
 from onnx import numpy_helper
 
 from trtasr.engine.sessions import observe
+from trtasr.graph.bias import corrected_biases, means_of, output_error, watched
 from trtasr.graph.center import center, centerable
 from trtasr.graph.check import run_graph
 from trtasr.graph.tensors import sites
-from trtasr.pipeline.bias import corrected_biases, means_of, output_error, watched
 from trtasr.quant.ranges import representable
 from trtasr.quant.scales import weight_scale
 from trtasr.targets import T4_RTX

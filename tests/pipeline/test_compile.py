@@ -256,7 +256,7 @@ def test_a_second_compile_gives_the_same_engine_and_replaces_the_first(made, tmp
     before = read(made.bundle, "bundle.json")["files"]
     out = shutil.copytree(made.bundle, tmp_path / "out")
     (out / "report.html").write_text("old")
-    assert compiling(made.checkpoint, out, "--manifest", made.manifest)[0] == 0
+    assert compiling(made.checkpoint, out, "--manifest", made.manifest, *made.flags)[0] == 0
     after = read(out, "bundle.json")["files"]
     same = [f"{part}.{kind}.onnx" for part in made.parts for kind in ("fp32", "qdq")]
     same += [name for part in made.parts for name in (f"t4-rtx/{part}.plan", f"cpu/{part}.int8.onnx")]
@@ -278,7 +278,7 @@ def test_committed_tables_are_reused_only_for_the_same_checkpoint_and_settings(m
     code, printed = run("calibrate", made.checkpoint, "--calib-dir", calib, *CHEAP)
     assert code == 0
     assert "PASSED" in printed
-    assert {path.name for path in calib.iterdir()} == {"tiny.json", "tiny.cache"}
+    assert {path.name for path in calib.iterdir()} == {"tiny.json", "tiny.cache", "tiny.safetensors"}
     assert asked == ["synthetic"]
     again = ["--target", "cpu", "--calib-dir", calib]
     assert compiling(made.checkpoint, out, *again)[0] == 0

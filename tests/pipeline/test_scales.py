@@ -19,11 +19,11 @@ from trtasr.graph.center import center
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.integer import first_read, integerize
 from trtasr.graph.own_part import own_part
-from trtasr.graph.tensors import activation_tensors, weight_tensors
+from trtasr.graph.tensors import activation_tensors, added_biases, weight_tensors
 from trtasr.network.network import Exported
 from trtasr.pipeline import correct as correcting
 from trtasr.pipeline import scales
-from trtasr.pipeline.correct import added_biases, group_ranks
+from trtasr.pipeline.correct import group_ranks
 from trtasr.pipeline.lock import write_table
 from trtasr.pipeline.scales import make_table
 from trtasr.quant.groups import spans

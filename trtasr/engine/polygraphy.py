@@ -146,6 +146,9 @@ def polygraphy_run(path: Path, kept: Kept) -> str:
     shown = path.resolve().relative_to(kept.folder.resolve()) if inside else path.resolve()
     if path.suffix == ".plan":
         return f"polygraphy run --trt {shlex.quote(str(shown))} --model-type engine --load-inputs {kept.inputs}"
-    command = f"polygraphy run {shlex.quote(str(shown))} --onnxrt --load-inputs {kept.inputs}"
-    # ONNX Runtime's optimizer is wrong on FP16 Q/DQ convolutions with a bias (see `open_session`).
-    return f"{command} --graph-optimization-level ORT_DISABLE_ALL" if has_half(load_model(path)) else command
+    command, model = f"polygraphy run {shlex.quote(str(shown))} --onnxrt --load-inputs {kept.inputs}", load_model(path)
+    if has_half(model):  # ONNX Runtime's optimizer is wrong on FP16 Q/DQ convolutions with a bias (see `open_session`)
+        return f"{command} --graph-optimization-level ORT_DISABLE_ALL"
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):  # not in INT8, which may overflow here
+        return f"{command} --graph-optimization-level ORT_ENABLE_BASIC"
+    return command

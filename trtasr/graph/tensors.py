@@ -1,12 +1,16 @@
 """What can be quantized in a graph: activation tensors, weights, sites."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from trtasr.values import Site
+from trtasr.graph.edit import consumers
+from trtasr.values import FloatArray, Site
 
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 FUNCTIONS = ("Relu", "Clip", "Selu", "Sigmoid", "HardSigmoid", "Gelu", "Erf", "Tanh", "LayerNormalization", "Softmax")
@@ -133,3 +137,36 @@ def output_axis(node: NodeProto, rank: int) -> int:
 def attribute(node: NodeProto, name: str, default: Any) -> Any:
     """Value of a node attribute, or ``default`` where it is absent."""
     return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
+
+
+def added_biases(graph: onnx.ModelProto) -> dict[str, tuple[str, FloatArray]]:
+    """Biases of linear layers, which ONNX adds by a node of its own.
+
+        MatMul(x, W [d, O]) -> Add(b [O])
+
+    Returns:
+        node name of the MatMul -> name and values of b. A sum that something else reads too, or a b that several nodes
+        share, is none.
+    """
+    stored, readers = {item.name: item for item in graph.graph.initializer}, consumers(graph)
+    outputs, found = {value.name for value in graph.graph.output}, {}
+    for node in graph.graph.node:
+        behind = readers[node.output[0]] if node.op_type == "MatMul" and node.input[1] in stored else []
+        if len(behind) == 1 and behind[0].op_type == "Add" and node.output[0] not in outputs:
+            names = [name for name in behind[0].input if name in stored and len(readers[name]) == 1]
+            if names and list(stored[names[0]].dims) == list(stored[node.input[1]].dims[-1:]):
+                found[node.name] = names[0], np.asarray(numpy_helper.to_array(stored[names[0]]), np.float32)
+    return found
+
+
+def grouped(node: NodeProto, weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """A weight as stored -> float64 [groups, O / groups, d]."""
+    rows = np.moveaxis(weight, output_axis(node, weight.ndim), 0).astype(np.float64)
+    return rows.reshape(attribute(node, "group", 1), -1, int(np.prod(rows.shape[1:])))
+
+
+def ungrouped(node: NodeProto, blocks: npt.NDArray[Any], shape: Sequence[int]) -> FloatArray:
+    """[groups, O / groups, d] -> the weight as stored, float32."""
+    axis = output_axis(node, len(shape))
+    rows = [shape[axis], *(size for index, size in enumerate(shape) if index != axis)]
+    return np.ascontiguousarray(np.moveaxis(blocks.reshape(rows), 0, axis), np.float32)

@@ -17,9 +17,8 @@ from onnx import numpy_helper
 from trtasr.bench.agreement import output_sqnr
 from trtasr.engine.walk import Replaced, Streams, Visited, walk
 from trtasr.errors import UsageError
-from trtasr.graph.edit import consumers
 from trtasr.graph.qdq import decide, int8_nodes
-from trtasr.graph.tensors import activation_tensors, attribute, output_axis
+from trtasr.graph.tensors import activation_tensors, added_biases, attribute, grouped, output_axis, ungrouped
 from trtasr.quant.gptq import gptq_codes, gptq_in_groups
 from trtasr.quant.groups import dequantized, nearest_in_groups
 from trtasr.quant.propagate import (
@@ -164,26 +163,6 @@ def group_ranks(scores: Mapping[str, float], group: Callable[[str], str]) -> dic
         for members in groups.values()
         for name, rank in zip(members, ranks(list(members.values())), strict=True)
     }
-
-
-def added_biases(graph: onnx.ModelProto) -> dict[str, tuple[str, FloatArray]]:
-    """Biases of linear layers, which ONNX adds by a node of its own.
-
-        MatMul(x, W [d, O]) -> Add(b [O])
-
-    Returns:
-        node name of the MatMul -> name and values of b. A sum that something else reads too, or a b that several nodes
-        share, is none.
-    """
-    stored, readers = {item.name: item for item in graph.graph.initializer}, consumers(graph)
-    outputs, found = {value.name for value in graph.graph.output}, {}
-    for node in graph.graph.node:
-        behind = readers[node.output[0]] if node.op_type == "MatMul" and node.input[1] in stored else []
-        if len(behind) == 1 and behind[0].op_type == "Add" and node.output[0] not in outputs:
-            names = [name for name in behind[0].input if name in stored and len(readers[name]) == 1]
-            if names and list(stored[names[0]].dims) == list(stored[node.input[1]].dims[-1:]):
-                found[node.name] = names[0], np.asarray(numpy_helper.to_array(stored[names[0]]), np.float32)
-    return found
 
 
 def corrected_layer(given: Given, layer: Visited, found: Corrected, rank: float) -> Replaced:
@@ -348,19 +327,6 @@ def channels_first(node: onnx.NodeProto, values: FloatArray) -> FloatArray:
     if node.op_type == "Conv":
         return values
     return np.ascontiguousarray(values.reshape(1, -1, values.shape[-1]).swapaxes(1, 2))
-
-
-def grouped(node: onnx.NodeProto, weight: npt.NDArray[Any]) -> Matrix:
-    """A weight as stored -> float64 [groups, O / groups, d]."""
-    rows = np.moveaxis(weight, output_axis(node, weight.ndim), 0).astype(np.float64)
-    return rows.reshape(attribute(node, "group", 1), -1, int(np.prod(rows.shape[1:])))
-
-
-def ungrouped(node: onnx.NodeProto, blocks: npt.NDArray[Any], shape: Sequence[int]) -> FloatArray:
-    """[groups, O / groups, d] -> the weight as stored, float32."""
-    axis = output_axis(node, len(shape))
-    rows = [shape[axis], *(size for index, size in enumerate(shape) if index != axis)]
-    return np.ascontiguousarray(np.moveaxis(blocks.reshape(rows), 0, axis), np.float32)
 
 
 def levels(settings: Quantization) -> int:

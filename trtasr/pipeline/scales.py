@@ -13,11 +13,11 @@ import onnx
 import onnx.numpy_helper
 
 from trtasr.engine.sessions import observe
+from trtasr.graph.bias import corrected_biases, means_of, watched
 from trtasr.graph.center import center, centerable
 from trtasr.graph.own_part import own_patterns
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.network.network import Exported, Part, feeds
-from trtasr.pipeline.bias import corrected_biases, means_of, watched
 from trtasr.pipeline.correct import Corrected, Given, correct, group_ranks, vulnerabilities
 from trtasr.quant.centering import centering, collect_channels
 from trtasr.quant.ranges import collect

@@ -13,8 +13,7 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from trtasr.graph.edit import constants
-from trtasr.graph.tensors import WEIGHTED
-from trtasr.pipeline.correct import added_biases, grouped
+from trtasr.graph.tensors import WEIGHTED, added_biases, grouped
 from trtasr.quant.means import Means
 from trtasr.quant.propagate import Matrix
 from trtasr.quant.ranges import CODES
