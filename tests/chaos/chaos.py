@@ -8,6 +8,7 @@ moments of the measured duration. Prints a table; exit 1 when any check failed. 
 
 import argparse
 import ctypes
+import hashlib
 import json
 import os
 import random
@@ -68,7 +69,10 @@ def calibrations(row: Row, place: Place, parts: list[float]) -> None:
         row.old, row.new = row.old + (table.read_bytes() == before), row.new + (table.read_bytes() != before)
         if table.with_suffix(".cache").read_text(encoding="utf-8") != cache_text(read_table(table)):
             row.wrong.append("the cache is of another table")
-        if len(list(folder.iterdir())) != 2:
+        biases = table.with_suffix(".safetensors").read_bytes()
+        if json.loads(table.read_bytes())["corrected_sha256"] != hashlib.sha256(biases).hexdigest():
+            row.wrong.append("the corrected biases are of another table")
+        if len(list(folder.iterdir())) != 3:
             row.wrong.append(f"left: {sorted(folder.iterdir())}")
         check_strays(row, place, killed=True)
 
