@@ -13,8 +13,10 @@ def test_every_peer_and_every_engine_of_ours_has_a_row(tiny_folder, capsys):
     rows = [line for line in last.splitlines()[1:] if line]
     names = ["trtasr, t4-rtx", "trtasr, cpu", *peers.PEERS]
     assert [next(name for name in names if row.startswith(name)) for row in rows] == names
-    for row in rows:
-        assert "nothing recognized" in row or float(row.split()[-1]) >= 0
+    figures = [row for row in rows if "nothing recognized" not in row]
+    assert figures[:2] == rows[:2]
+    assert len(figures) > 2  # random weights, rounded otherwise, may say nothing
+    assert len({row.split("  ", 1)[1].strip() for row in figures}) > 1
 
 
 def test_a_missing_manifest_is_told(tiny_folder, tmp_path, capsys):

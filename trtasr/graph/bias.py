@@ -6,6 +6,7 @@ Every layer for itself, at the means of what full precision computes: nothing de
 is the same in every frame, so it adds up where noise does not.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from trtasr.graph.edit import constants
-from trtasr.graph.tensors import WEIGHTED, added_biases, grouped
+from trtasr.graph.tensors import WEIGHTED, added_biases, attribute, grouped, output_axis
 from trtasr.quant.means import Means
 from trtasr.quant.propagate import Matrix
 from trtasr.quant.ranges import CODES
@@ -24,9 +25,9 @@ def means_of(model: onnx.ModelProto) -> dict[str, Means]:
     """Where to add up what the layers of a graph read: input of a layer -> nothing seen yet."""
     stored, found = constants(model), dict[str, Means]()
     for node in layers(model):
-        weight, convolution = stored[node.input[1]], node.op_type == "Conv"
-        blocks = grouped(node, numpy_helper.to_array(weight))
-        channels = weight.dims[1] * len(blocks) if convolution else blocks.shape[2]
+        dims, convolution = stored[node.input[1]].dims, node.op_type == "Conv"
+        own = math.prod(dims) // dims[output_axis(node, len(dims))]
+        channels = dims[1] * attribute(node, "group", 1) if convolution else own
         found[node.input[0]] = Means(channels, first=convolution)
     return found
 

@@ -82,7 +82,10 @@ def synthesize(model: nn.Module, mel_bins: int, settings: SynthesisSettings) -> 
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (settings.batch_size, mel_bins, settings.frames)
     lengths = torch.full((settings.batch_size,), settings.frames, dtype=torch.int64)
-    loss = partial(matching_loss, model, norms, lengths, settings.bfloat16 and has_bfloat16())
+    bfloat16 = settings.bfloat16 and has_bfloat16()
+    if settings.bfloat16 and not bfloat16:
+        logger.info("this CPU has no instructions for bfloat16: synthesis runs in float32")
+    loss = partial(matching_loss, model, norms, lengths, bfloat16)
     batches = []
     bar: tqdm[Any]
     with tqdm(total=settings.batches * settings.steps, desc="synthesize", unit="step", disable=None) as bar:
