@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtasr.bench.fidelity import LIMITS, Tally, divergences, edits, loss, tally, total
+from trtasr.bench.fidelity import LIMITS, Tally, divergences, edits, loss, margin_noise, tally, total
 
 EXACT = np.array([[2.0, 1.0, 0.0], [0.0, 0.1, -5.0]], np.float32)
 TOKENS = st.lists(st.integers(0, 3), max_size=8)
@@ -67,3 +67,24 @@ def test_a_text_where_there_should_be_none_is_an_error_a_token():
 
 def test_max_asks_for_more_than_high_and_fast_is_judged_as_high_is():
     assert LIMITS["max"] < LIMITS["high"] == LIMITS["fast"]
+
+
+def test_margin_noise_is_the_square_error_of_near_margins():
+    exact = np.array([[1.0, 1.0, -9.0], [30.0, 0.0, -9.0]])
+    error = np.array([[0.5, 0.0, 7.0], [0.0, 0.9, 7.0]])  # the third token is no rival, the second margin is wide
+    assert margin_noise([exact], [exact + error]) == pytest.approx(0.25, rel=1e-6)
+
+
+@given(st.integers(0, 999), st.floats(-50, 50))
+def test_margin_noise_has_bounds_and_ignores_what_is_added_to_all_tokens(seed, shift):
+    draw = np.random.default_rng(seed)
+    exact, error = draw.normal(size=(2, 9, 6))
+    assert margin_noise([exact], [exact + shift]) == pytest.approx(0, abs=1e-12)
+    assert 0 < margin_noise([exact], [exact + 0.1 * error]) < margin_noise([exact], [exact + error]) <= 1
+    assert margin_noise([exact], [exact + 1e6 * error]) == pytest.approx(1)
+
+
+def test_margin_noise_of_utterances_is_that_of_all_their_positions():
+    draw = np.random.default_rng(0)
+    exact, found = draw.normal(size=(2, 9, 6))
+    assert margin_noise([exact[:4], exact[4:]], [found[:4], found[4:]]) == pytest.approx(margin_noise([exact], [found]))

@@ -11,8 +11,10 @@ from trtasr.errors import RecipeError, UsageError
 from trtasr.graph.check import check_model, run_graph
 from trtasr.graph.cpu_rules import dynamic_rules
 from trtasr.graph.dynamic import dynamic_layers
+from trtasr.graph.pointwise import per_position
 from trtasr.graph.qdq import decide, int8_nodes
-from trtasr.quant.scales import along, quantize_weight
+from trtasr.quant.rotation import rotated
+from trtasr.quant.scales import along, quantize_weight, weight_scale
 from trtasr.values import ScaleTable
 
 LAYERS = {  # name: node, shape of the input, axis of its channels, shape of the weight
@@ -64,10 +66,14 @@ def rounded(x, axis):
 
 
 def with_rounded_weight(model, table):
-    copied = onnx.ModelProto.FromString(model.SerializeToString())
+    """The model with its weight on the grid, rotated where each position is a product for itself."""
+    copied, turned = onnx.ModelProto.FromString(model.SerializeToString()), bool(per_position(model))
     for item in copied.graph.initializer:
         if item.name in table.weights:
             entry, values = table.weights[item.name], numpy_helper.to_array(item)
+            if turned:
+                values = rotated(values, 1 - entry.axis)
+                entry = weight_scale(values, entry.axis)
             codes = quantize_weight(values, entry.scales, entry.axis)
             stored = (codes * along(entry.scales, entry.axis, values.ndim)).astype(np.float32)
             item.CopyFrom(numpy_helper.from_array(stored, item.name))
@@ -82,7 +88,8 @@ def test_a_layer_equals_the_numpy_model(name):
     check_model(lowered)
     assert ops(lowered, "Conv") == ops(lowered, "MatMul") == 0
     assert "layer" in {node.name for node in lowered.graph.node if node.op_type == "MatMulIntegerToFloat"}
-    expected = run_graph(with_rounded_weight(model, table), {"x": rounded(x, axis)})["y"]
+    seen = rounded(rotated(x, axis) if per_position(model) else x, axis)
+    expected = run_graph(with_rounded_weight(model, table), {"x": seen})["y"]
     found = run_graph(lowered, {"x": x})["y"]
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
@@ -223,12 +230,12 @@ def test_a_convolution_that_no_mask_stands_before_reads_padding_as_it_did():
     assert np.square(found - exact).sum() < 1e-3 * np.square(exact).sum()
 
 
-def test_conformer_is_closer_and_its_layers_share_codes(conformer):
+def test_conformer_is_as_close_and_its_layers_share_codes(conformer):
     lowered = for_cpu_per_position(conformer.fp32, conformer.table)
     check_model(lowered)
     reference = run_graph(conformer.fp32, conformer.feeds)
     static = sqnr_db(reference, run_graph(for_cpu(conformer.fp32, conformer.table), conformer.feeds))
-    assert sqnr_db(reference, run_graph(lowered, conformer.feeds)) > max(static, 40)
+    assert sqnr_db(reference, run_graph(lowered, conformer.feeds)) > max(static - 3, 40)  # its weights have no outliers
     made = {node.name: node for node in lowered.graph.node}
     assert len({made[f"/encoder/layers.0/self_attn/linear_{part}/MatMul"].input[0] for part in "qkv"}) == 1
     decisions = decide(conformer.fp32, dynamic_rules(conformer.fp32))

@@ -84,6 +84,32 @@ def tally(exact: FloatArray, found: FloatArray, said: Sequence[int], heard: Sequ
     )
 
 
+def margin_noise(exact: Iterable[FloatArray], found: Iterable[FloatArray]) -> float:
+    """How far an engine moves the decisions that are near: mean square error of the margin in nats^2, 0..1.
+
+        sum_t w_t min(1, d_t^2) / sum_t w_t,    w_t = 1 / (1 + exp(m_t))
+
+    with m_t the margin between FP32's two most likely tokens at a position t, and d_t the engine's error of it. A token
+    changes where -d_t exceeds m_t, so a wide margin counts for little, and beyond 1 nat it is all the same how far.
+    The mean KL divergence is the sum of a few large moves (a token one frame earlier, which no transcript shows);
+    this is what all small ones do to words, and of different layers it adds up.
+
+    Args:
+        exact: FP32's scores (logits or log-probabilities) of every utterance, [positions, tokens].
+        found: the engine's.
+    """
+    weights, moved = 0.0, 0.0
+    for reference, scores in zip(exact, found, strict=True):
+        second, first = np.argpartition(reference, -2, axis=-1)[:, -2:].T
+        rows = np.arange(len(reference))
+        margin = (reference[rows, first] - reference[rows, second]).astype(np.float64)
+        error = scores[rows, first].astype(np.float64) - scores[rows, second] - margin
+        near = 1 / (1 + np.exp(np.abs(margin)))
+        weights += float(near.sum())
+        moved += float((near * np.minimum(1, np.square(error))).sum())
+    return moved / weights if weights else 0.0
+
+
 def total(tallies: Iterable[Tally]) -> Tally:
     """The sum of all."""
     return sum(tallies, Tally())

@@ -13,8 +13,10 @@ from trtasr.graph.cpu_qdq import MICROSOFT, MIDDLE, TO_COLUMNS, TO_ROWS, Forms, 
 from trtasr.graph.cpu_rules import framewise
 from trtasr.graph.edit import weight_scales_of
 from trtasr.graph.pointwise import ABSMAX
+from trtasr.graph.rotate import rotated_layers, rotation_constants, rotation_nodes
 from trtasr.graph.tensors import attribute
-from trtasr.quant.scales import quantize_weight
+from trtasr.quant.rotation import rotated
+from trtasr.quant.scales import quantize_weight, weight_scale
 from trtasr.values import ScaleTable
 
 STEP = "position_step", np.float32(1) / np.float32(127)  # between the codes of a position whose largest magnitude is 1
@@ -34,6 +36,7 @@ def quantize_positions_for_cpu(model: onnx.ModelProto, table: ScaleTable, int8: 
     - Per-token dynamic quantization: the scale a / 127 of a position depends on nothing but its own channels. Neither
       calibration nor other utterances of a batch decide what it can represent; of the table only the scales of the
       weights are read. Nodes that read the same tensor share its codes.
+    - In front of what is a product in every position for itself x is rotated, and so is W (`trtasr.graph.rotate`).
     - A pointwise convolution is that product over channels last; its bias is added in float32.
     - A wider convolution (over one or two axes, strides and dilations too) is one product per tap: the taps of an
       output read positions of different scales. y[t] = b + sum_k a[s t + k] (q[s t + k] W_k).
@@ -62,7 +65,8 @@ class PositionLowering(Lowering):
     def __init__(self, model: onnx.ModelProto, table: ScaleTable, int8: Collection[str]) -> None:
         super().__init__(model, table, quantized=())  # no tensor has codes of one scale
         self.int8 = int8
-        self.coded: dict[str, Forms] = {}  # by the name of the float32 tensor, channels last
+        self.rotated = rotated_layers(model, table, int8)
+        self.coded: dict[tuple[str, bool], Forms] = {}  # by the name of the float32 tensor, channels last, and rotation
 
     def _lower(self, node: NodeProto) -> None:
         if node.name in self.int8 and node.op_type == "MatMul":
@@ -80,7 +84,7 @@ class PositionLowering(Lowering):
         source, output = node.input[0], node.output[0]
         self.values.setdefault(source, Forms(columns=source))  # embeddings of distances are computed from no feature
         matrix, scales = self._int8(node)
-        self._tap(self._positions(self._columns(source)), matrix, scales, output, node.name)
+        self._tap(self._positions(self._columns(source), node), matrix, scales, output, node.name)
         self.values[output] = Forms(columns=output)
 
     def _convolution(self, node: NodeProto) -> None:
@@ -95,13 +99,13 @@ class PositionLowering(Lowering):
         self.values[node.output[0]] = Forms(rows=total[0], rank=weight.ndim)
 
     def _int8(self, node: NodeProto) -> tuple[np.ndarray, str]:
-        """A weight on the grid of its scales, as stored, and the name of the scales."""
-        entry = weight_scales_of(self.table, node.input[1])
+        """A weight on the grid of its scales, as stored or rotated, and the name of the scales."""
+        entry, weight = weight_scales_of(self.table, node.input[1]), self._array(node.input[1])
+        if node.name in self.rotated:
+            weight = rotated(weight, 1 - entry.axis)
+            entry = weight_scale(weight, entry.axis)
         scales = np.asarray(entry.scales, np.float32)
-        return (
-            quantize_weight(self._array(node.input[1]), scales, entry.axis),
-            self._constant(f"{node.name}/weight_scale", scales),
-        )
+        return quantize_weight(weight, scales, entry.axis), self._constant(f"{node.name}/weight_scale", scales)
 
     def _tap(self, codes: Forms, matrix: np.ndarray, scales: str, output: str, layer: str) -> None:
         """Of one tap, a (q W): an integer product, and each row of it times the largest magnitude of its position.
@@ -113,24 +117,35 @@ class PositionLowering(Lowering):
         relative = self._emit("MatMulIntegerToFloat", inputs, f"{output}_relative", layer, domain=MICROSOFT)
         self._emit("Mul", [relative, codes.scale], output, f"{layer}{ABSMAX}" if layer else "")
 
-    def _positions(self, rows: str) -> Forms:
-        """Codes and largest magnitudes of a float32 tensor, channels last, made once for all its readers."""
-        if rows not in self.coded:
-            magnitudes = self._emit("Abs", [rows], f"{rows}_magnitudes")
-            most = self._emit("ReduceMax", [magnitudes, self._integers(-1)], f"{rows}_most", keepdims=1)
-            largest = self._emit("Max", [most, self._constant(*QUIET)], f"{rows}_largest")
-            inverse = self._emit("Reciprocal", [largest], f"{rows}_inverse")
-            divided = self._emit("Mul", [rows, inverse], f"{rows}_divided")
-            inputs = [divided, self._constant(*STEP), self._constant(*MIDDLE)]
-            self.coded[rows] = Forms(codes=self._emit("QuantizeLinear", inputs, f"{rows}_codes"), scale=largest)
-        return self.coded[rows]
+    def _positions(self, rows: str, node: NodeProto) -> Forms:
+        """Codes and largest magnitudes of what a node reads, float32, channels last; made once for all like readers."""
+        turned = node.name in self.rotated
+        if (rows, turned) not in self.coded:
+            self.coded[rows, turned] = self._codes_of(self._rotated(rows, node) if turned else rows)
+        return self.coded[rows, turned]
+
+    def _rotated(self, rows: str, node: NodeProto) -> str:
+        weight = self.weights[node.input[1]]
+        nodes, found = rotation_nodes(rows, weight.dims[0 if node.op_type == "MatMul" else 1])
+        self.nodes += nodes
+        self.initializers.update({item.name: item for item in rotation_constants()})
+        return found
+
+    def _codes_of(self, rows: str) -> Forms:
+        magnitudes = self._emit("Abs", [rows], f"{rows}_magnitudes")
+        most = self._emit("ReduceMax", [magnitudes, self._integers(-1)], f"{rows}_most", keepdims=1)
+        largest = self._emit("Max", [most, self._constant(*QUIET)], f"{rows}_largest")
+        inverse = self._emit("Reciprocal", [largest], f"{rows}_inverse")
+        divided = self._emit("Mul", [rows, inverse], f"{rows}_divided")
+        inputs = [divided, self._constant(*STEP), self._constant(*MIDDLE)]
+        return Forms(codes=self._emit("QuantizeLinear", inputs, f"{rows}_codes"), scale=largest)
 
     def _read(self, node: NodeProto, rank: int) -> Forms:
         """What a convolution reads: where a mask is 0, a is 0."""
         source, mask = node.input[0], self._mask_of(node.input[0])
         if not mask:
-            return self._positions(self._rows(source, rank))
-        codes = self._positions(self._rows(self.made_by[source].input[0], rank))
+            return self._positions(self._rows(source, rank), node)
+        codes = self._positions(self._rows(self.made_by[source].input[0], rank), node)
         if self.masks_can_go and framewise(node):
             return codes
         factors = [codes.scale, self._mask_rows(mask, rank)]

@@ -7,15 +7,17 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 from onnx.helper import make_node
 
-from trtasr.graph.edit import constants, rebuilt, tensor
+from trtasr.graph.edit import constants, rebuilt, tensor, weight_scales_of
 from trtasr.graph.halve import SMALLEST_NORMAL
 from trtasr.graph.lint import LARGEST_HALF
-from trtasr.graph.pointwise import ABSMAX, dequantize_columns, is_pointwise, product_nodes
-from trtasr.graph.qdq import dequantized_weight, insert_qdq
+from trtasr.graph.pointwise import ABSMAX, per_position, product_nodes
+from trtasr.graph.qdq import insert_qdq
+from trtasr.graph.rotate import rotated_layers, rotation_constants, rotation_nodes
 from trtasr.quant.ranges import CODES, representable
+from trtasr.quant.rotation import rotated
+from trtasr.quant.scales import quantize_weight, weight_scale
 from trtasr.values import ScaleTable
 
-PRODUCTS = ("Conv", "MatMul")
 UNIT_SCALE = representable(1 / CODES)  # of what lies between -1 and 1
 
 
@@ -24,8 +26,8 @@ def insert_dynamic_qdq(model: onnx.ModelProto, table: ScaleTable, int8: Collecti
 
         x [B,I,T] -> Conv(W [O,I,1], b) -> y
     becomes
-        x -> Transpose -> r [B,T,I] -> Abs -> ReduceMax(I) -> Clip(2^-14, 65504) -> a [B,T,1]
-        r / a -> Q(s) -> DQ(s) -> MatMul(DQ(Wq')) -> Mul(a) -> Add(b) -> Transpose -> y
+        x -> Transpose -> R -> r [B,T,I] -> Abs -> ReduceMax(I) -> Clip(2^-14, 65504) -> a [B,T,1]
+        r / a -> Q(s) -> DQ(s) -> MatMul(DQ(Wq)) -> Mul(a) -> Add(b) -> Transpose -> y
 
     with s = 1/127, raised to an FP16 value. A MatMul with a stored weight becomes the same without the two Transposes,
     a convolution over two axes the same with one axis more. Per-token dynamic quantization as in LLM.int8 (Dettmers et
@@ -37,8 +39,11 @@ def insert_dynamic_qdq(model: onnx.ModelProto, table: ScaleTable, int8: Collecti
     Clip: a frame of silence must not be divided by 0, so a is at least the smallest normal FP16 number; an FP16 graph's
     infinity gets the largest code instead of NaN.
 
+    R rotates the channels (`trtasr.quant.rotation`) and Wq = W R^T, rounded, with scales of its own: what the table has
+    for W does not fit it. Where the table has corrected weights, which lie on its grid, there is no R.
+
     Every other INT8 node (a kernel over several positions, Gemm) keeps the static pair of `insert_qdq`, and every
-    weight its codes and scales.
+    weight of these its codes and scales.
 
     Args:
         model: FP32 graph; not changed.
@@ -49,29 +54,24 @@ def insert_dynamic_qdq(model: onnx.ModelProto, table: ScaleTable, int8: Collecti
         UsageError: a scale is missing, not positive or not finite.
     """
     chosen = per_position(model).intersection(int8)
+    turned = rotated_layers(model, table, int8)
     static = insert_qdq(model, table, set(int8) - chosen)
     stored, nodes = constants(static), list[NodeProto]()
-    added = {item.name: item for item in unit_constants()}
+    added = {item.name: item for item in (*unit_constants(), *rotation_constants())}
     done: set[str] = set()
     for node in static.graph.node:
         if node.name not in chosen:
             nodes.append(node)
             continue
-        weight, constant = matrix_of(node, table, stored)
+        weight, constant = matrix_of(node, table, stored, node.name in turned)
         rank, rows = len(stored[node.input[1]].dims), rows_of(node)
-        before = [*transposed(node.input[0], rows, rank), *unit_codes(rows)]
+        mixed, source = rotation_nodes(rows, constant[0].dims[0]) if node.name in turned else ([], rows)
+        before = [*transposed(node.input[0], rows, rank), *mixed, *unit_codes(rows, source)]
         nodes += [made for made in (*before, weight) if made.output[0] not in done]
         nodes += scaled_product(node, weight.output[0], rank)
         done.update(made.output[0] for made in (*before, weight))
         added.update({item.name: item for item in constant})
     return rebuilt(static, nodes, {**stored, **added}.values())
-
-
-def per_position(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes of an FP32 graph that are a product with a stored weight in every position for itself."""
-    stored = constants(model)
-    weighted = [node for node in model.graph.node if node.op_type in PRODUCTS and node.input[1] in stored]
-    return {node.name for node in weighted if node.op_type == "MatMul" or is_pointwise(node, stored[node.input[1]])}
 
 
 def dynamic_layers(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -81,15 +81,26 @@ def dynamic_layers(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def matrix_of(
-    node: NodeProto, table: ScaleTable, stored: dict[str, TensorProto]
+    node: NodeProto, table: ScaleTable, stored: dict[str, TensorProto], turn: bool
 ) -> tuple[NodeProto, list[TensorProto]]:
-    """The DequantizeLinear of a node's weight as a matrix [I, O], and what it reads."""
-    [whole], [codes, scales] = dequantized_weight(node.input[1], table, stored)
-    if node.op_type == "MatMul":
-        return whole, [codes, scales]
-    matrix, columns = numpy_helper.to_array(codes), f"{codes.name}_columns"
-    turned = tensor(columns, np.ascontiguousarray(matrix.reshape(matrix.shape[:2]).T))
-    return dequantize_columns(whole, columns), [turned, scales]
+    """The DequantizeLinear of a node's weight as a matrix [I, O], and what it reads: codes and scales.
+
+    Args:
+        node: MatMul, or convolution.
+        table: scales of weights as they are.
+        stored: constants of the graph.
+        turn: whether its rows are rotated.
+    """
+    name, entry = node.input[1], weight_scales_of(table, node.input[1])
+    values = numpy_helper.to_array(stored[name])
+    matrix = values if node.op_type == "MatMul" else np.ascontiguousarray(values.reshape(values.shape[:2]).T)
+    if turn:
+        matrix = rotated(matrix, 0)
+    scales = weight_scale(matrix, 1).scales if turn else entry.scales
+    codes = tensor(f"{name}_int8_columns", quantize_weight(matrix, scales, 1))
+    step = tensor(f"{name}_scale", np.asarray(scales, np.float32))
+    whole, title = [f"{codes.name}_dequantized"], f"{name}/DequantizeLinear"
+    return make_node("DequantizeLinear", [codes.name, step.name], whole, name=title, axis=1), [codes, step]
 
 
 def unit_constants() -> list[TensorProto]:
@@ -114,18 +125,22 @@ def transposed(source: str, rows: str, rank: int) -> list[NodeProto]:
     return [] if rows == source else [make_node("Transpose", [source], [rows], name=rows, perm=order)]
 
 
-def unit_codes(rows: str) -> list[NodeProto]:
+def unit_codes(rows: str, source: str) -> list[NodeProto]:
     """From rows to their magnitudes ``<rows>_absmax`` and the dequantized codes ``<rows>_unit_dequantized``.
 
     The codes are of r / a, which lies between -1 and 1 in every row.
+
+    Args:
+        rows: names all that is made.
+        source: r: the rows, or what they are rotated to.
     """
     absmax, unit, how = f"{rows}_absmax", f"{rows}_unit", ["unit_scale", "int8_zero"]
     bounds, codes = ["least_absmax", "largest_absmax"], f"{rows}_unit_quantized"
     return [
-        make_node("Abs", [rows], [f"{rows}_abs"], name=f"{rows}/Abs"),
+        make_node("Abs", [source], [f"{rows}_abs"], name=f"{rows}/Abs"),
         make_node("ReduceMax", [f"{rows}_abs", "channels"], [f"{rows}_max"], name=f"{rows}/ReduceMax", keepdims=1),
         make_node("Clip", [f"{rows}_max", *bounds], [absmax], name=f"{rows}/Clip"),
-        make_node("Div", [rows, absmax], [unit], name=f"{rows}/Div"),
+        make_node("Div", [source, absmax], [unit], name=f"{rows}/Div"),
         make_node("QuantizeLinear", [unit, *how], [codes], name=f"{rows}/QuantizeLinear"),
         make_node("DequantizeLinear", [codes, *how], [f"{unit}_dequantized"], name=f"{rows}/DequantizeLinear"),
     ]

@@ -8,6 +8,7 @@ from onnx.helper import make_node
 from trtasr.graph.edit import constants, producers, rebuilt, tensor
 from trtasr.graph.tensors import attribute
 
+PRODUCTS = ("Conv", "MatMul")
 ABSMAX = "/absmax"  # ends the name of the node that multiplies a product by the magnitudes of its rows
 
 
@@ -47,6 +48,13 @@ def pointwise_to_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes.append(make_node("Transpose", [node.input[0]], [rows], name=f"{node.name}/rows", perm=to_rows))
         nodes += product_nodes(node, rows, columns if dequantize is None else f"{columns}_dequantized", rank)
     return rebuilt(model, nodes, [*model.graph.initializer, *added.values()])
+
+
+def per_position(model: onnx.ModelProto) -> set[str]:
+    """Names of the nodes of an FP32 graph that are a product with a stored weight in every position for itself."""
+    stored = constants(model)
+    weighted = [node for node in model.graph.node if node.op_type in PRODUCTS and node.input[1] in stored]
+    return {node.name for node in weighted if node.op_type == "MatMul" or is_pointwise(node, stored[node.input[1]])}
 
 
 def is_pointwise(node: NodeProto, weight: TensorProto) -> bool:

@@ -20,7 +20,7 @@ def fidelity_lines(found: Sequence[Judged]) -> list[str]:
 
 
 def left_words(engine: Engine, found: Sequence[Judged]) -> str:
-    """The layers of an engine that went back to floating point for fidelity, and what each does; empty for none."""
+    """The layers of an engine that went back to floating point for fidelity, with the noise of each; empty for none."""
     harm = next((item.harm for item in found if item.target == engine.target), {})
     rules = {item.node: item.rule for item in engine.decisions}
     names = [f"{name} ({format_db(harm[name])} dB alone)" for name in harm if rules.get(name) == "fidelity"]

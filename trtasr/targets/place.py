@@ -15,6 +15,7 @@ from trtasr.graph.dynamic import dynamic_layers
 from trtasr.graph.lint import HEADROOM, large_activations
 from trtasr.graph.passes import pass_name, passed
 from trtasr.graph.qdq import decide, int8_nodes
+from trtasr.graph.rotate import rotated_layers
 from trtasr.targets.target import Target
 from trtasr.values import Decision, ScaleTable
 
@@ -58,11 +59,13 @@ def place(centered: onnx.ModelProto, table: ScaleTable, target: Target, patterns
         return Placed(centered, centered, ())
     decisions = decide(centered, (*target.graph_rules(centered), *target.rules), patterns)
     int8 = set(int8_nodes(decisions))
-    corrected = with_corrections(centered, table, int8)
     if target.activation_scales == "dynamic":
-        fp32 = uncentered(corrected, table.offsets)
+        kept = int8 - rotated_layers(
+            centered, table, int8
+        )  # a rotated weight rounds otherwise than its bias was made for
+        fp32 = uncentered(with_corrections(centered, table, kept), table.offsets)
     else:
-        fp32 = give_back_quantized(corrected, table, int8)
+        fp32 = give_back_quantized(with_corrections(centered, table, int8), table, int8)
     return Placed(fp32, target.quantize(fp32, table, int8), decisions)
 
 

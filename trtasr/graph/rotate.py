@@ -1,0 +1,72 @@
+"""Nodes that rotate the channels of a tensor (`trtasr.quant.rotation`) in front of what rounds it."""
+
+from collections.abc import Collection
+from itertools import count
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto
+from onnx.helper import make_node
+
+from trtasr.graph.edit import tensor
+from trtasr.graph.pointwise import per_position
+from trtasr.quant.rotation import butterflies, order
+from trtasr.values import ScaleTable
+
+
+def rotated_layers(model: onnx.ModelProto, table: ScaleTable, int8: Collection[str]) -> set[str]:
+    """Layers with a scale per position whose channels are rotated: all, unless the table has weights of its own.
+
+    Weights that a table corrects lie on the grid of its scales, which a rotation would leave.
+
+    Args:
+        model: FP32 graph.
+        table: of this graph.
+        int8: names of the quantized nodes.
+    """
+    matrices = [name for name, values in table.corrected.items() if values.ndim > 1]
+    return set() if matrices else per_position(model).intersection(int8)
+
+
+def rotation_nodes(rows: str, channels: int) -> tuple[list[NodeProto], str]:
+    """From ``rows`` [..., C] to ``rows``_rotated, with the factor first: FP16 could not hold the sum of four.
+
+        r -> Mul(1/2) -> Split(4) -> sums and differences of quarters -> Concat -> R r
+
+    Args:
+        rows: tensor, channels last.
+        channels: C; no node where it is odd.
+
+    Returns:
+        the nodes, which read `rotation_constants`, and the name of their result.
+    """
+    size, numbers = order(channels), count()
+    if size == 1:
+        return [], rows
+    half, whole = f"{rows}_half", f"{rows}_rotated"
+    parts = [f"{rows}_part{index}" for index in range(size)]
+    nodes = [
+        make_node("Mul", [rows, factor(size)], [half], name=f"{rows}/Half"),
+        make_node("Split", [half], parts, name=f"{rows}/Split", axis=-1, num_outputs=size),
+    ]
+
+    def mixed(kind: str) -> str:
+        return f"{rows}_{kind.lower()}{next(numbers)}"
+
+    def emit(kind: str, one: str, other: str) -> str:
+        nodes.append(make_node(kind, [one, other], [mixed(kind)], name=""))
+        nodes[-1].name = nodes[-1].output[0]
+        return str(nodes[-1].output[0])
+
+    found = butterflies(parts, lambda one, other: emit("Add", one, other), lambda one, other: emit("Sub", one, other))
+    return [*nodes, make_node("Concat", found, [whole], name=f"{rows}/Concat", axis=-1)], whole
+
+
+def factor(size: int) -> str:
+    """Name of the constant 1 / sqrt(size)."""
+    return f"rotation_{size}"
+
+
+def rotation_constants() -> list[TensorProto]:
+    """What `rotation_nodes` reads."""
+    return [tensor(factor(size), np.float32(1 / np.sqrt(size))) for size in (2, 4)]

@@ -1,0 +1,58 @@
+"""Rotation of channels by a small Hadamard matrix: what is spread over several of them rounds with less error.
+
+    y = W x = (W R^T)(R x),   R orthogonal            QuaRot (Ashkboos et al. 2024, arXiv 2404.00456), QuIP# (Tseng et
+                                                      al. 2024, arXiv 2402.04396, section 3)
+
+A scale is set by the largest of the numbers that share it. Sums and differences of several have a smaller largest one
+beside the same energy, of weights as of activations. R is block-diagonal here: a Hadamard matrix of order 4 over
+channels that are a quarter of all apart, so that a kernel that reads a position anyway needs eight sums and no product.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from trtasr.values import FloatArray
+
+ORDER = 4  # the largest that TensorRT for RTX computes inside of the kernel that rounds, see docs/method.md
+
+Part = TypeVar("Part")
+
+
+def order(channels: int) -> int:
+    """How many channels are mixed: 4, 2, or 1, the largest that divides them."""
+    return next(size for size in (4, 2, 1) if channels % size == 0)
+
+
+def butterflies(
+    parts: list[Part], add: Callable[[Part, Part], Part], subtract: Callable[[Part, Part], Part]
+) -> list[Part]:
+    """The Walsh-Hadamard transform of as many parts as a power of two, without its factor 1 / sqrt(parts).
+
+    Args:
+        parts: arrays, or names of tensors.
+        add: one + other.
+        subtract: one - other.
+    """
+    if len(parts) == 1:
+        return parts
+    half = len(parts) // 2
+    pairs = list(zip(parts[:half], parts[half:], strict=True))
+    sums, differences = [add(*pair) for pair in pairs], [subtract(*pair) for pair in pairs]
+    return [*butterflies(sums, add, subtract), *butterflies(differences, add, subtract)]
+
+
+def rotated(values: FloatArray, axis: int) -> FloatArray:
+    """R x along the channel axis of activations, or W R^T along that of the input channels of a weight: R is symmetric.
+
+    Twice is the identity.
+
+    Args:
+        values: any rank, C channels along `axis`.
+        axis: of the channels.
+    """
+    size = order(values.shape[axis])
+    parts = np.split(values.astype(np.float64), size, axis)
+    mixed = butterflies(parts, np.add, np.subtract)
+    return np.asarray(np.concatenate(mixed, axis) / np.sqrt(size), np.float32)
