@@ -39,8 +39,9 @@ def insert_dynamic_qdq(model: onnx.ModelProto, table: ScaleTable, int8: Collecti
     Clip: a frame of silence must not be divided by 0, so a is at least the smallest normal FP16 number; an FP16 graph's
     infinity gets the largest code instead of NaN.
 
-    R rotates the channels (`trtasr.quant.rotation`) and Wq = W R^T, rounded, with scales of its own: what the table has
-    for W does not fit it. Where the table has corrected weights, which lie on its grid, there is no R.
+    R rotates the channels (`trtasr.quant.rotation`), which may double the largest, so that r is clipped to half of what
+    FP16 holds first: infinity less infinity would be NaN. Wq = W R^T, rounded, with scales of its own: what the table
+    has for W does not fit it. Where the table has corrected weights, which lie on its grid, there is no R.
 
     Every other INT8 node (a kernel over several positions, Gemm) keeps the static pair of `insert_qdq`, and every
     weight of these its codes and scales.
@@ -65,7 +66,7 @@ def insert_dynamic_qdq(model: onnx.ModelProto, table: ScaleTable, int8: Collecti
             continue
         weight, constant = matrix_of(node, table, stored, node.name in turned)
         rank, rows = len(stored[node.input[1]].dims), rows_of(node)
-        mixed, source = rotation_nodes(rows, constant[0].dims[0]) if node.name in turned else ([], rows)
+        mixed, source = mixed_rows(rows, constant[0].dims[0]) if node.name in turned else ([], rows)
         before = [*transposed(node.input[0], rows, rank), *mixed, *unit_codes(rows, source)]
         nodes += [made for made in (*before, weight) if made.output[0] not in done]
         nodes += scaled_product(node, weight.output[0], rank)
@@ -104,11 +105,13 @@ def matrix_of(
 
 
 def unit_constants() -> list[TensorProto]:
-    """What `unit_codes` reads."""
+    """What `mixed_rows` and `unit_codes` read."""
     return [
         tensor("unit_scale", UNIT_SCALE),
         tensor("least_absmax", np.float32(SMALLEST_NORMAL)),
         tensor("largest_absmax", np.float32(LARGEST_HALF)),
+        tensor("least_row", np.float32(-LARGEST_HALF / 2)),
+        tensor("largest_row", np.float32(LARGEST_HALF / 2)),
         tensor("channels", np.array([-1])),
         tensor("int8_zero", np.int8(0)),
     ]
@@ -123,6 +126,14 @@ def transposed(source: str, rows: str, rank: int) -> list[NodeProto]:
     """The Transpose from channels first to channels last; nothing where a tensor has its channels there."""
     order = [0, *range(2, rank), 1]
     return [] if rows == source else [make_node("Transpose", [source], [rows], name=rows, perm=order)]
+
+
+def mixed_rows(rows: str, channels: int) -> tuple[list[NodeProto], str]:
+    """From rows to what FP16 can rotate, rotated, and its name; no node where their channels cannot be mixed."""
+    bounded = f"{rows}_bounded"
+    nodes, found = rotation_nodes(bounded, channels)
+    bound = make_node("Clip", [rows, "least_row", "largest_row"], [bounded], name=f"{rows}/Bound")
+    return ([bound, *nodes], found) if nodes else ([], rows)
 
 
 def unit_codes(rows: str, source: str) -> list[NodeProto]:

@@ -1,7 +1,7 @@
 """Nodes that rotate the channels of a tensor (`trtasr.quant.rotation`) in front of what rounds it."""
 
 from collections.abc import Collection
-from itertools import count
+from functools import partial
 
 import numpy as np
 import onnx
@@ -40,26 +40,22 @@ def rotation_nodes(rows: str, channels: int) -> tuple[list[NodeProto], str]:
     Returns:
         the nodes, which read `rotation_constants`, and the name of their result.
     """
-    size, numbers = order(channels), count()
+    size = order(channels)
     if size == 1:
         return [], rows
-    half, whole = f"{rows}_half", f"{rows}_rotated"
-    parts = [f"{rows}_part{index}" for index in range(size)]
+    half, whole, parts = f"{rows}_half", f"{rows}_rotated", [f"{rows}_part{index}" for index in range(size)]
     nodes = [
         make_node("Mul", [rows, factor(size)], [half], name=f"{rows}/Half"),
         make_node("Split", [half], parts, name=f"{rows}/Split", axis=-1, num_outputs=size),
     ]
 
-    def mixed(kind: str) -> str:
-        return f"{rows}_{kind.lower()}{next(numbers)}"
-
     def emit(kind: str, one: str, other: str) -> str:
-        nodes.append(make_node(kind, [one, other], [mixed(kind)], name=""))
-        nodes[-1].name = nodes[-1].output[0]
-        return str(nodes[-1].output[0])
+        made = f"{rows}_mixed{len(nodes)}"
+        nodes.append(make_node(kind, [one, other], [made], name=made))
+        return made
 
-    found = butterflies(parts, lambda one, other: emit("Add", one, other), lambda one, other: emit("Sub", one, other))
-    return [*nodes, make_node("Concat", found, [whole], name=f"{rows}/Concat", axis=-1)], whole
+    mixed = butterflies(parts, partial(emit, "Add"), partial(emit, "Sub"))
+    return [*nodes, make_node("Concat", mixed, [whole], name=f"{rows}/Concat", axis=-1)], whole
 
 
 def factor(size: int) -> str:
