@@ -11,8 +11,8 @@ from trtasr.errors import RecipeError, UsageError
 from trtasr.graph.check import check_model, run_graph
 from trtasr.graph.cpu_rules import dynamic_rules
 from trtasr.graph.dynamic import dynamic_layers
-from trtasr.graph.pointwise import per_position
 from trtasr.graph.qdq import decide, int8_nodes
+from trtasr.graph.rotate import rotated_layers
 from trtasr.quant.rotation import rotated
 from trtasr.quant.scales import along, quantize_weight, weight_scale
 from trtasr.values import ScaleTable
@@ -65,9 +65,13 @@ def rounded(x, axis):
     return np.rint(x * (1 / largest) * np.float32(127)) * largest / np.float32(127)
 
 
+def turns(model, table):
+    return bool(rotated_layers(model, table, {"layer"}))
+
+
 def with_rounded_weight(model, table):
-    """The model with its weight on the grid, rotated where each position is a product for itself."""
-    copied, turned = onnx.ModelProto.FromString(model.SerializeToString()), bool(per_position(model))
+    """The model with its weight on the grid, rotated in a pointwise convolution."""
+    copied, turned = onnx.ModelProto.FromString(model.SerializeToString()), turns(model, table)
     for item in copied.graph.initializer:
         if item.name in table.weights:
             entry, values = table.weights[item.name], numpy_helper.to_array(item)
@@ -88,7 +92,7 @@ def test_a_layer_equals_the_numpy_model(name):
     check_model(lowered)
     assert ops(lowered, "Conv") == ops(lowered, "MatMul") == 0
     assert "layer" in {node.name for node in lowered.graph.node if node.op_type == "MatMulIntegerToFloat"}
-    seen = rounded(rotated(x, axis) if per_position(model) else x, axis)
+    seen = rounded(rotated(x, axis) if turns(model, table) else x, axis)
     expected = run_graph(with_rounded_weight(model, table), {"x": seen})["y"]
     found = run_graph(lowered, {"x": x})["y"]
     assert found.shape == expected.shape

@@ -42,7 +42,7 @@ def test_a_sum_of_four_large_halves_does_not_overflow():
 
 def test_layers_with_corrected_weights_of_their_own_are_not_rotated(fp32, table):
     names = {node.name for node in fp32.graph.node if node.op_type in ("Conv", "MatMul")}
-    assert rotated_layers(fp32, table, names) == per_position(fp32) & names
+    assert rotated_layers(fp32, table, names) == per_position(fp32) & names  # all of them are convolutions
     weight = next(iter(table.weights))
     one = np.ones(3, np.float32)
     assert rotated_layers(fp32, ScaleTable({}, {}, corrected={"bias": one}), names) == per_position(fp32) & names

@@ -26,12 +26,15 @@ from trtasr.checkpoint.read import read_checkpoint
 from trtasr.engine.cache import parse_cache
 from trtasr.errors import RecipeError
 from trtasr.graph.dynamic import UNIT_SCALE
+from trtasr.graph.rotate import rotated_layers
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.models.jasper import JasperCtc
 from trtasr.pipeline import compile as pipeline
 from trtasr.pipeline.compile import rehearse
 from trtasr.pipeline.job import Options
 from trtasr.pipeline.opened import open_engine
+from trtasr.quant.rotation import rotated
+from trtasr.quant.scales import weight_scale
 from trtasr.recipe import Quantization, Recipe
 
 FILES = {
@@ -174,11 +177,13 @@ def test_one_table_has_the_scales_of_all_graphs(made):
 
 
 def test_qdq_nodes_carry_the_scales_of_the_table_bit_for_bit(made):
-    """Those of weights; activations are divided by their magnitude at run time and have one scale all together."""
+    """Those of weights, but of rotated ones; activations are divided by their magnitude and have one scale together."""
     table = table_of(made.bundle)
     for part in made.parts:
-        model = onnx.load(made.bundle / f"{part}.qdq.onnx")
-        constants = initializers(model)
+        model, original = (onnx.load(made.bundle / f"{part}.{kind}.onnx") for kind in ("qdq", "fp32"))
+        constants, stored = initializers(model), initializers(original)
+        turned = rotated_layers(original, table, {node.name for node in original.graph.node})
+        rotated_weights = {node.input[1] for node in original.graph.node if node.name in turned}
         quantized = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
         integers = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
         assert (len(quantized), len(integers)) == QDQ[part]
@@ -189,7 +194,10 @@ def test_qdq_nodes_carry_the_scales_of_the_table_bit_for_bit(made):
         for node in integers:
             name = node.output[0].removesuffix("_dequantized").removesuffix("_int8_columns")
             assert constants[node.input[0]].dtype == np.int8
-            assert constants[node.input[1]].tobytes() == table.weights[name].scales.tobytes()
+            entry = table.weights[name]
+            if name in rotated_weights:
+                entry = weight_scale(rotated(stored[name], 1 - entry.axis), entry.axis)
+            assert constants[node.input[1]].tobytes() == entry.scales.tobytes()
 
 
 SCALES_OF = {"QLinearConv": (1, 2, 4), "MatMulIntegerToFloat": (2, 4, 3)}  # inputs: scale, zero point, weight scales

@@ -60,9 +60,8 @@ def place(centered: onnx.ModelProto, table: ScaleTable, target: Target, patterns
     decisions = decide(centered, (*target.graph_rules(centered), *target.rules), patterns)
     int8 = set(int8_nodes(decisions))
     if target.activation_scales == "dynamic":
-        kept = int8 - rotated_layers(
-            centered, table, int8
-        )  # a rotated weight rounds otherwise than its bias was made for
+        # The biases of a table make up for how a weight rounds as it is, not rotated.
+        kept = int8 - rotated_layers(centered, table, int8)
         fp32 = uncentered(with_corrections(centered, table, kept), table.offsets)
     else:
         fp32 = give_back_quantized(with_corrections(centered, table, int8), table, int8)
