@@ -29,7 +29,7 @@ def insert_dynamic_qdq(model: onnx.ModelProto, table: ScaleTable, int8: Collecti
         x -> Transpose -> R -> r [B,T,I] -> Abs -> ReduceMax(I) -> Clip(2^-14, 65504) -> a [B,T,1]
         r / a -> Q(s) -> DQ(s) -> MatMul(DQ(Wq)) -> Mul(a) -> Add(b) -> Transpose -> y
 
-    with s = 1/127, raised to an FP16 value. A MatMul with a stored weight becomes the same without the two Transposes,
+    with s = 1/127, raised to an FP16 value. A MatMul with a stored weight becomes the same without R and Transposes,
     a convolution over two axes the same with one axis more. Per-token dynamic quantization as in LLM.int8 (Dettmers et
     al. 2022, section 3: vector-wise) and SmoothQuant (Xiao et al. 2023, table 2: O1): codes of row t have the scale
     s max_i |x_ti|. Nodes that read the same tensor share a and the codes; y keeps its name. In rows [B,T,I] TensorRT
