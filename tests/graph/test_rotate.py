@@ -40,6 +40,14 @@ def test_a_sum_of_four_large_halves_does_not_overflow():
     np.testing.assert_array_equal(found[0, 0], [60000, 0, 0, 0])
 
 
+def test_linear_layers_are_not_rotated(conformer):
+    chosen = rotated_layers(conformer.fp32, conformer.table, {node.name for node in conformer.fp32.graph.node})
+    assert {node.op_type for node in conformer.fp32.graph.node if node.name in chosen} == {"Conv"}
+    assert any(
+        node.op_type == "MatMul" and node.name in per_position(conformer.fp32) for node in conformer.fp32.graph.node
+    )
+
+
 def test_layers_with_corrected_weights_of_their_own_are_not_rotated(fp32, table):
     names = {node.name for node in fp32.graph.node if node.op_type in ("Conv", "MatMul")}
     assert rotated_layers(fp32, table, names) == per_position(fp32) & names  # all of them are convolutions

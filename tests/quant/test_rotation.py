@@ -44,8 +44,8 @@ def test_one_channel_is_spread_over_those_a_quarter_of_all_apart():
 
 
 @given(st.integers(0, 999), st.floats(2, 50))
-def test_an_outlier_leaves_less_rounding_error_behind(seed, size):
-    """Noise is a scale's square over 12; an outlier among four times as many ordinary numbers sets a scale of half."""
+def test_an_outlier_sets_half_the_scale(seed, size):
+    """It is spread over four channels with half of it each, beside at most 1.5 of the three ordinary numbers."""
     values = np.random.default_rng(seed).uniform(-1, 1, (1, 64)).astype(np.float32)
     values[0, 3] = 4 * size
     assert np.abs(rotated(values, 1)).max() <= np.abs(values).max() / 2 + 1.5 + 1e-5

@@ -125,8 +125,7 @@ class PositionLowering(Lowering):
         return self.coded[rows, turned]
 
     def _rotated(self, rows: str, node: NodeProto) -> str:
-        weight = self.weights[node.input[1]]
-        nodes, found = rotation_nodes(rows, weight.dims[0 if node.op_type == "MatMul" else 1])
+        nodes, found = rotation_nodes(rows, self.weights[node.input[1]].dims[1])
         self.nodes += nodes
         self.initializers.update({item.name: item for item in rotation_constants()})
         return found

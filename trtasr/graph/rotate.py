@@ -10,7 +10,7 @@ from onnx.helper import make_node
 
 from trtasr.graph.edit import tensor
 from trtasr.graph.pointwise import per_position
-from trtasr.quant.rotation import butterflies, order
+from trtasr.quant.rotation import ORDERS, butterflies, order
 from trtasr.values import ScaleTable
 
 
@@ -68,4 +68,4 @@ def factor(size: int) -> str:
 
 def rotation_constants() -> list[TensorProto]:
     """What `rotation_nodes` reads."""
-    return [tensor(factor(size), np.float32(1 / np.sqrt(size))) for size in (2, 4)]
+    return [tensor(factor(size), np.float32(1 / np.sqrt(size))) for size in ORDERS]

@@ -231,7 +231,7 @@ def affordable(trial: Trial, goal: Goal, left: Sequence[str]) -> Sequence[str]:
 
 
 def harms(trial: Trial, index: int, reference: Sequence[FloatArray]) -> dict[str, float]:
-    """DB below 1 nat^2 of the margin noise when a layer of one part alone is INT8, or its block where runs are long.
+    """How many dB below 1 nat^2 the margin noise is when a layer of one part alone is INT8, or its block in long runs.
 
     Args:
         trial: whose graphs.

@@ -15,14 +15,14 @@ import numpy as np
 
 from trtasr.values import FloatArray
 
-ORDER = 4  # the largest that TensorRT for RTX computes inside of the kernel that rounds, see docs/method.md
+ORDERS = (4, 2, 1)  # 4 is the largest that TensorRT for RTX computes inside of the kernel that rounds: docs/method.md
 
 Part = TypeVar("Part")
 
 
 def order(channels: int) -> int:
-    """How many channels are mixed: 4, 2, or 1, the largest that divides them."""
-    return next(size for size in (4, 2, 1) if channels % size == 0)
+    """How many channels are mixed: the largest of `ORDERS` that divides them."""
+    return next(size for size in ORDERS if channels % size == 0)
 
 
 def butterflies(
