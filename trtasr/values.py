@@ -113,6 +113,22 @@ class WeightScale:
 
 
 @dataclass(frozen=True)
+class Product:
+    """Weight of a layer that is a matrix product at every position, for activations with a scale per position.
+
+    Attributes:
+        codes: int8, in the shape of the weight as stored; of a layer that is rotated they are of W R^T
+            (`trtasr.quant.rotation`).
+        scales: float32 [O], positive and finite: codes times scales is the weight.
+        bias: float32 [O], of the centered graph; empty where the layer has none.
+    """
+
+    codes: npt.NDArray[np.int8]
+    scales: FloatArray
+    bias: FloatArray
+
+
+@dataclass(frozen=True)
 class ScaleTable:
     """The single source of truth for every quantized number.
 
@@ -125,6 +141,7 @@ class ScaleTable:
         settings: the quantizer settings the table was made with (JSON types only).
         corrected: ONNX initializer name of the FP32 graph -> its corrected values, float32 as stored; weights lie on
             the grid of their scales. The FP32 graph of the bundle does not contain them.
+        products: layer -> its weight where activations have a scale per position; other uses of the layer ignore it.
     """
 
     activations: Mapping[str, TensorScale]
@@ -133,6 +150,7 @@ class ScaleTable:
     offsets: Mapping[str, FloatArray] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     corrected: Mapping[str, FloatArray] = field(default_factory=dict)
+    products: Mapping[str, Product] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

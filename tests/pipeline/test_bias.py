@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from trtasr.engine.sessions import observe
-from trtasr.graph.bias import corrected_biases, means_of, output_error, watched
+from trtasr.graph.bias import corrected_biases, moments_of, output_error, watched
 from trtasr.graph.center import center, centerable
 from trtasr.graph.check import run_graph
 from trtasr.graph.rotate import rotated_layers
@@ -59,9 +59,9 @@ def changed(model, table, biases):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_mean_of_the_output_is_that_without_rounding(layer):
     model, table, values = network(layer)
-    means = means_of(model)
-    assert list(watched([("x", values), ("y", values)], means)) == [("x", values), ("y", values)]
-    biases = corrected_biases(model, table.weights, means, {})
+    moments = moments_of(model)
+    assert list(watched([("x", values), ("y", values)], moments)) == [("x", values), ("y", values)]
+    biases = corrected_biases(model, table.weights, moments, {})
     exact, plain, found = (
         run_graph(graph, {"x": values[None]})["y"]
         for graph in (model, changed(model, table, {}), changed(model, table, biases))
@@ -73,11 +73,11 @@ def test_the_mean_of_the_output_is_that_without_rounding(layer):
 
 def test_a_layer_that_never_ran_and_one_without_a_bias_keep_what_they_have():
     model, table, values = network("pointwise")
-    assert corrected_biases(model, table.weights, means_of(model), {}) == {}
+    assert corrected_biases(model, table.weights, moments_of(model), {}) == {}
     del model.graph.node[0].input[2]
-    means = means_of(model)
-    means["x"].add(values)
-    assert corrected_biases(model, table.weights, means, {}) == {}
+    moments = moments_of(model)
+    moments["x"].add(values)
+    assert corrected_biases(model, table.weights, moments, {}) == {}
 
 
 def test_groups_of_channels_have_errors_of_their_own():
@@ -107,9 +107,10 @@ def test_offsets_of_centering_are_counted_once(ctc):
     (model,), table, feeds = ctc.models(), ctc.table(), inputs(ctc)
     centered, carried = center(model, table.offsets), centerable(model)
     table = replace(table, weights={name: coarse(entry) for name, entry in table.weights.items()})
-    means, shifted = means_of(centered), {name: table.offsets[key] for key in table.offsets for name in carried[key]}
-    assert list(watched(observe(centered.SerializeToString(), tuple(means), feeds), means))
-    biases = corrected_biases(centered, table.weights, means, shifted)
+    shifted = {name: table.offsets[key] for key in table.offsets for name in carried[key]}
+    moments = moments_of(centered)
+    assert list(watched(observe(centered.SerializeToString(), tuple(moments), feeds), moments))
+    biases = corrected_biases(centered, table.weights, moments, shifted)
     (layer, *_) = [node for node in centered.graph.node if node.op_type == "Conv" and node.input[0] in shifted]
     others = [glob.escape(item.node) for item in sites(model) if item.node != layer.name]
     exact, errors = output_means(ctc, model, layer.output[0]), []
@@ -122,13 +123,33 @@ def test_offsets_of_centering_are_counted_once(ctc):
 
 def test_rotated_layers_keep_the_bias_they_were_trained_with(ctc):
     """A table's bias makes up for how the weight rounds as it is: all layers of this network are convolutions."""
-    [model], table = ctc.models(), ctc.table(correction="bias")
+    [model], table = ctc.models(), ctc.table(correction="bias", rounding="nearest")
     centered, feed = center(model, table.offsets), inputs(ctc)[0]
     dynamic, static = (place(centered, table, T4_RTX.scaled(scales), ()) for scales in ("dynamic", "static"))
     assert rotated_layers(centered, table, dynamic.int8) == dynamic.int8
     exact, *found = (run_graph(one, feed)["log_probs"] for one in (model, dynamic.fp32, static.fp32))
     np.testing.assert_allclose(found[0], exact, atol=1e-4)
     assert not np.allclose(found[1], exact, atol=1e-4)
+
+
+def test_a_product_keeps_the_mean_of_its_layer_behind_centered_channels(ctc, monkeypatch):
+    """Its bias is that of the centered graph, from which the offsets are taken off through the new weight."""
+    monkeypatch.setattr("trtasr.graph.products.weight_scale", lambda weight, axis: weight_scale(weight, axis, 7))
+    [model], table = ctc.models(), ctc.table(correction="bias")
+    centered, carried = center(model, table.offsets), centerable(model)
+    behind = {name for key in table.offsets for name in carried[key]}
+    (layer, *_) = [node for node in centered.graph.node if node.op_type == "Conv" and node.input[0] in behind]
+    others = [glob.escape(item.node) for item in sites(model) if item.node != layer.name]
+    kept = {name: product for name, product in table.products.items() if name == layer.name}
+    trained = numpy_helper.to_array(next(i for i in centered.graph.initializer if i.name == layer.input[2]))
+    exact, errors = output_means(ctc, model, layer.output[0]), []
+    for product in (replace(kept[layer.name], bias=trained), kept[layer.name]):
+        own = replace(table, products={layer.name: product})
+        placed = place(centered, own, T4_RTX.scaled("dynamic"), others)
+        assert placed.int8 == {layer.name}
+        errors.append(np.abs(output_means(ctc, placed.fp32, layer.output[0]) - exact).max())
+    assert errors[0] > 0.01
+    assert errors[1] < 1e-4
 
 
 def test_weights_and_ranges_are_no_part_of_it(tiny):

@@ -23,9 +23,9 @@ from trtasr.pipeline.lock import (
     committed_table,
     keep_other_table,
     locked,
-    weight_bytes,
     write_table,
 )
+from trtasr.quant.stored import arrays_of
 from trtasr.recipe import Calibration, Quantization, Recipe, load_recipe
 from trtasr.values import ScaleTable, TensorScale, WeightScale
 
@@ -264,10 +264,10 @@ def test_damaged_or_inflated_files_are_refused(table, tmp_path, content):
 
 
 def test_bytes_of_weights_depend_on_their_values_alone(table, monkeypatch):
-    first = weight_bytes(table)
+    first = save(arrays_of(table))
     turned = {name: np.asarray(values, order="F") for name, values in reversed(table.corrected.items())}
     monkeypatch.setattr("time.time", lambda: 2e9)  # the year 2033
-    assert weight_bytes(replace(table, corrected=turned)) == first
+    assert save(arrays_of(replace(table, corrected=turned))) == first
 
 
 def stop_at(monkeypatch, operation, stop, halt):

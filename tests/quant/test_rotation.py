@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtasr.quant.rotation import butterflies, order, rotated
+from trtasr.quant.rotation import butterflies, order, rotated, rotated_covariance
 
 
 @pytest.mark.parametrize(("channels", "size"), [(512, 4), (64, 4), (6, 2), (29, 1), (1, 1)])
@@ -35,6 +35,13 @@ def test_a_product_is_the_same_where_both_sides_are_rotated(seed, channels):
     draw = np.random.default_rng(seed)
     weight, x = (draw.normal(size=(rows, channels)).astype(np.float32) for rows in (7, 11))
     np.testing.assert_allclose(rotated(x, 1) @ rotated(weight, 1).T, x @ weight.T, atol=1e-4)
+
+
+@given(st.integers(0, 999), st.sampled_from([8, 30, 31]))
+def test_a_covariance_is_that_of_the_rotated_channels(seed, channels):
+    x = np.random.default_rng(seed).normal(size=(200, channels)).astype(np.float32)
+    expected = np.cov(rotated(x, 1).astype(np.float64).T)
+    np.testing.assert_allclose(rotated_covariance(np.cov(x.astype(np.float64).T)), expected, atol=1e-5)
 
 
 def test_one_channel_is_spread_over_those_a_quarter_of_all_apart():

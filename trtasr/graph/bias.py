@@ -7,7 +7,7 @@ is the same in every frame, so it adds up where noise does not.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -15,35 +15,42 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from trtasr.graph.edit import constants
 from trtasr.graph.tensors import WEIGHTED, added_biases, attribute, grouped, output_axis
-from trtasr.quant.means import Means
+from trtasr.quant.moments import Moments
 from trtasr.quant.propagate import Matrix
 from trtasr.quant.ranges import CODES
 from trtasr.values import FloatArray, WeightScale
 
 
-def means_of(model: onnx.ModelProto) -> dict[str, Means]:
-    """Where to add up what the layers of a graph read: input of a layer -> nothing seen yet."""
-    stored, found = constants(model), dict[str, Means]()
+def moments_of(model: onnx.ModelProto, second: Collection[str] = ()) -> dict[str, Moments]:
+    """Where to add up what the layers of a graph read: input of a layer -> nothing seen yet.
+
+    Args:
+        model: FP32 graph.
+        second: inputs whose products of channels are added up too.
+    """
+    stored, found = constants(model), dict[str, Moments]()
     for node in layers(model):
         dims, convolution = stored[node.input[1]].dims, node.op_type == "Conv"
         own = math.prod(dims) // dims[output_axis(node, len(dims))]
         channels = dims[1] * attribute(node, "group", 1) if convolution else own
-        found[node.input[0]] = Means(channels, first=convolution)
+        found[node.input[0]] = Moments(channels, convolution, node.input[0] in second)
     return found
 
 
-def watched(stream: Iterable[tuple[str, FloatArray]], means: Mapping[str, Means]) -> Iterator[tuple[str, FloatArray]]:
-    """A stream of (tensor, values without the batch axis), of which means are added up on its way."""
+def watched(
+    stream: Iterable[tuple[str, FloatArray]], moments: Mapping[str, Moments]
+) -> Iterator[tuple[str, FloatArray]]:
+    """A stream of (tensor, values without the batch axis), of which moments are added up on its way."""
     for name, values in stream:
-        if name in means:
-            means[name].add(values)
+        if name in moments:
+            moments[name].add(values)
         yield name, values
 
 
 def corrected_biases(
     model: onnx.ModelProto,
     weights: Mapping[str, WeightScale],
-    means: Mapping[str, Means],
+    moments: Mapping[str, Moments],
     offsets: Mapping[str, FloatArray],
 ) -> dict[str, FloatArray]:
     """Bias -> its values for a layer whose weight is rounded to nearest, float32 [O].
@@ -51,14 +58,14 @@ def corrected_biases(
     Args:
         model: FP32 graph, centered.
         weights: their scales.
-        means: of the inputs of its layers; a layer that never ran keeps its bias.
+        moments: of the inputs of its layers; a layer that never ran keeps its bias.
         offsets: input of a layer -> [C] that centering has subtracted from it. They are part of x here, as
             `trtasr.graph.center` gives them back through the weights that are used.
     """
     stored, linear = constants(model), added_biases(model)
     found: dict[str, FloatArray] = {}
     for node in layers(model):
-        seen, (name, bias) = means[node.input[0]], bias_of(node, stored, linear)
+        seen, (name, bias) = moments[node.input[0]], bias_of(node, stored, linear)
         if name and seen.count:
             mean = seen.mean + offsets.get(node.input[0], np.float32(0))
             weight = grouped(node, numpy_helper.to_array(stored[node.input[1]]))

@@ -104,6 +104,8 @@ class PositionLowering(Lowering):
         if node.name in self.rotated:
             weight = rotated(weight, 1 - entry.axis)
             entry = weight_scale(weight, entry.axis)
+        if node.name in self.table.products:
+            entry = replace(entry, scales=self.table.products[node.name].scales)
         scales = np.asarray(entry.scales, np.float32)
         return quantize_weight(weight, scales, entry.axis), self._constant(f"{node.name}/weight_scale", scales)
 

@@ -98,6 +98,8 @@ def matrix_of(
     if turn:
         matrix = rotated(matrix, 0)
     scales = weight_scale(matrix, 1).scales if turn else entry.scales
+    if node.name in table.products:
+        scales = table.products[node.name].scales
     codes = tensor(f"{name}_int8_columns", quantize_weight(matrix, scales, 1))
     step = tensor(f"{name}_scale", np.asarray(scales, np.float32))
     whole, title = [f"{codes.name}_dequantized"], f"{name}/DequantizeLinear"

@@ -29,7 +29,7 @@ def own_part(table: ScaleTable, model: onnx.ModelProto) -> ScaleTable:
     names.update(name for node in graph.node for name in node.output)
     parts = {
         field: {name: entry for name, entry in getattr(table, field).items() if name in names}
-        for field in ("activations", "weights", "alphas", "offsets", "corrected")
+        for field in ("activations", "weights", "alphas", "offsets", "corrected", "products")
     }
     return replace(table, **parts)
 
@@ -86,15 +86,15 @@ def check_fits(table: ScaleTable, models: Sequence[onnx.ModelProto]) -> None:
 
 
 def refuse_foreign(table: ScaleTable, models: Sequence[onnx.ModelProto]) -> None:
-    """Refuse offsets and corrections of what no graph has: each graph takes its own part, and nobody would miss them.
+    """Refuse offsets, corrections, products of what no graph has: each takes its own part, nobody would miss them.
 
     Raises:
         RecipeError: naming the tensor.
     """
     known = {item.name for model in models for item in model.graph.initializer}
     for node in (node for model in models for node in model.graph.node):
-        known.update((*node.output, centered_bias(node)))
-    if foreign := sorted((table.offsets.keys() | table.corrected.keys()) - known):
+        known.update((node.name, *node.output, centered_bias(node)))
+    if foreign := sorted((table.offsets.keys() | table.corrected.keys() | table.products.keys()) - known):
         raise RecipeError(f"scale table: {foreign[0]!r} is of another network", REMAKE)
 
 

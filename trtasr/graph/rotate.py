@@ -27,8 +27,12 @@ def rotated_layers(model: onnx.ModelProto, table: ScaleTable, int8: Collection[s
     """
     if any(values.ndim > 1 for values in table.corrected.values()):
         return set()
-    convolutions = {node.name for node in model.graph.node if node.op_type == "Conv"}
-    return per_position(model) & convolutions & set(int8)
+    return per_position(model).intersection(node.name for node in model.graph.node if turns(node)) & set(int8)
+
+
+def turns(node: NodeProto) -> bool:
+    """Whether a layer that is a matrix product at every position is one of them."""
+    return node.op_type == "Conv"
 
 
 def rotation_nodes(rows: str, channels: int) -> tuple[list[NodeProto], str]:

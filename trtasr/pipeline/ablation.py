@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "none": {"correction": "none"},
-    "bias": {"correction": "bias"},
+    "bias": {"correction": "bias", "rounding": "nearest"},
     "qep 0.5": {"correction": "qep", "alpha": 0.5, "damping": 1.0},  # the authors' defaults
     "qep 1.0": {"correction": "qep", "alpha": 1.0, "damping": 1.0},
     "fade": {"correction": "fade"},

@@ -216,7 +216,7 @@ def layer_columns(
     Raises:
         UsageError: FADE with fewer than two utterances.
     """
-    if (settings.correction, settings.rounding) == ("none", "nearest"):
+    if settings.correction == "none" and settings.rounding != "gptq":
         return ()
     node = layer.node
     offset = given.offsets.get(node.input[0])
@@ -253,7 +253,7 @@ def rounded_weight(
     entry = weight_scale(weight, output_axis(node, weight.ndim), levels(settings))
     if settings.weight_group:
         return entry, rounded_in_groups(node, weight, settings, found)
-    if found is None or settings.rounding == "nearest":
+    if found is None or settings.rounding != "gptq":
         codes: npt.NDArray[Any] = quantize_weight(weight, entry.scales, entry.axis, levels(settings))
     else:
         blocks = grouped(node, weight)
@@ -267,7 +267,7 @@ def rounded_in_groups(
 ) -> FloatArray:
     """A weight as stored, on the grid of scales per output channel and column group."""
     blocks, group = grouped(node, weight), settings.weight_group
-    if found is None or settings.rounding == "nearest":
+    if found is None or settings.rounding != "gptq":
         codes, scales = nearest_in_groups(blocks.astype(np.float32), group, levels(settings))
     else:
         codes, scales = gptq_in_groups(blocks, found.gram, group, levels(settings))

@@ -3,12 +3,10 @@
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -21,9 +19,10 @@ from trtasr.files.look import is_file, is_there
 from trtasr.files.read import MIB, Source, decoded
 from trtasr.files.workspace import sweep
 from trtasr.files.write import json_bytes, write_together
-from trtasr.quant.scales import REMAKE, StoredTable, along, quantize_weight, table_of, table_to_json
+from trtasr.quant.scales import REMAKE, StoredTable, table_of, table_to_json
+from trtasr.quant.stored import arrays_of, with_arrays
 from trtasr.recipe import LABELS, Quantization, Recipe
-from trtasr.values import FloatArray, ScaleTable, WeightScale
+from trtasr.values import ScaleTable
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +35,15 @@ REMAKE_BOTH = "remake both with `make calib`"
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """Corrected weights that a scale table file names.
+    """Corrected weights and products that a scale table file names.
 
     Attributes:
-        corrected: initializers, in order.
+        corrected: initializers, in order; products: layers likewise.
         corrected_sha256: of the file of their values; empty: there is none, as in a bundle.
     """
 
     corrected: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
     corrected_sha256: str = ""
 
 
@@ -133,7 +133,7 @@ def with_weights(path: Path, named: StoredWeights, table: ScaleTable) -> ScaleTa
         UsageError: the table has no file of weights, as in a bundle, or it is missing, broken or of another table.
     """
     weights = path.with_suffix(WEIGHTS)
-    if not named.corrected:
+    if not (named.corrected or named.products):
         return table
     if not named.corrected_sha256:
         raise UsageError(
@@ -145,63 +145,34 @@ def with_weights(path: Path, named: StoredWeights, table: ScaleTable) -> ScaleTa
     if not weights.is_file() or source.sha256() != named.corrected_sha256:
         raise UsageError(f"{weights}: missing, or not the weights of {path.name}", REMAKE_BOTH)
     found = read_weights(weights, table)
-    if tuple(sorted(found)) != named.corrected:
+    if (tuple(sorted(found.corrected)), tuple(sorted(found.products))) != (named.corrected, named.products):
         raise UsageError(f"{weights}: does not hold the initializers that {path.name} names", REMAKE_BOTH)
-    return replace(table, corrected=found)
+    return found
 
 
-def read_weights(path: Path, table: ScaleTable) -> dict[str, FloatArray]:
-    """Corrected initializers: INT8 codes times the table's scales, and biases.
+def read_weights(path: Path, table: ScaleTable) -> ScaleTable:
+    """The table with the arrays of a file: corrected weights and biases, products.
 
     Raises:
         UsageError: not a file of such arrays.
     """
     try:
-        stored = load_file(path)
-        return {name: corrected_values(name, values, table.weights.get(name)) for name, values in stored.items()}
+        return with_arrays(table, load_file(path))
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UsageError(f"{path}: not a file of corrected weights ({error})", REMAKE_BOTH) from error
-
-
-def corrected_values(name: str, stored: npt.NDArray[Any], entry: WeightScale | None) -> FloatArray:
-    """float32 values of a stored array: a weight's codes times its scales, or a bias as it is.
-
-    Args:
-        name: of the initializer.
-        stored: INT8 codes of a weight, float32 [O] of a bias.
-        entry: scales, if the table has them: it is a weight then.
-
-    Raises:
-        ValueError: neither.
-    """
-    if entry is None:
-        if stored.dtype != np.float32 or stored.ndim != 1 or not np.isfinite(stored).all():
-            raise ValueError(f"{name}: no weight of the table, and no finite float32 bias")
-        return stored
-    if stored.dtype != np.int8 or entry.scales.shape != stored.shape[entry.axis : entry.axis + 1]:
-        raise ValueError(f"{name}: not INT8 codes of the table's {entry.scales.size} channels")
-    return stored * along(entry.scales, entry.axis, stored.ndim)
-
-
-def weight_bytes(table: ScaleTable) -> bytes:
-    """Corrected initializers as a safetensors file (INT8 codes, float32 biases), the same bytes each time."""
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, values in table.corrected.items():
-        entry = table.weights.get(name)
-        arrays[name] = np.asarray(quantize_weight(values, entry.scales, entry.axis) if entry else values, order="C")
-    return save(arrays)
 
 
 def write_table(folder: Path, name: str, table: ScaleTable) -> tuple[Path, Path]:
     """Write ``<name>.json`` and the same scales as a TensorRT calibration cache, ``<name>.cache``: both or neither.
 
-    Corrected weights go to ``<name>.safetensors``; the table holds their hash.
+    Corrected weights and products go to ``<name>.safetensors``; the table holds their hash.
 
     Raises:
         UsageError: the folder cannot be written. DiskError: the disk takes no more.
     """
     table_path, cache_path, weights_path = (folder / f"{name}{suffix}" for suffix in (".json", ".cache", WEIGHTS))
-    weights = weight_bytes(table) if table.corrected else b""
+    arrays = arrays_of(table)
+    weights = save(arrays) if arrays else b""
     data = table_to_json(table) | ({"corrected_sha256": hashlib.sha256(weights).hexdigest()} if weights else {})
     contents = {weights_path.name: weights} if weights else {}
     contents |= {cache_path.name: cache_text(table).encode(), table_path.name: json_bytes(data)}

@@ -13,9 +13,10 @@ import onnx
 import onnx.numpy_helper
 
 from trtasr.engine.sessions import observe
-from trtasr.graph.bias import corrected_biases, means_of, watched
+from trtasr.graph.bias import corrected_biases, moments_of, watched
 from trtasr.graph.center import center, centerable
 from trtasr.graph.own_part import own_patterns
+from trtasr.graph.products import product_layers, products_of
 from trtasr.graph.tensors import activation_tensors, weight_tensors
 from trtasr.network.network import Exported, Part, feeds
 from trtasr.pipeline.correct import Corrected, Given, correct, group_ranks, vulnerabilities
@@ -27,7 +28,7 @@ from trtasr.values import Array, CalibrationSet, Example, FloatArray, ScaleTable
 
 logger = logging.getLogger(__name__)
 
-FIELDS = ("activations", "weights", "alphas", "offsets", "corrected")
+FIELDS = ("activations", "weights", "alphas", "offsets", "corrected", "products")
 
 
 @dataclass
@@ -81,11 +82,13 @@ def observed_tables(
         centered = center(model, found.offsets)
         source = exported.files[index] if not found.offsets else centered.SerializeToString()
         inputs = feeds(exported.network, exported.files, examples, index)
-        means = means_of(centered) if section.correction == "bias" else {}
-        histograms = collect(watched(observe(source, activation_tensors(centered), inputs), means))
+        second = [node.input[0] for node in product_layers(centered)] if section.learns_products else []
+        moments = moments_of(centered, second) if section.correction == "bias" else {}
+        histograms = collect(watched(observe(source, activation_tensors(centered), inputs), moments))
         table = scale_table(histograms, weight_arrays(centered), section.ranges, section.headroom, found.fixed)
-        biases = corrected_biases(centered, table.weights, means, found.shifted) if means else {}
-        yield replace(table, offsets=found.offsets, corrected=biases)
+        biases = corrected_biases(centered, table.weights, moments, found.shifted) if moments else {}
+        products = products_of(centered, moments) if section.learns_products else {}
+        yield replace(table, offsets=found.offsets, corrected=biases, products=products)
 
 
 def walked_tables(

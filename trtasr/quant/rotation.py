@@ -9,15 +9,17 @@ channels that are a quarter of all apart, so that a kernel that reads a position
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from trtasr.values import FloatArray
 
 ORDERS = (4, 2, 1)  # 4 is the largest that TensorRT for RTX computes inside of the kernel that rounds: docs/method.md
 
 Part = TypeVar("Part")
+Doubles = npt.NDArray[np.float64]
 
 
 def order(channels: int) -> int:
@@ -52,7 +54,16 @@ def rotated(values: FloatArray, axis: int) -> FloatArray:
         values: any rank, C channels along `axis`.
         axis: of the channels.
     """
+    return mixed(values, axis).astype(np.float32)
+
+
+def rotated_covariance(covariance: Doubles) -> Doubles:
+    """R C R^T, the covariance [C, C] of R x."""
+    return mixed(mixed(covariance, 0), 1)
+
+
+def mixed(values: npt.NDArray[Any], axis: int) -> Doubles:
+    """The same as `rotated` in double precision."""
     size = order(values.shape[axis])
-    parts = np.split(values.astype(np.float64), size, axis)
-    mixed = butterflies(parts, np.add, np.subtract)
-    return np.asarray(np.concatenate(mixed, axis) / np.sqrt(size), np.float32)
+    parts = butterflies(np.split(values.astype(np.float64), size, axis), np.add, np.subtract)
+    return np.asarray(np.concatenate(parts, axis) / np.sqrt(size))

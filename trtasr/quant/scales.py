@@ -48,7 +48,7 @@ class StoredWeight:
 
 @dataclass(frozen=True)
 class StoredTable:
-    """A `ScaleTable` in a file, without corrected weights; other keys are ignored."""
+    """A `ScaleTable` in a file, without its arrays (`trtasr.quant.stored`); other keys are ignored."""
 
     activations: dict[str, StoredScale]
     weights: dict[str, StoredWeight]
@@ -169,6 +169,7 @@ def table_to_json(table: ScaleTable) -> dict[str, Any]:
         "alphas": dict(table.alphas),
         "offsets": {name: values.tolist() for name, values in table.offsets.items()},
         "corrected": sorted(table.corrected),
+        "products": sorted(table.products),
         "settings": dict(table.settings),
     }
 

@@ -8,7 +8,7 @@ from trtasr.text.normalize import AUTO, NORMALIZERS
 METHODS = ("synthetic", "noise", "audio")
 LABELS = {"noise": "random noise", "synthetic": "synthetic (data-free)", "audio": "real audio"}  # in tables
 CORRECTIONS = ("none", "bias", "qep", "fade")
-ROUNDINGS = ("nearest", "gptq")
+ROUNDINGS = ("auto", "nearest", "gptq")
 RANGES = ("max", "percentile", "mse", "entropy")
 QUANTIZATIONS = ("explicit", "implicit")
 CALIBRATORS = ("table", "entropy", "minmax")
@@ -56,7 +56,8 @@ class Quantization:
             of earlier layers.
         alpha: strength of ``qep``, 0 to 1.
         damping: of ``qep`` and ``fade``: lambda over the mean power of a layer's input channels, at least 1e-6.
-        rounding: of weights: ``nearest``, or ``gptq`` (rounding errors are compensated by later columns).
+        rounding: of weights: ``nearest``, ``gptq`` (rounding errors are compensated by later columns), or ``auto``:
+            where activations have a scale per position, GPTQ with damping 0.5, every layer for itself; else nearest.
         weight_bits: 8; fewer are simulated on INT8 codes, in the layers that are INT8 on the T4.
         weight_only: simulates weights of `weight_bits` beside activations that stay in floating point, as the papers on
             QEP and FADE have it; no engine is built so.
@@ -73,7 +74,7 @@ class Quantization:
     correction: str = "bias"
     alpha: float = 0.5
     damping: float = 0.1
-    rounding: str = "nearest"
+    rounding: str = "auto"
     weight_bits: int = 8
     weight_only: bool = False
     weight_group: int = 0
@@ -83,13 +84,18 @@ class Quantization:
     @property
     def walked(self) -> bool:
         """True when weights depend on what earlier layers compute, so that the table is made layer by layer."""
-        alone = self.correction in ("none", "bias") and self.rounding == "nearest"
+        alone = self.correction in ("none", "bias") and self.rounding != "gptq"
         return not alone or self.weight_bits != 8 or self.weight_only
 
     @property
     def data_free(self) -> bool:
         """True when nothing is learnt from calibration features: weights alone, each rounded to nearest."""
-        return self.weight_only and (self.correction, self.rounding) == ("none", "nearest")
+        return self.weight_only and self.correction == "none" and self.rounding != "gptq"
+
+    @property
+    def learns_products(self) -> bool:
+        """True when weights of layers with a scale per position are rounded for what full precision reads there."""
+        return not self.walked and self.correction == "bias" and self.rounding == "auto"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from trtasr.graph.corrected import with_corrections
 from trtasr.graph.dynamic import dynamic_layers
 from trtasr.graph.lint import HEADROOM, large_activations
 from trtasr.graph.passes import pass_name, passed
+from trtasr.graph.products import with_products
 from trtasr.graph.qdq import decide, int8_nodes
 from trtasr.graph.rotate import rotated_layers
 from trtasr.targets.target import Target
@@ -60,9 +61,10 @@ def place(centered: onnx.ModelProto, table: ScaleTable, target: Target, patterns
     decisions = decide(centered, (*target.graph_rules(centered), *target.rules), patterns)
     int8 = set(int8_nodes(decisions))
     if target.activation_scales == "dynamic":
-        # The biases of a table make up for how a weight rounds as it is, not rotated.
-        kept = int8 - rotated_layers(centered, table, int8)
-        fp32 = uncentered(with_corrections(centered, table, kept), table.offsets)
+        # The biases of a table make up for how a weight rounds as it is: not rotated, and to nearest.
+        kept = int8 - rotated_layers(centered, table, int8) - table.products.keys()
+        products = with_products(centered, table, int8)
+        fp32 = uncentered(with_corrections(products, table, kept), table.offsets)
     else:
         fp32 = give_back_quantized(with_corrections(centered, table, int8), table, int8)
     return Placed(fp32, target.quantize(fp32, table, int8), decisions)

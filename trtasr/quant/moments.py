@@ -1,4 +1,4 @@
-"""Mean of a tensor's channels, added up over utterances."""
+"""Mean and covariance of a tensor's channels, added up over utterances."""
 
 from dataclasses import dataclass
 
@@ -7,31 +7,43 @@ import numpy.typing as npt
 
 from trtasr.values import FloatArray
 
+Doubles = npt.NDArray[np.float64]
+
 
 @dataclass
-class Means:
+class Moments:
     """Sums over positions.
 
     Attributes:
         channels: C.
         first: whether channels are the first axis of the tensor, as convolutions read them; else the last.
+        second: whether products of channels are added up too, 8 C^2 bytes.
         count: positions so far.
     """
 
     channels: int
     first: bool
+    second: bool = False
     count: int = 0
 
     def __post_init__(self) -> None:
         self._total = np.zeros(self.channels)
+        self._products = np.zeros((self.channels, self.channels) if self.second else (0, 0))
 
     def add(self, values: FloatArray) -> None:
         """Count the values of one utterance in, [C, ...] or [..., C]."""
         rows = values.reshape(self.channels, -1).T if self.first else values.reshape(-1, self.channels)
         self.count += len(rows)
         self._total += rows.sum(0, dtype=np.float64)
+        if self.second:
+            self._products += rows.T @ rows
 
     @property
-    def mean(self) -> npt.NDArray[np.float64]:
+    def mean(self) -> Doubles:
         """E[x], [C]; zero before anything was seen."""
         return self._total / max(1, self.count)
+
+    @property
+    def covariance(self) -> Doubles:
+        """E[x x^T] - E[x] E[x]^T, [C, C]; of one with `second`."""
+        return self._products / max(1, self.count) - np.outer(self.mean, self.mean)
