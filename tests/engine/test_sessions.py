@@ -1,9 +1,12 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import tiny_graphs
+from onnx import TensorProto, numpy_helper
 
 from trtasr.engine import sessions
 from trtasr.engine.sessions import (
@@ -89,6 +92,36 @@ def test_convolutions_with_a_bias_run_in_int8(tmp_path: Path, monkeypatch: pytes
     assert (b"QLinearConv" in optimized.read_bytes()) is exact
 
 
+@pytest.fixture
+def codes(tmp_path: Path) -> Path:
+    """A matrix product whose weight is stored around 128, behind a sum."""
+    model = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["" : 20, "com.microsoft" : 1]>
+        g (uint8[2,64] q) => (float[2,32] y) {
+            product = com.microsoft.MatMulIntegerToFloat(q, w, one, one, middle, middle)
+            y = Add(product, large) }""")
+    weight = np.random.default_rng(0).integers(0, 256, (64, 32)).astype(np.uint8)
+    values = {"w": weight, "one": np.float32(1), "middle": np.uint8(128), "large": np.ones((2, 32), np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(each), name) for name, each in values.items())
+    onnx.save(model, tmp_path / "codes.onnx")
+    return tmp_path / "codes.onnx"
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("read", [Path, Path.read_bytes])
+def test_weights_are_signed_where_their_products_are_exact(
+    codes: Path, monkeypatch: pytest.MonkeyPatch, exact: bool, read: Callable[[Path], Path | bytes]
+) -> None:
+    monkeypatch.setattr(sessions, "multiplies_codes_exactly", lambda: exact)
+    before, optimized = codes.read_bytes(), codes.with_name("optimized.onnx")
+    session = open_session(read(codes), threads=1, optimized=optimized)
+    (weight,) = [item for item in load_model(optimized).graph.initializer if item.name == "w"]
+    assert weight.data_type == (TensorProto.INT8 if exact else TensorProto.UINT8)
+    assert codes.read_bytes() == before
+    q = np.random.default_rng(1).integers(0, 128, (2, 64)).astype(np.uint8)  # two products fit 16 bits
+    weights = numpy_helper.to_array(load_model(codes).graph.initializer[0]).astype(np.int32) - 128
+    np.testing.assert_array_equal(session.run(None, {"q": q})[0], (q.astype(np.int32) - 128) @ weights + 1)
+
+
 def test_half_graph_is_run_without_the_wrong_optimizer(tmp_path: Path) -> None:
     path = tiny_graphs.half_conv(tmp_path / "half.onnx")
     features, lengths = _batch()
@@ -132,6 +165,37 @@ def test_weights_in_a_file_of_their_own_stay_there(outside: Path) -> None:
     assert folder_of(exposed) is None
     assert all(tensor.raw_data for tensor in load_model(outside).graph.initializer)
     assert not all(tensor.raw_data for tensor in load_model(outside, weights=False).graph.initializer)
+
+
+def test_signed_weights_lie_beside_those_in_a_file_of_their_own(codes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "multiplies_codes_exactly", lambda: True)
+    model, apart = load_model(codes), codes.with_name("apart.onnx")
+    onnx.save(model, apart, save_as_external_data=True, location="apart.data", size_threshold=200)
+    mixed = load_model(apart, weights=False)
+    mixed.graph.initializer[0].CopyFrom(load_model(codes).graph.initializer[0])
+    apart.write_bytes(mixed.SerializeToString())
+    q = {"q": np.full((2, 64), 100, np.uint8)}
+    expected = open_session(codes, 1).run(None, q)
+    np.testing.assert_array_equal(open_session(apart, 1).run(None, q), expected)
+    np.testing.assert_array_equal(ort_observer(apart, ["y"], 1)(q)["y"], expected[0])
+
+
+def test_graphs_of_other_weights_are_loaded_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "multiplies_codes_exactly", lambda: True)
+    given = []
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda source, *_, **__: given.append(source))
+    path = tiny_graphs.fp32(tmp_path / "fp32.onnx")
+    open_session(path, 1)
+    assert given == [str(path)]
+
+
+def test_a_spoiled_weight_names_the_model(codes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "multiplies_codes_exactly", lambda: True)
+    model = load_model(codes)
+    model.graph.initializer[0].raw_data = b"short"
+    onnx.save(model, codes)
+    with pytest.raises(BundleError, match=r"codes\.onnx"):
+        open_session(codes, 1)
 
 
 def test_without_its_weights_a_graph_is_refused(outside: Path) -> None:

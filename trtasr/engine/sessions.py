@@ -11,6 +11,7 @@ import onnx
 from tqdm import tqdm
 
 from trtasr.engine.faults import REPAIR, Session, model_errors
+from trtasr.engine.signed_weights import unsigned_to_signed
 from trtasr.errors import AudioError, BundleError, said
 from trtasr.files.cpus import FLOAT, SPINNING, multiplies_codes_exactly
 from trtasr.files.cpus import threads as usual_threads
@@ -56,6 +57,9 @@ def open_session(
 ) -> Any:
     """An ONNX Runtime CPU session.
 
+    Stored graphs have uint8 weights, which any processor multiplies exactly; where it does so with int8 ones too, they
+    are int8 in the session, for which ONNX Runtime's kernels are faster.
+
     Args:
         model: ONNX file, or its bytes.
         threads: threads inside an operator; 0: one per usable CPU.
@@ -77,11 +81,10 @@ def open_session(
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # its errors are raised, and told once
     options.add_session_config_entry(SPINNING, "1" if timed else "0")
-    options.add_session_config_entry(FLOAT, "0" if multiplies_codes_exactly() else "1")
+    exact = multiplies_codes_exactly()
+    options.add_session_config_entry(FLOAT, "0" if exact else "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
-    if folder is not None:
-        options.add_session_config_entry(WEIGHTS_FOLDER, str(folder))
     # WeightBiasQuantization gives wrong results on FP16 Q/DQ convolutions with a bias (an int32 bias needs a scale
     # product that FP16 cannot hold), but FP32 Q/DQ graphs need it: without it no convolution with a bias runs in INT8.
     proto = load_model(model, weights=False)
@@ -91,6 +94,12 @@ def open_session(
     source = model if isinstance(model, bytes) else str(model)
     name = "model" if isinstance(model, bytes) else model
     with model_errors(name):
+        signed = unsigned_to_signed(proto) if exact else proto
+        if signed is not proto:
+            source, folder = signed.SerializeToString(), folder or folder_of(model)
+        del proto, signed  # ONNX Runtime holds what they hold, which may be much
+        if folder is not None:
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(folder))
         session = onnxruntime.InferenceSession(
             source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled, enable_fallback=0
         )  # there is nothing to fall back to: it would only tell so on standard output
