@@ -117,15 +117,17 @@ class Product:
     """Weight of a layer that is a matrix product at every position, for activations with a scale per position.
 
     Attributes:
-        codes: int8, in the shape of the weight as stored; of a layer that is rotated they are of W R^T
-            (`trtasr.quant.rotation`).
-        scales: float32 [O], positive and finite: codes times scales is the weight.
+        codes: int8, in the shape of the weight as stored, of W diag(s), where the layer is rotated of W diag(s) R^T
+            (`trtasr.quant.smoothing`, `trtasr.quant.rotation`).
+        scales: float32 [O], positive and finite: codes times scales is that weight.
         bias: float32 [O], of the centered graph; empty where the layer has none.
+        smoothing: s, float32 [I], at least 1, the same for all layers that read a tensor; empty where it is 1.
     """
 
     codes: npt.NDArray[np.int8]
     scales: FloatArray
     bias: FloatArray
+    smoothing: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from trtasr.graph.bias import moments_of
 from trtasr.graph.check import run_graph
 from trtasr.graph.cpu_dynamic import quantize_positions_for_cpu
 from trtasr.graph.dynamic import insert_dynamic_qdq
-from trtasr.graph.products import as_stored, product_layers, products_of, with_products
+from trtasr.graph.products import as_stored, normalized, product_layers, products_of, with_products
 from trtasr.graph.rotate import turns
 from trtasr.quant.rotation import rotated
 from trtasr.quant.scales import weight_scale
@@ -102,6 +102,52 @@ def matrices(model):
         if item.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) and len(item.dims) == 2:
             values = numpy_helper.to_array(item)
             yield values if values.dtype == np.int8 else (values ^ np.uint8(128)).view(np.int8)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("quantize", [insert_dynamic_qdq, quantize_positions_for_cpu])
+def test_large_channels_are_smoothed(layer, quantize, monkeypatch):
+    """The graph computes the same function with less noise than that of codes that two channels set the scales of."""
+    monkeypatch.setattr("trtasr.graph.products.normalized", lambda model: {"x"})
+    model, values = network(layer)
+    large = np.ones(CHANNELS, np.float32)
+    large[:2] = 60
+    values = values * (large[:, None] if layer == "convolution" else large)
+    products = products_of(model, seen(model, values))
+    assert (products["layer"].smoothing[:2] > products["layer"].smoothing[2:].max()).all()
+    axis = 0 if layer == "convolution" else 1
+    table = ScaleTable({}, {"w": weight_scale(numpy_helper.to_array(model.graph.initializer[0]), axis)})
+    exact, errors = run_graph(model, {"x": values[None]})["y"], []
+    for one in (replace(table, products=products), table):
+        made = quantize(with_products(model, one, {"layer"}), one, {"layer"})
+        errors.append(np.square(run_graph(made, {"x": values[None]})["y"] - exact).mean())
+    assert errors[0] < 0.5 * errors[1]
+    assert errors[0] < 1e-3 * exact.var()
+
+
+def test_layers_that_read_the_same_tensor_share_its_factors(conformer):
+    model = conformer.fp32
+    nodes = product_layers(model)
+    moments = moments_of(model, [node.input[0] for node in nodes])
+    draw = np.random.default_rng(0)
+    for one in moments.values():
+        values = draw.normal(size=(40, one.channels)).astype(np.float32) * draw.lognormal(0, 2, one.channels)
+        one.add(np.ascontiguousarray(values.T if one.first else values, np.float32))
+    products, shared = products_of(model, moments), {}
+    for node in nodes:
+        shared.setdefault(node.input[0], []).append(products[node.name].smoothing)
+    assert max(map(len, shared.values())) > 2
+    for found in shared.values():
+        assert all(np.array_equal(found[0], other) for other in found)
+    smoothed = {name for name, found in shared.items() if found[0].size}
+    assert smoothed <= normalized(model)
+    assert len(smoothed) > len(normalized(model)) / 2
+
+
+def test_what_a_layer_norm_gives_is_normalized_and_what_a_relu_gives_is_not(fp32, conformer):
+    assert not normalized(fp32)
+    made = {name: node.op_type for node in conformer.fp32.graph.node for name in node.output}
+    assert {made[name] for name in normalized(conformer.fp32)} == {"LayerNormalization", "Transpose"}
 
 
 def test_layers_in_floating_point_keep_what_they_were_trained_with():

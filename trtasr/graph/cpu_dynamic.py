@@ -16,7 +16,7 @@ from trtasr.graph.pointwise import ABSMAX
 from trtasr.graph.rotate import rotated_layers, rotation_constants, rotation_nodes
 from trtasr.graph.tensors import attribute
 from trtasr.quant.rotation import rotated
-from trtasr.quant.scales import quantize_weight, weight_scale
+from trtasr.quant.scales import along, quantize_weight, weight_scale
 from trtasr.values import ScaleTable
 
 STEP = "position_step", np.float32(1) / np.float32(127)  # between the codes of a position whose largest magnitude is 1
@@ -36,7 +36,8 @@ def quantize_positions_for_cpu(model: onnx.ModelProto, table: ScaleTable, int8: 
     - Per-token dynamic quantization: the scale a / 127 of a position depends on nothing but its own channels. Neither
       calibration nor other utterances of a batch decide what it can represent; of the table only the scales of the
       weights are read. Nodes that read the same tensor share its codes.
-    - In front of pointwise convolutions x is rotated, and so is W (`trtasr.graph.rotate`).
+    - Where the table has factors for a layer, x is divided by them, and W multiplied (`trtasr.quant.smoothing`). In
+      front of pointwise convolutions x is rotated then, and so is W (`trtasr.graph.rotate`).
     - A pointwise convolution is that product over channels last; its bias is added in float32.
     - A wider convolution (over one or two axes, strides and dilations too) is one product per tap: the taps of an
       output read positions of different scales. y[t] = b + sum_k a[s t + k] (q[s t + k] W_k).
@@ -99,13 +100,16 @@ class PositionLowering(Lowering):
         self.values[node.output[0]] = Forms(rows=total[0], rank=weight.ndim)
 
     def _int8(self, node: NodeProto) -> tuple[np.ndarray, str]:
-        """A weight on the grid of its scales, as stored or rotated, and the name of the scales."""
+        """A weight on the grid of its scales, as stored, smoothed or rotated, and the name of the scales."""
         entry, weight = weight_scales_of(self.table, node.input[1]), self._array(node.input[1])
+        product = self.table.products.get(node.name)
+        if product and product.smoothing.size:
+            weight = weight * along(product.smoothing, 1 - entry.axis, weight.ndim)
         if node.name in self.rotated:
             weight = rotated(weight, 1 - entry.axis)
             entry = weight_scale(weight, entry.axis)
-        if node.name in self.table.products:
-            entry = replace(entry, scales=self.table.products[node.name].scales)
+        if product:
+            entry = replace(entry, scales=product.scales)
         scales = np.asarray(entry.scales, np.float32)
         return quantize_weight(weight, scales, entry.axis), self._constant(f"{node.name}/weight_scale", scales)
 
@@ -121,10 +125,17 @@ class PositionLowering(Lowering):
 
     def _positions(self, rows: str, node: NodeProto) -> Forms:
         """Codes and largest magnitudes of what a node reads, float32, channels last; made once for all like readers."""
-        turned = node.name in self.rotated
-        if (rows, turned) not in self.coded:
-            self.coded[rows, turned] = self._codes_of(self._rotated(rows, node) if turned else rows)
-        return self.coded[rows, turned]
+        smooth, turned = self._smoothed(rows, node), node.name in self.rotated
+        if (smooth, turned) not in self.coded:
+            self.coded[smooth, turned] = self._codes_of(self._rotated(smooth, node) if turned else smooth)
+        return self.coded[smooth, turned]
+
+    def _smoothed(self, rows: str, node: NodeProto) -> str:
+        product = self.table.products.get(node.name)
+        if product is None or not product.smoothing.size:
+            return rows
+        name = f"{node.input[0]}_smoothed"  # a tensor with and one without its mask are the same rows
+        return self._once("Mul", [rows, self._constant(f"{name}/by", 1 / product.smoothing)], name)
 
     def _rotated(self, rows: str, node: NodeProto) -> str:
         nodes, found = rotation_nodes(rows, self.weights[node.input[1]].dims[1])

@@ -4,16 +4,16 @@ import onnx
 from onnx import NodeProto
 
 from trtasr.graph.edit import consumers
+from trtasr.graph.front_end import waveform_rules
 from trtasr.graph.qdq import Rule
 from trtasr.graph.tensors import attribute
-from trtasr.graph.waveform import waveform_rules
 from trtasr.values import Site
 
 
 def cpu_rules(model: onnx.ModelProto) -> tuple[Rule, ...]:
     """What keeps a site of this graph out of INT8 on the CPU.
 
-    Rule ``waveform`` comes first (`trtasr.graph.waveform`). Rule ``swish``: a depthwise convolution whose result goes
+    Rule ``waveform`` comes first (`trtasr.graph.front_end`). Rule ``swish``: a depthwise convolution whose result goes
     on in floating point (Conformer's, before Swish), as its codes would be converted back at once. Rule ``gelu``:
     likewise a convolution before GELU.
     """

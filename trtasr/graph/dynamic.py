@@ -65,13 +65,13 @@ def insert_dynamic_qdq(model: onnx.ModelProto, table: ScaleTable, int8: Collecti
             nodes.append(node)
             continue
         weight, constant = matrix_of(node, table, stored, node.name in turned)
-        rank, rows = len(stored[node.input[1]].dims), rows_of(node)
+        rank, (lead, rows, divisor) = len(stored[node.input[1]].dims), smoothed_rows(node, table)
         mixed, source = mixed_rows(rows, constant[0].dims[0]) if node.name in turned else ([], rows)
-        before = [*transposed(node.input[0], rows, rank), *mixed, *unit_codes(rows, source)]
+        before = [*transposed(node, rank), *lead, *mixed, *unit_codes(rows, source)]
         nodes += [made for made in (*before, weight) if made.output[0] not in done]
-        nodes += scaled_product(node, weight.output[0], rank)
+        nodes += scaled_product(node, rows, weight.output[0], rank)
         done.update(made.output[0] for made in (*before, weight))
-        added.update({item.name: item for item in constant})
+        added.update({item.name: item for item in (*constant, *divisor)})
     return rebuilt(static, nodes, {**stored, **added}.values())
 
 
@@ -95,11 +95,13 @@ def matrix_of(
     name, entry = node.input[1], weight_scales_of(table, node.input[1])
     values = numpy_helper.to_array(stored[name])
     matrix = values if node.op_type == "MatMul" else np.ascontiguousarray(values.reshape(values.shape[:2]).T)
+    product = table.products.get(node.name)
+    if product and product.smoothing.size:
+        matrix = matrix * product.smoothing[:, None]
     if turn:
         matrix = rotated(matrix, 0)
     scales = weight_scale(matrix, 1).scales if turn else entry.scales
-    if node.name in table.products:
-        scales = table.products[node.name].scales
+    scales = product.scales if product else scales
     codes = tensor(f"{name}_int8_columns", quantize_weight(matrix, scales, 1))
     step = tensor(f"{name}_scale", np.asarray(scales, np.float32))
     whole, title = [f"{codes.name}_dequantized"], f"{name}/DequantizeLinear"
@@ -124,10 +126,19 @@ def rows_of(node: NodeProto) -> str:
     return f"{node.input[0]}_rows" if node.op_type == "Conv" else str(node.input[0])
 
 
-def transposed(source: str, rows: str, rank: int) -> list[NodeProto]:
+def transposed(node: NodeProto, rank: int) -> list[NodeProto]:
     """The Transpose from channels first to channels last; nothing where a tensor has its channels there."""
-    order = [0, *range(2, rank), 1]
+    source, rows, order = node.input[0], rows_of(node), [0, *range(2, rank), 1]
     return [] if rows == source else [make_node("Transpose", [source], [rows], name=rows, perm=order)]
+
+
+def smoothed_rows(node: NodeProto, table: ScaleTable) -> tuple[list[NodeProto], str, list[TensorProto]]:
+    """From the rows that a node reads to these divided by its factors, their name, and 1 / s; no node without any."""
+    rows, product = rows_of(node), table.products.get(node.name)
+    if product is None or not product.smoothing.size:
+        return [], rows, []
+    smooth, inverse = f"{rows}_smoothed", tensor(f"{rows}_smoothing", 1 / product.smoothing)
+    return [make_node("Mul", [rows, inverse.name], [smooth], name=f"{rows}/Smooth")], smooth, [inverse]
 
 
 def mixed_rows(rows: str, channels: int) -> tuple[list[NodeProto], str]:
@@ -159,15 +170,16 @@ def unit_codes(rows: str, source: str) -> list[NodeProto]:
     ]
 
 
-def scaled_product(node: NodeProto, weight: str, rank: int) -> list[NodeProto]:
+def scaled_product(node: NodeProto, rows: str, weight: str, rank: int) -> list[NodeProto]:
     """A node's product with the codes of its rows, times the magnitude of every row.
 
     Args:
         node: MatMul, or convolution with a bias or none.
+        rows: what `unit_codes` has named after.
         weight: matrix [I, O].
         rank: of a convolution's output.
     """
-    unit, absmax = f"{rows_of(node)}_unit_dequantized", f"{rows_of(node)}_absmax"
+    unit, absmax = f"{rows}_unit_dequantized", f"{rows}_absmax"
     if node.op_type == "Conv":
         return product_nodes(node, unit, weight, rank, absmax)
     product = f"{node.output[0]}_product"

@@ -1,4 +1,4 @@
-"""Mean and covariance of a tensor's channels, added up over utterances."""
+"""Mean and covariance of a tensor's channels, added up over utterances, and a sample of its positions."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trtasr.values import FloatArray
+
+SAMPLED = 16  # positions of an utterance, at least, where it has as many
 
 Doubles = npt.NDArray[np.float64]
 
@@ -17,7 +19,7 @@ class Moments:
     Attributes:
         channels: C.
         first: whether channels are the first axis of the tensor, as convolutions read them; else the last.
-        second: whether products of channels are added up too, 8 C^2 bytes.
+        second: whether products of channels are added up too, 8 C^2 bytes, and some positions are kept.
         count: positions so far.
     """
 
@@ -29,6 +31,7 @@ class Moments:
     def __post_init__(self) -> None:
         self._total = np.zeros(self.channels)
         self._products = np.zeros((self.channels, self.channels) if self.second else (0, 0))
+        self._sample: list[FloatArray] = []
 
     def add(self, values: FloatArray) -> None:
         """Count the values of one utterance in, [C, ...] or [..., C]."""
@@ -37,11 +40,17 @@ class Moments:
         self._total += rows.sum(0, dtype=np.float64)
         if self.second:
             self._products += rows.T @ rows
+            self._sample.append(rows[:: max(1, len(rows) // SAMPLED)].copy())
 
     @property
     def mean(self) -> Doubles:
         """E[x], [C]; zero before anything was seen."""
         return self._total / max(1, self.count)
+
+    @property
+    def sample(self) -> FloatArray:
+        """Positions at equal distances in each utterance, [N, C]; of one with `second` that has seen something."""
+        return np.concatenate(self._sample)
 
     @property
     def covariance(self) -> Doubles:

@@ -10,20 +10,20 @@ import numpy.typing as npt
 from trtasr.quant.scales import along, quantize_weight
 from trtasr.values import FloatArray, Product, ScaleTable, WeightScale
 
-CODES, SCALES, BIAS = "|codes", "|scales", "|bias"  # end the names of a product's arrays
+CODES, SCALES, BIAS, SMOOTHING = ENDS = "|codes", "|scales", "|bias", "|smoothing"  # of the names of a product's arrays
 
 AnyArray = npt.NDArray[Any]
 
 
 def arrays_of(table: ScaleTable) -> dict[str, AnyArray]:
-    """Codes and biases of what is corrected; of every product ``<layer>|codes``, ``|scales``, ``|bias``."""
+    """Codes and biases of what is corrected; of every product ``<layer>|codes``, ``|scales`` and so on."""
     found: dict[str, AnyArray] = {}
     for name, values in table.corrected.items():
         entry = table.weights.get(name)
         found[name] = np.asarray(quantize_weight(values, entry.scales, entry.axis) if entry else values, order="C")
     for layer, product in table.products.items():
-        arrays = {CODES: product.codes, SCALES: product.scales, BIAS: product.bias}
-        found |= {f"{layer}{end}": np.asarray(values, order="C") for end, values in arrays.items()}
+        arrays = product.codes, product.scales, product.bias, product.smoothing
+        found |= {f"{layer}{end}": np.asarray(values, order="C") for end, values in zip(ENDS, arrays, strict=True)}
     return found
 
 
@@ -34,7 +34,7 @@ def with_arrays(table: ScaleTable, arrays: Mapping[str, AnyArray]) -> ScaleTable
         ValueError: an array of another kind or shape, or a product that lacks one.
     """
     layers = {name.removesuffix(CODES) for name in arrays if name.endswith(CODES)}
-    own = {f"{layer}{end}" for layer in layers for end in (CODES, SCALES, BIAS)}
+    own = {f"{layer}{end}" for layer in layers for end in ENDS}
     if missing := sorted(own - arrays.keys()):
         raise ValueError(f"{missing[0]} is missing")
     products = {layer: checked(layer, *product_arrays(layer, arrays)) for layer in sorted(layers)}
@@ -47,11 +47,11 @@ def with_arrays(table: ScaleTable, arrays: Mapping[str, AnyArray]) -> ScaleTable
 
 
 def product_arrays(layer: str, arrays: Mapping[str, AnyArray]) -> Iterator[AnyArray]:
-    """Codes, scales and bias of a layer."""
-    return (arrays[f"{layer}{end}"] for end in (CODES, SCALES, BIAS))
+    """Codes, scales, bias and smoothing of a layer."""
+    return (arrays[f"{layer}{end}"] for end in ENDS)
 
 
-def checked(layer: str, codes: AnyArray, scales: AnyArray, bias: AnyArray) -> Product:
+def checked(layer: str, codes: AnyArray, scales: AnyArray, bias: AnyArray, smoothing: AnyArray) -> Product:
     """A product whose numbers can be used.
 
     Raises:
@@ -59,12 +59,14 @@ def checked(layer: str, codes: AnyArray, scales: AnyArray, bias: AnyArray) -> Pr
     """
     if codes.dtype != np.int8 or codes.ndim < 2 or scales.ndim != 1 or scales.size not in codes.shape:
         raise ValueError(f"{layer}: codes are not INT8, or their scales not one per output channel")
-    for values in (scales, bias):
+    for values in (scales, bias, smoothing):
         if values.dtype != np.float32 or not np.isfinite(values).all():
-            raise ValueError(f"{layer}: scales or bias are not finite float32 numbers")
+            raise ValueError(f"{layer}: scales, bias or smoothing are not finite float32 numbers")
     if not (scales > 0).all() or bias.shape not in ((0,), scales.shape):
         raise ValueError(f"{layer}: a scale is not positive, or the bias not one per output channel")
-    return Product(codes, scales, bias)
+    if not (smoothing >= 1).all() or smoothing.shape not in {(0,), *((size,) for size in codes.shape)}:
+        raise ValueError(f"{layer}: a factor of smoothing is below 1, or they are not one per input channel")
+    return Product(codes, scales, bias, smoothing)
 
 
 def corrected_values(name: str, stored: AnyArray, entry: WeightScale | None) -> FloatArray:

@@ -10,10 +10,10 @@ import onnx
 
 from trtasr.engine.build import build_rtx, require_rtx
 from trtasr.graph.dynamic import insert_dynamic_qdq
+from trtasr.graph.front_end import position_rules, waveform_rules
 from trtasr.graph.gains import channel_gains, gain_lint, gained
 from trtasr.graph.halve import half_caches, halve
 from trtasr.graph.qdq import insert_qdq
-from trtasr.graph.waveform import waveform_rules
 from trtasr.results import Built
 from trtasr.targets.rules import REASONS, alignment
 from trtasr.targets.t4 import fp16_lint
@@ -61,6 +61,7 @@ def rtx(capability: str) -> Target:
         dynamic=insert_dynamic_qdq,
         rules=(unasked, alignment),
         graph_rules=waveform_rules,
+        dynamic_rules=position_rules,
         reasons=REASONS | {"unasked": "depthwise; --quantize-depthwise asks for them"},
         passes=(channel_gains, halve, half_caches),
         rest="FP16",

@@ -9,6 +9,7 @@ REASONS = {
     "fidelity": "INT8 costs too much there (quantization.fidelity)",
     "fallback": "the builder has no INT8 kernel for it",
     "waveform": "between the waveform and the first linear layer",
+    "stem": "in front of the first linear layer: over several positions, so its scale would stay static",
     "alignment": "channels not a multiple of 16",
 }
 TURING_REASONS = REASONS | {"depthwise": "no INT8 kernel on sm_75"}

@@ -12,11 +12,11 @@ from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt
 from trtasr.engine.cache import format_cache
 from trtasr.engine.calibrator import Source, at_opt_shape, cache_header
 from trtasr.graph.dynamic import dynamic_layers, insert_dynamic_qdq
+from trtasr.graph.front_end import position_rules, waveform_rules
 from trtasr.graph.halve import fp16_scale_lint, half_caches, halve
 from trtasr.graph.lint import overflow_lint
 from trtasr.graph.passes import Pass
 from trtasr.graph.qdq import insert_qdq
-from trtasr.graph.waveform import waveform_rules
 from trtasr.results import Built
 from trtasr.targets.rules import TURING_REASONS, alignment, depthwise
 from trtasr.targets.target import QDQ, Order, Target
@@ -109,6 +109,7 @@ T4 = Target(
     dynamic=insert_dynamic_qdq,
     rules=(depthwise, alignment),
     graph_rules=waveform_rules,
+    dynamic_rules=position_rules,
     reasons=TURING_REASONS,
     passes=(halve, half_caches),
     rest="FP16",

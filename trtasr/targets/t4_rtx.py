@@ -9,12 +9,12 @@ from functools import partial
 
 from trtasr.engine.build import require_rtx
 from trtasr.graph.dynamic import insert_dynamic_qdq
+from trtasr.graph.front_end import position_rules, waveform_rules
 from trtasr.graph.gains import channel_gains, gain_lint
 from trtasr.graph.halve import half_caches, halve
 from trtasr.graph.pointwise import pointwise_to_matmul
 from trtasr.graph.qdq import Rule, insert_qdq
 from trtasr.graph.unfold import unfold_convolutions
-from trtasr.graph.waveform import waveform_rules
 from trtasr.recipe import EngineShapes
 from trtasr.targets.rtx import build
 from trtasr.targets.rules import TURING_REASONS, depthwise
@@ -53,6 +53,7 @@ def t4_rtx(unfold_channels: int) -> Target:
         dynamic_when=ALWAYS,
         rules=(depthwise, kernel(unfold_channels)),
         graph_rules=waveform_rules,
+        dynamic_rules=position_rules,
         reasons=REASONS,
         passes=(unfold_convolutions, pointwise_to_matmul, channel_gains, halve, half_caches),
         rest="FP16",

@@ -1,8 +1,8 @@
 import onnx
 import pytest
 
+from trtasr.graph.front_end import position_rules, stem, waveform_front_end, waveform_rules
 from trtasr.graph.qdq import decide
-from trtasr.graph.waveform import waveform_front_end, waveform_rules
 
 HEADER = '<ir_version: 9, opset_import: ["" : 20]>'
 
@@ -41,6 +41,24 @@ def test_a_plane_of_one_channel_is_no_waveform():
             [plane] y = Conv <kernel_shape=[3,3]> (features, w)
         }}""")
     assert waveform_front_end(plane) == set()
+
+
+def test_a_stem_is_what_reads_several_positions_in_front_of_the_first_linear_layer():
+    assert stem(graph(2)) == {"first", "second"}
+
+
+def test_a_network_of_convolutions_alone_has_no_stem(fp32):
+    assert stem(fp32) == set()
+
+
+def test_planes_and_pointwise_convolutions_are_no_stem(conformer):
+    assert stem(conformer.fp32) == set()
+
+
+@pytest.mark.parametrize(("channels", "rule"), [(1, "waveform"), (2, "stem")])
+def test_a_stem_is_named_in_the_decision_too(channels, rule):
+    model = graph(channels)
+    assert {item.node: item.rule for item in decide(model, position_rules(model))}["second"] == rule
 
 
 @pytest.mark.parametrize(("node", "rule"), [("first", "waveform"), ("second", "waveform"), ("behind", "int8")])
