@@ -12,8 +12,8 @@ from trtasr.graph.bias import moments_of
 from trtasr.graph.check import run_graph
 from trtasr.graph.cpu_dynamic import quantize_positions_for_cpu
 from trtasr.graph.dynamic import insert_dynamic_qdq
-from trtasr.graph.products import as_stored, normalized, product_layers, products_of, with_products
-from trtasr.graph.rotate import turns
+from trtasr.graph.products import Form, normalized, product_layers, products_of, with_products
+from trtasr.graph.rotate import turned
 from trtasr.quant.rotation import rotated
 from trtasr.quant.scales import weight_scale
 from trtasr.values import Product, ScaleTable
@@ -58,9 +58,9 @@ def coarse(monkeypatch):
 def nearest(node, weight, scales):
     """The product by rounding to nearest on the same grid."""
     axis = 0 if node.op_type == "Conv" else 1
-    turned = rotated(weight, 1 - axis) if turns(node) else weight
+    form = rotated(weight, 1 - axis) if node.op_type == "Conv" else weight
     steps = scales.reshape([-1 if index == axis else 1 for index in range(weight.ndim)])
-    return Product(np.rint(turned / steps).astype(np.int8), scales, np.zeros(0, np.float32))
+    return Product(np.rint(form / steps).astype(np.int8), scales, np.zeros(0, np.float32))
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -187,5 +187,6 @@ def test_the_stored_form_of_a_rotated_layer_is_not_rotated():
     model, values = network("convolution")
     [node], [product] = product_layers(model), products_of(model, seen(model, values)).values()
     weight = numpy_helper.to_array(model.graph.initializer[0])
-    np.testing.assert_allclose(as_stored(node, product), weight, atol=2 * product.scales.max())
+    assert turned(model) == {"layer"}
+    np.testing.assert_allclose(Form(node, turn=True).stored(product), weight, atol=2 * product.scales.max())
     assert not np.allclose(product.codes * product.scales[:, None, None], weight, atol=0.3)

@@ -138,7 +138,8 @@ class PositionLowering(Lowering):
         return self._once("Mul", [rows, self._constant(f"{name}/by", 1 / product.smoothing)], name)
 
     def _rotated(self, rows: str, node: NodeProto) -> str:
-        nodes, found = rotation_nodes(rows, self.weights[node.input[1]].dims[1])
+        weight = self.weights[node.input[1]]
+        nodes, found = rotation_nodes(rows, weight.dims[0 if node.op_type == "MatMul" else 1])
         self.nodes += nodes
         self.initializers.update({item.name: item for item in rotation_constants()})
         return found

@@ -10,18 +10,18 @@ and A C A^T that it is rounded for. Every layer is decided for itself: nothing d
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, numpy_helper
 from tqdm import tqdm
 
 from trtasr.errors import UsageError
 from trtasr.graph.bias import bias_of, layers
 from trtasr.graph.edit import constants, rebuilt, tensor
 from trtasr.graph.pointwise import per_position
-from trtasr.graph.rotate import turns
+from trtasr.graph.rotate import turned
 from trtasr.graph.tensors import added_biases, grouped, output_axis, ungrouped
 from trtasr.quant.gptq import gptq_codes
 from trtasr.quant.moments import Moments
@@ -53,14 +53,16 @@ def products_of(model: onnx.ModelProto, moments: Mapping[str, Moments]) -> dict[
     Raises:
         QualityError: values that are NaN or infinite.
     """
-    stored, linear, even = constants(model), added_biases(model), normalized(model)
+    stored, linear, even, turns = constants(model), added_biases(model), normalized(model), turned(model)
     found: dict[str, Product] = {}
-    for nodes in tqdm(alike(product_layers(model)), "round", unit="tensor", disable=None):
-        if (seen := moments[nodes[0].input[0]]).count:
-            scale = smoothing_of(nodes, stored, seen) if nodes[0].input[0] in even else NONE
-            for node in nodes:
-                _, bias = bias_of(node, stored, linear)
-                found[node.name] = product_of(node, numpy_helper.to_array(stored[node.input[1]]), bias, seen, scale)
+    for (source, turn), nodes in tqdm(alike(model, turns).items(), "round", unit="tensor", disable=None):
+        if (seen := moments[source]).count:
+            forms = [Form(node, turn) for node in nodes]
+            weights = [numpy_helper.to_array(stored[node.input[1]]) for node in nodes]
+            scale = smoothing_of(forms, weights, seen) if source in even else NONE
+            for form, weight in zip(forms, weights, strict=True):
+                _, bias = bias_of(form.node, stored, linear)
+                found[form.node.name] = product_of(form, weight, bias, seen, scale)
     return found
 
 
@@ -79,53 +81,58 @@ def normalized(model: onnx.ModelProto) -> set[str]:
     return found
 
 
-def alike(nodes: Sequence[NodeProto]) -> list[list[NodeProto]]:
-    """The layers that read the same tensor, and are rotated or not alike: they share its codes."""
+def alike(model: onnx.ModelProto, turns: Collection[str]) -> dict[tuple[str, bool], list[NodeProto]]:
+    """Tensor, and whether it is rotated -> the layers that read it so, and share its codes."""
     groups: dict[tuple[str, bool], list[NodeProto]] = defaultdict(list)
-    for node in nodes:
-        groups[node.input[0], turns(node)].append(node)
-    return list(groups.values())
+    for node in product_layers(model):
+        groups[node.input[0], node.name in turns].append(node)
+    return groups
 
 
-def smoothing_of(nodes: Sequence[NodeProto], stored: Mapping[str, TensorProto], seen: Moments) -> FloatArray:
+@dataclass(frozen=True)
+class Form:
+    """In which form a layer's weight is multiplied.
+
+    Attributes:
+        node: the layer.
+        turn: whether its channels are rotated.
+    """
+
+    node: NodeProto
+    turn: bool
+
+    def multiplied(self, weight: FloatArray, scale: FloatArray) -> FloatArray:
+        """W diag(s), or W diag(s) R^T, of a weight W as stored; no factors s for 1."""
+        axis = 1 - output_axis(self.node, weight.ndim)
+        heavy = weight * along(scale, axis, weight.ndim) if scale.size else weight
+        return rotated(heavy, axis) if self.turn else heavy
+
+    def stored(self, product: Product) -> FloatArray:
+        """The weight of a product as the FP32 graph has it: neither rotated nor smoothed."""
+        axis, rank = output_axis(self.node, product.codes.ndim), product.codes.ndim
+        values = product.codes * along(product.scales, axis, rank)
+        values = rotated(values, 1 - axis) if self.turn else values
+        return values / along(product.smoothing, 1 - axis, rank) if product.smoothing.size else values
+
+
+def smoothing_of(forms: Sequence[Form], weights: Sequence[FloatArray], seen: Moments) -> FloatArray:
     """Factors of the channels that these layers read; empty for none."""
-    weights = [grouped(node, numpy_helper.to_array(stored[node.input[1]]))[0].astype(np.float32) for node in nodes]
-    return smoothing(seen.sample, weights, lambda rows: rotated(rows, 1) if turns(nodes[0]) else rows)
+    rows = [grouped(form.node, weight)[0].astype(np.float32) for form, weight in zip(forms, weights, strict=True)]
+    return smoothing(seen.sample, rows, lambda values: rotated(values, 1) if forms[0].turn else values)
 
 
-def product_of(node: NodeProto, weight: FloatArray, bias: FloatArray, seen: Moments, scale: FloatArray) -> Product:
+def product_of(form: Form, weight: FloatArray, bias: FloatArray, seen: Moments, scale: FloatArray) -> Product:
     """One layer's weight on a grid of its own, and what its bias becomes."""
-    axis, moved = output_axis(node, weight.ndim), multiplied(node, weight, scale)
-    scales, covariance = weight_scale(moved, axis).scales, seen.covariance
+    node, moved = form.node, form.multiplied(weight, scale)
+    scales, covariance = weight_scale(moved, output_axis(node, weight.ndim)).scales, seen.covariance
     if scale.size:
         covariance = covariance / np.outer(scale, scale)
-    if turns(node):
+    if form.turn:
         covariance = rotated_covariance(covariance)
     chosen = gptq_codes(grouped(node, moved), covariance[None], scales[None], damping=DAMPING)
     product = Product(ungrouped(node, chosen, weight.shape).astype(np.int8), scales, bias, scale)
-    change = grouped(node, as_stored(node, product))[0] - grouped(node, weight)[0]
+    change = grouped(node, form.stored(product))[0] - grouped(node, weight)[0]
     return replace(product, bias=(bias - change @ seen.mean).astype(np.float32)) if bias.size else product
-
-
-def multiplied(node: NodeProto, weight: FloatArray, scale: FloatArray) -> FloatArray:
-    """A weight W as stored, in the form that codes are multiplied with: W diag(s), or W diag(s) R^T.
-
-    Args:
-        node: its layer.
-        weight: W.
-        scale: s of the channels, float32 [I]; empty for 1.
-    """
-    axis = 1 - output_axis(node, weight.ndim)
-    heavy = weight * along(scale, axis, weight.ndim) if scale.size else weight
-    return rotated(heavy, axis) if turns(node) else heavy
-
-
-def as_stored(node: NodeProto, product: Product) -> FloatArray:
-    """A layer's weight as the FP32 graph has it: neither rotated nor smoothed."""
-    axis, rank = output_axis(node, product.codes.ndim), product.codes.ndim
-    values = product.codes * along(product.scales, axis, rank)
-    values = rotated(values, 1 - axis) if turns(node) else values
-    return values / along(product.smoothing, 1 - axis, rank) if product.smoothing.size else values
 
 
 def with_products(model: onnx.ModelProto, table: ScaleTable, quantized: Collection[str]) -> onnx.ModelProto:
@@ -141,7 +148,7 @@ def with_products(model: onnx.ModelProto, table: ScaleTable, quantized: Collecti
     """
     if not table.products:
         return model
-    stored, linear = constants(model), added_biases(model)
+    stored, linear, turns = constants(model), added_biases(model), turned(model)
     changed: dict[str, FloatArray] = {}
     for node in product_layers(model):
         if node.name in quantized and node.name in table.products:
@@ -150,6 +157,7 @@ def with_products(model: onnx.ModelProto, table: ScaleTable, quantized: Collecti
                 raise UsageError(
                     f"{node.name}: the scale table has a weight of another shape", "calibrate again for this graph"
                 )
-            changed |= {node.input[1]: as_stored(node, product)} | ({name: product.bias} if name else {})
+            weight = Form(node, node.name in turns).stored(product)
+            changed |= {node.input[1]: weight} | ({name: product.bias} if name else {})
     new = [tensor(item.name, changed[item.name]) if item.name in changed else item for item in stored.values()]
     return rebuilt(model, model.graph.node, new)

@@ -44,8 +44,8 @@ def fewest(noise: Sequence[float], rest: float, used: Callable[[int], float], st
 
 def expected(left: Sequence[float], missed: dict[int, float], held: dict[int, float], high: int) -> int:
     """The next count to measure, above all that missed; `high` when no smaller one is expected to hold."""
-    low = max(missed)
-    if not math.isfinite(missed[low]) or len(missed) > 4:
+    low, silent = max(missed), held.get(high) == 0  # without any noise nothing says how steep it falls
+    if not math.isfinite(missed[low]) or len(missed) > 4 or silent:
         return (low + high + 1) // 2 if held else min(max(1, 2 * low), high)
     slope, aim = steepness(left, missed, held), 1.0 if held else CAUTION
     for count in range(low + 1, high):
