@@ -72,7 +72,7 @@ def test_the_bundled_model_holds_the_gate(bundled, tmp_path):
     trial, probes = bundled
     assert loss_of(bundled, tmp_path) < LIMITS["high"] / 2
     (on_cpu,) = replace(trial, target=CPU).written((), tmp_path)
-    assert probes.used([on_cpu], "max") <= 1
+    assert probes.used([on_cpu], LIMITS["max"]) <= 1
 
 
 def test_half_the_range_of_one_late_layer_misses_it(bundled, tmp_path):
@@ -86,7 +86,7 @@ def test_one_weight_of_the_opposite_sign_misses_it(bundled, tmp_path):
 def test_the_layer_that_is_spoilt_is_the_one_that_goes_back(bundled):
     trial, probes = bundled
     spoilt = replace(trial, table=narrowed(trial, LATE), known={})
-    left = leave_out(spoilt, [Goal("fidelity", lambda files: probes.used(files, "high"), 0.5)])
+    left = leave_out(spoilt, [Goal("fidelity", lambda files: probes.used(files, LIMITS["high"]), 0.5)])
     assert left.rules == {LATE: "fidelity"}
     assert left.harm == {LATE: min(spoilt.harm.values())}
 

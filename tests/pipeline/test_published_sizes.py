@@ -8,18 +8,17 @@ from golden.write_published import SIZES, write
 from trtasr.cli import main
 from trtasr.pipeline.use import engine_layers
 
+CONVOLUTIONS = {"whisper-tiny": 2, "moonshine-tiny": 3}
 PER_ENCODER_LAYER, PER_DECODER_LAYER, LOGITS = 6, 10, 1  # q, k, v, out, feed-forward twice; cross-attention besides
 
 
 def expected(config):
-    """Weighted nodes that run in INT8: linear layers, and convolutions of 256 channels or more, which are unfolded."""
+    """Weighted nodes that run in INT8: linear layers."""
     if config["model_type"] == "whisper":
-        layers, convolutions, width = (config["encoder_layers"], config["decoder_layers"]), 2, config["d_model"]
-    else:  # its three convolutions make features of the waveform
+        layers = config["encoder_layers"], config["decoder_layers"]
+    else:
         layers = config["encoder_num_hidden_layers"], config["decoder_num_hidden_layers"]
-        convolutions, width = 0, config["hidden_size"]
-    linear = PER_ENCODER_LAYER * layers[0] + PER_DECODER_LAYER * layers[1] + LOGITS
-    return linear + (convolutions if width >= 256 else 0)
+    return PER_ENCODER_LAYER * layers[0] + PER_DECODER_LAYER * layers[1] + LOGITS
 
 
 @pytest.mark.slow
@@ -34,7 +33,7 @@ def test_every_linear_layer_of_the_plan_is_int8(size, tmp_path, capsys):
     assert code in (0, 3), capsys.readouterr().err
     layers = engine_layers(out)["t4-rtx"]
     weighted = [layer for layer in layers if layer.macs]
-    assert sum(not layer.int8 for layer in weighted) == 3 * (size == "moonshine-tiny")  # convolutions on the waveform
+    assert sum(not layer.int8 for layer in weighted) == CONVOLUTIONS[size]  # in front of the first linear layer
     decisions = json.loads((out / "scales.json").read_text())["decisions"]["t4-rtx"]
     assert sum(item["quantized"] for item in decisions) == expected(SIZES[size])
     assert json.loads((out / "bundle.json").read_text())["parity"] < 1e-3

@@ -44,12 +44,12 @@ class Probed:
             self.known[key] = together, *(item.fidelity(kind) for kind, item in tallies.items())
         return self.known[key]
 
-    def used(self, files: Files, level: str) -> float:
-        """An engine's loss over the limit of a level: 1 and less is within it."""
+    def used(self, files: Files, limit: float) -> float:
+        """An engine's loss over a limit: 1 and less is within it."""
         together = self.judge(files)[0]
         found = loss(together)
         logger.info("fidelity: %.4f nats, %.2f %% of positions agree", found, 100 * together.agreement)
-        return found / LIMITS[level]
+        return found / limit
 
     @property
     def few(self) -> list[Example]:
