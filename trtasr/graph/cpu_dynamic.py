@@ -11,12 +11,11 @@ from onnx import NodeProto, helper
 
 from trtasr.graph.cpu_qdq import MICROSOFT, MIDDLE, TO_COLUMNS, TO_ROWS, Forms, Lowering, unsigned
 from trtasr.graph.cpu_rules import framewise
-from trtasr.graph.edit import weight_scales_of
 from trtasr.graph.pointwise import ABSMAX
+from trtasr.graph.products import multiplied
 from trtasr.graph.rotate import rotated_layers, rotation_constants, rotation_nodes
-from trtasr.graph.tensors import attribute
-from trtasr.quant.rotation import rotated
-from trtasr.quant.scales import along, quantize_weight, weight_scale
+from trtasr.graph.tensors import attribute, output_axis
+from trtasr.quant.scales import quantize_weight
 from trtasr.values import ScaleTable
 
 STEP = "position_step", np.float32(1) / np.float32(127)  # between the codes of a position whose largest magnitude is 1
@@ -101,17 +100,9 @@ class PositionLowering(Lowering):
 
     def _int8(self, node: NodeProto) -> tuple[np.ndarray, str]:
         """A weight on the grid of its scales, as stored, smoothed or rotated, and the name of the scales."""
-        entry, weight = weight_scales_of(self.table, node.input[1]), self._array(node.input[1])
-        product = self.table.products.get(node.name)
-        if product and product.smoothing.size:
-            weight = weight * along(product.smoothing, 1 - entry.axis, weight.ndim)
-        if node.name in self.rotated:
-            weight = rotated(weight, 1 - entry.axis)
-            entry = weight_scale(weight, entry.axis)
-        if product:
-            entry = replace(entry, scales=product.scales)
-        scales = np.asarray(entry.scales, np.float32)
-        return quantize_weight(weight, scales, entry.axis), self._constant(f"{node.name}/weight_scale", scales)
+        weight, scales = multiplied(node, self._array(node.input[1]), self.table, node.name in self.rotated)
+        codes = quantize_weight(weight, scales, output_axis(node, weight.ndim))
+        return codes, self._constant(f"{node.name}/weight_scale", scales)
 
     def _tap(self, codes: Forms, matrix: np.ndarray, scales: str, output: str, layer: str) -> None:
         """Of one tap, a (q W): an integer product, and each row of it times the largest magnitude of its position.

@@ -7,15 +7,15 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 from onnx.helper import make_node
 
-from trtasr.graph.edit import constants, rebuilt, tensor, weight_scales_of
+from trtasr.graph.edit import constants, rebuilt, tensor
 from trtasr.graph.halve import SMALLEST_NORMAL
 from trtasr.graph.lint import LARGEST_HALF
 from trtasr.graph.pointwise import ABSMAX, per_position, product_nodes
+from trtasr.graph.products import multiplied
 from trtasr.graph.qdq import insert_qdq
 from trtasr.graph.rotate import rotated_layers, rotation_constants, rotation_nodes
 from trtasr.quant.ranges import CODES, representable
-from trtasr.quant.rotation import rotated
-from trtasr.quant.scales import quantize_weight, weight_scale
+from trtasr.quant.scales import quantize_weight
 from trtasr.values import ScaleTable
 
 UNIT_SCALE = representable(1 / CODES)  # of what lies between -1 and 1
@@ -26,22 +26,23 @@ def insert_dynamic_qdq(model: onnx.ModelProto, table: ScaleTable, int8: Collecti
 
         x [B,I,T] -> Conv(W [O,I,1], b) -> y
     becomes
-        x -> Transpose -> R -> r [B,T,I] -> Abs -> ReduceMax(I) -> Clip(2^-14, 65504) -> a [B,T,1]
-        r / a -> Q(s) -> DQ(s) -> MatMul(DQ(Wq)) -> Mul(a) -> Add(b) -> Transpose -> y
+        x -> Transpose -> Mul(1 / s) -> R -> r [B,T,I] -> Abs -> ReduceMax(I) -> Clip(2^-14, 65504) -> a [B,T,1]
+        r / a -> Q(u) -> DQ(u) -> MatMul(DQ(Wq)) -> Mul(a) -> Add(b) -> Transpose -> y
 
-    with s = 1/127, raised to an FP16 value. A MatMul with a stored weight becomes the same without R and Transposes,
-    a convolution over two axes the same with one axis more. Per-token dynamic quantization as in LLM.int8 (Dettmers et
+    with u = 1/127, raised to an FP16 value. A MatMul with a stored weight becomes the same without Transposes, a
+    convolution over two axes the same with one axis more. Per-token dynamic quantization as in LLM.int8 (Dettmers et
     al. 2022, section 3: vector-wise) and SmoothQuant (Xiao et al. 2023, table 2: O1): codes of row t have the scale
-    s max_i |x_ti|. Nodes that read the same tensor share a and the codes; y keeps its name. In rows [B,T,I] TensorRT
+    u max_i |r_ti|. Nodes that read the same tensor share a and the codes; y keeps its name. In rows [B,T,I] TensorRT
     for RTX makes one kernel of all in front of the product and one of all behind it; with the maximum over axis 1 of
     [B,I,T] it makes one kernel more for every layer.
 
     Clip: a frame of silence must not be divided by 0, so a is at least the smallest normal FP16 number; an FP16 graph's
     infinity gets the largest code instead of NaN.
 
-    R rotates the channels (`trtasr.quant.rotation`), which may double the largest, so that r is clipped to half of what
-    FP16 holds first: infinity less infinity would be NaN. Wq = W R^T, rounded, with scales of its own: what the table
-    has for W does not fit it. Where the table has corrected weights, which lie on its grid, there is no R.
+    The factors s are those of the layer's product in the table (`trtasr.quant.smoothing`); without any there is no Mul.
+    R rotates the channels of some layers (`rotated_layers`), which may double the largest, so that they are clipped to
+    half of what FP16 holds first: infinity less infinity would be NaN. Wq is W diag(s) R^T, rounded, with scales of its
+    own (`multiplied`).
 
     Every other INT8 node (a kernel over several positions, Gemm) keeps the static pair of `insert_qdq`, and every
     weight of these its codes and scales.
@@ -88,22 +89,15 @@ def matrix_of(
 
     Args:
         node: MatMul, or convolution.
-        table: scales of weights as they are.
+        table: scales of weights, and products.
         stored: constants of the graph.
         turn: whether its rows are rotated.
     """
-    name, entry = node.input[1], weight_scales_of(table, node.input[1])
-    values = numpy_helper.to_array(stored[name])
+    name = node.input[1]
+    values, scales = multiplied(node, numpy_helper.to_array(stored[name]), table, turn)
     matrix = values if node.op_type == "MatMul" else np.ascontiguousarray(values.reshape(values.shape[:2]).T)
-    product = table.products.get(node.name)
-    if product and product.smoothing.size:
-        matrix = matrix * product.smoothing[:, None]
-    if turn:
-        matrix = rotated(matrix, 0)
-    scales = weight_scale(matrix, 1).scales if turn else entry.scales
-    scales = product.scales if product else scales
     codes = tensor(f"{name}_int8_columns", quantize_weight(matrix, scales, 1))
-    step = tensor(f"{name}_scale", np.asarray(scales, np.float32))
+    step = tensor(f"{name}_scale", scales)
     whole, title = [f"{codes.name}_dequantized"], f"{name}/DequantizeLinear"
     return make_node("DequantizeLinear", [codes.name, step.name], whole, name=title, axis=1), [codes, step]
 

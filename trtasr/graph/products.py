@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from trtasr.errors import UsageError
 from trtasr.graph.bias import bias_of, layers
-from trtasr.graph.edit import constants, rebuilt, tensor
+from trtasr.graph.edit import constants, rebuilt, tensor, weight_scales_of
 from trtasr.graph.pointwise import per_position
 from trtasr.graph.rotate import turned
 from trtasr.graph.tensors import added_biases, grouped, output_axis, ungrouped
@@ -31,7 +31,7 @@ from trtasr.quant.smoothing import smoothing
 from trtasr.values import FloatArray, Product, ScaleTable
 
 # Of the mean variance, added to every variance. What synthetic features leave out must not look free: with 0.5 no layer
-# of QuartzNet15x5 has more noise on speech than by rounding to nearest, with 0.01 some have (docs/ablation.md).
+# of QuartzNet15x5 has more noise on speech than by rounding to nearest, with 0.05 some have (docs/ablation.md).
 DAMPING = 0.5
 NONE = np.zeros(0, np.float32)  # of factors
 
@@ -70,9 +70,9 @@ def normalized(model: onnx.ModelProto) -> set[str]:
     """Tensors that a layer norm gives, transposed or not: the only ones that are smoothed.
 
     The norm holds their channels to what its weights say, so that features without audio show how large they are. On
-    real speech, of every second layer: behind layer norms 2.4 (Whisper tiny.en), 4.2 (Conformer small) and 6.9 dB
+    real speech, of every second layer: behind layer norms 2.4 (Whisper tiny.en), 3.9 (Conformer small) and 6.9 dB
     (Moonshine tiny) less noise; behind activation functions and depthwise convolutions up to 6 dB more, though the
-    features promised less (docs/ablation.md).
+    features promised less (docs/method.md, Smoothing).
     """
     found: set[str] = set()
     for node in model.graph.node:
@@ -113,6 +113,25 @@ class Form:
         values = product.codes * along(product.scales, axis, rank)
         values = rotated(values, 1 - axis) if self.turn else values
         return values / along(product.smoothing, 1 - axis, rank) if product.smoothing.size else values
+
+
+def multiplied(node: NodeProto, weight: FloatArray, table: ScaleTable, turn: bool) -> tuple[FloatArray, FloatArray]:
+    """A layer's weight in the form that its codes are of, as stored, and the scales of that, float32 [O].
+
+    Args:
+        node: the layer.
+        weight: as the FP32 graph has it, which for a layer with a product is `with_products`.
+        table: with the product, whose scales these are; else those of the rotated weight, or the table's own.
+        turn: whether its channels are rotated.
+
+    Raises:
+        UsageError: the table has no scales for the weight.
+    """
+    entry, product = weight_scales_of(table, node.input[1]), table.products.get(node.name)
+    moved = Form(node, turn).multiplied(weight, product.smoothing if product else NONE)
+    if product:
+        return moved, product.scales
+    return moved, weight_scale(moved, entry.axis).scales if turn else np.asarray(entry.scales, np.float32)
 
 
 def smoothing_of(forms: Sequence[Form], weights: Sequence[FloatArray], seen: Moments) -> FloatArray:
