@@ -16,7 +16,7 @@ from trtasr.cli import main
 from trtasr.files.scratch import scratch
 from trtasr.network.network import outputs
 from trtasr.pipeline import budget as pipeline
-from trtasr.pipeline.budget import FIDELITY, Goal, Trial, affordable, budget, leave_out, scaled_as_needed
+from trtasr.pipeline.budget import Goal, Trial, affordable, budget, leave_out, scaled_as_needed
 from trtasr.pipeline.features import calibration_features
 from trtasr.recipe import EngineShapes, Evaluation, Recipe, override
 from trtasr.targets import CPU, T4, T4_RTX
@@ -197,13 +197,12 @@ def test_layers_with_the_most_noise_for_what_they_compute_come_first(judged):
 
 def test_scales_are_computed_at_run_time_where_static_ones_miss_fidelity(judged):
     static = replace(judged.trial, target=CPU)
-    missed, held = Goal(FIDELITY, lambda _: 1.1), Goal(FIDELITY, lambda _: 1.0)
-    assert scaled_as_needed(static, [missed]).target.activation_scales == "dynamic"
-    assert scaled_as_needed(static, [held]) is static
-    assert scaled_as_needed(static, [Goal("budget", lambda _: 2.0)]) is static
+    missed, held = (lambda _: 1.1), (lambda _: 1.0)
+    assert scaled_as_needed(static, missed).target.activation_scales == "dynamic"
+    assert scaled_as_needed(static, held) is static
     asked = replace(static.recipe, engine=EngineShapes(activation_scales="static"))
-    assert scaled_as_needed(replace(static, recipe=asked), [missed]).target is CPU
-    assert scaled_as_needed(replace(static, target=T4), [missed]).target is T4
+    assert scaled_as_needed(replace(static, recipe=asked), missed).target is CPU
+    assert scaled_as_needed(replace(static, target=T4), missed).target is T4
     assert len(judged.trial.harm) == sum(len(part) for part in judged.trial.macs)
 
 

@@ -175,13 +175,17 @@ def leave_out(trial: Trial, goals: Sequence[Goal]) -> Left:
     return Left(trial.target, rules, {name: trial.harm[name] for name in rules})
 
 
-def scaled_as_needed(trial: Trial, goals: Sequence[Goal]) -> Trial:
+def scaled_as_needed(trial: Trial, used: Callable[[Files], float]) -> Trial:
     """The trial with scales computed at run time where the target has them for need, and static ones miss fidelity.
 
-    They cost less than layers in floating point. Budgets do not ask for them.
+    They cost less than layers in floating point.
+
+    Args:
+        trial: of a target, with the scales that it has without need.
+        used: share of the noise allowed that its graphs have used.
     """
     wanted = trial.recipe.engine.activation_scales == "auto" and trial.target.dynamic_when == NEEDED
-    if not wanted or all(trial.used(goal, ()) <= 1 for goal in goals if goal.rule == FIDELITY):
+    if not wanted or trial.used(Goal(FIDELITY, used), ()) <= 1:
         return trial
     logger.warning("%s: static scales of activations miss fidelity; they are computed at run time", trial.target.name)
     return replace(trial, target=trial.target.scaled("dynamic"))

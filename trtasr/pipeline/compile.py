@@ -28,7 +28,7 @@ from trtasr.pipeline.record import Evidence, record_of, write_record
 from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Recipe
 from trtasr.results import Record
-from trtasr.targets.target import Quantize
+from trtasr.targets.target import Quantize, Target
 from trtasr.values import CalibrationSet, ScaleTable
 
 STAGES = (
@@ -115,23 +115,28 @@ def left_in_float(
     job: Job, graphs: Exported, table: ScaleTable, features: Callable[[str], CalibrationSet], probes: Probed
 ) -> list[Left]:
     """For each target the layers to leave in floating point so that the recipe's budget and level of fidelity hold."""
-    recipe, goals = job.recipe, []
+    recipe, budgets = job.recipe, []
     if budgeted(recipe):
         examples = features(recipe.calibration.method).examples()
-        goals.append(budget(recipe, graphs, examples, job.utterances))
-    level = recipe.quantization.fidelity
-    if level != "fast" and recipe.engine.quantization != "implicit":
-        goals += fidelity_goals(probes, level)
+        budgets.append(budget(recipe, graphs, examples, job.utterances))
     harm: dict[tuple[Quantize, str], float] = {}
     trials = [Trial(graphs, table, recipe, target, probes.few, harm) for target in job.targets]
-    return [leave_out(scaled_as_needed(trial, goals), goals) for trial in trials]
+    level = recipe.quantization.fidelity
+    if level == "fast" or recipe.engine.quantization == "implicit":
+        return [leave_out(trial, budgets) for trial in trials]
+    scaled = [scaled_as_needed(trial, partial(probes.used, limit=LIMITS["max"])) for trial in trials]
+    return [leave_out(trial, [*budgets, *fidelity_goals(probes, level, trial.target)]) for trial in scaled]
 
 
-def fidelity_goals(probes: Probed, level: str) -> list[Goal]:
-    """What a level asks for: its limit; `high` comes as near to FP32 as a tenth of the work buys, or a fifth."""
+def fidelity_goals(probes: Probed, level: str, target: Target) -> list[Goal]:
+    """What a level asks for: its limit; `high` comes as near to FP32 as a tenth of the work buys, or a fifth.
+
+    Static scales, which are faster on the CPU, are near enough at the limit of `max`: what they lose more is clipping.
+    """
+    near = NEAR if target.activation_scales == "dynamic" else LIMITS["max"]
     spent = SPENT_GENERATING if probes.network.described.generation else SPENT
-    near = [Goal(FIDELITY, partial(probes.used, limit=NEAR), spent, partial=True)] if level == "high" else []
-    return [*near, Goal(FIDELITY, partial(probes.used, limit=LIMITS[level]), MOST_LEFT)]
+    first = [Goal(FIDELITY, partial(probes.used, limit=near), spent, partial=True)] if level == "high" else []
+    return [*first, Goal(FIDELITY, partial(probes.used, limit=LIMITS[level]), MOST_LEFT)]
 
 
 @dataclass(frozen=True)
