@@ -223,9 +223,9 @@ def test_weights_are_rotated_and_have_scales_of_their_own(fp32, table):
     codes = [name for name in after if name.endswith("_int8_columns")]
     assert len(codes) == 5
     for name in codes:
-        weight = name.removesuffix("_int8_columns")
+        weight = name.removesuffix("_rotated_int8_columns")
         matrix = rotated(stored[weight][:, :, 0].T, 0)
-        scales = after[f"{weight}_scale"]
+        scales = after[f"{weight}_rotated_scale"]
         np.testing.assert_array_equal(scales, weight_scale(matrix, 1).scales)
         assert np.abs(after[name] * scales - matrix).max() <= 0.5001 * scales.max()
 

@@ -178,9 +178,53 @@ def test_depthwise_and_wide_convolutions_have_none(fp32, conformer):
 def test_a_product_of_another_graph_is_refused():
     model, values = network("linear")
     [product] = products_of(model, seen(model, values)).values()
-    for other in (replace(product, codes=product.codes[:, :3]), replace(product, bias=product.bias[:3])):
-        with pytest.raises(UsageError, match=r"layer: the scale table has a weight of another shape"):
-            with_products(model, ScaleTable({}, {}, products={"layer": other}), {"layer"})
+    few = np.ones(3, np.float32)
+    for change in ({"codes": product.codes[:, :3]}, {"bias": few}, {"scales": few}, {"smoothing": few}):
+        with pytest.raises(UsageError, match=r"layer has arrays of other sizes there.*\n.*make calib"):
+            with_products(model, ScaleTable({}, {}, products={"layer": replace(product, **change)}), {"layer"})
+    with pytest.raises(UsageError, match=r"nowhere is no matrix product"):
+        with_products(model, ScaleTable({}, {}, products={"nowhere": product}), {"layer"})
+
+
+def test_readers_of_a_tensor_with_different_factors_are_refused(conformer):
+    model = conformer.fp32
+    [one, other, *_] = [
+        node for node in product_layers(model) if node.name.endswith(("linear_q/MatMul", "linear_k/MatMul"))
+    ]
+    assert one.input[0] == other.input[0]
+    moments = moments_of(model, [one.input[0]])
+    moments[one.input[0]].add(
+        np.random.default_rng(0).normal(size=(40, moments[one.input[0]].channels)).astype(np.float32)
+    )
+    products = products_of(model, moments)
+    spoilt = replace(products[one.name], smoothing=np.full(moments[one.input[0]].channels, 2, np.float32))
+    with pytest.raises(UsageError, match=r"has other factors there than another layer"):
+        with_products(model, ScaleTable({}, {}, products=products | {one.name: spoilt}), ())
+
+
+def test_an_input_that_is_constant_is_rounded_to_nearest():
+    """Nothing varies, so no error can make up for another; the mean is kept all the same."""
+    model, values = network("linear")
+    values[:] = 1000.0 + np.arange(CHANNELS, dtype=np.float32)
+    moments = moments_of(model, ["x"])
+    for start in range(0, POSITIONS, 500):
+        moments["x"].add(values[start : start + 500])
+    [node], [product] = product_layers(model), products_of(model, moments).values()
+    weight = numpy_helper.to_array(model.graph.initializer[0])
+    np.testing.assert_array_equal(product.codes, nearest(node, weight, product.scales).codes)
+
+
+def test_a_bias_that_two_convolutions_read_keeps_both_from_having_products():
+    model, _ = network("convolution")
+    again = onnx.helper.make_node("Conv", ["x", "other", "b"], ["z"], name="again", kernel_shape=[1])
+    model.graph.node.append(again)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((OUTPUTS, CHANNELS, 1), np.float32), "other"))
+    assert product_layers(model) == []
+
+
+def test_very_wide_inputs_have_no_covariance(monkeypatch):
+    monkeypatch.setattr("trtasr.graph.products.WIDEST", CHANNELS - 1)
+    assert product_layers(network("linear")[0]) == []
 
 
 def test_the_stored_form_of_a_rotated_layer_is_not_rotated():

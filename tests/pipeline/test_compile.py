@@ -50,7 +50,7 @@ CPU = {"model": {"QLinearConv": 6, "MatMulIntegerToFloat": 3}, "encoder": {"MatM
 CPU["decoder"] = {"MatMulIntegerToFloat": 17}
 LEFT = {  # target -> rules of layers that are not in INT8
     "model": {"t4-rtx": {"depthwise": 3}, "cpu": {}},
-    "encoder": {"t4-rtx": {"kernel": 2, "activations": 12}, "cpu": {"gelu": 2, "activations": 12}},
+    "encoder": {"t4-rtx": {"stem": 2, "activations": 12}, "cpu": {"gelu": 2, "activations": 12}},
 }
 INT8 = {"model": {"t4-rtx": 6, "cpu": 9}, "encoder": {"t4-rtx": 33, "cpu": 33}}
 
@@ -177,13 +177,13 @@ def test_one_table_has_the_scales_of_all_graphs(made):
 
 
 def test_qdq_nodes_carry_the_scales_of_the_table_bit_for_bit(made):
-    """Those of weights, but of rotated ones; activations are divided by their magnitude and have one scale together."""
+    """Those of weights, as they are smoothed and rotated; activations are divided by their magnitude and share one."""
     table = table_of(made.bundle)
     for part in made.parts:
         model, original = (onnx.load(made.bundle / f"{part}.{kind}.onnx") for kind in ("qdq", "fp32"))
         constants, stored = initializers(model), initializers(original)
         turned = rotated_layers(original, table, {node.name for node in original.graph.node})
-        rotated_weights = {node.input[1] for node in original.graph.node if node.name in turned}
+        layers = {node.input[1]: node for node in original.graph.node if len(node.input) > 1}
         quantized = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
         integers = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
         assert (len(quantized), len(integers)) == QDQ[part]
@@ -192,12 +192,14 @@ def test_qdq_nodes_carry_the_scales_of_the_table_bit_for_bit(made):
             assert constants[node.input[1]].tobytes() == UNIT_SCALE.tobytes()
             assert made_by[node.input[0]].op_type == "Div"
         for node in integers:
-            name = node.output[0].removesuffix("_dequantized").removesuffix("_int8_columns")
+            name = node.output[0].removesuffix("_dequantized").removesuffix("_int8_columns").removesuffix("_rotated")
             assert constants[node.input[0]].dtype == np.int8
-            entry = table.weights[name]
-            if name in rotated_weights:
-                entry = weight_scale(rotated(stored[name], 1 - entry.axis), entry.axis)
-            assert constants[node.input[1]].tobytes() == entry.scales.tobytes()
+            entry, layer = table.weights[name], layers[name]
+            weight, divisor = stored[name], constants.get(f"{layer.input[0]}_smoothing")
+            if divisor is not None:
+                weight = weight * (1 / divisor)[:, None]  # linear layers all
+            weight = rotated(weight, 1 - entry.axis) if layer.name in turned else weight
+            assert constants[node.input[1]].tobytes() == weight_scale(weight, entry.axis).scales.tobytes()
 
 
 SCALES_OF = {"QLinearConv": (1, 2, 4), "MatMulIntegerToFloat": (2, 4, 3)}  # inputs: scale, zero point, weight scales

@@ -8,8 +8,9 @@ import pytest
 from exported import exported
 from onnx import numpy_helper
 
-from trtasr.bench.fidelity import LIMITS
+from trtasr.bench.fidelity import LIMITS, NEAR
 from trtasr.pipeline.budget import Goal, Trial, leave_out
+from trtasr.pipeline.compile import fidelity_goals
 from trtasr.pipeline.export import centered
 from trtasr.pipeline.features import calibration_features
 from trtasr.pipeline.fidelity import judged, probed
@@ -19,6 +20,7 @@ from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Calibration, Recipe, load_recipe
 from trtasr.results import Engine
 from trtasr.targets import CPU, T4_RTX
+from trtasr.text.generate import Generation
 
 ROOT = Path(__file__).parents[2]
 LATE = "/encoder/encoder.5/mconv.6/conv/Conv"
@@ -89,6 +91,29 @@ def test_the_layer_that_is_spoilt_is_the_one_that_goes_back(bundled):
     left = leave_out(spoilt, [Goal("fidelity", lambda files: probes.used(files, LIMITS["high"]), 0.5)])
     assert left.rules == {LATE: "fidelity"}
     assert left.harm == {LATE: min(spoilt.harm.values())}
+
+
+def test_high_goes_on_from_its_limit_as_far_as_a_share_of_the_work_pays(bundled, tmp_path):
+    """Nearer with scales at run time than with static ones, and twice as far where tokens are generated."""
+    trial, probes = bundled
+    files, described = trial.written((), tmp_path), probes.network.described
+    loss = probes.judge(files)[0].divergence
+    talking = replace(
+        probes,
+        network=replace(
+            probes.network, described=replace(described, generation=Generation(0, (), (), (), (), 9, None, (), 0.0))
+        ),
+    )
+    for target, given, limit, share in (
+        (T4_RTX, probes, LIMITS["max"], 0.1),
+        (T4_RTX.scaled("dynamic"), probes, NEAR, 0.1),
+        (T4_RTX.scaled("dynamic"), talking, NEAR, 0.2),
+    ):
+        near, limited = fidelity_goals(given, "high", target)
+        assert (near.most, near.partial, limited.most, limited.partial) == (share, True, 0.5, False)
+        assert [goal.used(files) for goal in (near, limited)] == [loss / limit, loss / LIMITS["high"]]
+        (alone,) = fidelity_goals(given, "max", target)
+        assert alone.used(files) == loss / LIMITS["max"]
 
 
 def test_the_same_graphs_are_judged_once(bundled, tmp_path):

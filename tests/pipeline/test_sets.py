@@ -70,16 +70,18 @@ def test_every_file_of_the_bundle_has_the_same_figures_and_jiwer_too(out) -> Non
 
 
 def test_the_gate_of_the_interval_keeps_the_bundle_and_marks_it(lines, tmp_path) -> None:
-    """Over all 240 utterances INT8 loses nothing, and the interval reaches to 0.24 points."""
-    command = "compile", ROOT / "engines" / "quartznet.toml", "-o", tmp_path / "out", *FLAGS, "--manifest"
-    gate = "--set", "evaluation.gate=interval", "--set", "evaluation.max_wer_upper=0.1"
-    code, printed = run(*command, written(tmp_path / "speech.json", lines), *gate)
+    """Over all 240 utterances INT8 loses two words, 0.17 points, and the interval reaches to 0.43."""
+    command = "compile", ROOT / "engines" / "quartznet.toml", "-o", tmp_path / "out", *FLAGS
+    gate = "--set", "evaluation.gate=interval", "--set", "evaluation.max_wer_upper=0.3"
+    speech = "--manifest", written(tmp_path / "speech.json", lines)
+    code, printed = run(*command, "--target", "t4-rtx", *speech, *gate)
     assert code == 3
-    assert "; the gate is +0.10 for the interval's upper end" in printed
+    assert "; the gate is +0.30 for the interval's upper end" in printed
     assert printed.splitlines()[-1].startswith("FAILED")
     sidecar = read(tmp_path / "out", "bundle.json")
     assert sidecar["outcome"] == "FAILED"
-    assert sidecar["results"]["cpu"]["differences"][0]["delta"] <= 0.1
+    found = sidecar["results"]["t4-rtx"]["differences"][0]
+    assert found["delta"] < 0.3 < found["interval"][1]
     assert sidecar["recipe"]["evaluation"]["gate"] == "interval"
 
 

@@ -48,6 +48,19 @@ def has_half(model: Any) -> bool:
     return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
+def session_options(threads: int, timed: bool) -> Any:
+    """Options of a session that runs one operator at a time; arguments as in `open_session`."""
+    import onnxruntime  # noqa: PLC0415 - as there
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or usual_threads()
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4  # its errors are raised, and told once
+    options.add_session_config_entry(SPINNING, "1" if timed else "0")
+    return options
+
+
 def open_session(
     model: Path | bytes,
     threads: int = 0,
@@ -75,13 +88,7 @@ def open_session(
     """
     import onnxruntime  # noqa: PLC0415 - half a second that `doctor` and `inspect` do not need
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or usual_threads()
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4  # its errors are raised, and told once
-    options.add_session_config_entry(SPINNING, "1" if timed else "0")
-    exact = multiplies_codes_exactly()
+    options, exact = session_options(threads, timed), multiplies_codes_exactly()
     options.add_session_config_entry(FLOAT, "0" if exact else "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)

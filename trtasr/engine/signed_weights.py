@@ -52,8 +52,8 @@ def unsigned_to_signed(model: onnx.ModelProto) -> onnx.ModelProto:
 def unsigned_weights(model: onnx.ModelProto) -> set[str]:
     """Names of the weights around 128 that nothing but integer convolutions and matrix products reads."""
     stored = {item.name: item for item in model.graph.initializer if item.data_type == TensorProto.UINT8}
-    if not stored:
-        return set()
+    if not stored or any(item.HasField("g") for node in model.graph.node for item in node.attribute):
+        return set()  # a graph inside of a node may read them too
     pairs = [weight_and_zero(node) for node in model.graph.node]
     found = Counter(weight for weight, zero in pairs if is_inside(stored.get(weight)) and is_middle(stored.get(zero)))
     read = Counter(name for node in model.graph.node for name in node.input if name in found)

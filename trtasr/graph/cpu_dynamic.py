@@ -33,10 +33,10 @@ def quantize_positions_for_cpu(model: onnx.ModelProto, table: ScaleTable, int8: 
         q -> MatMulIntegerToFloat(Wq, weight scales / 127) -> Mul(a) -> y
 
     - Per-token dynamic quantization: the scale a / 127 of a position depends on nothing but its own channels. Neither
-      calibration nor other utterances of a batch decide what it can represent; of the table only the scales of the
-      weights are read. Nodes that read the same tensor share its codes.
-    - Where the table has factors for a layer, x is divided by them, and W multiplied (`trtasr.quant.smoothing`). In
-      front of pointwise convolutions x is rotated then, and so is W (`trtasr.graph.rotate`).
+      calibration nor other utterances of a batch decide what it can represent; of the table only scales of weights and
+      products are read. Nodes that read the same tensor share its codes.
+    - Where a product has factors, x is divided by them, and W multiplied (`trtasr.quant.smoothing`). In front of some
+      layers x is rotated then, and so is W (`trtasr.graph.rotate`).
     - A pointwise convolution is that product over channels last; its bias is added in float32.
     - A wider convolution (over one or two axes, strides and dilations too) is one product per tap: the taps of an
       output read positions of different scales. y[t] = b + sum_k a[s t + k] (q[s t + k] W_k).

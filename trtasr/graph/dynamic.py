@@ -33,19 +33,16 @@ def insert_dynamic_qdq(model: onnx.ModelProto, table: ScaleTable, int8: Collecti
     convolution over two axes the same with one axis more. Per-token dynamic quantization as in LLM.int8 (Dettmers et
     al. 2022, section 3: vector-wise) and SmoothQuant (Xiao et al. 2023, table 2: O1): codes of row t have the scale
     u max_i |r_ti|. Nodes that read the same tensor share a and the codes; y keeps its name. In rows [B,T,I] TensorRT
-    for RTX makes one kernel of all in front of the product and one of all behind it; with the maximum over axis 1 of
-    [B,I,T] it makes one kernel more for every layer.
+    for RTX makes one kernel of all in front of the product and one of all behind it; in [B,I,T] one more.
 
     Clip: a frame of silence must not be divided by 0, so a is at least the smallest normal FP16 number; an FP16 graph's
     infinity gets the largest code instead of NaN.
-
     The factors s are those of the layer's product in the table (`trtasr.quant.smoothing`); without any there is no Mul.
     R rotates the channels of some layers (`rotated_layers`), which may double the largest, so that they are clipped to
     half of what FP16 holds first: infinity less infinity would be NaN. Wq is W diag(s) R^T, rounded, with scales of its
     own (`multiplied`).
 
-    Every other INT8 node (a kernel over several positions, Gemm) keeps the static pair of `insert_qdq`, and every
-    weight of these its codes and scales.
+    Every other INT8 node (a kernel over several positions, Gemm) keeps the static pair of `insert_qdq`.
 
     Args:
         model: FP32 graph; not changed.
@@ -55,8 +52,7 @@ def insert_dynamic_qdq(model: onnx.ModelProto, table: ScaleTable, int8: Collecti
     Raises:
         UsageError: a scale is missing, not positive or not finite.
     """
-    chosen = per_position(model).intersection(int8)
-    turned = rotated_layers(model, table, int8)
+    chosen, turned = per_position(model).intersection(int8), rotated_layers(model, table, int8)
     static = insert_qdq(model, table, set(int8) - chosen)
     stored, nodes = constants(static), list[NodeProto]()
     added = {item.name: item for item in (*unit_constants(), *rotation_constants())}
@@ -96,9 +92,10 @@ def matrix_of(
     name = node.input[1]
     values, scales = multiplied(node, numpy_helper.to_array(stored[name]), table, turn)
     matrix = values if node.op_type == "MatMul" else np.ascontiguousarray(values.reshape(values.shape[:2]).T)
-    codes = tensor(f"{name}_int8_columns", quantize_weight(matrix, scales, 1))
-    step = tensor(f"{name}_scale", scales)
-    whole, title = [f"{codes.name}_dequantized"], f"{name}/DequantizeLinear"
+    own = f"{name}_rotated" if turn else name  # another layer may read the weight as it is
+    codes = tensor(f"{own}_int8_columns", quantize_weight(matrix, scales, 1))
+    step = tensor(f"{own}_scale", scales)
+    whole, title = [f"{codes.name}_dequantized"], f"{own}/DequantizeLinear"
     return make_node("DequantizeLinear", [codes.name, step.name], whole, name=title, axis=1), [codes, step]
 
 

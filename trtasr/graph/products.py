@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto, TensorProto, numpy_helper
 from tqdm import tqdm
 
 from trtasr.errors import UsageError
@@ -34,13 +34,24 @@ from trtasr.values import FloatArray, Product, ScaleTable
 # of QuartzNet15x5 has more noise on speech than by rounding to nearest, with 0.05 some have (docs/ablation.md).
 DAMPING = 0.5
 NONE = np.zeros(0, np.float32)  # of factors
+WIDEST = 3072  # channels of an input; the covariance of wider ones takes 8 bytes times their square, for each of them
 
 
 def product_layers(model: onnx.ModelProto) -> list[NodeProto]:
-    """The layers that get a `Product`: matrix products at every position with a weight that nobody else reads."""
-    readers = Counter(name for node in model.graph.node for name in node.input)
+    """The layers that get a `Product`: matrix products at every position with constants that nobody else reads."""
+    readers, stored = Counter(name for node in model.graph.node for name in node.input), constants(model)
     alone = per_position(model)
-    return [node for node in layers(model) if node.name in alone and readers[node.input[1]] == 1]
+
+    def own(node: NodeProto) -> bool:
+        return inputs_of(node, stored) <= WIDEST and all(readers[name] == 1 for name in node.input[1:])
+
+    return [node for node in layers(model) if node.name in alone and own(node)]
+
+
+def inputs_of(node: NodeProto, stored: Mapping[str, TensorProto]) -> int:
+    """Channels that a matrix product at every position reads."""
+    dims = stored[node.input[1]].dims
+    return int(dims[1 if node.op_type == "Conv" else 0])
 
 
 def products_of(model: onnx.ModelProto, moments: Mapping[str, Moments]) -> dict[str, Product]:
@@ -60,9 +71,9 @@ def products_of(model: onnx.ModelProto, moments: Mapping[str, Moments]) -> dict[
             forms = [Form(node, turn) for node in nodes]
             weights = [numpy_helper.to_array(stored[node.input[1]]) for node in nodes]
             scale = smoothing_of(forms, weights, seen) if source in even else NONE
-            for form, weight in zip(forms, weights, strict=True):
-                _, bias = bias_of(form.node, stored, linear)
-                found[form.node.name] = product_of(form, weight, bias, seen, scale)
+            biases = [bias_of(node, stored, linear)[1] for node in nodes]
+            made = rounded_together(forms, weights, biases, seen, scale)
+            found |= {node.name: product for node, product in zip(nodes, made, strict=True)}
     return found
 
 
@@ -140,18 +151,32 @@ def smoothing_of(forms: Sequence[Form], weights: Sequence[FloatArray], seen: Mom
     return smoothing(seen.sample, rows, lambda values: rotated(values, 1) if forms[0].turn else values)
 
 
-def product_of(form: Form, weight: FloatArray, bias: FloatArray, seen: Moments, scale: FloatArray) -> Product:
-    """One layer's weight on a grid of its own, and what its bias becomes."""
-    node, moved = form.node, form.multiplied(weight, scale)
-    scales, covariance = weight_scale(moved, output_axis(node, weight.ndim)).scales, seen.covariance
-    if scale.size:
-        covariance = covariance / np.outer(scale, scale)
-    if form.turn:
-        covariance = rotated_covariance(covariance)
-    chosen = gptq_codes(grouped(node, moved), covariance[None], scales[None], damping=DAMPING)
-    product = Product(ungrouped(node, chosen, weight.shape).astype(np.int8), scales, bias, scale)
-    change = grouped(node, form.stored(product))[0] - grouped(node, weight)[0]
-    return replace(product, bias=(bias - change @ seen.mean).astype(np.float32)) if bias.size else product
+def rounded_together(
+    forms: Sequence[Form],
+    weights: Sequence[FloatArray],
+    biases: Sequence[FloatArray],
+    seen: Moments,
+    scale: FloatArray,
+) -> list[Product]:
+    """The products of layers that read the same: output channels are rounded each for itself, so in one matrix."""
+    covariance = seen.covariance / np.outer(scale, scale) if scale.size else seen.covariance
+    covariance = rotated_covariance(covariance) if forms[0].turn else covariance
+    rows = [grouped(form.node, form.multiplied(weight, scale))[0] for form, weight in zip(forms, weights, strict=True)]
+    steps = [weight_scale(row.astype(np.float32), 0).scales for row in rows]
+    codes = gptq_codes(np.concatenate(rows)[None], covariance[None], np.concatenate(steps)[None], damping=DAMPING)[0]
+    parts, found = np.split(codes, np.cumsum([len(row) for row in rows])[:-1]), list[Product]()
+    for form, weight, part, step, bias in zip(forms, weights, parts, steps, biases, strict=True):
+        own = ungrouped(form.node, part, weight.shape).astype(np.int8)
+        found.append(product_of(form, weight, Product(own, step, bias, scale), seen))
+    return found
+
+
+def product_of(form: Form, weight: FloatArray, product: Product, seen: Moments) -> Product:
+    """A product whose bias makes up for what its codes do to the mean of the output."""
+    if not product.bias.size:
+        return product
+    change = grouped(form.node, form.stored(product))[0] - grouped(form.node, weight)[0]
+    return replace(product, bias=(product.bias - change @ seen.mean).astype(np.float32))
 
 
 def with_products(model: onnx.ModelProto, table: ScaleTable, quantized: Collection[str]) -> onnx.ModelProto:
@@ -163,20 +188,43 @@ def with_products(model: onnx.ModelProto, table: ScaleTable, quantized: Collecti
         quantized: names of the nodes that get a scale per position.
 
     Raises:
-        UsageError: a product of another shape than the graph's weight.
+        UsageError: a product that does not fit the graph.
     """
     if not table.products:
         return model
+    check_products(model, table)
     stored, linear, turns = constants(model), added_biases(model), turned(model)
     changed: dict[str, FloatArray] = {}
     for node in product_layers(model):
         if node.name in quantized and node.name in table.products:
-            product, (name, bias) = table.products[node.name], bias_of(node, stored, linear)
-            if product.codes.shape != tuple(stored[node.input[1]].dims) or product.bias.shape != bias.shape:
-                raise UsageError(
-                    f"{node.name}: the scale table has a weight of another shape", "calibrate again for this graph"
-                )
+            product, (name, _) = table.products[node.name], bias_of(node, stored, linear)
             weight = Form(node, node.name in turns).stored(product)
             changed |= {node.input[1]: weight} | ({name: product.bias} if name else {})
     new = [tensor(item.name, changed[item.name]) if item.name in changed else item for item in stored.values()]
     return rebuilt(model, model.graph.node, new)
+
+
+def check_products(model: onnx.ModelProto, table: ScaleTable) -> None:
+    """Refuse products that do not fit a graph, or layers that read the same tensor with other factors.
+
+    Raises:
+        UsageError: naming the layer.
+    """
+    stored, linear, factors = constants(model), added_biases(model), dict[str, FloatArray]()
+    nodes = {node.name: node for node in product_layers(model)}
+    for name, product in table.products.items():
+        if name not in nodes:
+            raise misfit(name, "is no matrix product at every position of this graph")
+        node, dims = nodes[name], tuple(stored[nodes[name].input[1]].dims)
+        outputs, bias = dims[output_axis(node, len(dims))], bias_of(node, stored, linear)[1]
+        expected = dims, (outputs,), bias.shape, (inputs_of(node, stored),)
+        smoothing = product.smoothing.shape if product.smoothing.size else expected[3]
+        if (product.codes.shape, product.scales.shape, product.bias.shape, smoothing) != expected:
+            raise misfit(name, "has arrays of other sizes there than in this graph")
+        if not np.array_equal(factors.setdefault(node.input[0], product.smoothing), product.smoothing):
+            raise misfit(name, "has other factors there than another layer that reads the same")
+
+
+def misfit(layer: str, why: str) -> UsageError:
+    """A product that does not fit."""
+    return UsageError(f"scale table: {layer} {why}", "remake the scale table with `make calib`, or add --recalibrate")

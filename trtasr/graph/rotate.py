@@ -8,7 +8,7 @@ import onnx
 from onnx import NodeProto, TensorProto
 from onnx.helper import make_node
 
-from trtasr.graph.edit import producers, tensor
+from trtasr.graph.edit import constants, producers, tensor
 from trtasr.graph.pointwise import per_position
 from trtasr.quant.rotation import ORDERS, butterflies, order
 from trtasr.values import ScaleTable
@@ -36,14 +36,15 @@ def rotated_layers(model: onnx.ModelProto, table: ScaleTable, int8: Collection[s
 
 def turned(model: onnx.ModelProto) -> set[str]:
     """Names of all such layers of a graph."""
-    alone, made_by = per_position(model), producers(model)
-    return {node.name for node in model.graph.node if node.name in alone and turns(node, made_by)}
+    alone, made_by, stored = per_position(model), producers(model), constants(model)
+    return {node.name for node in model.graph.node if node.name in alone and turns(node, made_by, stored)}
 
 
-def turns(node: NodeProto, made_by: Mapping[str, NodeProto]) -> bool:
-    """Whether one is a convolution, or a linear layer that reads what an activation function has computed."""
-    before = made_by.get(node.input[0])
-    return node.op_type == "Conv" or (before is not None and before.op_type in ACTIVATIONS)
+def turns(node: NodeProto, made_by: Mapping[str, NodeProto], stored: Mapping[str, TensorProto]) -> bool:
+    """Whether one is a convolution, or a linear layer behind an activation function, whose channels can be mixed."""
+    before, dims = made_by.get(node.input[0]), stored[node.input[1]].dims
+    chosen = node.op_type == "Conv" or (before is not None and before.op_type in ACTIVATIONS)
+    return chosen and order(dims[1 if node.op_type == "Conv" else 0]) > 1
 
 
 def rotation_nodes(rows: str, channels: int) -> tuple[list[NodeProto], str]:

@@ -27,7 +27,7 @@ from trtasr.values import ScaleTable
 logger = logging.getLogger(__name__)
 
 TABLE_FORMAT = 1
-WEIGHTS = ".safetensors"  # corrected weights, beside the table
+WEIGHTS = ".safetensors"  # corrected weights and products, beside the table
 LARGEST_TABLE = 64 * MIB
 UNUSED = ("weight_only", "weight_group", "fidelity")  # of the quantization section: no table that is kept has them
 REMAKE_BOTH = "remake both with `make calib`"

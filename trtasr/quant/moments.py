@@ -32,14 +32,18 @@ class Moments:
         self._total = np.zeros(self.channels)
         self._products = np.zeros((self.channels, self.channels) if self.second else (0, 0))
         self._sample: list[FloatArray] = []
+        self._near = np.zeros(self.channels if self.second else 0, np.float32)
 
     def add(self, values: FloatArray) -> None:
         """Count the values of one utterance in, [C, ...] or [..., C]."""
         rows = values.reshape(self.channels, -1).T if self.first else values.reshape(-1, self.channels)
         self.count += len(rows)
         self._total += rows.sum(0, dtype=np.float64)
-        if self.second:
-            self._products += rows.T @ rows
+        if self.second and len(rows):
+            if not self._sample:
+                self._near = rows.mean(0)  # sums of squares about it keep their digits where a mean is large
+            about = rows - self._near
+            self._products += about.T @ about
             self._sample.append(rows[:: max(1, len(rows) // SAMPLED)].copy())
 
     @property
@@ -54,5 +58,8 @@ class Moments:
 
     @property
     def covariance(self) -> Doubles:
-        """E[x x^T] - E[x] E[x]^T, [C, C]; of one with `second`."""
-        return self._products / max(1, self.count) - np.outer(self.mean, self.mean)
+        """E[(x - E[x]) (x - E[x])^T], [C, C], the diagonal at least 0; of one with `second`."""
+        off = self.mean - self._near
+        found = self._products / max(1, self.count) - np.outer(off, off)
+        np.fill_diagonal(found, np.maximum(np.diagonal(found), 0))
+        return np.asarray(found)

@@ -16,7 +16,8 @@ from trtasr.quant.scales import quantize_weight, weight_scale
 from trtasr.values import FloatArray
 
 ALPHAS = (0.25, 0.5, 0.75)
-FLOOR = 1e-3  # of the largest channel's: what never speaks must not be divided by 0
+FLOOR = 1e-2  # of the largest channel's: what hardly speaks must not blow up what it is divided from
+OUTPUTS = 4096  # of a layer, at most, that its noise is measured on: there are vocabularies of 50,000
 
 Turn = Callable[[FloatArray], FloatArray]
 
@@ -29,6 +30,7 @@ def smoothing(rows: FloatArray, weights: Sequence[FloatArray], turn: Turn) -> Fl
         weights: of each layer, [O, C].
         turn: what else is done to the channels, along the last axis, before they are rounded: `rotated`, or nothing.
     """
+    weights = [weight[:: 1 + len(weight) // OUTPUTS] for weight in weights]
     choices = [np.ones(rows.shape[1], np.float32), *(factors(rows, weights, alpha) for alpha in ALPHAS)]
     best = min(choices, key=lambda scale: sum(relative_noise(rows, weight, scale, turn) for weight in weights))
     return np.zeros(0, np.float32) if best is choices[0] else best

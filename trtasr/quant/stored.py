@@ -11,6 +11,7 @@ from trtasr.quant.scales import along, quantize_weight
 from trtasr.values import FloatArray, Product, ScaleTable, WeightScale
 
 CODES, SCALES, BIAS, SMOOTHING = ENDS = "|codes", "|scales", "|bias", "|smoothing"  # of the names of a product's arrays
+MOST = 1e30  # of a number; float32 holds 127 times it
 
 AnyArray = npt.NDArray[Any]
 
@@ -62,10 +63,10 @@ def checked(layer: str, codes: AnyArray, scales: AnyArray, bias: AnyArray, smoot
     for values in (scales, bias, smoothing):
         if values.dtype != np.float32 or not np.isfinite(values).all():
             raise ValueError(f"{layer}: scales, bias or smoothing are not finite float32 numbers")
-    if not (scales > 0).all() or bias.shape not in ((0,), scales.shape):
-        raise ValueError(f"{layer}: a scale is not positive, or the bias not one per output channel")
-    if not (smoothing >= 1).all() or smoothing.shape not in {(0,), *((size,) for size in codes.shape)}:
-        raise ValueError(f"{layer}: a factor of smoothing is below 1, or they are not one per input channel")
+    if not ((scales > 0) & (scales < MOST)).all() or bias.shape not in ((0,), scales.shape):
+        raise ValueError(f"{layer}: a scale is not positive or too large, or the bias not one per output channel")
+    if not ((smoothing >= 1) & (smoothing < MOST)).all() or smoothing.ndim != 1:
+        raise ValueError(f"{layer}: a factor of smoothing is below 1 or too large")
     return Product(codes, scales, bias, smoothing)
 
 

@@ -57,7 +57,8 @@ class Quantization:
         alpha: strength of ``qep``, 0 to 1.
         damping: of ``qep`` and ``fade``: lambda over the mean power of a layer's input channels, at least 1e-6.
         rounding: of weights: ``nearest``, ``gptq`` (rounding errors are compensated by later columns), or ``auto``:
-            where activations have a scale per position, GPTQ with damping 0.5, every layer for itself; else nearest.
+            with ``bias``, where activations have a scale per position, GPTQ with damping 0.5, every layer for itself;
+            else nearest.
         weight_bits: 8; fewer are simulated on INT8 codes, in the layers that are INT8 on the T4.
         weight_only: simulates weights of `weight_bits` beside activations that stay in floating point, as the papers on
             QEP and FADE have it; no engine is built so.

@@ -29,7 +29,7 @@ class Placed:
 
     Attributes:
         fp32: the same function without Q/DQ nodes: INT8 layers have their corrected weights, all others their own. With
-            scales computed at run time its channels are not centered.
+            scales computed at run time they have those of their products, and channels are not centered.
         model: Q/DQ graph; for the CPU its own INT8 form; of a baseline the same as `fp32`.
         decisions: one per quantizable node; none of a baseline.
     """
