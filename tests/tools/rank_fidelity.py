@@ -73,10 +73,8 @@ def tried(
     exported: Exported, features: CalibrationSet, recipe: Recipe, probes: Probed, quantization: Quantization
 ) -> Trial:
     """What makes graphs with a table of these settings, and static scales."""
-    table, folder = (
-        make_table(exported, features, quantization, {}),
-        Path(tempfile.mkdtemp(dir=exported.files[0].parent)),
-    )
+    table = make_table(exported, features, quantization, {})
+    folder = Path(tempfile.mkdtemp(dir=exported.files[0].parent))
     return Trial(centered(exported, table, folder), table, recipe, T4_RTX, probes.few)
 
 

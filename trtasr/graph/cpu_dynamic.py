@@ -11,7 +11,7 @@ from onnx import NodeProto, helper
 
 from trtasr.graph.cpu_qdq import MICROSOFT, MIDDLE, TO_COLUMNS, TO_ROWS, Forms, Lowering, unsigned
 from trtasr.graph.cpu_rules import framewise
-from trtasr.graph.pointwise import ABSMAX
+from trtasr.graph.pointwise import ABSMAX, channels_read
 from trtasr.graph.products import multiplied
 from trtasr.graph.rotate import rotated_layers, rotation_constants, rotation_nodes
 from trtasr.graph.tensors import attribute, output_axis
@@ -129,8 +129,7 @@ class PositionLowering(Lowering):
         return self._once("Mul", [rows, self._constant(f"{name}/by", 1 / product.smoothing)], name)
 
     def _rotated(self, rows: str, node: NodeProto) -> str:
-        weight = self.weights[node.input[1]]
-        nodes, found = rotation_nodes(rows, weight.dims[0 if node.op_type == "MatMul" else 1])
+        nodes, found = rotation_nodes(rows, channels_read(node, self.weights[node.input[1]]))
         self.nodes += nodes
         self.initializers.update({item.name: item for item in rotation_constants()})
         return found

@@ -57,6 +57,11 @@ def per_position(model: onnx.ModelProto) -> set[str]:
     return {node.name for node in weighted if node.op_type == "MatMul" or is_pointwise(node, stored[node.input[1]])}
 
 
+def channels_read(node: NodeProto, weight: TensorProto) -> int:
+    """Input channels of such a node: of a weight [I, O] of a MatMul, [O, I, ...] of a convolution."""
+    return int(weight.dims[0 if node.op_type == "MatMul" else 1])
+
+
 def is_pointwise(node: NodeProto, weight: TensorProto) -> bool:
     """True for a convolution that is a product with its weight [O, I, 1] (or [O, I, 1, 1]) in every frame."""
     return (

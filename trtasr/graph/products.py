@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, numpy_helper
 from tqdm import tqdm
 
 from trtasr.errors import UsageError
 from trtasr.graph.bias import bias_of, layers
 from trtasr.graph.edit import constants, rebuilt, tensor, weight_scales_of
-from trtasr.graph.pointwise import per_position
+from trtasr.graph.pointwise import channels_read, per_position
 from trtasr.graph.rotate import turned
 from trtasr.graph.tensors import added_biases, grouped, output_axis, ungrouped
 from trtasr.quant.gptq import gptq_codes
@@ -43,15 +43,10 @@ def product_layers(model: onnx.ModelProto) -> list[NodeProto]:
     alone = per_position(model)
 
     def own(node: NodeProto) -> bool:
-        return inputs_of(node, stored) <= WIDEST and all(readers[name] == 1 for name in node.input[1:])
+        narrow = channels_read(node, stored[node.input[1]]) <= WIDEST
+        return narrow and all(readers[name] == 1 for name in node.input[1:] if name)
 
     return [node for node in layers(model) if node.name in alone and own(node)]
-
-
-def inputs_of(node: NodeProto, stored: Mapping[str, TensorProto]) -> int:
-    """Channels that a matrix product at every position reads."""
-    dims = stored[node.input[1]].dims
-    return int(dims[1 if node.op_type == "Conv" else 0])
 
 
 def products_of(model: onnx.ModelProto, moments: Mapping[str, Moments]) -> dict[str, Product]:
@@ -217,7 +212,7 @@ def check_products(model: onnx.ModelProto, table: ScaleTable) -> None:
             raise misfit(name, "is no matrix product at every position of this graph")
         node, dims = nodes[name], tuple(stored[nodes[name].input[1]].dims)
         outputs, bias = dims[output_axis(node, len(dims))], bias_of(node, stored, linear)[1]
-        expected = dims, (outputs,), bias.shape, (inputs_of(node, stored),)
+        expected = dims, (outputs,), bias.shape, (channels_read(node, stored[node.input[1]]),)
         smoothing = product.smoothing.shape if product.smoothing.size else expected[3]
         if (product.codes.shape, product.scales.shape, product.bias.shape, smoothing) != expected:
             raise misfit(name, "has arrays of other sizes there than in this graph")

@@ -9,7 +9,7 @@ from onnx import NodeProto, TensorProto
 from onnx.helper import make_node
 
 from trtasr.graph.edit import constants, producers, tensor
-from trtasr.graph.pointwise import per_position
+from trtasr.graph.pointwise import channels_read, per_position
 from trtasr.quant.rotation import ORDERS, butterflies, order
 from trtasr.values import ScaleTable
 
@@ -42,9 +42,9 @@ def turned(model: onnx.ModelProto) -> set[str]:
 
 def turns(node: NodeProto, made_by: Mapping[str, NodeProto], stored: Mapping[str, TensorProto]) -> bool:
     """Whether one is a convolution, or a linear layer behind an activation function, whose channels can be mixed."""
-    before, dims = made_by.get(node.input[0]), stored[node.input[1]].dims
+    before = made_by.get(node.input[0])
     chosen = node.op_type == "Conv" or (before is not None and before.op_type in ACTIVATIONS)
-    return chosen and order(dims[1 if node.op_type == "Conv" else 0]) > 1
+    return chosen and order(channels_read(node, stored[node.input[1]])) > 1
 
 
 def rotation_nodes(rows: str, channels: int) -> tuple[list[NodeProto], str]:
