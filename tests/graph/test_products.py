@@ -19,6 +19,7 @@ from trtasr.quant.scales import weight_scale
 from trtasr.values import Product, ScaleTable
 
 CHANNELS, OUTPUTS, POSITIONS = 32, 12, 3000
+DAMPING = 0.5
 LAYERS = {
     "convolution": ("Conv<kernel_shape=[1]>(x, w, b)", (OUTPUTS, CHANNELS, 1)),
     "linear": ("MatMul(x, w)  y = Add(h, b)", (CHANNELS, OUTPUTS)),
@@ -68,7 +69,7 @@ def test_it_has_less_noise_than_rounding_to_nearest_and_the_mean_of_full_precisi
     coarse(monkeypatch)
     model, values = network(layer)
     [node] = product_layers(model)
-    [product] = products_of(model, seen(model, values)).values()
+    [product] = products_of(model, seen(model, values), DAMPING).values()
     weight = numpy_helper.to_array(model.graph.initializer[0])
     plain = replace(nearest(node, weight, product.scales), bias=numpy_helper.to_array(model.graph.initializer[1]))
     tables = (ScaleTable({}, {}, products={"layer": one}) for one in (product, plain))
@@ -81,11 +82,19 @@ def test_it_has_less_noise_than_rounding_to_nearest_and_the_mean_of_full_precisi
 
 
 @pytest.mark.parametrize("layer", LAYERS)
+def test_with_very_much_damping_it_rounds_to_nearest(layer):
+    model, values = network(layer)
+    [node], [product] = product_layers(model), products_of(model, seen(model, values), 1e6).values()
+    plain = nearest(node, numpy_helper.to_array(model.graph.initializer[0]), product.scales)
+    np.testing.assert_array_equal(product.codes, plain.codes)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("quantize", [insert_dynamic_qdq, quantize_positions_for_cpu])
 def test_a_target_multiplies_with_its_codes(layer, quantize):
     """The graph with a product's weight, quantized, has the product's codes; without products it has others."""
     model, values = network(layer)
-    products = products_of(model, seen(model, values))
+    products = products_of(model, seen(model, values), DAMPING)
     weights = {"w": weight_scale(numpy_helper.to_array(model.graph.initializer[0]), 0 if layer == "convolution" else 1)}
     table = ScaleTable({}, weights, products=products)
     made = quantize(with_products(model, table, {"layer"}), table, {"layer"})
@@ -113,7 +122,7 @@ def test_large_channels_are_smoothed(layer, quantize, monkeypatch):
     large = np.ones(CHANNELS, np.float32)
     large[:2] = 60
     values = values * (large[:, None] if layer == "convolution" else large)
-    products = products_of(model, seen(model, values))
+    products = products_of(model, seen(model, values), DAMPING)
     assert (products["layer"].smoothing[:2] > products["layer"].smoothing[2:].max()).all()
     axis = 0 if layer == "convolution" else 1
     table = ScaleTable({}, {"w": weight_scale(numpy_helper.to_array(model.graph.initializer[0]), axis)})
@@ -133,7 +142,7 @@ def test_layers_that_read_the_same_tensor_share_its_factors(conformer):
     for one in moments.values():
         values = draw.normal(size=(40, one.channels)).astype(np.float32) * draw.lognormal(0, 2, one.channels)
         one.add(np.ascontiguousarray(values.T if one.first else values, np.float32))
-    products, shared = products_of(model, moments), {}
+    products, shared = products_of(model, moments, DAMPING), {}
     for node in nodes:
         shared.setdefault(node.input[0], []).append(products[node.name].smoothing)
     assert max(map(len, shared.values())) > 2
@@ -152,7 +161,7 @@ def test_what_a_layer_norm_gives_is_normalized_and_what_a_relu_gives_is_not(fp32
 
 def test_layers_in_floating_point_keep_what_they_were_trained_with():
     model, values = network("convolution")
-    table = ScaleTable({}, {}, products=products_of(model, seen(model, values)))
+    table = ScaleTable({}, {}, products=products_of(model, seen(model, values), DAMPING))
     kept = with_products(model, table, ())
     assert [item.SerializeToString() for item in kept.graph.initializer] == [
         item.SerializeToString() for item in model.graph.initializer
@@ -161,7 +170,7 @@ def test_layers_in_floating_point_keep_what_they_were_trained_with():
 
 def test_a_layer_that_never_ran_and_a_weight_that_two_layers_read_have_none():
     model, _ = network("linear")
-    assert products_of(model, moments_of(model, ["x"])) == {}
+    assert products_of(model, moments_of(model, ["x"]), DAMPING) == {}
     again = onnx.helper.make_node("MatMul", ["x", "w"], ["other"], name="again")
     model.graph.node.append(again)
     assert product_layers(model) == []
@@ -177,7 +186,7 @@ def test_depthwise_and_wide_convolutions_have_none(fp32, conformer):
 
 def test_a_product_of_another_graph_is_refused():
     model, values = network("linear")
-    [product] = products_of(model, seen(model, values)).values()
+    [product] = products_of(model, seen(model, values), DAMPING).values()
     few = np.ones(3, np.float32)
     for change in ({"codes": product.codes[:, :3]}, {"bias": few}, {"scales": few}, {"smoothing": few}):
         with pytest.raises(UsageError, match=r"layer has arrays of other sizes there.*\n.*make calib"):
@@ -196,7 +205,7 @@ def test_readers_of_a_tensor_with_different_factors_are_refused(conformer):
     moments[one.input[0]].add(
         np.random.default_rng(0).normal(size=(40, moments[one.input[0]].channels)).astype(np.float32)
     )
-    products = products_of(model, moments)
+    products = products_of(model, moments, DAMPING)
     spoilt = replace(products[one.name], smoothing=np.full(moments[one.input[0]].channels, 2, np.float32))
     with pytest.raises(UsageError, match=r"has other factors there than another layer"):
         with_products(model, ScaleTable({}, {}, products=products | {one.name: spoilt}), ())
@@ -209,7 +218,7 @@ def test_an_input_that_is_constant_is_rounded_to_nearest():
     moments = moments_of(model, ["x"])
     for start in range(0, POSITIONS, 500):
         moments["x"].add(values[start : start + 500])
-    [node], [product] = product_layers(model), products_of(model, moments).values()
+    [node], [product] = product_layers(model), products_of(model, moments, DAMPING).values()
     weight = numpy_helper.to_array(model.graph.initializer[0])
     np.testing.assert_array_equal(product.codes, nearest(node, weight, product.scales).codes)
 
@@ -229,7 +238,7 @@ def test_very_wide_inputs_have_no_covariance(monkeypatch):
 
 def test_the_stored_form_of_a_rotated_layer_is_not_rotated():
     model, values = network("convolution")
-    [node], [product] = product_layers(model), products_of(model, seen(model, values)).values()
+    [node], [product] = product_layers(model), products_of(model, seen(model, values), DAMPING).values()
     weight = numpy_helper.to_array(model.graph.initializer[0])
     assert turned(model) == {"layer"}
     np.testing.assert_allclose(Form(node, turn=True).stored(product), weight, atol=2 * product.scales.max())

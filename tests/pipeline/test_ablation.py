@@ -189,6 +189,8 @@ def test_the_methods_of_the_papers_on_weights_alone_are_settings_too():
         ("qep", "gptq"),
         ("fade", "gptq"),
     ]
+    dampings = [SETTINGS[f"{name}, gptq 0.01"]["gptq_damping"] for name in ("none", "bias", "qep 0.5", "fade")]
+    assert dampings == [0.01] * 4  # of the authors of GPTQ, beside the recipe's
 
 
 def test_the_methods_of_the_papers_are_calibrated_on_audio_too():

@@ -66,6 +66,19 @@ def test_a_group_of_all_columns_is_a_scale_per_channel(tiny):
         np.testing.assert_array_equal(found.corrected[name], values)
 
 
+@pytest.mark.parametrize("group", [0, 3])
+def test_gptq_is_damped_as_the_recipe_says(tiny, group):
+    """With very much damping no column makes up for another: every weight is rounded to nearest."""
+    settings = {"weight_only": True, "weight_bits": 4, "weight_group": group}
+    plain, light, heavy = (
+        tiny.table(**settings, **changes).corrected
+        for changes in ({}, {"rounding": "gptq"}, {"rounding": "gptq", "gptq_damping": 1e6})
+    )
+    for name, values in plain.items():
+        np.testing.assert_allclose(heavy[name], values, atol=2e-3 * np.abs(values).max())
+    assert any(not np.allclose(light[name], values, atol=1e-3) for name, values in plain.items())
+
+
 @pytest.mark.parametrize("changes", GROUPED)
 def test_groups_are_nearer_to_full_precision_than_channels(tiny, changes):
     settings = {"weight_only": True, "weight_bits": 3, **changes}

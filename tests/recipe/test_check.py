@@ -83,6 +83,7 @@ BITS = [
         ("calibration.learning_rate=inf", "finite"),
         ("quantization.headroom=1e9", "use at most 10"),
         ("quantization.damping=1e30", "use at most"),
+        ("quantization.gptq_damping=0", "use at least 1e-06"),
         ("engine.workspace_mb=100000000", "use at most 1048576"),
         ("engine.max_batch=100000", "use at most 1024"),
         ("evaluation.batch=100000", "use at most 1024"),

@@ -30,9 +30,6 @@ from trtasr.quant.scales import along, weight_scale
 from trtasr.quant.smoothing import smoothing
 from trtasr.values import FloatArray, Product, ScaleTable
 
-# Of the mean variance, added to every variance. What synthetic features leave out must not look free: with 0.5 no layer
-# of QuartzNet15x5 has more noise on speech than by rounding to nearest, with 0.05 some have (docs/ablation.md).
-DAMPING = 0.5
 NONE = np.zeros(0, np.float32)  # of factors
 WIDEST = 3072  # channels of an input; the covariance of wider ones takes 8 bytes times their square, for each of them
 
@@ -49,12 +46,15 @@ def product_layers(model: onnx.ModelProto) -> list[NodeProto]:
     return [node for node in layers(model) if node.name in alone and own(node)]
 
 
-def products_of(model: onnx.ModelProto, moments: Mapping[str, Moments]) -> dict[str, Product]:
+def products_of(model: onnx.ModelProto, moments: Mapping[str, Moments], damping: float) -> dict[str, Product]:
     """Layer -> its weight, rounded.
 
     Args:
         model: FP32 graph, centered.
         moments: of the inputs of its layers, with products of channels; a layer that never ran has none.
+        damping: of GPTQ, of the mean variance, added to every variance. What synthetic features leave out must not look
+            free: with 0.5 no layer of QuartzNet15x5 has more noise on speech than by rounding to nearest, with 0.05
+            some have (docs/ablation.md).
 
     Raises:
         QualityError: values that are NaN or infinite.
@@ -67,7 +67,7 @@ def products_of(model: onnx.ModelProto, moments: Mapping[str, Moments]) -> dict[
             weights = [numpy_helper.to_array(stored[node.input[1]]) for node in nodes]
             scale = smoothing_of(forms, weights, seen) if source in even else NONE
             biases = [bias_of(node, stored, linear)[1] for node in nodes]
-            made = rounded_together(forms, weights, biases, seen, scale)
+            made = rounded_together(forms, weights, biases, seen, scale, damping)
             found |= {node.name: product for node, product in zip(nodes, made, strict=True)}
     return found
 
@@ -152,13 +152,14 @@ def rounded_together(
     biases: Sequence[FloatArray],
     seen: Moments,
     scale: FloatArray,
+    damping: float,
 ) -> list[Product]:
     """The products of layers that read the same: output channels are rounded each for itself, so in one matrix."""
     covariance = seen.covariance / np.outer(scale, scale) if scale.size else seen.covariance
     covariance = rotated_covariance(covariance) if forms[0].turn else covariance
     rows = [grouped(form.node, form.multiplied(weight, scale))[0] for form, weight in zip(forms, weights, strict=True)]
     steps = [weight_scale(row.astype(np.float32), 0).scales for row in rows]
-    codes = gptq_codes(np.concatenate(rows)[None], covariance[None], np.concatenate(steps)[None], damping=DAMPING)[0]
+    codes = gptq_codes(np.concatenate(rows)[None], covariance[None], np.concatenate(steps)[None], damping=damping)[0]
     parts, found = np.split(codes, np.cumsum([len(row) for row in rows])[:-1]), list[Product]()
     for form, weight, part, step, bias in zip(forms, weights, parts, steps, biases, strict=True):
         own = ungrouped(form.node, part, weight.shape).astype(np.int8)

@@ -45,10 +45,14 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "qep 1.0": {"correction": "qep", "alpha": 1.0, "damping": 1.0},
     "fade": {"correction": "fade"},
 }  # qep with alpha 0 is `bias`
-CONTROLLED = ("none", "fade", "none, gptq", "qep 0.5, gptq", "fade, gptq")  # what noise and audio are calibrated with
-SETTINGS = CORRECTIONS | {
-    f"{name}, gptq": {**CORRECTIONS[name], "rounding": "gptq"} for name in ("none", "bias", "qep 0.5", "fade")
+GPTQ: dict[str, dict[str, Any]] = {
+    "gptq": {"rounding": "gptq"},
+    "gptq 0.01": {"rounding": "gptq", "gptq_damping": 0.01},  # the damping of its authors
 }
+ROUNDED = ("none", "bias", "qep 0.5", "fade")  # corrections that GPTQ may follow
+SETTINGS = CORRECTIONS | {f"{name}, {how}": CORRECTIONS[name] | GPTQ[how] for how in GPTQ for name in ROUNDED}
+# What noise and audio are calibrated with.
+CONTROLLED = ("none", "fade", *(f"{name}, {how}" for how in GPTQ for name in ("none", "qep 0.5", "fade")))
 SETTINGS["qep 0.5, damping 0.01"] = {"correction": "qep", "alpha": 0.5, "damping": 0.01}
 FORMAT = 1  # of the file
 SECTIONS = ("calibration", "quantization", "evaluation", "generation")  # of the recipe: what figures depend on

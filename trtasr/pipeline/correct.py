@@ -257,7 +257,8 @@ def rounded_weight(
         codes: npt.NDArray[Any] = quantize_weight(weight, entry.scales, entry.axis, levels(settings))
     else:
         blocks = grouped(node, weight)
-        chosen = gptq_codes(blocks, found.gram, entry.scales.reshape(blocks.shape[:2]), levels(settings))
+        steps = entry.scales.reshape(blocks.shape[:2])
+        chosen = gptq_codes(blocks, found.gram, steps, levels(settings), settings.gptq_damping)
         codes = ungrouped(node, chosen.astype(np.float64), weight.shape)
     return entry, np.asarray(codes * along(entry.scales, entry.axis, weight.ndim), np.float32)
 
@@ -270,7 +271,7 @@ def rounded_in_groups(
     if found is None or settings.rounding != "gptq":
         codes, scales = nearest_in_groups(blocks.astype(np.float32), group, levels(settings))
     else:
-        codes, scales = gptq_in_groups(blocks, found.gram, group, levels(settings))
+        codes, scales = gptq_in_groups(blocks, found.gram, group, levels(settings), settings.gptq_damping)
     return ungrouped(node, dequantized(codes, scales, group), weight.shape)
 
 

@@ -87,7 +87,7 @@ def observed_tables(
         histograms = collect(watched(observe(source, activation_tensors(centered), inputs), moments))
         table = scale_table(histograms, weight_arrays(centered), section.ranges, section.headroom, found.fixed)
         biases = corrected_biases(centered, table.weights, moments, found.shifted) if moments else {}
-        products = products_of(centered, moments) if section.learns_products else {}
+        products = products_of(centered, moments, section.gptq_damping) if section.learns_products else {}
         yield replace(table, offsets=found.offsets, corrected=biases, products=products)
 
 

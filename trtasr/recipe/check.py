@@ -21,6 +21,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # smallest and largest of every n
     "headroom": (0.1, 10),
     "alpha": (0, 1),
     "damping": (1e-6, 1e6),
+    "gptq_damping": (1e-6, 1e6),
     "weight_bits": (2, 8),
     "weight_group": (0, 2**31 - 1),
     "min_seconds": (0.05, 3600),

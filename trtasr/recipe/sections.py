@@ -57,8 +57,9 @@ class Quantization:
         alpha: strength of ``qep``, 0 to 1.
         damping: of ``qep`` and ``fade``: lambda over the mean power of a layer's input channels, at least 1e-6.
         rounding: of weights: ``nearest``, ``gptq`` (rounding errors are compensated by later columns), or ``auto``:
-            with ``bias``, where activations have a scale per position, GPTQ with damping 0.5, every layer for itself;
-            else nearest.
+            with ``bias``, where activations have a scale per position, GPTQ, every layer for itself; else nearest.
+        gptq_damping: of GPTQ: lambda over the mean power of a layer's inputs, at least 1e-6. What features without
+            audio leave out must not look free: the authors' 0.01 does harm on them (docs/ablation.md).
         weight_bits: 8; fewer are simulated on INT8 codes, in the layers that are INT8 on the T4.
         weight_only: simulates weights of `weight_bits` beside activations that stay in floating point, as the papers on
             QEP and FADE have it; no engine is built so.
@@ -76,6 +77,7 @@ class Quantization:
     alpha: float = 0.5
     damping: float = 0.1
     rounding: str = "auto"
+    gptq_damping: float = 0.5
     weight_bits: int = 8
     weight_only: bool = False
     weight_group: int = 0
