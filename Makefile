@@ -79,8 +79,8 @@ fuzz: $(STAMP) ## 100,000 mutated inputs through every reader of files: FUZZ="--
 load: $(STAMP) ## seconds of one compile of MODEL=archive alone and of three at once, BEFORE=other checkout in turn
 	PYTHONPATH=tests $(BIN)/python -m load $(MODEL) $(if $(BEFORE),--before $(BEFORE)) $(LOAD)
 
-peers: $(STAMP) ## WER of MODEL on MANIFEST in INT8 by other tools, which hear AUDIO=speech.json, beside ours (long)
-	PYTHONPATH=tests $(BIN)/python -m peers "$$MODEL" $(manifest) --audio "$(AUDIO)" $(PEERS)
+peers: $(STAMP) ## WER of MODEL on MANIFEST in INT8 by other tools, which hear AUDIO=speech.json, beside ours (long): MODELOPT=python
+	PYTHONPATH=tests $(BIN)/python -m peers "$$MODEL" $(manifest) --audio "$(AUDIO)" $(if $(MODELOPT),--modelopt "$(MODELOPT)") $(PEERS)
 
 ablation: $(STAMP) ## WER and SQNR of every correction, mean and deviation over seeds (long): ABLATION="--bits 4 --resume"
 	@$(BIN)/trtasr ablation "$$MODEL" $(manifest) $(ABLATION)
