@@ -1,7 +1,7 @@
 """``make peers``: INT8 by other tools, given real audio, beside ours, given none: one checkpoint, the same speech.
 
     python -m peers MODEL --manifest speech.json,more.json --audio calibration.json [--only 'ort dynamic' ...]
-        [--modelopt PYTHON]
+        [--modelopt PYTHON] [--keep FOLDER]
 
 Rows: our engines, by default, then what ONNX Runtime's own quantizer makes of the FP32 graphs: static scales of every
 tensor by three calibrators on the audio, of which they hear 4 s of 16 recordings, or dynamic ones; then what NVIDIA
@@ -183,9 +183,11 @@ def peer_rows(peer: str, judge: Judge, examples: Sequence[Example], folder: Path
     return [(peer, "", FAILED, "", "", "")]
 
 
-def compared(recipe: Recipe, chosen: Sequence[str], scratch: Path, python: str) -> Iterator[list[tuple[str, ...]]]:
-    """The lines of every row, as they are found: ours, then the peers'."""
-    record = compile_recipe(recipe, Options(out=scratch / "ours", calib=scratch, recalibrate=True))
+def compared(
+    recipe: Recipe, chosen: Sequence[str], scratch: Path, python: str, bundle: Path
+) -> Iterator[list[tuple[str, ...]]]:
+    """The lines of every row, as they are found: ours, from a bundle that is made, then the peers'."""
+    record = compile_recipe(recipe, Options(out=bundle, calib=scratch, recalibrate=True))
     rows = {row.target: row for row in record.results}
     assert rows["fp32"].wer
     for name, row in rows.items():
@@ -210,6 +212,7 @@ def given(arguments: Sequence[str] | None) -> argparse.Namespace:
     top.add_argument("--audio", required=True, help="manifest of the recordings that the peers calibrate on")
     top.add_argument("--only", action="append", choices=PEERS, help="this peer; may be repeated")
     top.add_argument("--modelopt", metavar="PYTHON", default="", help="interpreter of an environment with ModelOpt")
+    top.add_argument("--keep", metavar="FOLDER", type=Path, help="keep our bundle there, with its report")
     asked = top.parse_args(arguments)
     known = PEERS if asked.modelopt else [peer for peer in PEERS if peer not in modelopt.METHODS]
     asked.peers = asked.only or known
@@ -238,7 +241,9 @@ def main(arguments: Sequence[str] | None = None, **settings: Any) -> int:
         try:
             if modelopt.METHODS.keys() & set(asked.peers):
                 modelopt.check(asked.modelopt)
-            for part in compared(recipe, asked.peers, Path(scratch), asked.modelopt):
+            for part in compared(
+                recipe, asked.peers, Path(scratch), asked.modelopt, asked.keep or Path(scratch) / "ours"
+            ):
                 found += part
                 print(align(part, RIGHT), flush=True)
         except TrtasrError as error:

@@ -5,10 +5,12 @@ from peers import __main__ as peers
 SMALL = {"batches": 1, "steps": 2, "seconds": 1.5}
 
 
-def test_every_peer_and_every_engine_of_ours_has_a_row(tiny_folder, capsys):
+def test_every_peer_and_every_engine_of_ours_has_a_row(tiny_folder, tmp_path, capsys):
     manifest = str(tiny_folder / "manifest.json")
     command = [str(tiny_folder / "tiny.nemo"), "--manifest", manifest, "--audio", manifest]
+    command += ["--keep", str(tmp_path / "ours")]
     assert peers.main(command, calibration=SMALL) == 0
+    assert (tmp_path / "ours/report.html").is_file()
     *_, last = capsys.readouterr().out.split("\n\n")
     *rows, note = [line for line in last.splitlines()[1:] if line]
     assert note == "left out, no --modelopt PYTHON: modelopt max, modelopt entropy"
