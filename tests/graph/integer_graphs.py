@@ -5,12 +5,14 @@ import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
 
-from trtasr.graph.check import DISABLED_OPTIMIZERS
+from trtasr.graph.check import DISABLED_OPTIMIZERS, check_model
 from trtasr.graph.integer import LOGITS_SCALE
 from trtasr.targets.integer import INTEGER
 from trtasr.targets.place import place
 
 HEADER = '<ir_version: 9, opset_import: ["" : 20, "trtasr" : 1]>'
+LONGEST = 1000  # frames, in proofs
+QUANTIZE = "[quantize] q = QuantizeLinear(features, s, z)"
 
 
 def parsed(inputs, output, body, weights=None, functions=()):
@@ -20,6 +22,20 @@ def parsed(inputs, output, body, weights=None, functions=()):
     model.graph.initializer.extend(stored)
     model.functions.extend(functions)
     return model
+
+
+def model_of(body, inputs="float[B,4,T] features", output="uint8[B,3,U] y", functions="", **weights):
+    """A graph from text, `s` 1.0 and `z` 128 beside the weights given."""
+    made = onnx.parser.parse_model(f"{HEADER} integers ({inputs}) => ({output}) {{ {body} }} {functions}")
+    values = {"s": np.float32(1), "z": np.uint8(128), **weights}
+    made.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in values.items())
+    check_model(made)
+    return made
+
+
+def lines(*texts):
+    """A graph from features through codes `q` to `y`, with `seven` and `one`."""
+    return model_of(" ".join([QUANTIZE, *texts]), output="int64[B,4,T] y", seven=np.int64(7), one=np.float32(1))
 
 
 def opened(model):
