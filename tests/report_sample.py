@@ -118,7 +118,7 @@ def sample():
             "polygraphy run model.qdq.onnx --onnxrt",
             "comparison.json",
         ),
-        controls=(Control("synthetic", 13.25, 24.3), Control("noise", 61.9, 3.4)),
+        controls=(Control("synthetic", 13.25, 1.5, 24.3), Control("noise", 61.9, 58.2, 3.4)),
         commands=("trtasr compile quartznet.nemo -o out",),
     )
 

@@ -3,11 +3,12 @@
     python -m peers MODEL --manifest speech.json,more.json --audio calibration.json [--only 'ort dynamic' ...]
         [--modelopt PYTHON] [--keep FOLDER]
 
-Rows: our engines, by default, then what ONNX Runtime's own quantizer makes of the FP32 graphs: static scales of every
-tensor by three calibrators on the audio, of which they hear 4 s of 16 recordings, or dynamic ones; then what NVIDIA
-ModelOpt makes of them and of the same recordings, where the Python of an environment that has it is given. All are
-judged against FP32 by the same decoder on the same speech: WER, its difference with a 95 % interval, word disagreement.
-Q/DQ graphs run in ONNX Runtime. A peer that fails costs its own row alone; the exit status is 5 then.
+Rows: our engines, by default, and the controls of our static scales, calibrated without audio, by noise and on the
+audio; then what ONNX Runtime's own quantizer makes of the FP32 graphs: static scales of every tensor by three
+calibrators on the audio, of which they hear 4 s of 16 recordings, or dynamic ones; then what NVIDIA ModelOpt makes of
+them and of the same recordings, where the Python of an environment that has it is given. All are judged against FP32 by
+the same decoder on the same speech: WER, its difference with a 95 % interval, word disagreement. Q/DQ graphs run in
+ONNX Runtime. A peer that fails costs its own row alone; the exit status is 5 then.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from trtasr.pipeline.job import Options, begin
 from trtasr.pipeline.measure import usable_result
 from trtasr.recipe import Calibration, Evaluation, Recipe
 from trtasr.report.table import align
-from trtasr.results import PairedDifference, Prepared, WerResult
+from trtasr.results import Control, PairedDifference, Prepared, WerResult
 from trtasr.values import Array, Example
 
 CALIBRATORS = {
@@ -100,6 +101,14 @@ def lines(name: str, differences: Sequence[PairedDifference]) -> list[tuple[str,
         )
         for item in differences
     ]
+
+
+def control_line(control: Control, exact: float) -> tuple[str, ...]:
+    """The line of our static scales by one calibration, over all sets; the default's are computed at run time."""
+    name = f"trtasr, static scales by {control.label}"
+    if control.wer is None:
+        return (name, "", "nothing recognized", "", "", "")
+    return name, "all", f"{control.wer:.2f}", f"{control.wer - exact:+.2f}", "", f"{control.disagreement:.2f}"
 
 
 def alike(examples: Sequence[Example], frames: int) -> list[Example]:
@@ -187,16 +196,18 @@ def compared(
     recipe: Recipe, chosen: Sequence[str], scratch: Path, python: str, bundle: Path
 ) -> Iterator[list[tuple[str, ...]]]:
     """The lines of every row, as they are found: ours, from a bundle that is made, then the peers'."""
-    record = compile_recipe(recipe, Options(out=bundle, calib=scratch, recalibrate=True))
+    record = compile_recipe(recipe, Options(out=bundle, calib=scratch, recalibrate=True, controls=True))
     rows = {row.target: row for row in record.results}
-    assert rows["fp32"].wer
     for name, row in rows.items():
         if row.differences:
             yield lines(f"trtasr, {name}, no audio", row.differences)
+    exact = rows["fp32"].wer
+    assert exact, "a manifest was given"
+    yield [control_line(control, exact.rate) for control in record.controls]
     job = begin(recipe, Options(out=scratch / "theirs"))
     (raw := scratch / "raw").mkdir()
     exported = export(job.network, job.original, raw)
-    judge = Judge(exported, job.utterances, job.recipe.evaluation, rows["fp32"].wer)
+    judge = Judge(exported, job.utterances, job.recipe.evaluation, exact)
     frames = round(SECONDS * exported.network.frontend.frames_per_second)
     examples = alike(calibration_features("audio", job.recipe, exported).examples(), frames)
     for peer in chosen:

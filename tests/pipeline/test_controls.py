@@ -10,8 +10,9 @@ from exported import initializers
 
 from trtasr.graph.tensors import weight_tensors
 from trtasr.pipeline.controls import quantized, run_controls
+from trtasr.pipeline.measure import word_error_rate
 from trtasr.recipe import LABELS, Evaluation, Recipe
-from trtasr.results import Prepared
+from trtasr.results import BenchResult, Prepared
 
 
 @pytest.fixture
@@ -22,26 +23,40 @@ def spoken(tiny):
     return [*found, Prepared("empty.wav", 0.0, "one", found[0].features[:, :1], 0)]
 
 
-def controls_of(tiny, tables, spoken):
-    recipe = Recipe("tiny", "tiny", quantization=tiny.plain, evaluation=Evaluation(manifest=("m",), normalizer="none"))
-    rows = run_controls(tiny.exported, tables, recipe, spoken)
+SPEECH = Evaluation(manifest=("m",), normalizer="none")
+
+
+@pytest.fixture
+def fp32(tiny, spoken, monkeypatch):
+    """What full precision makes of them, even where it says the same to all."""
+    with monkeypatch.context() as patch:
+        patch.setattr("trtasr.bench.wer.refuse_degenerate", lambda rows: None)
+        exact = word_error_rate(tiny.exported.network, tiny.exported.files, spoken, SPEECH)
+    return BenchResult("FP32", "fp32", 1, wer=exact)
+
+
+def controls_of(tiny, tables, utterances, fp32):
+    recipe = Recipe("tiny", "tiny", quantization=tiny.plain, evaluation=SPEECH)
+    rows = run_controls(tiny.exported, tables, recipe, utterances, fp32)
     assert [row.label for row in rows] == [recipe.label(method) for method in LABELS]
     return dict(zip(LABELS, rows, strict=True))
 
 
-def test_every_method_is_measured_on_the_same_speech(tiny, spoken):
+def test_every_method_is_measured_on_the_same_speech(tiny, spoken, fp32):
     """W4 stands for a calibration that is worse than the other two, which are one table."""
     tables = {method: tiny.table() for method in LABELS} | {"noise": tiny.table(weight_bits=4)}
-    found = controls_of(tiny, tables, spoken)
+    found = controls_of(tiny, tables, spoken, fp32)
     assert found["synthetic"].sqnr_db == found["audio"].sqnr_db > found["noise"].sqnr_db > 5
     assert found["synthetic"].wer == found["audio"].wer
+    assert found["synthetic"].disagreement == found["audio"].disagreement
+    assert [row.disagreement is None for row in found.values()] == [row.wer is None for row in found.values()]
 
 
-def test_useless_transcripts_are_a_result(tiny, spoken):
+def test_useless_transcripts_are_a_result(tiny, spoken, fp32):
     """The same to whatever was said."""
     alike = [replace(spoken[0], text=text) for text in ("one", "two", "three")]
-    found = controls_of(tiny, dict.fromkeys(LABELS, tiny.table()), alike)
-    assert [row.wer for row in found.values()] == [None] * 3
+    found = controls_of(tiny, dict.fromkeys(LABELS, tiny.table()), alike, fp32)
+    assert [(row.wer, row.disagreement) for row in found.values()] == [(None, None)] * 3
     assert all(np.isfinite(row.sqnr_db) for row in found.values())
 
 

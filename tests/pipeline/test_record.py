@@ -40,9 +40,9 @@ def test_a_record_is_json_without_tables_layers_and_transcripts() -> None:
 
 def test_what_is_not_a_number_is_null() -> None:
     state = GpuState("Tesla T4", "580", "P0", 1590, 1590, 5000, math.nan, 70, 60, 0x4)
-    record = replace(sample(), controls=(Control("noise", None, math.nan),), gpu=(state,))
+    record = replace(sample(), controls=(Control("noise", None, None, math.nan),), gpu=(state,))
     found = json.loads(json.dumps(record_json(record), allow_nan=False))
-    assert found["controls"] == [{"label": "noise", "wer": None, "sqnr_db": None}]
+    assert found["controls"] == [{"label": "noise", "wer": None, "disagreement": None, "sqnr_db": None}]
     assert (found["gpu"][0]["power_w"], found["gpu"][0]["throttled"]) == (None, True)
 
 

@@ -166,7 +166,7 @@ def test_hostile_strings_are_escaped():
             },
             engines=(hostile_engine(bad),),
             comparison=dataclasses.replace(data.comparison, reference=bad, candidate=bad, features=bad, command=bad),
-            controls=(Control(bad, 1.0, 1.0),),
+            controls=(Control(bad, 1.0, 1.0, 1.0),),
             recipe={bad: bad, "calibration": {"method": "synthetic", "seed": bad}},
             commands=(bad,),
             problems=(bad,),

@@ -59,7 +59,7 @@ def test_without_spaces_between_words_the_character_error_rate_comes_first_and_h
     assert (fp32.split()[-3:], int8.split()[-3:]) == (["6.59", "-", "13.19"], ["6.64", "+0.04", "13.28"])
     assert "normalizer unicode-v1;" in conditions
     assert conditions.endswith(" CER is judged")
-    assert controls_table([Control("noise", 1.0, 3.0)], unspaced).startswith("calibration (static scales)  CER %")
+    assert controls_table([Control("noise", 1.0, 2.0, 3.0)], unspaced).startswith("calibration (static scales)  CER %")
 
 
 def test_a_gpu_row_names_the_gpu():
@@ -132,14 +132,14 @@ def test_scales_at_run_time_are_told_with_their_number_where_some_layers_have_no
 
 def test_controls_table():
     rows = [
-        Control("synthetic", 13.25, 24.31),
-        Control("noise", 61.9, -3.0),
-        Control("audio", None, math.nan),
+        Control("synthetic", 13.25, 1.5, 24.31),
+        Control("noise", 61.9, 58.25, -3.0),
+        Control("audio", None, None, math.nan),
     ]
     assert [line.split() for line in controls_table(rows, [FP32]).splitlines()[1:]] == [
-        ["synthetic", "13.25", "+0.06", "24.3"],
-        ["noise", "61.90", "+48.71", "-3.0"],
-        ["audio", "-", "-", "-"],
+        ["synthetic", "13.25", "+0.06", "1.50", "24.3"],
+        ["noise", "61.90", "+48.71", "58.25", "-3.0"],
+        ["audio", "-", "-", "-", "-"],
     ]
 
 

@@ -12,11 +12,11 @@ class Held:
 
 
 def test_a_value_is_json_down_to_its_last_number():
-    held = Held((Control("noise", None, math.inf), Control("audio", 5.0, 24.5)), {"x": math.nan, "y": 2})
+    held = Held((Control("noise", None, None, math.inf), Control("audio", 5.0, 1.5, 24.5)), {"x": math.nan, "y": 2})
     assert json.loads(json.dumps(plain(held), allow_nan=False)) == {
         "rows": [
-            {"label": "noise", "wer": None, "sqnr_db": None},
-            {"label": "audio", "wer": 5.0, "sqnr_db": 24.5},
+            {"label": "noise", "wer": None, "disagreement": None, "sqnr_db": None},
+            {"label": "audio", "wer": 5.0, "disagreement": 1.5, "sqnr_db": 24.5},
         ],
         "by_name": {"x": None, "y": 2},
     }

@@ -95,7 +95,8 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         subject = Subject(folder, job.network, recipe.evaluation, job.profile, given[0].gpu)
         measured = measure(subject, (*engines, *baselines), job.utterances)
         comparison = compare_first(graphs, engines[0], job.utterances, recipe)
-        controls = run_controls(exported, tables, recipe, job.utterances) if options.controls else ()
+        heard = job.utterances, measured.results[0]
+        controls = run_controls(exported, tables, recipe, *heard) if options.controls else ()
         harm = {item.target.name: item.harm for item in left}
         fidelity = judged(probes, recipe.quantization.fidelity, engines, folder, harm)
         problems = missed_gates(measured.results, recipe.evaluation) + missed_fidelity(fidelity, comparison)

@@ -7,15 +7,16 @@ import onnx
 
 from trtasr.audio.prepare import examples
 from trtasr.bench.agreement import output_sqnr
+from trtasr.bench.paired import word_disagreement
 from trtasr.files.scratch import scratch
 from trtasr.graph.center import center
 from trtasr.graph.check import write_checked
 from trtasr.graph.corrected import with_corrections
 from trtasr.graph.own_part import own_part, own_patterns
 from trtasr.network.network import Exported, Files, dictated, outputs
-from trtasr.pipeline.measure import usable_rate
+from trtasr.pipeline.measure import usable_result
 from trtasr.recipe import LABELS, Recipe
-from trtasr.results import Control, Prepared
+from trtasr.results import BenchResult, Control, Prepared
 from trtasr.targets import TARGETS
 from trtasr.targets.place import place
 from trtasr.values import ScaleTable
@@ -24,9 +25,13 @@ SQNR_UTTERANCES = 16
 
 
 def run_controls(
-    exported: Exported, tables: Mapping[str, ScaleTable], recipe: Recipe, utterances: Sequence[Prepared]
+    exported: Exported,
+    tables: Mapping[str, ScaleTable],
+    recipe: Recipe,
+    utterances: Sequence[Prepared],
+    fp32: BenchResult,
 ) -> tuple[Control, ...]:
-    """Quantize the FP32 graphs with each table and measure WER and SQNR on the same utterances.
+    """Quantize the FP32 graphs with each table and measure WER, disagreement and SQNR on the same utterances.
 
     The graphs are the Q/DQ graphs of ``t4-rtx`` with static scales, which are what calibrations differ in, whatever
     targets are built and however they get their scales; a control whose transcripts are useless has no WER, and that is
@@ -37,16 +42,19 @@ def run_controls(
         tables: calibration method -> scale table.
         recipe: its excluded nodes and batch size.
         utterances: evaluation set.
+        fp32: what full precision makes of it.
     """
+    assert fp32.wer, "controls need speech"
     network, rows = exported.network, []
     said = dictated(network, exported.files, examples(utterances[:SQNR_UTTERANCES]))
     exact = outputs(network, exported.files, said)
     for method in LABELS:
         with scratch() as folder:
             files = quantized(exported, tables[method], recipe.quantization.exclude, folder)
-            wer = usable_rate(network, files, utterances, recipe.evaluation)
+            heard = usable_result(network, files, utterances, recipe.evaluation)
             sqnr = output_sqnr(exact, outputs(network, files, said))
-        rows.append(Control(recipe.label(method), wer, sqnr))
+        apart = word_disagreement(fp32.wer, heard) if heard else None
+        rows.append(Control(recipe.label(method), heard.rate if heard else None, apart, sqnr))
     return tuple(rows)
 
 

@@ -202,14 +202,14 @@ def layer_table(layers: Sequence[LayerRow], show_all: bool = False) -> str:
 
 
 def controls_table(controls: Sequence[Control], results: Sequence[BenchResult]) -> str:
-    """The data-free claim beside its controls: calibration, WER (or CER), difference to FP32, output SQNR.
+    """The data-free claim beside its controls: calibration, WER (or CER), difference to FP32 and disagreement, SQNR.
 
     Args:
         controls: one per calibration.
         results: with the FP32 row that they are compared with.
     """
-    heads = ["calibration (static scales)", f"{measure_of(results)} %", "delta", "SQNR dB"]
-    return align([heads, *control_rows(controls, results)], right={1, 2, 3})
+    heads = ["calibration (static scales)", f"{measure_of(results)} %", "delta", "disagreement %", "SQNR dB"]
+    return align([heads, *control_rows(controls, results)], right={1, 2, 3, 4})
 
 
 def control_rows(controls: Sequence[Control], results: Sequence[BenchResult]) -> list[list[str]]:
@@ -217,7 +217,8 @@ def control_rows(controls: Sequence[Control], results: Sequence[BenchResult]) ->
     baseline, rows = reference_rate(results), []
     for control in controls:
         delta = None if baseline is None or control.wer is None else control.wer - baseline
-        rows.append([control.label, format_wer(control.wer), format_delta(delta), format_db(control.sqnr_db)])
+        figures = [format_wer(control.wer), format_delta(delta), format_wer(control.disagreement)]
+        rows.append([control.label, *figures, format_db(control.sqnr_db)])
     return rows
 
 

@@ -53,9 +53,11 @@ class Control:
     Attributes:
         label: method in words.
         wer: in percent, CER where that is judged; None when the transcripts were useless.
+        disagreement: with FP32's transcripts, in percent of their words; None likewise.
         sqnr_db: of the log-probabilities against FP32, in dB.
     """
 
     label: str
     wer: float | None
+    disagreement: float | None
     sqnr_db: float
