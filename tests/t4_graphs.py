@@ -1,6 +1,5 @@
 """The first part of a checkpoint as target t4 quantizes it; scales are of noise, which changes no graph's form."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from exported import exported
+from graph.tiny_network import table_of
 
 from trtasr.engine.profile import Shapes
 from trtasr.graph.passes import passed
@@ -15,9 +15,6 @@ from trtasr.recipe import EngineShapes
 from trtasr.targets import T4, Target
 from trtasr.targets.place import place
 from trtasr.values import ScaleTable
-
-sys.path.insert(0, str(Path(__file__).parent / "graph"))
-from tiny_network import table_of
 
 LENGTHS = np.array([161, 120, 37])
 

@@ -15,7 +15,6 @@ from tiny_archive import conformer_network
 from tiny_network import MEL, Tiny, table_of
 from whisper_pair import exported, tiny_whisper
 
-from trtasr.graph import check
 from trtasr.graph.export import export_onnx, fold_batchnorm
 from trtasr.models.whisper import Whisper
 from trtasr.values import ScaleTable
@@ -89,9 +88,3 @@ def pair(tmp_path_factory):
     module = tiny_whisper()
     files = exported(tmp_path_factory.mktemp("pair"), module).files
     return Pair(module, *map(onnx.load, files))
-
-
-@pytest.fixture
-def one_order_of_sums(monkeypatch):
-    """ONNX Runtime has blocked layouts for convolutions over two axes alone, and sums in another order there."""
-    monkeypatch.setattr(check, "DISABLED_OPTIMIZERS", [*check.DISABLED_OPTIMIZERS, "NchwcTransformer"])

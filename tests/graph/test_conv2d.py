@@ -1,18 +1,26 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper, shape_inference
 from quantized import with_qdq
 from t4_graphs import first_part
+from tiny_archive import block, config
 from tiny_network import ops, sqnr_db
 
 from trtasr.graph.check import check_model, run_graph
 from trtasr.graph.conv2d import conv1d_to_conv2d
 from trtasr.graph.dynamic import insert_dynamic_qdq
+from trtasr.graph.export import export_onnx, fold_batchnorm
+from trtasr.graph.halve import fp16_scale_lint, halve
 from trtasr.graph.qdq import decide, int8_nodes
 from trtasr.graph.tensors import attribute
+from trtasr.models.jasper import JasperCtc
 from trtasr.targets import T4
 from trtasr.targets.choose import with_conv1d
+from trtasr.values import TensorScale
 from trtasr.zoo.network import bundled
 
 pytestmark = pytest.mark.usefixtures("one_order_of_sums")
@@ -81,6 +89,13 @@ def test_scales_and_codes_stay(fp32, table):
     assert scales_and_codes(conv1d_to_conv2d(quantized)) == scales_and_codes(quantized)
 
 
+def test_what_fp16_could_spoil_is_found_in_both_forms(fp32, table):
+    quiet = replace(table, activations={name: TensorScale(1e-4, "max") for name in table.activations})
+    quantized = with_qdq(fp32, quiet, T4.rules)
+    found = fp16_scale_lint(halve(conv1d_to_conv2d(quantized)))
+    assert found == fp16_scale_lint(halve(quantized)) != []
+
+
 @pytest.mark.parametrize("quantize", [False, True])
 def test_a_conformer_has_a_run_in_each_layer(conformer, quantize):
     model = with_qdq(conformer.fp32, conformer.table, T4.rules) if quantize else conformer.fp32
@@ -127,7 +142,10 @@ CASES = {
         "c = Conv(x, w) s = Mul(c, column) t = Add(s, row) u = Sub(one, t) y = Div(u, box)",
         {"column": normal(4, 1), "row": normal(29), "one": np.float32(1), "box": normal(1, 4, 1)},
     ),
-    "pads": ("p = Pad(x, pads, zero) y = Conv(p, w)", {"pads": np.array([0, 0, 4, 0, 0, 1]), "zero": np.float32(2)}),
+    "pads": (
+        "c = Conv(x, w) p = Pad(c, pads, zero) r = Relu(p) y = Conv(r, v)",
+        {"pads": np.array([0, 0, 4, 0, 0, 1]), "zero": np.float32(2), "v": normal(5, 4, 3)},
+    ),
     "gates": ("c = Conv(x, w) a, b = Split<axis=1, num_outputs=2>(c) s = Sigmoid(b) y = Mul(a, s)", {}),
     "concatenated channels": ("c = Conv(x, w) r = Relu(c) y = Concat<axis=1>(c, r)", {}),
     "a size": (
@@ -164,6 +182,27 @@ def test_nothing_is_shuffled_without_a_convolution_or_for_more_than_it_saves():
         "float[B,C,U] c, float[B,C,U] r, float[B,C,U] s, float[B,C,U] t",
     )
     assert conv1d_to_conv2d(wide) is wide
+
+
+BLOCKS = {
+    "streaming": [block(32, 11, stride=[2], future_context=2), block(32, 7, residual=True, future_context=1)],
+    "dense": [block(32, 7, residual=True, residual_dense=True), block(32, 5, residual=True, residual_dense=True)],
+    "largest": [block(32, 7, residual=True, residual_mode="max"), block(32, 5, separable=False, dilation=[2])],
+}
+
+
+@pytest.mark.parametrize("activation", ["relu", "hardtanh", "selu", "swish", "gelu"])
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_every_kind_of_jasper_block_follows(blocks, activation, tmp_path):
+    settings = config()
+    encoder = settings["encoder"] | {"jasper": BLOCKS[blocks], "activation": activation}
+    torch.manual_seed(0)
+    network = JasperCtc(encoder, settings["decoder"] | {"feat_in": 32}).eval()
+    export_onnx(fold_batchnorm(network), tmp_path / "model.onnx", 64)
+    model = onnx.load(tmp_path / "model.onnx")
+    changed = assert_same_bits(model, {"features": normal(2, 64, 81), "lengths": np.array([81, 40])})
+    assert convolutions_over_time(changed) == 0
+    assert 1 <= ops(changed, "Squeeze") <= max(1, ops(model, "Pad"))
 
 
 @pytest.mark.parametrize("name", ["quartznet", "jasper", "conformer", "whisper"])

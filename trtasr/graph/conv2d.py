@@ -29,7 +29,7 @@ def conv1d_to_conv2d(model: onnx.ModelProto) -> onnx.ModelProto:
     Pads, strides, dilations, constants of sums and products, indices into shapes and the Unsqueeze that makes a mask
     follow; scales and their axes stay, and so do the names of nodes. ONNX Runtime computes the same bits.
 
-    What changes are runs of convolutions, elementwise operators, Q/DQ pairs, Pad, and Split and Concat of channels.
+    What changes are runs of convolutions, elementwise operators, Q/DQ pairs, and Split and Concat of channels.
     QuartzNet and Jasper are one run between input and head; a Conformer has one in each layer, between two Transposes
     (its subsampling has two axes already); Whisper's encoder begins with one of two convolutions. Linear layers,
     attention and decoders have none. TensorRT's parser writes an Unsqueeze and a Squeeze for every convolution over
@@ -89,10 +89,9 @@ class Border:
         changed = with_axes(node)
         for index, name in enumerate(node.input):
             changed.input[index] = self.inner(name)
-            if name in self.values:
-                given = constant_of(name, self.values[name], node.op_type == "Pad" and index == 1)
-                constants += given
-                changed.input[index] = given[0].name if given else name
+            if name in self.values and self.values[name].ndim > 1:
+                constants.append(tensor(f"{name}_4d", np.expand_dims(self.values[name], -2)))  # weight, or broadcast
+                changed.input[index] = constants[-1].name
             elif name not in self.made and self.ranks.get(name, 0) > 1:
                 entry, axes = self.unsqueezed(name)
                 before.append(entry)
@@ -163,8 +162,6 @@ def can_change(
         return stored in values
     if node.op_type in ("Split", "Concat"):
         return int(attribute(node, "axis", 0)) == CHANNELS
-    if node.op_type == "Pad":
-        return len(node.input) < 4 and node.input[1] in values
     if node.op_type in CODES and attribute(node, "axis", CHANNELS) != CHANNELS:
         return False
     return node.op_type in ELEMENTWISE and all(name in ranks for name in node.input if name)
@@ -202,19 +199,6 @@ def with_axes(node: NodeProto) -> NodeProto:
             before, after = item.ints
             item.ints[:] = [0, before, 0, after]
     return changed
-
-
-def constant_of(name: str, value: Array, pads: bool) -> list[TensorProto]:
-    """A constant that a run reads, for four dimensions; none where it fits as it is.
-
-    Args:
-        name: of the constant.
-        value: weight [O, I, k], or what is broadcast over [B, C, T].
-        pads: whether it has the pads [6] of a Pad instead.
-    """
-    if pads:
-        return [tensor(f"{name}_4d", np.insert(value, [HEIGHT, 2 * HEIGHT + 1], 0))]
-    return [tensor(f"{name}_4d", np.expand_dims(value, -2))] if value.ndim > 1 else []
 
 
 def axis_of(axes: Sequence[int]) -> TensorProto:
