@@ -19,7 +19,7 @@ from trtasr.graph.qdq import decide, int8_nodes
 from trtasr.graph.tensors import attribute
 from trtasr.models.jasper import JasperCtc
 from trtasr.targets import T4
-from trtasr.targets.choose import with_conv1d
+from trtasr.targets.choose import one_dimensional
 from trtasr.values import TensorScale
 from trtasr.zoo.network import bundled
 
@@ -223,7 +223,7 @@ def test_published_networks_compute_the_same_bits(name, shared, tmp_path):
 @pytest.mark.parametrize("index", [None, 0, 1], ids=["int8", "fp16", "fp32"])
 def test_plans_and_baselines_have_both_forms(index, tmp_path):
     part = first_part(bundled("quartznet"), tmp_path)
-    deep, flat = (target if index is None else target.baselines[index] for target in (T4, with_conv1d(T4)))
+    deep, flat = (target if index is None else target.baselines[index] for target in (T4, one_dimensional(T4)))
     models = part.lowered(deep), part.lowered(flat)
     assert [convolutions_over_time(model) for model in models] == [0, 41]
     assert float_types(models[0]) == float_types(models[1])

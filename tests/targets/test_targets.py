@@ -59,12 +59,12 @@ def test_targets_by_name_and_their_passes():
 
 
 def test_the_recipe_may_leave_convolutions_one_dimensional_in_the_plan_and_its_baselines():
-    (flat,), (deep,) = (targets_of(EngineShapes(target="t4", conv1d=chosen)) for chosen in (True, False))
+    (flat,), (deep,) = (targets_of(EngineShapes(target="t4", one_dimensional=chosen)) for chosen in (True, False))
     assert deep is T4
     for one, other in zip((flat, *flat.baselines), (deep, *deep.baselines), strict=True):
         assert one.passes == tuple(change for change in other.passes if change is not conv1d_to_conv2d)
         assert len(one.passes) == len(other.passes) - 1
-    (same,) = targets_of(EngineShapes(target="t4-rtx", conv1d=True))
+    (same,) = targets_of(EngineShapes(target="t4-rtx", one_dimensional=True))
     assert same.passes == T4_RTX.passes
 
 

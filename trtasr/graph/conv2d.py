@@ -27,7 +27,8 @@ def conv1d_to_conv2d(model: onnx.ModelProto) -> onnx.ModelProto:
         x -> Unsqueeze -> Mul(mask [B,1,1,T]) -> Conv(W [O,I,1,k]) -> Relu -> ... -> Conv -> Squeeze -> Transpose
 
     Pads, strides, dilations, constants of sums and products, indices into shapes and the Unsqueeze that makes a mask
-    follow; scales and their axes stay, and so do the names of nodes. ONNX Runtime computes the same bits.
+    follow; scales and their axes stay, and so do the names of nodes. ONNX Runtime computes the same bits, but for the
+    blocked layouts that it has for two axes only (NchwcTransformer), which sum in another order.
 
     What changes are runs of convolutions, elementwise operators, Q/DQ pairs, and Split and Concat of channels.
     QuartzNet and Jasper are one run between input and head; a Conformer has one in each layer, between two Transposes

@@ -26,7 +26,7 @@ from trtasr.pipeline.opened import Opened, open_engine, usable_gpu
 from trtasr.recipe import Recipe
 from trtasr.results import Comparison, Engine, Prepared, TensorComparison
 from trtasr.targets import T4
-from trtasr.targets.choose import with_conv1d
+from trtasr.targets.choose import one_dimensional
 from trtasr.targets.integer import INTEGER
 from trtasr.values import Array, Example, alone
 
@@ -258,7 +258,7 @@ def layer_sqnr(
 
 def marked_plan(opened: Opened, qdq: Path, names: Sequence[str], stack: ExitStack) -> Observe:
     """The engine's graph built once more with inner tensors as outputs, ready to run until `stack` closes."""
-    folder, target = stack.enter_context(scratch()), with_conv1d(T4) if opened.recipe.engine.conv1d else T4
+    folder, target = stack.enter_context(scratch()), one_dimensional(T4) if opened.recipe.engine.one_dimensional else T4
     model, graph = load_model(qdq), folder / "marked.onnx"
     inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
     model.graph.output.extend(inferred[name] for name in names)

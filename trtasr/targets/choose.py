@@ -87,8 +87,8 @@ def targets_of(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
         target = newer(engine.compute_capability)
     if engine.quantize_depthwise:
         target = with_depthwise(target)
-    if engine.conv1d:
-        target = with_conv1d(target)
+    if engine.one_dimensional:
+        target = one_dimensional(target)
     chosen = (target, CPU) if engine.target == AUTO else (target,)
     return tuple(place.scaled(scales) for place in chosen)
 
@@ -126,7 +126,7 @@ def with_depthwise(target: Target) -> Target:
     return replace(target, rules=tuple(rule for rule in target.rules if rule not in (depthwise, unasked)))
 
 
-def with_conv1d(target: Target) -> Target:
+def one_dimensional(target: Target) -> Target:
     """The target, and its baselines, with convolutions over time in three dimensions, as they are exported."""
     passes = tuple(change for change in target.passes if change is not conv1d_to_conv2d)
-    return replace(target, passes=passes, baselines=tuple(map(with_conv1d, target.baselines)))
+    return replace(target, passes=passes, baselines=tuple(map(one_dimensional, target.baselines)))
