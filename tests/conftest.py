@@ -15,6 +15,8 @@ from compiling import Compiled, compiled_ctc, compiled_pair
 from hypothesis import settings
 from tiny_archive import write_archive, write_manifest
 
+from trtasr.graph import check
+
 # As a terminal has them: who starts the tests in the background may ignore these, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -75,3 +77,9 @@ def ctc_bundle(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 def pair_bundle(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """A bundle of an encoder-decoder, to be read only."""
     return compiled_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+def one_order_of_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime has blocked layouts for convolutions over two axes alone, and sums in another order there."""
+    monkeypatch.setattr(check, "DISABLED_OPTIMIZERS", [*check.DISABLED_OPTIMIZERS, "NchwcTransformer"])

@@ -5,8 +5,9 @@ import onnx
 import pytest
 
 from trtasr.errors import RecipeError
+from trtasr.graph.conv2d import conv1d_to_conv2d
 from trtasr.graph.gains import channel_gains
-from trtasr.graph.halve import halve
+from trtasr.graph.halve import half_caches, halve
 from trtasr.recipe import EngineShapes
 from trtasr.targets import CPU, T4, T4_RTX, TARGETS, targets_of
 from trtasr.targets.integer import INTEGER
@@ -51,10 +52,20 @@ def test_rules(site, t4, t4_rtx):
 
 def test_targets_by_name_and_their_passes():
     assert {name: [change.__name__ for change in target.passes] for name, target in TARGETS.items()} == {
-        "t4": ["halve", "half_caches"],
+        "t4": ["drop_pointwise_masks", "conv1d_to_conv2d", "halve", "half_caches"],
         "t4-rtx": ["unfold_convolutions", "pointwise_to_matmul", "channel_gains", "halve", "half_caches"],
         "cpu": [],
     }
+
+
+def test_the_recipe_may_leave_convolutions_one_dimensional_in_the_plan_and_its_baselines():
+    (flat,), (deep,) = (targets_of(EngineShapes(target="t4", one_dimensional=chosen)) for chosen in (True, False))
+    assert deep is T4
+    for one, other in zip((flat, *flat.baselines), (deep, *deep.baselines), strict=True):
+        assert one.passes == tuple(change for change in other.passes if change is not conv1d_to_conv2d)
+        assert len(one.passes) == len(other.passes) - 1
+    (same,) = targets_of(EngineShapes(target="t4-rtx", one_dimensional=True))
+    assert same.passes == T4_RTX.passes
 
 
 @pytest.mark.parametrize("target", [*TARGETS.values(), *T4.baselines, rtx("sm86"), INTEGER], ids=lambda item: item.name)
@@ -77,7 +88,7 @@ def test_the_recipe_says_from_how_many_channels_convolutions_are_unfolded(channe
     assert skipped(target, STRIDED) is None  # one tap: nothing is copied
     (other,) = targets_of(EngineShapes(target="t4-rtx", compute_capability="8.6", unfold_channels=channels))
     assert skipped(other, FEW) is None
-    assert other.passes == (channel_gains, *T4.passes)
+    assert other.passes == (channel_gains, halve, half_caches)
 
 
 def quantize(model, table, int8):

@@ -32,17 +32,26 @@ def run_graph(
     Returns:
         output name -> array.
     """
+    session = graph_session(model)
+    names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def graph_session(model: onnx.ModelProto | Path) -> ort.InferenceSession:
+    """The session that `run_graph` runs.
+
+    Args:
+        model: graph or ONNX file.
+    """
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads()
     options.add_session_config_entry(SPINNING, "0")
     options.add_session_config_entry(FLOAT, "0" if multiplies_codes_exactly() else "1")
-    session = ort.InferenceSession(
+    return ort.InferenceSession(
         source, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS, enable_fallback=0
     )
-    names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
 def assert_parity(

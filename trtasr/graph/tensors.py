@@ -9,13 +9,16 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from trtasr.graph.edit import consumers
+from trtasr.graph.edit import consumers, outline
 from trtasr.values import FloatArray, Site
 
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 FUNCTIONS = ("Relu", "Clip", "Selu", "Sigmoid", "HardSigmoid", "Gelu", "Erf", "Tanh", "LayerNormalization", "Softmax")
 ARITHMETIC = ("Mul", "Add", "Sub", "Div", "Max", "MaxPool")
 LAYOUT = ("Pad", "Transpose", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Concat")
+ELEMENTWISE = frozenset(
+    (*FUNCTIONS, *ARITHMETIC, "Abs", "Neg", "Cast", "Identity", "QuantizeLinear", "DequantizeLinear")
+) - {"LayerNormalization", "Softmax", "MaxPool"}
 DATA_OPS = frozenset((*WEIGHTED, *FUNCTIONS, *ARITHMETIC, *LAYOUT))
 
 
@@ -105,6 +108,14 @@ def rows_per_frame(model: onnx.ModelProto) -> dict[str, int]:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     shapes = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.input, *inferred.value_info)}
     return {name: dims[3].dim_value for name, dims in shapes.items() if len(dims) == 4 and dims[3].dim_value > 0}
+
+
+def tensor_ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """Number of dimensions of every tensor, constants too, as far as shape inference knows it."""
+    graph = onnx.shape_inference.infer_shapes(outline(model)).graph
+    types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    stored = {item.name: len(item.dims) for item in model.graph.initializer}
+    return stored | {name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")}
 
 
 def sites(model: onnx.ModelProto) -> tuple[Site, ...]:

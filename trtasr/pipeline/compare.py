@@ -19,13 +19,14 @@ from trtasr.engine.trt_run import plan_observer
 from trtasr.errors import QualityError, UsageError
 from trtasr.files.scratch import scratch
 from trtasr.files.workspace import writable
-from trtasr.graph.halve import halve
+from trtasr.graph.passes import passed
 from trtasr.graph.tensors import layer_outputs
 from trtasr.network.network import Exported, Files, Network, Outputs, Part, accepted, dictated, feeds, run, run_part
 from trtasr.pipeline.opened import Opened, open_engine, usable_gpu
 from trtasr.recipe import Recipe
 from trtasr.results import Comparison, Engine, Prepared, TensorComparison
 from trtasr.targets import T4
+from trtasr.targets.choose import one_dimensional
 from trtasr.targets.integer import INTEGER
 from trtasr.values import Array, Example, alone
 
@@ -257,11 +258,11 @@ def layer_sqnr(
 
 def marked_plan(opened: Opened, qdq: Path, names: Sequence[str], stack: ExitStack) -> Observe:
     """The engine's graph built once more with inner tensors as outputs, ready to run until `stack` closes."""
-    folder = stack.enter_context(scratch())
-    model, graph = halve(load_model(qdq)), folder / "marked.onnx"
+    folder, target = stack.enter_context(scratch()), one_dimensional(T4) if opened.recipe.engine.one_dimensional else T4
+    model, graph = load_model(qdq), folder / "marked.onnx"
     inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
     model.graph.output.extend(inferred[name] for name in names)
-    onnx.save(model, graph)
+    onnx.save(passed(model, target.passes, f"{T4.name}.marked"), graph)
     shapes = accepted(opened.recipe.engine, opened.network.described)
     logger.info("building the engine again with %d tensors as outputs", len(names))
     build_tensorrt(graph, folder / "t4" / "marked.plan", shapes, {}, TensorrtOptions(), require_tensorrt())

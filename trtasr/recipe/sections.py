@@ -111,6 +111,8 @@ class EngineShapes:
         min_batch, opt_batch, max_batch: utterances per run.
         compute_capability: of the GPU that a `t4-rtx` plan is for: 7.5 (T4), 8.6, 8.9 or 12.0.
         quantize_depthwise: depthwise convolutions in INT8 too; sm_75 has no kernel for them.
+        one_dimensional: of `t4`: convolutions over time stay as exported, over [B, C, T]; False: over [B, C, 1, T], of
+            which TensorRT's parser makes fewer layers.
         unfold_channels: of `t4-rtx`: convolutions of kernel k > 1 over time with at least so many output channels O run
             as INT8 products of k shifted copies of their input. For each input channel and output frame that saves
             k O / 65e12 s of arithmetic (130 TOPS in INT8, 65 TFLOPS in FP16) and moves k bytes twice (320 GB/s): even
@@ -135,6 +137,7 @@ class EngineShapes:
     max_batch: int = 8
     compute_capability: str = "7.5"
     quantize_depthwise: bool = False
+    one_dimensional: bool = False
     unfold_channels: int = 256
     activation_scales: str = "auto"
     quantization: str = "explicit"

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from trtasr.engine.build_tensorrt import Host, almost_a_host, require_tensorrt
 from trtasr.errors import MissingError, RecipeError
+from trtasr.graph.conv2d import conv1d_to_conv2d
 from trtasr.recipe import EngineShapes
 from trtasr.recipe.check import shown
 from trtasr.recipe.sections import CAPABILITIES
@@ -86,6 +87,8 @@ def targets_of(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
         target = newer(engine.compute_capability)
     if engine.quantize_depthwise:
         target = with_depthwise(target)
+    if engine.one_dimensional:
+        target = one_dimensional(target)
     chosen = (target, CPU) if engine.target == AUTO else (target,)
     return tuple(place.scaled(scales) for place in chosen)
 
@@ -121,3 +124,9 @@ def with_depthwise(target: Target) -> Target:
             "leave it out, or build for another GPU: --compute-capability 8.6",
         )
     return replace(target, rules=tuple(rule for rule in target.rules if rule not in (depthwise, unasked)))
+
+
+def one_dimensional(target: Target) -> Target:
+    """The target, and its baselines, with convolutions over time in three dimensions, as they are exported."""
+    passes = tuple(change for change in target.passes if change is not conv1d_to_conv2d)
+    return replace(target, passes=passes, baselines=tuple(map(one_dimensional, target.baselines)))

@@ -11,10 +11,12 @@ import onnx
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt
 from trtasr.engine.cache import format_cache
 from trtasr.engine.calibrator import Source, at_opt_shape, cache_header
+from trtasr.graph.conv2d import conv1d_to_conv2d
 from trtasr.graph.dynamic import dynamic_layers, insert_dynamic_qdq
 from trtasr.graph.front_end import position_rules, waveform_rules
 from trtasr.graph.halve import fp16_scale_lint, half_caches, halve
 from trtasr.graph.lint import overflow_lint
+from trtasr.graph.masks import drop_pointwise_masks
 from trtasr.graph.passes import Pass
 from trtasr.graph.qdq import insert_qdq
 from trtasr.results import Built
@@ -25,6 +27,9 @@ from trtasr.values import ScaleTable
 logger = logging.getLogger(__name__)
 
 ABSENT = "no T4 here"
+# In four dimensions the parser adds no shuffle to a convolution, and what stands between two of them can be fused.
+IMAGES: tuple[Pass, ...] = (drop_pointwise_masks, conv1d_to_conv2d)
+HALVES: tuple[Pass, ...] = (halve, half_caches)
 
 
 def build(order: Order, calibrated: bool = False) -> Built:
@@ -111,13 +116,13 @@ T4 = Target(
     graph_rules=waveform_rules,
     dynamic_rules=position_rules,
     reasons=TURING_REASONS,
-    passes=(halve, half_caches),
+    passes=(*IMAGES, *HALVES),
     rest="FP16",
     lint=fp16_lint,
     build=build,
     plan="t4/{}.plan".format,
     runs_here=on_gpu,
     absent=ABSENT,
-    baselines=(baseline("fp16", (halve, half_caches)), baseline("fp32", ())),
+    baselines=(baseline("fp16", (*IMAGES, *HALVES)), baseline("fp32", IMAGES)),
 )
 CALIBRATED = replace(T4, dynamic=None, passes=(), lint=None, build=partial(build, calibrated=True), explicit=False)
