@@ -29,6 +29,7 @@ TYPES = {
     "Builder": "Builder",
     "BuilderConfig": "IBuilderConfig",
     "Engine": "ICudaEngine",
+    "Layer": "ILayer",
     "Logger": "ILogger",
     "Network": "INetworkDefinition",
     "OptimizationProfile": "IOptimizationProfile",

@@ -12,6 +12,7 @@ from typing import Any
 from trtasr.engine.calibrator import Source, require_calibrators, write_source
 from trtasr.engine.child import Product, build_plan
 from trtasr.engine.device import load_driver, load_libcuda
+from trtasr.engine.driver import CUDA12_INSTALL, check_driver
 from trtasr.engine.inspect import attribute_macs, inspector_layers
 from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError
@@ -20,7 +21,7 @@ from trtasr.results import Built
 
 log = logging.getLogger(__name__)
 
-TRT_INSTALL = "pip install tensorrt-cu12==10.16.1.11"
+TRT_INSTALL = CUDA12_INSTALL
 TRT_MINIMUM = (10, 12)
 BROKEN = (11, 0)  # 11.0 was built without sm_75; 11.1 has it again
 T4_CAPABILITY = (7, 5)
@@ -63,11 +64,11 @@ def require_tensorrt(calibrator: str = "") -> Host:
         calibrator: algorithm of implicit quantization, which TensorRT 11 lacks; empty: explicit.
 
     Raises:
-        MissingError: no TensorRT of a usable version, no pycuda, no driver, no GPU.
+        MissingError: no TensorRT of a usable version, no pycuda, no driver or one too old for that TensorRT, no GPU.
     """
     found: list[Any] = []
     missing: list[MissingError] = []
-    for load in (load_tensorrt, load_libcuda, load_driver):
+    for load in (load_tensorrt, load_new_driver, load_driver):
         try:
             found.append(load())
         except MissingError as error:
@@ -89,6 +90,17 @@ def require_tensorrt(calibrator: str = "") -> Host:
             *host.capability,
         )
     return host
+
+
+def load_new_driver() -> Any:
+    """The CUDA driver library; looked at before pycuda and TensorRT touch it, which say less about one that is too old.
+
+    Raises:
+        MissingError: no NVIDIA driver, or one that is too old for the installed TensorRT.
+    """
+    libcuda = load_libcuda()
+    check_driver(libcuda)
+    return libcuda
 
 
 def almost_a_host() -> bool:
@@ -145,7 +157,7 @@ def build_tensorrt(
         Built: path ``t4/<name>.plan``, the engine inspector's layer table, the builder's facts in `Built.details`.
 
     Raises:
-        MissingError: TensorRT cannot be loaded. BuildError: the builder refused the graph.
+        MissingError: TensorRT cannot be loaded, or gives no builder. BuildError: the builder refused the graph.
         NoKernelError: it has no kernel for the named nodes.
     """
     timing = options.timing_cache or timing_cache_path(host)
