@@ -24,9 +24,10 @@ from typing import Any
 
 from trtasr.engine.bindings import BuilderConfig, Logger, Network, OptimizationProfile, Trt
 from trtasr.engine.builder import Built, NetworkRequest, build_network, make_monitor, use_capabilities
-from trtasr.engine.calibrator import make_calibrator, read_source, reshapes, use_calibrator
+from trtasr.engine.calibrator import make_calibrator, read_source
 from trtasr.engine.device import primary_context
 from trtasr.engine.fallback import unsupported
+from trtasr.engine.implicit import keep_floating, refuse_unscaled, use_calibrator
 from trtasr.engine.parsed import nodes_behind
 from trtasr.errors import TrtasrError
 from trtasr.files.disk import disk_faults, writing
@@ -152,7 +153,9 @@ def build_tensorrt(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[B
             config.progress_monitor = make_monitor(trt)
             config.avg_timing_iterations = AVERAGED
             if calibrator is not None:
-                calibrator.cover(reshapes(network))
+                calibrator.cover(network)
+                refuse_unscaled(network, calibrator.cache, request["floating"])
+                keep_floating(trt, network, config, request["floating"])
                 use_calibrator(trt, config, profile, calibrator)
 
         built = build_network(trt, logger, wanted, customize)

@@ -50,11 +50,13 @@ class TensorrtOptions:
         source: calibrator's scales or batches: implicit quantization; None: the graph's own Q/DQ nodes and types.
         workspace_mb: limit of the builder's scratch memory in MiB; 0: all of the GPU's.
         timing_cache: file; None: the default of this GPU and TensorRT, see `timing_cache_path`.
+        floating: with a calibrator: nodes that stay in FP16, though they may have scales.
     """
 
     source: Source | None = None
     workspace_mb: int = 0
     timing_cache: Path | None = None
+    floating: tuple[str, ...] = ()
 
 
 def require_tensorrt(calibrator: str = "") -> Host:
@@ -157,8 +159,8 @@ def build_tensorrt(
         Built: path ``t4/<name>.plan``, the engine inspector's layer table, the builder's facts in `Built.details`.
 
     Raises:
-        MissingError: TensorRT cannot be loaded, or gives no builder. BuildError: the builder refused the graph.
-        NoKernelError: it has no kernel for the named nodes.
+        MissingError: TensorRT cannot be loaded, or gives no builder. BuildError: the builder refused the graph, or a
+        calibrator has no scale for a convolution. NoKernelError: it has no kernel for the named nodes.
     """
     timing = options.timing_cache or timing_cache_path(host)
     request = {
@@ -167,6 +169,7 @@ def build_tensorrt(
         "shapes": profile.shapes(),
         "timing_cache": str(timing),
         "workspace_mb": options.workspace_mb,
+        "floating": options.floating,
     }
     product = Product(f"TensorRT {host.tensorrt}", "tensorrt", TRT_INSTALL)
     log.info("building %s for %s with TensorRT %s (timing cache %s)", plan_path.name, host.gpu, host.tensorrt, timing)
