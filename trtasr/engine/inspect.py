@@ -42,7 +42,7 @@ PHRASES = (
     ("Int32", r"\bint32\b"),
     ("Bool", r"\bbool\b"),
 )
-INT8_TACTIC = re.compile(r"i8i8|i8816|i16832|imma|int8", re.IGNORECASE)
+INT8_TACTIC = re.compile(r"i8i8|i8816|i16832|imma|tensor8x8x16|int8", re.IGNORECASE)
 UNKNOWN = "Unknown"
 MATRIX = re.compile(r"conv|gemm|matrix_?mul|correlation|runtime_fusion", re.IGNORECASE)
 
