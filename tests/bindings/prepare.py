@@ -28,6 +28,7 @@ BUFFER = "class IHostMemory:\n    def __buffer__(self, flags: int) -> memoryview
 TYPES = {
     "Builder": "Builder",
     "BuilderConfig": "IBuilderConfig",
+    "Context": "IExecutionContext",
     "Engine": "ICudaEngine",
     "Layer": "ILayer",
     "Logger": "ILogger",

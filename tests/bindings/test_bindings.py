@@ -72,6 +72,7 @@ def test_every_call_in_the_engine_room_fits_the_library(library):
         ("parsed.py", "layer.metadata", "layer.meta_data", "meta_data"),
         ("implicit.py", "layer.precision =", "layer.preferred_precision =", "preferred_precision"),
         ("build_child.py", "engine.create_engine_inspector()", "engine.create_inspector()", "create_inspector"),
+        ("trt_run.py", "context.set_optimization_profile_async(", "context.set_profile(", "set_profile"),
         ("trt_run.py", "self.context.set_input_shape(", "self.context.set_binding_shape(", "set_binding_shape"),
     ],
 )

@@ -196,7 +196,7 @@ class Builder:
                 )
         monitor.phase_finish("Building engine")
         header = {
-            "profile": config.profiles[0].shapes,
+            "profiles": [profile.shapes for profile in config.profiles],
             "calibrated": calibrated,
             "int8": int8,
             "detailed": config.profiling_verbosity == ProfilingVerbosity.DETAILED,
@@ -255,7 +255,7 @@ class Engine:
         self.header = json.loads(header)
         self.proto = onnx.load_from_string(self.graph).graph
         self.values = [*self.proto.input, *self.proto.output]
-        self.num_io_tensors = len(self.values)
+        self.num_io_tensors, self.num_optimization_profiles = len(self.values), len(self.header["profiles"])
 
     @property
     def precision(self):
@@ -273,8 +273,7 @@ class Engine:
         return TensorIOMode.INPUT if name in inputs else TensorIOMode.OUTPUT
 
     def get_tensor_profile_shape(self, name, profile_index):
-        assert profile_index == 0
-        shapes = self.header["profile"].get(name) or [self.static(name)] * 3
+        shapes = self.header["profiles"][profile_index].get(name) or [self.static(name)] * 3
         return [tuple(shape) for shape in shapes]
 
     def static(self, name):
@@ -337,10 +336,15 @@ def described(node, engine):
 class ExecutionContext:
     def __init__(self, engine):
         self.engine, self.shapes, self.addresses, self.profiler = engine, {}, {}, None
-        self.session, self.known = open_session(engine.graph, threads=1), {}
+        self.session, self.known, self.profile = open_session(engine.graph, threads=1), {}, 0
+
+    def set_optimization_profile_async(self, profile_index, stream_handle):
+        assert 0 <= profile_index < self.engine.num_optimization_profiles
+        self.shapes, self.profile = {}, profile_index
+        return True
 
     def set_input_shape(self, name, shape):
-        low, _, high = self.engine.get_tensor_profile_shape(name, 0)
+        low, _, high = self.engine.get_tensor_profile_shape(name, self.profile)
         fits = all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
         if fits:
             self.shapes[name] = tuple(shape)
@@ -382,6 +386,7 @@ class ExecutionContext:
             return False
         # an output in the place of another tensor is undefined behaviour
         assert all(list(self.addresses.values()).count(self.addresses[name]) == 1 for name in outputs)
+        driver.state.setdefault("profiles", set()).add(self.profile)
         found = self.session.run(outputs, {name: self.array(name) for name in inputs})
         for name, value in zip(outputs, found, strict=True):
             self.array(name)[...] = value

@@ -274,6 +274,21 @@ def test_a_driver_older_than_tensorrts_cuda_is_found_first(host, tmp_path, monke
     assert "580 or newer" in printed
 
 
+def test_a_batch_of_long_utterances_has_kernels_of_its_own(host, bundle, capsys):
+    short, busy = header(bundle, "t4/model.plan")["profiles"]
+    assert [short[name][::2] for name in short] == [busy[name][::2] for name in busy]  # one range
+    assert [shapes["features"][1] for shapes in (short, busy)] == [[1, 64, 512], [8, 64, 2016]]
+    facts = read(bundle, "bundle.json")["engines"]["t4"]["parts"][0]
+    assert facts["profile"]["lengths"] == [[1], [1], [8]]
+    assert facts["busy_profile"]["lengths"] == [[1], [8], [8]]
+    driver = sys.modules["pycuda.driver"]
+    for batch, seconds, profiles in ((1, 0.5, {0}), (8, 15.0, {0, 1})):  # WER is measured at batch 1
+        driver.state["profiles"] = set()
+        assert main(["bench", str(bundle), "--seconds", str(seconds), "--batch", str(batch), "-q"]) == 0
+        assert driver.state["profiles"] == profiles
+    capsys.readouterr()
+
+
 def test_kernels_are_timed_eight_times(bundle):
     assert [header(bundle, f"t4/{name}.plan")["averaged"] for name in ("model", "fp16", "fp32")] == [8, 8, 8]
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from trt_facade import (
         Builder,
         BuilderConfig,
+        Context,
         Engine,
         Layer,
         Logger,
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
         Trt,
     )
 else:
-    Builder = BuilderConfig = Engine = Layer = Logger = Network = OptimizationProfile = TimingCache = Trt = Any
+    Builder = BuilderConfig = Context = Engine = Layer = Any
+    Logger = Network = OptimizationProfile = TimingCache = Trt = Any
 
 __all__ = [
     "Builder",
     "BuilderConfig",
+    "Context",
     "Engine",
     "Layer",
     "Logger",

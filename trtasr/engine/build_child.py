@@ -145,7 +145,8 @@ def build_tensorrt(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[B
     source = read_source(Path(request["calibration"])) if request.get("calibration") else None
     timing = Path(request["timing_cache"]) if request.get("timing_cache") else None
     known = None if timing is None else timing.read_bytes() if timing.is_file() else b""
-    wanted = NetworkRequest(Path(request["onnx"]), request["shapes"], source is None, known, request["workspace_mb"])
+    graph, typed = Path(request["onnx"]), source is None
+    wanted = NetworkRequest(graph, request["shapes"], request["busy"], typed, known, request["workspace_mb"])
     with primary_context() as cuda:
         calibrator = None if source is None else make_calibrator(trt, source, cuda)
 

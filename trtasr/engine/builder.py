@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class NetworkRequest:
     Attributes:
         onnx: graph.
         shapes: input name -> [min, opt, max] shape.
+        busy: the same of a second optimization profile, with other opt shapes; empty: there is none.
         strongly_typed: the graph's own types decide (explicit quantization); False leaves them to the builder, for
             calibrators.
         timing_cache: bytes of an earlier build; None: the library's own, which is thrown away.
@@ -36,6 +37,7 @@ class NetworkRequest:
 
     onnx: Path
     shapes: Mapping[str, list[list[int]]]
+    busy: Mapping[str, list[list[int]]] = field(default_factory=dict)
     strongly_typed: bool = True
     timing_cache: bytes | None = None
     workspace_mb: int = 0
@@ -76,6 +78,8 @@ def build_network(trt: Trt, logger: Logger, request: NetworkRequest, customize: 
         return Built()
     config = builder.create_builder_config()
     profile = add_profile(trt, builder, config, request.shapes)
+    if request.busy:
+        add_profile(trt, builder, config, request.busy)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else no layer table is kept
     if request.workspace_mb:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mb * MIB)
