@@ -78,10 +78,16 @@ def test_a_plan_of_one_profile_has_one_context(opened):
     assert contexts[0].profile == []
 
 
-def test_a_profile_that_is_refused_or_finds_no_memory_leaves_the_other_usable(opened):
-    for options, words in (({"accepts": False}, "refuses optimization profile 1"), ({"memory": 1}, "no GPU memory")):
-        plan, contexts = opened([SHORT, LONG], **options)
-        with pytest.raises(BuildError, match=words):
-            plan.choose((8, 4, 40), STREAM)
-        plan.choose((1, 4, 10), STREAM)
+@pytest.mark.parametrize("options", [{"accepts": False}, {"memory": 1}])
+def test_where_there_is_no_context_for_the_second_profile_the_first_takes_its_shapes(opened, options, caplog):
+    plan, contexts = opened([SHORT, LONG], **options)
+    for _ in range(2):
+        plan.choose((8, 4, 40), STREAM)
+        plan.set_shape("features", (8, 4, 40))
         assert plan.context is contexts[0]
+    assert caplog.text.count("no context for optimization profile 1") == 1
+
+
+def test_a_plan_without_memory_for_any_context_is_refused(opened):
+    with pytest.raises(BuildError, match="no GPU memory for its activations"):
+        opened([SHORT, LONG], memory=0)

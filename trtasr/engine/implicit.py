@@ -50,6 +50,11 @@ def covered(cache: str, pairs: Sequence[tuple[str, str]]) -> str:
     return format_cache(known, header)
 
 
+def made_from(layer: Layer, nodes: Collection[str]) -> bool:
+    """Whether a layer is one of these ONNX nodes, by its metadata or its name: the parser gives a node's layer both."""
+    return parsed_layer(layer).node in nodes or layer.name in nodes
+
+
 def refuse_unscaled(network: Network, cache: str, floating: Collection[str]) -> None:
     """Refuse a cache that would keep a convolution out of INT8 without a word.
 
@@ -67,7 +72,7 @@ def refuse_unscaled(network: Network, cache: str, floating: Collection[str]) -> 
     bare = [
         f"{layer.name} ({tensor.name})"
         for layer in layers_of(network)
-        if layer.type.name == "CONVOLUTION" and parsed_layer(layer).node not in floating
+        if layer.type.name == "CONVOLUTION" and not made_from(layer, floating)
         for tensor in (layer.get_input(0), layer.get_output(0))
         if tensor.name not in scales
     ]
@@ -92,7 +97,7 @@ def keep_floating(trt: Trt, network: Network, config: BuilderConfig, floating: C
     """
     config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
     for layer in layers_of(network):
-        if layer.type.name in WEIGHTED and parsed_layer(layer).node in floating:
+        if layer.type.name in WEIGHTED and made_from(layer, floating):
             layer.precision = trt.DataType.HALF
 
 

@@ -54,7 +54,10 @@ class Plan:
         if engine is None:
             raise BuildError(f"{path}: TensorRT {trt.__version__} cannot load this plan", REBUILD)
         self._engine = engine
-        self.context = self._new_context()
+        context: Context | None = engine.create_execution_context()
+        if context is None:
+            raise BuildError(f"{path}: no GPU memory for its activations", "free GPU memory or lower engine.max_batch")
+        self.context = context
         self._contexts = {0: self.context}  # each keeps its profile: changing it would cost a synchronization
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         types = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
@@ -81,16 +84,10 @@ class Plan:
         Args:
             shape: of the first input.
             stream: handle of the stream that the plan will be launched on.
-
-        Raises:
-            BuildError: TensorRT refuses the profile, or there is no memory for its activations.
         """
         index = nearest(self.tuned, shape)
         if index not in self._contexts:
-            context = self._new_context()
-            if not context.set_optimization_profile_async(index, stream):
-                raise BuildError(f"{self.path}: TensorRT refuses optimization profile {index}", REBUILD)
-            self._contexts[index] = context
+            self._contexts[index] = self._context_of(index, stream)
         self.context = self._contexts[index]
 
     def set_shape(self, name: str, shape: Shape) -> None:
@@ -133,12 +130,14 @@ class Plan:
         """Free the plan's GPU memory."""
         del self.context, self._contexts, self._engine  # TensorRT wants them gone in this order
 
-    def _new_context(self) -> Context:
+    def _context_of(self, profile: int, stream: int) -> Context:
+        """A context of a further profile; where there is none, the first one, which takes the same shapes."""
         context: Context | None = self._engine.create_execution_context()
-        if context is None:
-            raise BuildError(
-                f"{self.path}: no GPU memory for its activations", "free GPU memory or lower engine.max_batch"
+        if context is None or not context.set_optimization_profile_async(profile, stream):
+            log.warning(
+                "%s: no context for optimization profile %d: its shapes run under the first", self.path, profile
             )
+            return self._contexts[0]
         return context
 
 
