@@ -267,3 +267,26 @@ def test_null_in_place_of_a_builder_is_said_and_the_driver_tells_its_cuda(major)
     said, cuda = script(major, PROBED, cuda=False)
     assert "gives no builder here (pybind11::init(): factory function returned nullptr)" in said[-1]
     assert cuda == [13, 0]
+
+
+DOCTOR = """
+import json
+from trtasr.engine.probe import probe
+print(json.dumps({item.name: [item.available, item.detail, item.repair] for item in probe()}))
+"""
+
+
+@pytest.mark.parametrize(("major", "version"), [("10", "10.16.1.11"), ("11", "11.4.0.106")])
+def test_doctor_finds_a_builder_that_is_null_and_a_driver_that_is_too_old(major, version, monkeypatch):
+    found = script(major, DOCTOR, cuda=False)
+    assert found["TensorRT"][:2] == [True, f"{version}, built for CUDA 12"]
+    assert found["NVIDIA driver"][:2] == [True, "runs CUDA up to 13.0"]
+    available, detail, repair = found["TensorRT's builder"]
+    assert not available
+    assert "factory function returned nullptr" in detail
+    assert "update the NVIDIA driver" in repair
+    monkeypatch.setenv("MOCK_CUDA_VERSION", "11080")
+    available, detail, repair = script(major, DOCTOR, cuda=False)["NVIDIA driver"]
+    assert not available
+    assert detail == "the NVIDIA driver runs CUDA up to 11.8, but the TensorRT here was built for CUDA 12"
+    assert "525 or newer" in repair
