@@ -78,11 +78,12 @@ class NoKernelError(BuildError):
         problem: the builder's words.
         repair: what the user can do.
         nodes: engine names of what failed: a node, several joined by `` + ``, or ``{ForeignNode[first...last]}``.
+        behind: nodes of the graph that was built behind these names.
     """
 
-    def __init__(self, problem: str, repair: str, nodes: tuple[str, ...] = ()) -> None:
+    def __init__(self, problem: str, repair: str, nodes: tuple[str, ...] = (), behind: tuple[str, ...] = ()) -> None:
         super().__init__(problem, repair)
-        self.nodes = nodes
+        self.nodes, self.behind = nodes, behind
 
 
 def said(error: BaseException) -> str:

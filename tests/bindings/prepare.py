@@ -28,7 +28,9 @@ BUFFER = "class IHostMemory:\n    def __buffer__(self, flags: int) -> memoryview
 TYPES = {
     "Builder": "Builder",
     "BuilderConfig": "IBuilderConfig",
+    "Context": "IExecutionContext",
     "Engine": "ICudaEngine",
+    "Layer": "ILayer",
     "Logger": "ILogger",
     "Network": "INetworkDefinition",
     "OptimizationProfile": "IOptimizationProfile",

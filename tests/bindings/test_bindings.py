@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 CHECK = Path(os.environ.get("TRTASR_CHECK", "nowhere"))
 # Names that a library lacks, since only another one ever meets them.
 CAPABILITIES = {"ComputeCapability", "num_compute_capabilities", "set_compute_capability"}
-IMPLICIT = {"FP16", "INT8", "int8_calibrator", "set_calibration_profile"}
+IMPLICIT = {"FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS", "int8_calibrator", "precision", "set_calibration_profile"}
 ABSENT = {"10": CAPABILITIES, "11": CAPABILITIES | IMPLICIT, "rtx": IMPLICIT}
 
 pytestmark = pytest.mark.skipif(not CHECK.is_dir(), reason="no TensorRT bindings prepared: run `make check-tensorrt`")
@@ -67,7 +67,12 @@ def test_every_call_in_the_engine_room_fits_the_library(library):
         ("builder.py", "trt.MemoryPoolType.WORKSPACE", "trt.MemoryPoolType.WORKSPACES", "WORKSPACES"),
         ("builder.py", "builder.create_network(typed", "builder.create_network(flag=typed", 'argument "flag"'),
         ("builder.py", "parser.parse(request.onnx.read_bytes())", "parser.parse(request.onnx)", "incompatible type"),
+        ("build_child.py", "config.avg_timing_iterations", "config.timing_iterations", "timing_iterations"),
+        ("parsed.py", "network.num_layers", "network.nb_layers", "nb_layers"),
+        ("parsed.py", "layer.metadata", "layer.meta_data", "meta_data"),
+        ("implicit.py", "layer.precision =", "layer.preferred_precision =", "preferred_precision"),
         ("build_child.py", "engine.create_engine_inspector()", "engine.create_inspector()", "create_inspector"),
+        ("trt_run.py", "context.set_optimization_profile_async(", "context.set_profile(", "set_profile"),
         ("trt_run.py", "self.context.set_input_shape(", "self.context.set_binding_shape(", "set_binding_shape"),
     ],
 )
@@ -81,7 +86,7 @@ def test_a_wrong_name_keyword_or_argument_fails_the_check(tmp_path, file, right,
     assert complaint in answer.stdout
 
 
-@pytest.mark.parametrize("name", ["calibrator.py"])
+@pytest.mark.parametrize("name", ["implicit.py"])
 def test_implicit_quantization_does_not_pass_the_check_of_version_11(name):
     answer = mypy("11", ROOT / "trtasr" / "engine" / name)
     assert answer.returncode == 1
@@ -229,6 +234,7 @@ import json
 import tensorrt as trt
 from trtasr.engine import build_child
 from trtasr.engine.builder import make_monitor
+from trtasr.errors import MissingError
 monitor = make_monitor(trt)
 monitor.phase_start("Building engine", None, 2)
 goes_on = monitor.step_complete("Building engine", 0)
@@ -236,11 +242,51 @@ monitor.phase_finish("Building engine")
 try:
     build_child.build_requested(trt, {"library": "tensorrt_rtx", "onnx": "x", "shapes": {}, "capabilities": []})
     refusal = ""
-except TypeError as error:
-    refusal = str(error)
+except MissingError as error:
+    refusal = error.problem
 print(json.dumps([isinstance(monitor, trt.IProgressMonitor), goes_on, refusal]))
 """
     subclass, goes_on, refusal = script(major, code, cuda=False)
     assert subclass
     assert goes_on is True
     assert "nullptr" in refusal
+
+
+PROBED = """
+import json
+import tensorrt as trt
+from trtasr.engine.builder_probe import refusals
+from trtasr.engine.device import load_libcuda
+from trtasr.engine.driver import driver_cuda
+print(json.dumps([refusals(trt), driver_cuda(load_libcuda())]))
+"""
+
+
+@pytest.mark.parametrize("major", ["10", "11"])
+def test_null_in_place_of_a_builder_is_said_and_the_driver_tells_its_cuda(major):
+    said, cuda = script(major, PROBED, cuda=False)
+    assert "gives no builder here (pybind11::init(): factory function returned nullptr)" in said[-1]
+    assert cuda == [13, 0]
+
+
+DOCTOR = """
+import json
+from trtasr.engine.probe import probe
+print(json.dumps({item.name: [item.available, item.detail, item.repair] for item in probe()}))
+"""
+
+
+@pytest.mark.parametrize(("major", "version"), [("10", "10.16.1.11"), ("11", "11.4.0.106")])
+def test_doctor_finds_a_builder_that_is_null_and_a_driver_that_is_too_old(major, version, monkeypatch):
+    found = script(major, DOCTOR, cuda=False)
+    assert found["TensorRT"][:2] == [True, f"{version}, built for CUDA 12"]
+    assert found["NVIDIA driver"][:2] == [True, "runs CUDA up to 13.0"]
+    available, detail, repair = found["TensorRT's builder"]
+    assert not available
+    assert "factory function returned nullptr" in detail
+    assert "update the NVIDIA driver" in repair
+    monkeypatch.setenv("MOCK_CUDA_VERSION", "11080")
+    available, detail, repair = script(major, DOCTOR, cuda=False)["NVIDIA driver"]
+    assert not available
+    assert detail == "the NVIDIA driver runs CUDA up to 11.8, but the TensorRT here was built for CUDA 12"
+    assert "525 or newer" in repair

@@ -57,6 +57,7 @@ def test_a_refused_graph_names_the_reason_and_keeps_the_old_plan(tmp_path: Path)
     with pytest.raises(BuildError, match=r"pw_MatMul.*FP32 GEMM is not supported") as caught:
         build_rtx(graph, plan, PROFILE, {})
     assert caught.value.exit_code == 5
+    assert caught.value.behind == ("pw_MatMul",)  # type: ignore[attr-defined]
     assert plan.read_bytes() == b"the engine of an earlier build"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["gemm.onnx", "model.plan"]
 

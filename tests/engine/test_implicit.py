@@ -1,23 +1,27 @@
-"""Scales for the tensors that only the parser knows, with the real parser of TensorRT for RTX."""
+"""Scales for the tensors that only the parser knows (by the real parser of TensorRT for RTX), pins and refusals."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import tiny_graphs
 
 from trtasr.engine.build import rtx_version
 from trtasr.engine.cache import format_cache, parse_cache
-from trtasr.engine.calibrator import covered
+from trtasr.engine.implicit import covered, keep_floating, refuse_unscaled
+from trtasr.errors import BuildError
+from trtasr.graph.zero_one import mask_tensors
 
 PARSE = """
 import json, sys
 import tensorrt_rtx as trt
-from trtasr.engine.calibrator import reshapes
+from trtasr.engine.implicit import reshapes
 builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
 network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
@@ -62,3 +66,63 @@ def test_chains_are_covered_in_both_directions_and_strangers_left_alone():
 
 def test_no_cache_stays_none():
     assert covered("", [("a", "b")]) == ""
+
+
+def test_a_masks_scale_reaches_what_the_parser_makes_of_it(parsed, tmp_path):
+    pairs, _ = parsed
+    ones = dict.fromkeys(mask_tensors(onnx.load(tiny_graphs.fp32(tmp_path / "tiny.onnx"))), np.float32(1 / 127))
+    assert list(ones) == ["flat"]
+    _, found = parse_cache(covered(format_cache({"masked": np.float32(0.1), **ones}), pairs))
+    assert found["mask"] == np.float32(1 / 127)
+
+
+class Layer:
+    """A layer of a parsed network: its type and ONNX node, and the tensors that it reads and writes."""
+
+    def __init__(self, kind, node, reads, writes):
+        self.type, self.name = SimpleNamespace(name=kind), node
+        self.metadata = f"[ONNX Layer: {node}]"
+        self.num_inputs = self.num_outputs = 1
+        self.tensors = SimpleNamespace(name=reads), SimpleNamespace(name=writes)
+        self.precision = "unset"
+
+    def get_input(self, index):
+        return self.tensors[index]
+
+    def get_output(self, index):
+        return self.tensors[1 + index]
+
+
+def network(*layers):
+    return SimpleNamespace(num_layers=len(layers), get_layer=lambda index: layers[index])
+
+
+def test_a_convolution_without_a_scale_is_refused_by_name():
+    parsed = network(
+        Layer("CONVOLUTION", "/a/Conv", "x", "a"),
+        Layer("ACTIVATION", "/a/Relu", "a", "b"),  # may run in any type
+        Layer("CONVOLUTION", "/b/Conv", "b", "c"),
+    )
+    scales = {name: np.float32(0.1) for name in ("x", "a", "c")}
+    with pytest.raises(BuildError, match=r"no scale for /b/Conv \(b\): convolutions that would not be INT8") as caught:
+        refuse_unscaled(parsed, format_cache(scales), ())
+    assert "--recalibrate" in caught.value.repair
+    refuse_unscaled(parsed, format_cache(scales), ("/b/Conv",))  # it stays in FP16
+    refuse_unscaled(parsed, format_cache(scales | {"b": np.float32(0.1)}), ())
+    refuse_unscaled(parsed, "", ())  # TensorRT takes its own ranges
+
+
+def test_what_stays_floating_is_pinned_and_nothing_else():
+    layers = [
+        Layer("CONVOLUTION", "/dw/Conv", "x", "a"),
+        Layer("SHUFFLE", "/dw/Conv", "a", "b"),  # a reshape of the same node keeps its type
+        Layer("CONVOLUTION", "/pw/Conv", "b", "c"),
+        Layer("MATRIX_MULTIPLY", "/head/MatMul", "c", "d"),
+    ]
+    flags = []
+    trt = SimpleNamespace(
+        BuilderFlag=SimpleNamespace(PREFER_PRECISION_CONSTRAINTS="prefer"), DataType=SimpleNamespace(HALF="half")
+    )
+    keep_floating(trt, network(*layers), SimpleNamespace(set_flag=flags.append), ("/dw/Conv", "/head/MatMul"))
+    assert [layer.precision for layer in layers] == ["half", "unset", "unset", "half"]
+    assert flags == ["prefer"]

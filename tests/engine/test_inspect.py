@@ -248,3 +248,10 @@ def test_without_shapes_the_weight_or_the_kernel_decides():
     assert [row.int8 for row in rows] == [True, False, True]
     assert rows[0].operands == ("Unknown", "Int8")
     assert [row.macs for row in rows[:2]] == [5, 7]
+
+
+def test_layers_of_a_second_optimization_profile_are_not_counted_again() -> None:
+    layers = [
+        {"Name": name, "LayerType": "CaskConvolution"} for name in ("/a/Conv", "/a/Conv [profile 1]", "/b [profile 0]")
+    ]
+    assert [row.name for row in inspector_layers(json.dumps({"Layers": layers}))] == ["/a/Conv", "/b [profile 0]"]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from trtasr.engine import probe as probe_module
+from trtasr.errors import MissingError
 
 
 def test_probe_names_everything_and_says_how_to_repair() -> None:
@@ -16,6 +17,8 @@ def test_probe_names_everything_and_says_how_to_repair() -> None:
         "TensorRT for RTX",
         "TensorRT",
         "NVIDIA GPU",
+        "NVIDIA driver",
+        "TensorRT's builder",
         "pycuda",
         "Polygraphy",
     ]
@@ -33,7 +36,7 @@ def test_probe_survives_a_machine_without_any_library(monkeypatch: pytest.Monkey
     found = probe_module.probe()
     assert not any(capability.available for capability in found)
     assert all(capability.repair for capability in found)
-    gpu_only = [item for item in found if item.name in ("TensorRT", "NVIDIA GPU", "pycuda")]
+    gpu_only = [item for item in found if item.name.startswith(("TensorRT's", "NVIDIA", "pycuda"))]
     assert {item.enables for item in gpu_only} == {"building and running target t4"}
     assert not any("trtasr" in item.repair for item in found)
 
@@ -55,11 +58,35 @@ def test_rtx_version_decides(version: str, able: bool, monkeypatch: pytest.Monke
     assert probe_module.tensorrt_rtx_here().available is able
 
 
+def test_an_old_driver_and_a_builder_that_is_null_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Any:
+        raise MissingError("no builder (factory function returned nullptr)", "update the driver")
+
+    monkeypatch.setattr(probe_module, "load_tensorrt", lambda: SimpleNamespace(__version__="10.16.1.11"))
+    monkeypatch.setattr(probe_module, "load_new_driver", lambda: FakeDriver(0, 1))
+    monkeypatch.setattr(probe_module, "tensorrt_cuda", lambda: 13)
+    monkeypatch.setattr(probe_module, "require_builder", refuse)
+    assert probe_module.tensorrt_here().detail == "10.16.1.11, built for CUDA 13"
+    assert probe_module.driver_here().detail == "runs CUDA up to 12.2"
+    builder = probe_module.builder_here()
+    assert (builder.available, builder.repair) == (False, "update the driver")
+    assert builder.detail == "no builder (factory function returned nullptr)"
+    monkeypatch.setattr(probe_module, "require_builder", lambda: None)
+    assert probe_module.builder_here().available
+    monkeypatch.setattr(probe_module, "load_new_driver", refuse)
+    assert not probe_module.driver_here().available
+    assert not probe_module.builder_here().available  # it would only say the same, later
+
+
 class FakeDriver:
-    """The part of libcuda that names devices."""
+    """The part of libcuda that names devices and versions."""
 
     def __init__(self, status: int, count: int) -> None:
         self.status, self.count = status, count
+
+    def cuDriverGetVersion(self, version: Any) -> int:
+        version._obj.value = 12020
+        return 0
 
     def cuInit(self, flags: int) -> int:
         return self.status

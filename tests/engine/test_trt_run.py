@@ -120,6 +120,7 @@ def tensorrt(cuda, loads=True):
         get_tensor_mode=lambda name: "in" if name in ("features", "lengths") else "out",
         get_tensor_dtype=lambda name: NAMES[name],
         get_tensor_profile_shape=lambda name, index: PROFILE[name],
+        num_optimization_profiles=1,
         create_execution_context=lambda: context,
     )
     logger = lambda severity: None  # noqa: E731

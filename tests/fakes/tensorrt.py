@@ -3,7 +3,7 @@
 A "plan" is the ONNX graph it was built from. Weak and strong typing, calibrators, timing caches, progress, inspector,
 profiler and dynamic shapes behave as documented. The environment can make it slow or picky: FAKE_TRT_MS_INT8,
 FAKE_TRT_MS_FP16 and FAKE_TRT_MS_FP32 are the milliseconds a run claims to take, FAKE_TRT_NO_INT8 names quantized
-convolutions without a kernel, FAKE_TRT_NO_MEMORY leaves no workspace.
+convolutions without a kernel, FAKE_TRT_NO_MEMORY leaves no workspace, FAKE_TRT_NO_BUILDER gives no builder at all.
 """
 
 import enum
@@ -14,8 +14,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 from pycuda import driver
+from trt_layers import LayerType, network_layers
 from trt_names import (  # noqa: F401 - some are looked for here, as in the library
     BuilderFlag,
+    DataType,
     ILogger,
     Logger,
     MemoryPoolType,
@@ -33,10 +35,6 @@ MAGIC = b"fake plan\n"
 
 class LayerInformationFormat(enum.IntEnum):
     ONELINE, JSON = range(2)
-
-
-class DataType(enum.IntEnum):
-    FLOAT, HALF, INT64 = range(3)
 
 
 def nptype(dtype):
@@ -64,28 +62,8 @@ class IInt8MinMaxCalibrator(IInt8EntropyCalibrator2):
     algorithm = "MinMaxCalibration"
 
 
-class LayerType(enum.IntEnum):
-    CONVOLUTION, SQUEEZE, UNSQUEEZE = range(3)
-
-
-class Tensor:
-    def __init__(self, name):
-        self.name = name
-
-
-class Layer:
-    def __init__(self, kind, first, second):
-        self.type, self.tensors = kind, (Tensor(first), Tensor(second))
-
-    def get_input(self, index):
-        return self.tensors[index]
-
-    def get_output(self, index):
-        return self.tensors[1 + index]
-
-
 class Network:
-    """Every one-dimensional convolution stands between an unsqueeze and a squeeze, as the ONNX parser writes it."""
+    """Layers as the ONNX parser writes them: a convolution over time stands between an unsqueeze and a squeeze."""
 
     def __init__(self, flags):
         self.strongly_typed = bool(flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -97,17 +75,6 @@ class Network:
 
     def get_layer(self, index):
         return self.layers[index]
-
-    def add(self, node):
-        self.layers += [
-            Layer(LayerType.UNSQUEEZE, node.input[0], unsqueezed(node)),
-            Layer(LayerType.CONVOLUTION, unsqueezed(node), f"{node.name}_output"),
-            Layer(LayerType.SQUEEZE, f"{node.name}_output", node.output[0]),
-        ]
-
-
-def unsqueezed(node):
-    return f"ONNXTRT_unsqueezeTensor_{node.name}_output"
 
 
 class OnnxParser:
@@ -121,9 +88,7 @@ class OnnxParser:
             self.logger.log(Severity.ERROR, f"ModelImporter: {error}")
             return False
         self.network.graph = content
-        for node in onnx.load_from_string(content).graph.node:
-            if node.op_type == "Conv":
-                self.network.add(node)
+        self.network.layers = network_layers(onnx.load_from_string(content).graph)
         return True
 
 
@@ -152,6 +117,7 @@ class Config:
     def __init__(self):
         self.profiles, self.flags, self.int8_calibrator, self.progress_monitor = [], set(), None, None
         self.profiling_verbosity, self.cache = ProfilingVerbosity.LAYER_NAMES_ONLY, None
+        self.avg_timing_iterations = 1
 
     def add_optimization_profile(self, profile):
         self.profiles.append(profile)
@@ -179,6 +145,11 @@ class Config:
 
 class Builder:
     def __init__(self, logger):
+        if os.environ.get("FAKE_TRT_NO_BUILDER"):
+            logger.log(
+                Severity.WARNING, "CUDA initialization failure with error: 35. Please check your CUDA installation"
+            )
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self.logger = logger
 
     def create_network(self, flags=0):
@@ -216,24 +187,36 @@ class Builder:
         calibrated, int8 = "", []
         if config.int8_calibrator is not None:
             calibrated, known = calibrate(config, self.logger)
-            convolutions = [node for node in graph.node if node.op_type == "Conv"]
-            int8 = [node.name for node in convolutions if known is None or unsqueezed(node) in known]
-            for node in convolutions:
-                if node.name not in int8:
-                    self.logger.log(
-                        Severity.WARNING,
-                        f"Missing scale and zero-point for tensor {unsqueezed(node)}, "
-                        "expect fall back to non-int8 implementation for any layer consuming or producing "
-                        "given tensor",
-                    )
+            int8 = calibrated_layers(network, config, known)
+            for tensor in () if known is None else missing_scales(network, known):
+                self.logger.log(
+                    Severity.WARNING,
+                    f"Missing scale and zero-point for tensor {tensor}, "
+                    "expect fall back to non-int8 implementation for any layer consuming or producing given tensor",
+                )
         monitor.phase_finish("Building engine")
         header = {
-            "profile": config.profiles[0].shapes,
+            "profiles": [profile.shapes for profile in config.profiles],
             "calibrated": calibrated,
             "int8": int8,
             "detailed": config.profiling_verbosity == ProfilingVerbosity.DETAILED,
+            "averaged": config.avg_timing_iterations,
         }
         return MAGIC + json.dumps(header).encode() + b"\n" + network.graph
+
+
+def calibrated_layers(network, config, known):
+    """Names of the convolutions between two scales that no precision keeps in FP16; known: None for all tensors."""
+    convolutions = [layer for layer in network.layers if layer.type == LayerType.CONVOLUTION]
+    bound = BuilderFlag.PREFER_PRECISION_CONSTRAINTS in config.flags
+    free = [layer for layer in convolutions if not (bound and layer.precision == DataType.HALF)]
+    return [layer.name for layer in free if known is None or {layer.inputs[0].name, layer.outputs[0].name} <= known]
+
+
+def missing_scales(network, known):
+    """What convolutions and products with masks read without a scale."""
+    read = {tensor.name: None for layer in network.layers if layer.scaled for tensor in layer.inputs}
+    return [name for name in read if name not in known]
 
 
 def calibrate(config, logger):
@@ -272,7 +255,7 @@ class Engine:
         self.header = json.loads(header)
         self.proto = onnx.load_from_string(self.graph).graph
         self.values = [*self.proto.input, *self.proto.output]
-        self.num_io_tensors = len(self.values)
+        self.num_io_tensors, self.num_optimization_profiles = len(self.values), len(self.header["profiles"])
 
     @property
     def precision(self):
@@ -290,8 +273,7 @@ class Engine:
         return TensorIOMode.INPUT if name in inputs else TensorIOMode.OUTPUT
 
     def get_tensor_profile_shape(self, name, profile_index):
-        assert profile_index == 0
-        shapes = self.header["profile"].get(name) or [self.static(name)] * 3
+        shapes = self.header["profiles"][profile_index].get(name) or [self.static(name)] * 3
         return [tuple(shape) for shape in shapes]
 
     def static(self, name):
@@ -354,10 +336,15 @@ def described(node, engine):
 class ExecutionContext:
     def __init__(self, engine):
         self.engine, self.shapes, self.addresses, self.profiler = engine, {}, {}, None
-        self.session, self.known = open_session(engine.graph, threads=1), {}
+        self.session, self.known, self.profile = open_session(engine.graph, threads=1), {}, 0
+
+    def set_optimization_profile_async(self, profile_index, stream_handle):
+        assert 0 <= profile_index < self.engine.num_optimization_profiles
+        self.shapes, self.profile = {}, profile_index
+        return True
 
     def set_input_shape(self, name, shape):
-        low, _, high = self.engine.get_tensor_profile_shape(name, 0)
+        low, _, high = self.engine.get_tensor_profile_shape(name, self.profile)
         fits = all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
         if fits:
             self.shapes[name] = tuple(shape)
@@ -399,6 +386,7 @@ class ExecutionContext:
             return False
         # an output in the place of another tensor is undefined behaviour
         assert all(list(self.addresses.values()).count(self.addresses[name]) == 1 for name in outputs)
+        driver.state.setdefault("profiles", set()).add(self.profile)
         found = self.session.run(outputs, {name: self.array(name) for name in inputs})
         for name, value in zip(outputs, found, strict=True):
             self.array(name)[...] = value

@@ -26,7 +26,11 @@ class NetworkDefinitionCreationFlag(enum.IntEnum):
 
 
 class BuilderFlag(enum.IntEnum):
-    FP16, INT8 = 0, 1
+    FP16, INT8, PREFER_PRECISION_CONSTRAINTS = range(3)
+
+
+class DataType(enum.IntEnum):
+    FLOAT, HALF, INT64 = range(3)
 
 
 class ProfilingVerbosity(enum.IntEnum):

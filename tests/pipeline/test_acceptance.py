@@ -9,7 +9,7 @@ from report_sample import gpu_sample
 from t4_host import FAST
 
 from trtasr.cli import main
-from trtasr.errors import BuildError
+from trtasr.errors import BuildError, MissingError
 from trtasr.pipeline import acceptance
 from trtasr.pipeline.acceptance import Outcome, outcome_json, outcome_table
 
@@ -47,13 +47,27 @@ def test_acceptance_tries_every_variant_and_writes_one_file(host, tmp_path, monk
     assert found["host"] == {"gpu": "Tesla T4 (fake)", "capability": [7, 5], "tensorrt": "10.16.1.11"}
     plain, depthwise, ours, theirs = found["variants"]
     assert sum(row["int8"] for row in plain["layers"]["t4"]) == 5
-    assert sum(row["int8"] for row in depthwise["layers"]["t4"]) == 7  # three more, one of them without a kernel
-    assert depthwise["fallback"] == ["/encoder/encoder.0/mconv.0/conv/Conv"]
+    assert sum(row["int8"] for row in depthwise["layers"]["t4"]) == 5  # one without a kernel takes the others with it
+    assert depthwise["fallback"] == [
+        "/encoder/encoder.0/mconv.0/conv/Conv",
+        "/encoder/encoder.1/mconv.0/conv/Conv",
+        "/encoder/encoder.1/mconv.5/conv/Conv",
+    ]
     assert len(plain["layer_sqnr_db"]) == 9
     assert [v["engines"]["t4"]["parts"][0]["quantization"] for v in (ours, theirs)] == ["implicit", "implicit"]
     assert {row["target"] for row in plain["bench"]} == {"fp32", "t4", "t4-fp16", "t4-fp32"}
     assert "PASSED" in printed.splitlines()[-1]
     assert [line.split("  ")[0] for line in printed.splitlines()[1:5]] == [v["name"] for v in found["variants"]]
+
+
+def test_acceptance_begins_with_a_builder(host, tmp_path, monkeypatch, capsys):
+    def refuse():
+        raise MissingError("TensorRT gives no builder here", "update the driver")
+
+    monkeypatch.setattr(acceptance, "require_builder", refuse)
+    assert main(["acceptance", str(host / "tiny.nemo"), "-o", str(tmp_path), "-q"]) == 4
+    assert "TensorRT gives no builder here" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_acceptance_keeps_a_failure_as_a_finding(host, tmp_path, monkeypatch, capsys):

@@ -14,11 +14,12 @@ import pytest
 from t4_host import FAST
 
 from trtasr.cli import main
-from trtasr.engine import build_tensorrt
+from trtasr.engine import build_tensorrt, driver
+from trtasr.engine.builder_probe import require_builder
 from trtasr.engine.calibrator import Source, write_source
 from trtasr.errors import BuildError, MissingError
 from trtasr.pipeline import use as verbs
-from trtasr.targets import TARGETS
+from trtasr.targets import TARGETS, choose
 from trtasr.targets.t4 import T4
 
 
@@ -142,23 +143,47 @@ def test_implicit_quantization_serves_the_scale_table_as_a_cache(host, tmp_path)
     assert (tmp_path / "mine.cache").read_bytes() == b"timings"
     facts = read(out, "bundle.json")["engines"]["t4"]["parts"][0]
     assert (facts["quantization"], facts["missing_scales"]) == ("implicit", 0)
-    weighted = [row for row in read(out, "layers.json")["t4"] if row["macs"]]
-    assert all(row["int8"] for row in weighted)  # the cache names what the parser's reshapes are called, too
-    assert len(weighted) == 9
+    weighted = {row["onnx_nodes"][0]: row["int8"] for row in read(out, "layers.json")["t4"] if row["macs"]}
+    decided = {d["node"]: d["quantized"] for d in read(out, "scales.json")["decisions"]["t4"]}
+    assert weighted == decided  # depthwise ones are pinned to FP16; the cache names the parser's reshapes, too
+    assert list(decided.values()).count(True) == 5
+    assert list(decided.values()).count(False) == 4
 
 
-def test_a_calibrated_engine_without_int8_layers_is_told(host, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(build_tensorrt, "write_source", without_names)
+def test_depthwise_convolutions_are_not_pinned_where_the_recipe_wants_them_in_int8(host, tmp_path):
+    flags = ["--set", "quantization.fidelity=fast"]  # random weights are easily harmed
+    out = compiled(host, tmp_path / "out", "--quantization", "implicit", "--quantize-depthwise", *flags)
+    weighted = [row["int8"] for row in read(out, "layers.json")["t4"] if row["macs"]]
+    assert weighted.count(True) == 8  # all but the decoder, whose 29 channels are not aligned
+
+
+def test_a_convolution_without_a_scale_ends_an_implicit_build(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build_tensorrt, "write_source", without_the_last_layer)
+    compiled(host, tmp_path / "out", "--quantization", "implicit", code=5)
+    printed = capsys.readouterr().err
+    assert "no scale for /encoder/encoder.2/mconv.0/conv/Conv (" in printed
+    assert "--recalibrate" in printed
+
+
+def without_the_last_layer(path, source):
+    """A cache that does not name what the last convolution of the encoder makes."""
+    kept = [line for line in source.cache.splitlines() if not line.startswith("/encoder/encoder.2/mconv.0/conv/Conv_")]
+    assert len(kept) == len(source.cache.splitlines()) - 1
+    write_source(path, Source(source.algorithm, cache="\n".join(kept) + "\n"))
+
+
+def test_a_mask_without_a_scale_is_told(host, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(build_tensorrt, "write_source", without_masks)
     out = compiled(host, tmp_path / "out", "--quantization", "implicit")
-    assert read(out, "bundle.json")["engines"]["t4"]["parts"][0]["missing_scales"] == 9
-    told = [record.getMessage() for record in caplog.records]
-    assert any("no scale for 9 tensors" in message for message in told)
-    assert any("no layer of t4/model.plan runs in INT8" in message for message in told)
+    assert read(out, "bundle.json")["engines"]["t4"]["parts"][0]["missing_scales"] == 2
+    assert any("no scale for 2 tensors" in record.getMessage() for record in caplog.records)
 
 
-def without_names(path, source):
-    """A cache that names nothing the network has."""
-    write_source(path, Source(source.algorithm, cache=source.cache.splitlines()[0] + "\nother: 3dcccccd\n"))
+def without_masks(path, source):
+    """A cache without the scales of masks."""
+    kept = [line for line in source.cache.splitlines() if "/Cast" not in line]
+    assert len(kept) == len(source.cache.splitlines()) - 2
+    write_source(path, Source(source.algorithm, cache="\n".join(kept) + "\n"))
 
 
 @pytest.mark.parametrize("content", [b"damaged", b"of another driver"])
@@ -210,6 +235,62 @@ def test_what_the_plan_could_not_run_is_refused_before_it_is_built(host, tmp_pat
     compiled(host, tmp_path / "out", *flags, model=model, code=2)
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def no_builder(monkeypatch):
+    """TensorRT gives null in place of a builder, and nobody remembers another answer."""
+    monkeypatch.setenv("FAKE_TRT_NO_BUILDER", "1")
+    require_builder.cache_clear()
+    yield
+    require_builder.cache_clear()
+
+
+def test_a_builder_that_is_null_is_found_before_anything_else(host, tmp_path, no_builder, capsys):
+    compiled(host, tmp_path / "out", code=4)
+    printed = capsys.readouterr().err
+    assert "CUDA initialization failure with error: 35" in printed
+    assert "pip install tensorrt-cu12==10.16.1.11" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_auto_does_without_a_builder_that_is_null(host, tmp_path, no_builder, caplog):
+    assert main(["compile", str(host / "tiny.nemo"), "--target", "auto", "-o", str(tmp_path / "o"), "--dry-run"]) == 0
+    assert any("factory function returned nullptr" in record.getMessage() for record in caplog.records)
+
+
+def test_a_builder_that_is_null_in_the_build_is_no_refused_graph(host, tmp_path, no_builder, monkeypatch, capsys):
+    monkeypatch.setattr(choose, "require_builder", lambda: None)
+    compiled(host, tmp_path / "out", code=4)
+    assert "gives no builder here" in capsys.readouterr().err
+
+
+def test_a_driver_older_than_tensorrts_cuda_is_found_first(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(driver, "tensorrt_cuda", lambda: 13)
+    monkeypatch.setattr(driver, "driver_cuda", lambda libcuda: (12, 2))
+    compiled(host, tmp_path / "out", code=4)
+    printed = capsys.readouterr().err
+    assert "the NVIDIA driver runs CUDA up to 12.2, but the TensorRT here was built for CUDA 13" in printed
+    assert "580 or newer" in printed
+
+
+def test_a_batch_of_long_utterances_has_kernels_of_its_own(host, bundle, capsys):
+    short, busy = header(bundle, "t4/model.plan")["profiles"]
+    assert [short[name][::2] for name in short] == [busy[name][::2] for name in busy]  # one range
+    assert [shapes["features"][1] for shapes in (short, busy)] == [[1, 64, 512], [8, 64, 2016]]
+    facts = read(bundle, "bundle.json")["engines"]["t4"]["parts"][0]
+    assert facts["profile"]["lengths"] == [[1], [1], [8]]
+    assert facts["busy_profile"]["lengths"] == [[1], [8], [8]]
+    driver = sys.modules["pycuda.driver"]
+    for batch, seconds, profiles in ((1, 0.5, {0}), (8, 15.0, {0, 1})):  # WER is measured at batch 1
+        driver.state["profiles"] = set()
+        assert main(["bench", str(bundle), "--seconds", str(seconds), "--batch", str(batch), "-q"]) == 0
+        assert driver.state["profiles"] == profiles
+    capsys.readouterr()
+
+
+def test_kernels_are_timed_eight_times(bundle):
+    assert [header(bundle, f"t4/{name}.plan")["averaged"] for name in ("model", "fp16", "fp32")] == [8, 8, 8]
 
 
 def test_memory_is_not_taken_for_a_missing_kernel(host, tmp_path, monkeypatch, capsys):

@@ -233,7 +233,7 @@ def test_fp16_lint_lists_layers_or_says_none():
 
 def test_time_and_tactic_columns_appear_only_when_known():
     engine = dataclasses.replace(gpu_sample(2).engines[0], target="t4-rtx")
-    for parts, columns in ((engine.parts, ["time %", "tactic"]), (sample().engines[0].parts, [])):
+    for parts, columns in ((engine.parts, ["time %", "kernel", "tactic"]), (sample().engines[0].parts, [])):
         page = render(dataclasses.replace(sample(), engines=(dataclasses.replace(engine, parts=parts),)))
         table = page[page.index('id="layers-t4-rtx"') :]
         head = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", table[: table.index("</thead>")])

@@ -52,13 +52,15 @@ def test_a_layer_kept_out_of_int8_names_its_rule():
         (True, 90, "", ""),
         (False, 10, "depthwise", "no INT8 kernel on sm_75"),
     ]
-    assert (view.timed, view.tactics) == (False, False)
+    assert (view.timed, view.tactics, view.kernels) == (False, False, "")
 
 
 def test_the_rule_is_not_repeated_on_layers_without_weights():
     data = gpu_sample(4)
     view = engine_view(data.engines[0])
     assert (view.timed, view.tactics) == (True, True)
+    assert view.kernels == "kernels: 2 INT8 (kernel unknown), 6 FP16"
+    assert [row.kernel for row in view.rows] == ["INT8 (kernel unknown)", "FP16", "FP16", "FP16"] * 2
     assert sum(bool(row.rule) for row in view.rows) == 2
     assert sum(row.time for row in view.rows) == pytest.approx(100)
 

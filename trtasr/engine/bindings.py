@@ -6,8 +6,31 @@ Without the generated stubs, and when the program runs, every one of them is `An
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trt_facade import Builder, BuilderConfig, Engine, Logger, Network, OptimizationProfile, TimingCache, Trt
+    from trt_facade import (
+        Builder,
+        BuilderConfig,
+        Context,
+        Engine,
+        Layer,
+        Logger,
+        Network,
+        OptimizationProfile,
+        TimingCache,
+        Trt,
+    )
 else:
-    Builder = BuilderConfig = Engine = Logger = Network = OptimizationProfile = TimingCache = Trt = Any
+    Builder = BuilderConfig = Context = Engine = Layer = Any
+    Logger = Network = OptimizationProfile = TimingCache = Trt = Any
 
-__all__ = ["Builder", "BuilderConfig", "Engine", "Logger", "Network", "OptimizationProfile", "TimingCache", "Trt"]
+__all__ = [
+    "Builder",
+    "BuilderConfig",
+    "Context",
+    "Engine",
+    "Layer",
+    "Logger",
+    "Network",
+    "OptimizationProfile",
+    "TimingCache",
+    "Trt",
+]

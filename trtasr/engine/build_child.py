@@ -6,8 +6,9 @@ One process per build, because a failed build spoils the next one of the same pr
 stays its only one, and misuse of the parser ends in a segmentation fault.
 
 The request is that of `trtasr.engine.child.run_child`. The report holds ``ok``, ``version``, ``errors``, ``warnings``,
-``layers`` (the builder's layer record, or the engine inspector's JSON) and ``memory`` (bytes); where the library cannot
-be loaded it holds ``missing``, the reason, alone; where trtasr itself refuses, ``refused``: class, problem and repair.
+``layers`` (the builder's layer record, or the engine inspector's JSON), ``behind`` (ONNX nodes behind the layers that
+the builder has no kernel for) and ``memory`` (bytes); where the library cannot be loaded it holds ``missing``, the
+reason, alone; where trtasr itself refuses, ``refused``: class, problem and repair.
 """
 
 import ctypes
@@ -23,8 +24,11 @@ from typing import Any
 
 from trtasr.engine.bindings import BuilderConfig, Logger, Network, OptimizationProfile, Trt
 from trtasr.engine.builder import Built, NetworkRequest, build_network, make_monitor, use_capabilities
-from trtasr.engine.calibrator import make_calibrator, read_source, reshapes, use_calibrator
+from trtasr.engine.calibrator import make_calibrator, read_source
 from trtasr.engine.device import primary_context
+from trtasr.engine.fallback import unsupported
+from trtasr.engine.implicit import keep_floating, refuse_unscaled, use_calibrator
+from trtasr.engine.parsed import nodes_behind
 from trtasr.errors import TrtasrError
 from trtasr.files.disk import disk_faults, writing
 from trtasr.files.replace import OTHER_FOLDER
@@ -32,6 +36,7 @@ from trtasr.files.write import write_bytes
 
 RTX = "tensorrt_rtx"
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+AVERAGED = 8  # runs of every kernel that is timed, as trtexec has it; one run is mostly the clock's noise
 MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 
 
@@ -101,7 +106,9 @@ def build_requested(trt: Trt, request: dict[str, Any]) -> dict[str, Any]:
     built, extra = (build_rtx if request["library"] == RTX else build_tensorrt)(trt, logger, request)
     if built.plan is not None:
         write_plan(Path(request["plan"]), built.plan)
-    return {"ok": built.plan is not None, "version": trt.__version__, **digest(messages), **extra}
+    found = digest(messages)
+    behind = nodes_behind(built.parsed, unsupported(found["errors"]))
+    return {"ok": built.plan is not None, "version": trt.__version__, "behind": behind, **found, **extra}
 
 
 def write_plan(path: Path, plan: bytes) -> None:
@@ -138,14 +145,18 @@ def build_tensorrt(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[B
     source = read_source(Path(request["calibration"])) if request.get("calibration") else None
     timing = Path(request["timing_cache"]) if request.get("timing_cache") else None
     known = None if timing is None else timing.read_bytes() if timing.is_file() else b""
-    wanted = NetworkRequest(Path(request["onnx"]), request["shapes"], source is None, known, request["workspace_mb"])
+    graph, typed = Path(request["onnx"]), source is None
+    wanted = NetworkRequest(graph, request["shapes"], request["busy"], typed, known, request["workspace_mb"])
     with primary_context() as cuda:
         calibrator = None if source is None else make_calibrator(trt, source, cuda)
 
         def customize(network: Network, config: BuilderConfig, profile: OptimizationProfile) -> None:
             config.progress_monitor = make_monitor(trt)
+            config.avg_timing_iterations = AVERAGED
             if calibrator is not None:
-                calibrator.cover(reshapes(network))
+                calibrator.cover(network)
+                refuse_unscaled(network, calibrator.cache, request["floating"])
+                keep_floating(trt, network, config, request["floating"])
                 use_calibrator(trt, config, profile, calibrator)
 
         built = build_network(trt, logger, wanted, customize)

@@ -12,6 +12,7 @@ from typing import Any
 from trtasr.engine.calibrator import Source, require_calibrators, write_source
 from trtasr.engine.child import Product, build_plan
 from trtasr.engine.device import load_driver, load_libcuda
+from trtasr.engine.driver import CUDA12_INSTALL, check_driver
 from trtasr.engine.inspect import attribute_macs, inspector_layers
 from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError
@@ -20,7 +21,7 @@ from trtasr.results import Built
 
 log = logging.getLogger(__name__)
 
-TRT_INSTALL = "pip install tensorrt-cu12==10.16.1.11"
+TRT_INSTALL = CUDA12_INSTALL
 TRT_MINIMUM = (10, 12)
 BROKEN = (11, 0)  # 11.0 was built without sm_75; 11.1 has it again
 T4_CAPABILITY = (7, 5)
@@ -49,11 +50,13 @@ class TensorrtOptions:
         source: calibrator's scales or batches: implicit quantization; None: the graph's own Q/DQ nodes and types.
         workspace_mb: limit of the builder's scratch memory in MiB; 0: all of the GPU's.
         timing_cache: file; None: the default of this GPU and TensorRT, see `timing_cache_path`.
+        floating: with a calibrator: nodes that stay in FP16, though they may have scales.
     """
 
     source: Source | None = None
     workspace_mb: int = 0
     timing_cache: Path | None = None
+    floating: tuple[str, ...] = ()
 
 
 def require_tensorrt(calibrator: str = "") -> Host:
@@ -63,11 +66,11 @@ def require_tensorrt(calibrator: str = "") -> Host:
         calibrator: algorithm of implicit quantization, which TensorRT 11 lacks; empty: explicit.
 
     Raises:
-        MissingError: no TensorRT of a usable version, no pycuda, no driver, no GPU.
+        MissingError: no TensorRT of a usable version, no pycuda, no driver or one too old for that TensorRT, no GPU.
     """
     found: list[Any] = []
     missing: list[MissingError] = []
-    for load in (load_tensorrt, load_libcuda, load_driver):
+    for load in (load_tensorrt, load_new_driver, load_driver):
         try:
             found.append(load())
         except MissingError as error:
@@ -89,6 +92,17 @@ def require_tensorrt(calibrator: str = "") -> Host:
             *host.capability,
         )
     return host
+
+
+def load_new_driver() -> Any:
+    """The CUDA driver library; looked at before pycuda and TensorRT touch it, which say less about one that is too old.
+
+    Raises:
+        MissingError: no NVIDIA driver, or one that is too old for the installed TensorRT.
+    """
+    libcuda = load_libcuda()
+    check_driver(libcuda)
+    return libcuda
 
 
 def almost_a_host() -> bool:
@@ -145,16 +159,18 @@ def build_tensorrt(
         Built: path ``t4/<name>.plan``, the engine inspector's layer table, the builder's facts in `Built.details`.
 
     Raises:
-        MissingError: TensorRT cannot be loaded. BuildError: the builder refused the graph.
-        NoKernelError: it has no kernel for the named nodes.
+        MissingError: TensorRT cannot be loaded, or gives no builder. BuildError: the builder refused the graph, or a
+        calibrator has no scale for a convolution. NoKernelError: it has no kernel for the named nodes.
     """
     timing = options.timing_cache or timing_cache_path(host)
     request = {
         "library": "tensorrt",
         "onnx": str(onnx_path),
         "shapes": profile.shapes(),
+        "busy": profile.busy_shapes(),
         "timing_cache": str(timing),
         "workspace_mb": options.workspace_mb,
+        "floating": options.floating,
     }
     product = Product(f"TensorRT {host.tensorrt}", "tensorrt", TRT_INSTALL)
     log.info("building %s for %s with TensorRT %s (timing cache %s)", plan_path.name, host.gpu, host.tensorrt, timing)
@@ -173,6 +189,7 @@ def build_tensorrt(
         "tensorrt": done.report["version"],
         "build_seconds": done.seconds,
         "profile": profile.shapes(),
+        "busy_profile": profile.busy_shapes(),
         "quantization": "implicit" if options.source else "explicit",
         "warnings": len(done.report["warnings"]),
         "missing_scales": missing_scales(done.report["warnings"]),

@@ -3,15 +3,21 @@
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from trtasr.engine.bindings import Builder, BuilderConfig, Logger, Network, OptimizationProfile, TimingCache, Trt
+from trtasr.engine.parsed import ParsedLayer, parsed_layers
+from trtasr.errors import MissingError
 
 MIB = 1 << 20
+NO_BUILDER = (
+    "check the GPU with `nvidia-smi` and what is installed with `trtasr doctor`; the driver must not be older than the "
+    "CUDA that the library was built for"
+)
 Customize = Callable[[Network, BuilderConfig, OptimizationProfile], None]
 
 
@@ -22,6 +28,7 @@ class NetworkRequest:
     Attributes:
         onnx: graph.
         shapes: input name -> [min, opt, max] shape.
+        busy: the same of a second optimization profile, with other opt shapes; empty: there is none.
         strongly_typed: the graph's own types decide (explicit quantization); False leaves them to the builder, for
             calibrators.
         timing_cache: bytes of an earlier build; None: the library's own, which is thrown away.
@@ -30,6 +37,7 @@ class NetworkRequest:
 
     onnx: Path
     shapes: Mapping[str, list[list[int]]]
+    busy: Mapping[str, list[list[int]]] = field(default_factory=dict)
     strongly_typed: bool = True
     timing_cache: bytes | None = None
     workspace_mb: int = 0
@@ -42,10 +50,12 @@ class Built:
     Attributes:
         plan: serialized engine; None when the parser or the builder refused, with the reasons in the log.
         timing_cache: for the next build; empty when none was asked for.
+        parsed: layers of the network that the builder refused; empty where there is a plan.
     """
 
     plan: bytes | None = None
     timing_cache: bytes = b""
+    parsed: tuple[ParsedLayer, ...] = ()
 
 
 def build_network(trt: Trt, logger: Logger, request: NetworkRequest, customize: Customize) -> Built:
@@ -56,8 +66,11 @@ def build_network(trt: Trt, logger: Logger, request: NetworkRequest, customize: 
         logger: trt.ILogger; from TensorRT for RTX it gets the layer table at VERBOSE severity.
         request: what to build.
         customize: sets on the parsed network and the configuration what only one of the libraries has.
+
+    Raises:
+        MissingError: the library gives no builder.
     """
-    builder = trt.Builder(logger)
+    builder = new_builder(trt, logger)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(typed if request.strongly_typed else 0)
     parser = trt.OnnxParser(network, logger)
@@ -65,6 +78,8 @@ def build_network(trt: Trt, logger: Logger, request: NetworkRequest, customize: 
         return Built()
     config = builder.create_builder_config()
     profile = add_profile(trt, builder, config, request.shapes)
+    if request.busy:
+        add_profile(trt, builder, config, request.busy)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else no layer table is kept
     if request.workspace_mb:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mb * MIB)
@@ -72,8 +87,21 @@ def build_network(trt: Trt, logger: Logger, request: NetworkRequest, customize: 
     customize(network, config, profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        return Built()
+        return Built(parsed=parsed_layers(network))
     return Built(bytes(memoryview(plan)), b"" if timing is None else bytes(memoryview(timing.serialize())))
+
+
+def new_builder(trt: Trt, logger: Logger) -> Builder:
+    """A builder; the first call of a library that touches the GPU.
+
+    Raises:
+        MissingError: there is none. The library returns null then, most often for want of a newer driver: with one that
+            is older than its CUDA, ``cuInit`` succeeds all the same.
+    """
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:  # pybind11's word for null: "factory function returned nullptr"
+        raise MissingError(f"TensorRT {trt.__version__} gives no builder here ({error})", NO_BUILDER) from error
 
 
 def use_timing_cache(config: BuilderConfig, known: bytes) -> TimingCache:

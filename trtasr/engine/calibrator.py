@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from trtasr.engine.bindings import BuilderConfig, Network, OptimizationProfile, Trt
-from trtasr.engine.cache import format_cache, parse_cache
+from trtasr.engine.bindings import Network, Trt
+from trtasr.engine.cache import parse_cache
 from trtasr.engine.device import Arena
+from trtasr.engine.implicit import covered, reshapes
 from trtasr.errors import BuildError, MissingError, UsageError
 from trtasr.values import Array, CalibrationSet, FloatArray, IntArray
 
 Feed = tuple[FloatArray, IntArray]
-RESHAPES = ("SHUFFLE", "SQUEEZE", "UNSQUEEZE")
 BASES = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 HEADERS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration"}
 
@@ -106,8 +106,8 @@ def make_calibrator(trt: Trt, source: Source, cuda: Any) -> Any:  # noqa: C901 -
             self.arena = Arena(cuda)
             self.cache = source.cache
 
-        def cover(self, pairs: Sequence[tuple[str, str]]) -> None:
-            self.cache = covered(self.cache, pairs)
+        def cover(self, network: Network) -> None:
+            self.cache = covered(self.cache, reshapes(network))
 
         def get_batch_size(self) -> int:
             return len(source.feeds[0][1]) if source.feeds else 1
@@ -161,42 +161,6 @@ def check_delivered(source: Source, delivered: int, error: Exception | None, bui
             f"TensorRT took {delivered} of {len(source.feeds)} calibration batches",
             "see TensorRT's log; use --quantization explicit",
         )
-
-
-def reshapes(network: Network) -> list[tuple[str, str]]:
-    """(input, output) tensor names of the layers that only reshape: they compute nothing, so both share one scale.
-
-    The parser wraps every one-dimensional convolution in them (``ONNXTRT_unsqueezeTensor_output``), under names that
-    no ONNX graph holds; a calibration cache without those names keeps the convolution out of INT8.
-    """
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    return [(layer.get_input(0).name, layer.get_output(0).name) for layer in layers if layer.type.name in RESHAPES]
-
-
-def covered(cache: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """A calibration cache in which both tensors of every pair have a scale as soon as one of them has.
-
-    Args:
-        cache: in TensorRT's text format; empty stays empty.
-        pairs: (input, output) of layers that change no value.
-    """
-    if not cache:
-        return cache
-    header, scales = parse_cache(cache)
-    known = dict(scales)
-    for first, second in (*pairs, *reversed(pairs)):  # forward through chains of reshapes, then backward
-        for name, other in ((first, second), (second, first)):
-            if name not in known and other in known:
-                known[name] = known[other]
-    return format_cache(known, header)
-
-
-def use_calibrator(trt: Trt, config: BuilderConfig, profile: OptimizationProfile, calibrator: Any) -> None:
-    """Implicit quantization: INT8 by the calibrator's scales, FP16 where that is faster."""
-    config.set_flag(trt.BuilderFlag.FP16)
-    config.set_flag(trt.BuilderFlag.INT8)
-    config.int8_calibrator = calibrator
-    config.set_calibration_profile(profile)
 
 
 def at_opt_shape(calibration: CalibrationSet, batch: int, frames: int) -> tuple[tuple[Feed, ...], int]:

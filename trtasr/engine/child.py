@@ -79,7 +79,7 @@ def build_plan(request: Mapping[str, Any], onnx_path: Path, plan_path: Path, pro
             kind, problem, repair = report["refused"]
             raise getattr(errors, kind)(problem, repair)
         if not report["ok"]:
-            raise refusal(onnx_path, report["errors"], product)
+            raise refusal(onnx_path, report["errors"], product, tuple(report.get("behind", ())))
         plan = partial.read_bytes()
         check_capability(plan, onnx_path, product)
         partial.replace(plan_path)
@@ -101,8 +101,6 @@ def run_child(request: Mapping[str, Any]) -> dict[str, Any]:
         DiskError: the child could not even write its report.
     """
     report = Path(request["report"])
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     log_file = report.with_suffix(".log")
     with fixed_addresses() as fixed, log_file.open("w", encoding="utf-8") as stderr:
         child = subprocess.run(  # ends the child on any exception here, KeyboardInterrupt included
@@ -112,7 +110,7 @@ def run_child(request: Mapping[str, Any]) -> dict[str, Any]:
             stderr=stderr,
             text=True,
             check=False,
-            env={**os.environ, "PYTHONPATH": path},
+            env=child_environment(),
         )
     if child.returncode == os.EX_IOERR:
         raise DiskError(f"{report.parent.parent}: the builder could not write here", OTHER_PLACE)
@@ -122,6 +120,12 @@ def run_child(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"ok": False, "errors": [ended], "reproducible": fixed}
     answer: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     return {**answer, "reproducible": fixed}
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a process that imports this package from where this one did."""
+    root = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))}
 
 
 @contextmanager
@@ -156,13 +160,21 @@ def check_capability(plan: bytes, onnx_path: Path, product: Product) -> None:
         raise refusal(onnx_path, [reason], product)
 
 
-def refusal(onnx_path: Path, messages: list[str], product: Product) -> BuildError:
-    """The builder's refusal of a graph: `NoKernelError` when it names nodes it has no kernel for."""
+def refusal(onnx_path: Path, messages: list[str], product: Product, behind: tuple[str, ...] = ()) -> BuildError:
+    """The builder's refusal of a graph: `NoKernelError` when it names nodes it has no kernel for.
+
+    Args:
+        onnx_path: graph, named in the error.
+        messages: the builder's errors.
+        product: the builder.
+        behind: nodes of that graph behind the names in the messages, as the child found them in the parsed network.
+    """
     reasons = "\n  ".join(dict.fromkeys(message.strip() for message in messages[:8])) or "no reason given"
     problem = f"{product.name} could not build {onnx_path}:\n  {reasons}"
     nodes = unsupported(messages)
     if nodes:
-        return NoKernelError(problem, "keep the named operation out of INT8: --set quantization.exclude='[...]'", nodes)
+        repair = "keep the named operation out of INT8: --set quantization.exclude='[...]'"
+        return NoKernelError(problem, repair, nodes, behind)
     if MEMORY.search(reasons):
         return BuildError(problem, "raise engine.workspace_mb, lower engine.max_batch, or free the GPU's memory")
     return BuildError(problem, "keep the named operation out of this target, or compile for another one (--target cpu)")

@@ -8,9 +8,12 @@ from trtasr.engine.inspect import origin
 PATTERNS = (
     re.compile(r"Could not find any implementation for node (?P<node>.+?)\.?(?: In \w+ at [^)]*)?\)*$", re.MULTILINE),
     re.compile(r"Cannot compile operation '(?P<node>[^']+)' for "),  # TensorRT for RTX
+    # Q/DQ that the builder could not merge with its weighted layer, or scales that it could not find.
+    re.compile(r"Internal Error \((?P<node>.+?): (?:Could not fuse|Missing scale)\b"),
 )
 MEMORY = re.compile(r"insufficient workspace|out of memory|OutOfMemory", re.IGNORECASE)
 SEPARATORS = re.compile(r"\s\+\s|\.\.\.|[\s(){}\[\],]+")
+REGION = "{ForeignNode["
 
 
 def unsupported(messages: Iterable[str]) -> tuple[str, ...]:
@@ -27,11 +30,16 @@ def unsupported(messages: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def tokens(layer: str) -> list[str]:
+    """The names that an engine name joins, in its order."""
+    return [token for token in SEPARATORS.split(layer) if token]
+
+
 def nodes_to_free(layers: Sequence[str], order: Sequence[str], quantized: Sequence[str]) -> tuple[str, ...]:
     """Quantized FP32 nodes behind the failed layers.
 
     Args:
-        layers: engine names from `unsupported`.
+        layers: engine names from `unsupported`, and names of ONNX nodes behind them (`trtasr.engine.parsed`).
         order: names of all FP32 nodes in graph order.
         quantized: names of those that read INT8 operands.
 
@@ -41,9 +49,22 @@ def nodes_to_free(layers: Sequence[str], order: Sequence[str], quantized: Sequen
     """
     names, chosen = set(order), set()
     for layer in layers:
-        owners = [owner for token in SEPARATORS.split(layer) if (owner := origin(token, names))]
+        owners = [owner for token in tokens(layer) if (owner := origin(token, names))]
         chosen.update(owners)
-        if "{ForeignNode[" in layer and owners:
+        if REGION in layer and owners:
             positions = [order.index(owner) for owner in owners]
             chosen.update(order[min(positions) : max(positions) + 1])
     return tuple(name for name in order if name in chosen.intersection(quantized))
+
+
+def with_kin(freed: Sequence[str], depthwise: Sequence[str]) -> tuple[str, ...]:
+    """The nodes to free, and with one depthwise convolution all of them.
+
+    What a GPU lacks is the kind of kernel, not the one layer that the builder names first: freed one by one, the 77 of
+    QuartzNet15x5 would take as many builds.
+
+    Args:
+        freed: from `nodes_to_free`.
+        depthwise: the quantized ones, in graph order.
+    """
+    return tuple(dict.fromkeys((*freed, *(depthwise if set(freed) & set(depthwise) else ()))))

@@ -42,7 +42,8 @@ PHRASES = (
     ("Int32", r"\bint32\b"),
     ("Bool", r"\bbool\b"),
 )
-INT8_TACTIC = re.compile(r"i8i8|i8816|i16832|imma|int8", re.IGNORECASE)
+INT8_TACTIC = re.compile(r"i8i8|i8816|i16832|imma|tensor8x8x16|int8", re.IGNORECASE)
+OTHER_PROFILE = re.compile(r"\[profile [1-9]\d*\]$")  # of a second optimization profile: the same layers once more
 UNKNOWN = "Unknown"
 MATRIX = re.compile(r"conv|gemm|matrix_?mul|correlation|runtime_fusion", re.IGNORECASE)
 
@@ -84,12 +85,12 @@ def inspector_layers(text: str) -> tuple[LayerRow, ...]:
         text: the inspector's JSON; empty when the engine could not be loaded.
 
     Returns:
-        one row per layer after fusion, in the order of execution; MACs are 0.
+        one row per layer after fusion, in the order of execution, of the first optimization profile; MACs are 0.
     """
     if not text:
         return ()
-    layers = json.loads(text).get("Layers", [])
-    return tuple(inspected_row(layer) for layer in layers if isinstance(layer, Mapping))
+    layers = (layer for layer in json.loads(text).get("Layers", []) if isinstance(layer, Mapping))
+    return tuple(inspected_row(layer) for layer in layers if not OTHER_PROFILE.search(str(layer.get("Name", ""))))
 
 
 def inspected_row(layer: Mapping[str, Any]) -> LayerRow:

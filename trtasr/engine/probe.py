@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtasr.engine.build import RTX_INSTALL, RTX_MINIMUM
-from trtasr.engine.build_tensorrt import TRT_INSTALL, load_tensorrt
+from trtasr.engine.build_tensorrt import load_new_driver, load_tensorrt
+from trtasr.engine.builder_probe import require_builder
 from trtasr.engine.device import PYCUDA_INSTALL
+from trtasr.engine.driver import driver_cuda, tensorrt_cuda
 from trtasr.engine.sessions import cpu_facts, cpu_name
 from trtasr.errors import MissingError
 
@@ -37,7 +39,7 @@ class Capability:
 
 
 def probe() -> list[Capability]:
-    """Looks for every library and device trtasr can use; takes about a second."""
+    """Looks for every library and device trtasr can use; takes about a second, on a T4 host a few."""
     pycuda = library("pycuda.driver", lambda module: (True, ".".join(map(str, module.get_version()))))
     polygraphy = library("polygraphy", lambda module: (True, str(module.__version__)))
     return [
@@ -45,6 +47,8 @@ def probe() -> list[Capability]:
         tensorrt_rtx_here(),
         tensorrt_here(),
         gpu_here(),
+        driver_here(),
+        builder_here(),
         capability_of("pycuda", pycuda, TARGET_T4, PYCUDA_INSTALL),
         capability_of("Polygraphy", polygraphy, "compare", "pip install 'polygraphy>=0.53.6,<0.60'"),
     ]
@@ -90,12 +94,44 @@ def tensorrt_rtx_here() -> Capability:
 
 
 def tensorrt_here() -> Capability:
-    """TensorRT."""
+    """TensorRT, and the CUDA that it was built for."""
+    return tried("TensorRT", lambda: f"{load_tensorrt().__version__}{for_cuda()}")
+
+
+def for_cuda() -> str:
+    """The CUDA that TensorRT was built for, in words; empty where nothing tells."""
+    cuda = tensorrt_cuda()
+    return f", built for CUDA {cuda}" if cuda else ""
+
+
+def driver_here() -> Capability:
+    """The driver's own CUDA version, against that of TensorRT."""
+    return tried("NVIDIA driver", lambda: "runs CUDA up to {}.{}".format(*driver_cuda(load_new_driver())))
+
+
+def builder_here() -> Capability:
+    """TensorRT's builder, in a process of its own; not tried where TensorRT or the driver is missing."""
+
+    def built() -> str:
+        load_tensorrt()
+        load_new_driver()
+        require_builder()
+        return "can be made"
+
+    return tried("TensorRT's builder", built)
+
+
+def tried(name: str, look: Callable[[], str]) -> Capability:
+    """What `look` says of a library or device, or the problem and the repair that it ends with.
+
+    Args:
+        name: of the row.
+        look: may raise MissingError.
+    """
     try:
-        found = True, str(load_tensorrt().__version__)
+        return Capability(name, True, look(), TARGET_T4)
     except MissingError as error:
-        found = False, error.problem
-    return capability_of("TensorRT", found, TARGET_T4, TRT_INSTALL)
+        return Capability(name, False, error.problem, TARGET_T4, error.repair)
 
 
 def gpu_here() -> Capability:

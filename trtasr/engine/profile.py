@@ -1,6 +1,7 @@
 """The input shapes an engine accepts, in seconds of audio."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,9 @@ class Shapes(Protocol):
 
     def shapes(self) -> dict[str, list[list[int]]]:
         """Input name -> [min, opt, max] shape."""
+
+    def busy_shapes(self) -> dict[str, list[list[int]]]:
+        """The same range, tuned for its busy end; empty where one tuning serves all."""
 
 
 def check_order(**ranges: tuple[float, float, float]) -> None:
@@ -62,11 +66,27 @@ class Profile:
         features = [[batch, self.mel_bins, count] for batch, count in zip(self.batches, heard, strict=True)]
         return {"features": features, "lengths": [[batch] for batch in self.batches]}
 
+    def busy_shapes(self) -> dict[str, list[list[int]]]:
+        """The same range, with the largest batch of the longest utterances as the usual shape.
+
+        A kernel that wins at one utterance of five seconds need not win at eight of twenty. Both ranges are whole, so
+        that whoever knows of one profile only (Triton takes the first) can run every shape.
+        """
+        shapes = self.shapes()
+        busy = {name: [least, most, most] for name, (least, _, most) in shapes.items()}
+        return {} if busy == shapes else busy
+
 
 def padded_frames(frames: float) -> int:
     """Frames of so much audio, rounded up to the plan's granularity."""
     # A centred transform of S seconds has one frame more than S * frames_per_second.
     return math.ceil((math.ceil(frames - ROUNDING) + 1) / FRAME_MULTIPLE) * FRAME_MULTIPLE
+
+
+def nearest(tuned: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> int:
+    """Index of the tuned shape with the nearest number of elements, by their ratio; the first of several."""
+    size = math.log(max(math.prod(shape), 1))
+    return min(range(len(tuned)), key=lambda index: abs(size - math.log(max(math.prod(tuned[index]), 1))))
 
 
 USUAL_PAST = 32  # tokens, on average over the steps of fifteen seconds of speech, at four tokens per second
@@ -123,6 +143,10 @@ class DecoderProfile:
                 found[f"cross_{part}.{layer}"] = self._cache(self.positions)
                 found[f"past_{part}.{layer}"] = self._cache(before)
         return found
+
+    def busy_shapes(self) -> dict[str, list[list[int]]]:
+        """None: every step of a decoder reads all its weights, whatever the batch, which decides its kernels."""
+        return {}
 
     def _cache(self, lengths: tuple[int, int, int]) -> list[list[int]]:
         pairs = zip(self.batches, lengths, strict=True)

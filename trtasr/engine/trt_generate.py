@@ -82,6 +82,7 @@ class TrtDecoding:
         """
         self._batch = self._first = 0  # should it fail, there is nothing to step on
         given: dict[str, Array] = {"features": features, "lengths": lengths}
+        self._encoder.choose(features.shape, self._stream.handle)
         for name, array in given.items():
             self._encoder.set_shape(name, array.shape)
         shapes = {name: self._encoder.shape(name) for name in self._encoder.outputs}

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from trtasr.engine.bindings import Engine, Trt
+from trtasr.engine.bindings import Context, Engine, Trt
 from trtasr.engine.build_tensorrt import load_tensorrt
 from trtasr.engine.device import Arena, Shape, load_libcuda, primary_context
+from trtasr.engine.profile import nearest
 from trtasr.engine.sessions import Observe
 from trtasr.errors import BuildError
 from trtasr.values import Array, FloatArray, IntArray
@@ -33,14 +34,14 @@ CAPTURE_MODE_THREAD_LOCAL = 1  # other threads (torch's) may go on using CUDA wh
 
 
 class Plan:
-    """An engine with one execution context, whose tensors live wherever they are bound.
+    """An engine with an execution context per optimization profile, whose tensors live wherever they are bound.
 
     Args:
         path: engine file.
         trt: the tensorrt module; runtime: its Runtime, shared by all plans.
 
     Attributes:
-        context: its execution context.
+        context: its execution context, of the profile that `choose` took; at first the first one.
         inputs: name -> type; outputs: likewise.
 
     Raises:
@@ -53,9 +54,11 @@ class Plan:
         if engine is None:
             raise BuildError(f"{path}: TensorRT {trt.__version__} cannot load this plan", REBUILD)
         self._engine = engine
-        self.context = self._engine.create_execution_context()
-        if self.context is None:
+        context: Context | None = engine.create_execution_context()
+        if context is None:
             raise BuildError(f"{path}: no GPU memory for its activations", "free GPU memory or lower engine.max_batch")
+        self.context = context
+        self._contexts = {0: self.context}  # each keeps its profile: changing it would cost a synchronization
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         types = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
         given = {name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
@@ -64,9 +67,28 @@ class Plan:
 
     @cached_property
     def limits(self) -> dict[str, tuple[Shape, Shape]]:
-        """Input -> smallest and largest shape of the plan's optimization profile."""
+        """Input -> smallest and largest shape of the plan's optimization profiles, which differ only in between."""
         shapes = {name: self._engine.get_tensor_profile_shape(name, 0) for name in self.inputs}
         return {name: (as_tuple(smallest), as_tuple(largest)) for name, (smallest, _, largest) in shapes.items()}
+
+    @cached_property
+    def tuned(self) -> list[Shape]:
+        """Shape of the first input that each optimization profile is tuned for."""
+        name = next(iter(self.inputs))
+        profiles = range(self._engine.num_optimization_profiles)
+        return [as_tuple(self._engine.get_tensor_profile_shape(name, index)[1]) for index in profiles]
+
+    def choose(self, shape: Shape, stream: int) -> None:
+        """Take the optimization profile that is tuned nearest to a shape; all inputs need their shapes anew after it.
+
+        Args:
+            shape: of the first input.
+            stream: handle of the stream that the plan will be launched on.
+        """
+        index = nearest(self.tuned, shape)
+        if index not in self._contexts:
+            self._contexts[index] = self._context_of(index, stream)
+        self.context = self._contexts[index]
 
     def set_shape(self, name: str, shape: Shape) -> None:
         """Give an input its shape for the next run.
@@ -106,7 +128,17 @@ class Plan:
 
     def close(self) -> None:
         """Free the plan's GPU memory."""
-        del self.context, self._engine  # TensorRT wants them gone in this order
+        del self.context, self._contexts, self._engine  # TensorRT wants them gone in this order
+
+    def _context_of(self, profile: int, stream: int) -> Context:
+        """A context of a further profile; where there is none, the first one, which takes the same shapes."""
+        context: Context | None = self._engine.create_execution_context()
+        if context is None or not context.set_optimization_profile_async(profile, stream):
+            log.warning(
+                "%s: no context for optimization profile %d: its shapes run under the first", self.path, profile
+            )
+            return self._contexts[0]
+        return context
 
 
 def repair(name: str, axis: int) -> str:
@@ -304,6 +336,7 @@ class TrtRunner:
         """Give every tensor a place of its current shape; the addresses stay until the next shape."""
         self._drop_graph()
         self._shape = None
+        self._plan.choose(arrays["features"].shape, self._stream.handle)
         for name in self._plan.inputs:
             self._plan.set_shape(name, arrays[name].shape)
         for name, dtype in {**self._plan.inputs, **self._plan.outputs}.items():

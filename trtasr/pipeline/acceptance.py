@@ -9,6 +9,7 @@ from typing import Any
 
 from trtasr import __version__
 from trtasr.engine.build_tensorrt import Host, require_tensorrt
+from trtasr.engine.builder_probe import require_builder
 from trtasr.errors import TrtasrError, UsageError
 from trtasr.files.look import is_there
 from trtasr.files.read import Source
@@ -74,9 +75,10 @@ def accept(recipe: Recipe, out: Path, calib: Path) -> tuple[Path, str, bool]:
         variants are there to learn from; their failures are findings.
 
     Raises:
-        MissingError: this is no T4 host.
+        MissingError: this is no T4 host, or its TensorRT gives no builder.
     """
     host = require_tensorrt()
+    require_builder()
     writable(out)
     outcomes: list[Outcome] = []
     for name, changes in VARIANTS.items():

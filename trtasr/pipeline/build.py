@@ -4,15 +4,15 @@ import glob
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import onnx
 
 from trtasr.engine.build_tensorrt import Host
-from trtasr.engine.fallback import nodes_to_free
+from trtasr.engine.fallback import nodes_to_free, with_kin
 from trtasr.engine.inspect import ort_layers
 from trtasr.errors import BuildError, NoKernelError, TrtasrError
 from trtasr.graph.own_part import own_part, own_patterns
+from trtasr.graph.tensors import sites
 from trtasr.graph.traffic import macs_per_second
 from trtasr.network.network import Exported
 from trtasr.recipe import Recipe
@@ -24,6 +24,7 @@ from trtasr.values import CalibrationSet, ScaleTable
 
 logger = logging.getLogger(__name__)
 
+FALLBACK = "fallback"  # rule of a node that the builder has no INT8 kernel for
 MAX_FALLBACKS = 16  # builds are repeated at most so often without the layers the builder has no INT8 kernel for
 
 
@@ -126,17 +127,14 @@ def build_part(order: Order, target: Target, left: Mapping[str, str]) -> tuple[L
     for _ in range(MAX_FALLBACKS + 1):
         lowered = lower(order.graph, order.table, target, order.exclude, freed)
         try:
-            built = build_file(order, target, lowered.graph)
-        except NoKernelError as error:
-            more = nodes_to_free(error.nodes, order.nodes, lowered.int8)
-            if not more or not target.explicit:  # with a calibrator the builder chooses, nothing can be freed
+            built = build_file(order, target, lowered)
+        except BuildError as error:
+            more = to_free(error, order, lowered)
+            if not more and FALLBACK in freed.values():
+                raise after_fallbacks(error, freed) from error
+            if not more:
                 raise
-            logger.warning(
-                "the builder has no INT8 kernel for %s: %s in FP16 instead, building again",
-                ", ".join(error.nodes),
-                ", ".join(more),
-            )
-            freed |= dict.fromkeys(more, "fallback")
+            freed |= dict.fromkeys(more, FALLBACK)
         else:
             if lowered.int8 and not any(layer.int8 for layer in built.layers):  # or the builder does not tell
                 words = "%s: no layer of %s runs in INT8, though %d should"
@@ -148,18 +146,47 @@ def build_part(order: Order, target: Target, left: Mapping[str, str]) -> tuple[L
     )
 
 
-def build_file(order: Order, target: Target, graph: Path) -> Built:
+def to_free(error: BuildError, order: Order, lowered: Lowered) -> tuple[str, ...]:
+    """INT8 nodes that a builder has no kernel for: those behind its words, with a depthwise convolution all such.
+
+    Args:
+        error: of the build; one that names no nodes frees none.
+        order: what was built.
+        lowered: with which nodes in INT8.
+    """
+    if not isinstance(error, NoKernelError):
+        return ()
+    named = nodes_to_free((*error.nodes, *error.behind), order.nodes, lowered.int8)
+    grouped = {site.node for site in sites(onnx.load(order.graph)) if site.groups > 1}
+    more = with_kin(named, [name for name in lowered.int8 if name in grouped])
+    if more:
+        logger.warning(
+            "the builder has no INT8 kernel for %s: %s in FP16 instead, building again",
+            ", ".join(error.nodes),
+            ", ".join(more),
+        )
+    return more
+
+
+def after_fallbacks(error: BuildError, freed: Mapping[str, str]) -> BuildError:
+    """The error that ended a build, with what the builds before it showed: which nodes have no INT8 kernel."""
+    names = ", ".join(name for name, rule in freed.items() if rule == FALLBACK)
+    return BuildError(f"{error.problem}\n  earlier builds had no INT8 kernel for: {names}", error.repair)
+
+
+def build_file(order: Order, target: Target, lowered: Lowered) -> Built:
     """Build one part from its lowered graph, which is removed where it is not the engine: it can be made again.
 
     Raises:
         BuildError: the builder refused the graph. MissingError: no builder here.
     """
-    folder = order.graph.parent
+    folder, graph = order.graph.parent, lowered.graph
     if target.build is None or target.plan is None:
         return Built(graph.relative_to(folder).as_posix(), graph.stat().st_size, ort_layers(graph, order.macs))
     plan = target.plan(order.name)
     try:
-        return replace(target.build(replace(order, graph=graph, plan=folder / plan)), path=plan)
+        given = replace(order, graph=graph, plan=folder / plan, floating=lowered.floating)
+        return replace(target.build(given), path=plan)
     finally:
         for file in graph.parent.glob(f"{glob.escape(graph.name)}*"):  # large weights have a file of their own
             file.unlink()

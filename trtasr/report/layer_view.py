@@ -1,11 +1,11 @@
 """Engine layers as the report shows them: precision shares, the layer table, what was kept out of INT8 and why."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from trtasr.report.table import coverage_line, decision_summary
-from trtasr.results import Engine, LayerRow
+from trtasr.results import Engine, LayerRow, kernel_counts, kernel_kind
 
 NO_WEIGHTS = "no weights"
 COLOURS = {"INT8": "int8", "FP16": "fp16", "FP32": "fp32", "other": "other", NO_WEIGHTS: "glue"}
@@ -31,6 +31,7 @@ class Row(NamedTuple):
     weighted: bool
     macs: float
     time: float
+    kernel: str
     tactic: str
     nodes: tuple[str, ...]
     rule: str
@@ -38,7 +39,10 @@ class Row(NamedTuple):
 
 
 class EngineView(NamedTuple):
-    """One engine: heading, stacked bars and layer table; `timed` and `tactics` say whether it has those columns."""
+    """One engine: heading, stacked bars and layer table; `timed` and `tactics` say whether it has those columns.
+
+    `kernels` counts the layers by the kind of their kernel; empty where the builder tells no tactics.
+    """
 
     target: str
     coverage: str
@@ -47,6 +51,7 @@ class EngineView(NamedTuple):
     time: tuple[Share, ...]
     timed: bool
     tactics: bool
+    kernels: str
     rows: tuple[Row, ...]
 
 
@@ -107,8 +112,16 @@ def engine_view(engine: Engine) -> EngineView:
         time=time_shares(layers),
         timed=any(layer.time_share > 0 for layer in layers),
         tactics=any(layer.tactic for layer in layers),
+        kernels=kernels(layers),
         rows=tuple(row_of(layer, total, rules, reasons) for layer in layers),
     )
+
+
+def kernels(layers: Sequence[LayerRow]) -> str:
+    """How many layers run which kind of kernel, in words; empty where no tactic is known."""
+    if not any(layer.tactic for layer in layers):
+        return ""
+    return "kernels: " + ", ".join(f"{count} {kind}" for kind, count in kernel_counts(layers).items())
 
 
 def row_of(layer: LayerRow, total: int, rules: Mapping[str, str], reasons: Mapping[str, str]) -> Row:
@@ -130,6 +143,7 @@ def row_of(layer: LayerRow, total: int, rules: Mapping[str, str], reasons: Mappi
         weighted=bool(layer.macs),
         macs=100 * layer.macs / total,
         time=100 * layer.time_share,
+        kernel=kernel_kind(layer),
         tactic=layer.tactic,
         nodes=layer.onnx_nodes,
         rule=", ".join(kept),

@@ -13,6 +13,7 @@ from trtasr.results.integer import (
     LayerSteps,
     Proof,
 )
+from trtasr.results.kernels import kernel_counts, kernel_kind
 from trtasr.results.plain import plain
 from trtasr.results.record import Record
 from trtasr.results.roofline import Bound, Roofline, Traffic
@@ -53,6 +54,8 @@ __all__ = [
     "Utterance",
     "WerResult",
     "cell_of",
+    "kernel_counts",
+    "kernel_kind",
     "plain",
     "speedup",
 ]

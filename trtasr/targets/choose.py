@@ -4,6 +4,7 @@ import logging
 from dataclasses import replace
 
 from trtasr.engine.build_tensorrt import Host, almost_a_host, require_tensorrt
+from trtasr.engine.builder_probe import require_builder
 from trtasr.errors import MissingError, RecipeError
 from trtasr.graph.conv2d import conv1d_to_conv2d
 from trtasr.recipe import EngineShapes
@@ -35,7 +36,9 @@ def resolve(engine: EngineShapes) -> tuple[tuple[Target, ...], Host | None]:
     calibrator = {"table": "entropy"}.get(engine.calibrator, engine.calibrator)
     if engine.target in (AUTO, T4.name):
         try:
-            host = require_tensorrt(calibrator if engine.quantization == "implicit" else "")
+            found = require_tensorrt(calibrator if engine.quantization == "implicit" else "")
+            require_builder()
+            host = found
         except MissingError as error:
             if engine.target == T4.name or engine.quantization == "implicit":
                 raise

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt
@@ -19,6 +20,7 @@ from trtasr.graph.lint import overflow_lint
 from trtasr.graph.masks import drop_pointwise_masks
 from trtasr.graph.passes import Pass
 from trtasr.graph.qdq import insert_qdq
+from trtasr.graph.zero_one import mask_tensors
 from trtasr.results import Built
 from trtasr.targets.rules import TURING_REASONS, alignment, depthwise
 from trtasr.targets.target import QDQ, Order, Target
@@ -30,6 +32,7 @@ ABSENT = "no T4 here"
 # In four dimensions the parser adds no shuffle to a convolution, and what stands between two of them can be fused.
 IMAGES: tuple[Pass, ...] = (drop_pointwise_masks, conv1d_to_conv2d)
 HALVES: tuple[Pass, ...] = (halve, half_caches)
+ONE_AT_MOST = np.float32(1 / 127)  # scale of a tensor of zeros and ones
 
 
 def build(order: Order, calibrated: bool = False) -> Built:
@@ -42,16 +45,20 @@ def build(order: Order, calibrated: bool = False) -> Built:
     assert order.host is not None  # `trtasr.targets.choose.resolve` found it before anything was built
     source = calibrator_source(order, order.host.tensorrt) if calibrated else None
     cache = Path(order.engine.timing_cache) if order.engine.timing_cache else None
-    options = TensorrtOptions(source, order.engine.workspace_mb, cache)
+    options = TensorrtOptions(source, order.engine.workspace_mb, cache, order.floating)
     return build_tensorrt(order.graph, order.plan, order.shapes, order.macs, options, order.host)
 
 
 def calibrator_source(order: Order, version: str) -> Source:
-    """The scale table as a cache of this TensorRT, or the calibration features at the profile's OPT shape."""
+    """The scale table as a cache of this TensorRT, or the calibration features at the profile's OPT shape.
+
+    Masks, which no table has, get the scale of what is 1 at most: without one, each product with a mask leaves INT8.
+    """
     algorithm = order.engine.calibrator
     if algorithm == "table":
         scales = {name: entry.scale for name, entry in order.table.activations.items()}
-        return Source("entropy", cache=format_cache(scales, cache_header(version, "entropy")))
+        ones = dict.fromkeys(mask_tensors(onnx.load(order.graph)), ONE_AT_MOST)
+        return Source("entropy", cache=format_cache(ones | scales, cache_header(version, "entropy")))
     assert order.features is not None
     batch, _, frames = order.shapes.shapes()["features"][1]
     feeds, dropped = at_opt_shape(order.features, batch, frames)

@@ -35,6 +35,7 @@ class Order:
         host: GPU and TensorRT of this machine; None where no target of the recipe needs them.
         features: for a calibrator that takes its own ranges; None elsewhere.
         plan: file that a builder writes.
+        floating: quantizable nodes that stay out of INT8, for a builder that would choose by itself.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Order:
     host: Host | None
     features: CalibrationSet | None
     plan: Path = Path()
+    floating: tuple[str, ...] = ()
 
     @property
     def gpu(self) -> str:

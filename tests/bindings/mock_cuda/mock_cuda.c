@@ -18,7 +18,7 @@ int mock_unsupported(void) { return 801; }
 /* device */
 static size_t total(void) { const char *e = getenv("MOCK_CUDA_MEM"); return e ? strtoull(e, 0, 10) : 15ull << 30; }
 API(cuInit, unsigned flags) { return OK; }
-API(cuDriverGetVersion, int *v) { *v = 13000; return OK; }
+API(cuDriverGetVersion, int *v) { const char *s = getenv("MOCK_CUDA_VERSION"); *v = s ? atoi(s) : 13000; return OK; }
 API(cuDeviceGetCount, int *n) { *n = 1; return OK; }
 API(cuDeviceGet, int *d, int i) { *d = 0; return i ? INVALID_DEVICE : OK; }
 API(cuDeviceGetName, char *s, int n, int d) { snprintf(s, n, "Tesla T4 (mock)"); return OK; }
