@@ -16,7 +16,7 @@ from trtasr.engine.build import rtx_version
 from trtasr.engine.cache import format_cache, parse_cache
 from trtasr.engine.implicit import covered, keep_floating, refuse_unscaled
 from trtasr.errors import BuildError
-from trtasr.graph.zero_one import mask_tensors
+from trtasr.graph.masks import mask_tensors
 
 PARSE = """
 import json, sys

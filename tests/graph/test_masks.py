@@ -9,7 +9,7 @@ from tiny_network import ops, valid
 from trtasr.graph.check import check_model, run_graph
 from trtasr.graph.conv2d import conv1d_to_conv2d
 from trtasr.graph.halve import halve
-from trtasr.graph.masks import drop_pointwise_masks, length_masks, without_masks
+from trtasr.graph.masks import drop_pointwise_masks, length_masks, mask_tensors, without_masks
 from trtasr.targets import T4
 from trtasr.zoo.network import bundled
 
@@ -151,3 +151,31 @@ def assert_fewer(part, before, after):
         assert_same_frames(model, changed, part.feeds)
         assert_same_frames(model, conv1d_to_conv2d(changed), part.feeds)
         assert_same_alone(model, without_masks(model), part.feeds)
+
+
+CLIPPED_HEADER = '<ir_version: 9, opset_import: ["" : 20]> agraph (int64[B] lengths, float[B,T] x) => (float[B,T] y)'
+CLIPPED = """
+    zero = Constant<value = int64 {0}>()
+    one = Constant<value = int64 {1}>()
+    six = Constant<value = int64 {6}>()
+    left = Sub(lengths, one)
+    clipped = Clip(left, zero, one)
+    mask = Cast<to=1>(clipped)
+    half_mask = Cast<to=10>(clipped)
+    wide = Clip(left, zero, six)
+    frames = Cast<to=1>(wide)
+    open_ended = Clip(left, zero)
+    count = Cast<to=1>(open_ended)
+    valid = Less(left, one)
+    inside = Not(valid)
+    from_condition = Cast<to=1>(inside)
+    number = Cast<to=7>(inside)
+    amount = Cast<to=1>(left)
+    y = Mul(x, mask)
+"""
+
+
+def test_masks_are_conditions_and_what_is_clipped_to_zero_and_one():
+    model = onnx.parser.parse_model(f"{CLIPPED_HEADER} {{ {CLIPPED} }}")
+    assert mask_tensors(model) == ("mask", "half_mask", "from_condition")
+    assert mask_tensors(onnx.ModelProto()) == ()

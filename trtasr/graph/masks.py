@@ -1,8 +1,9 @@
-"""Products with length masks: which of them change what anybody reads, and graphs without the others."""
+"""Masks, and products with them: which of these change what anybody reads, and graphs without the others."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
@@ -11,6 +12,7 @@ from trtasr.graph.pointwise import is_pointwise
 from trtasr.graph.tensors import ELEMENTWISE, attribute, tensor_ranks
 from trtasr.values import Array
 
+CONDITIONS = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Not", "And", "Or")
 Chosen = Callable[[NodeProto, str], bool]  # a product and its mask
 
 
@@ -79,6 +81,27 @@ def length_masks(model: onnx.ModelProto) -> dict[str, int]:
             kept = [axis for axis in range(rank + added.size) if axis not in added]
             found[node.output[0]] = kept[time], rank + added.size
     return {name: time for name, (time, _) in found.items()}
+
+
+def mask_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Float tensors that are 0 or 1 by construction, of lengths or other conditions, in graph order.
+
+        clip(length - t, 0, 1) -> Cast -> mask            t < length -> Cast -> mask
+
+    What only reshapes a mask is not named.
+    """
+    values = constant_arrays(model)
+    found: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in CONDITIONS or is_step(node, values):
+            found.update(node.output)
+    casts = [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in found]
+    return tuple(node.output[0] for node in casts if to_float(node))
+
+
+def to_float(node: NodeProto) -> bool:
+    """Whether a Cast gives floating point."""
+    return bool(np.issubdtype(onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to", 0)), np.floating))
 
 
 def is_step(node: NodeProto, values: Mapping[str, Array]) -> bool:

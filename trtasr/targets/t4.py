@@ -17,10 +17,9 @@ from trtasr.graph.dynamic import dynamic_layers, insert_dynamic_qdq
 from trtasr.graph.front_end import position_rules, waveform_rules
 from trtasr.graph.halve import fp16_scale_lint, half_caches, halve
 from trtasr.graph.lint import overflow_lint
-from trtasr.graph.masks import drop_pointwise_masks
+from trtasr.graph.masks import drop_pointwise_masks, mask_tensors
 from trtasr.graph.passes import Pass
 from trtasr.graph.qdq import insert_qdq
-from trtasr.graph.zero_one import mask_tensors
 from trtasr.results import Built
 from trtasr.targets.rules import TURING_REASONS, alignment, depthwise
 from trtasr.targets.target import QDQ, Order, Target
