@@ -15,7 +15,7 @@ from trtasr.text.ctc import greedy
 from trtasr.values import Example, FloatArray
 
 CALIBRATION = "synthetic"  # name of the kind that is made as the calibration's features are, from another seed
-BATCH, SECONDS = 2, 3.0
+BATCH, SECONDS, STEPS = 2, 3.0, 8
 MOST_TOKENS = 40  # generated for a probe
 
 Kinds = Mapping[str, Sequence[Example]]
@@ -30,7 +30,7 @@ def probes(exported: Exported, calibration: Calibration) -> Kinds:
     """
     described, seed = exported.network.described, calibration.seed + 1
     longest = described.most_frames / described.frontend.frames_per_second
-    few = replace(calibration, batches=1, batch_size=BATCH, seconds=min(SECONDS, longest), seed=seed)
+    few = replace(calibration, batches=1, batch_size=BATCH, seconds=min(SECONDS, longest), steps=STEPS, seed=seed)
     heard = {kind: through_frontend(kind, described, seed) for kind in PROBES}
     return {CALIBRATION: exported.original.synthetic(few).examples(), **heard}
 

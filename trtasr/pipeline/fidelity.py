@@ -53,8 +53,8 @@ class Probed:
 
     @property
     def few(self) -> list[Example]:
-        """Two short utterances that are like the calibration, for what is tried often."""
-        return list(self.kinds[CALIBRATION])
+        """A few short utterances, for what is tried often: one that is like the calibration, and a short one."""
+        return [*self.kinds[CALIBRATION][:1], *self.kinds["short"][:1]]
 
     def tally(self, kind: str, files: Files) -> Tally:
         """The sums over the utterances of one kind."""
