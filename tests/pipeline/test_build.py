@@ -268,7 +268,7 @@ def test_a_refusal_that_int8_is_not_to_blame_for_ends_the_build(archive, tmp_pat
 @pytest.mark.parametrize(("capability", "sm"), [("8.6", "sm86"), ("8.9", "sm89")])
 def test_convolutions_run_in_int8_on_gpus_that_have_them(archive, tmp_path, capability, sm):
     """NVIDIA's compiler agrees with the placement of Q/DQ: every convolution that reads INT8 is an INT8 layer."""
-    found = compiled(archive, tmp_path / "out", "--compute-capability", capability)
+    found = compiled(archive, tmp_path / "out", "--compute-capability", capability, *ALL_INT8)
     target = f"rtx-{sm}"
     wanted = {d["node"] for d in found["scales"]["decisions"][target] if d["quantized"]}
     kinds = {row["onnx_nodes"][0]: row for row in found["layers"][target] if row["macs"]}
