@@ -58,4 +58,4 @@ def test_scripts_find_these_keys():
     data = compile_data(sample(), OUT)
     assert set(data) == KEYS
     assert (data["bundle"], data["engine"]) == ("engines/x", "engines/x/t4-rtx/model.plan")
-    assert data["controls"][1] == {"label": "noise", "wer": 61.9, "sqnr_db": 3.4}
+    assert data["controls"][1] == {"label": "noise", "wer": 61.9, "disagreement": 58.2, "sqnr_db": 3.4}

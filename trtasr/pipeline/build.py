@@ -185,7 +185,8 @@ def build_file(order: Order, target: Target, lowered: Lowered) -> Built:
         return Built(graph.relative_to(folder).as_posix(), graph.stat().st_size, ort_layers(graph, order.macs))
     plan = target.plan(order.name)
     try:
-        given = replace(order, graph=graph, plan=folder / plan, floating=lowered.floating)
+        floating = tuple(item.node for item in lowered.decisions if not item.quantized)
+        given = replace(order, graph=graph, plan=folder / plan, floating=floating)
         return replace(target.build(given), path=plan)
     finally:
         for file in graph.parent.glob(f"{glob.escape(graph.name)}*"):  # large weights have a file of their own

@@ -31,7 +31,7 @@ from trtasr.pipeline.record import Evidence, record_of, write_record
 from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Recipe
 from trtasr.results import Record
-from trtasr.targets.target import Quantize
+from trtasr.targets.target import Quantize, Target
 from trtasr.values import CalibrationSet, ScaleTable
 
 STAGES = (
@@ -131,7 +131,8 @@ def left_in_float(
     if level == "fast" or recipe.engine.quantization == "implicit":
         return [leave_out(trial, budgets) for trial in trials]
     scaled = [scaled_as_needed(trial, partial(probes.used, limit=LIMITS["max"])) for trial in trials]
-    return [leave_out(trial, [*budgets, *fidelity_goals(probes, level, trial)]) for trial in scaled]
+    spent = spendable(job.network, scaled[0].centered)
+    return [leave_out(trial, [*budgets, *fidelity_goals(probes, level, trial.target, spent)]) for trial in scaled]
 
 
 def spendable(network: Network, models: Sequence[onnx.ModelProto]) -> float:
@@ -141,13 +142,12 @@ def spendable(network: Network, models: Sequence[onnx.ModelProto]) -> float:
     return SPENT if any(map(normalized, models)) else SPENT_UNNORMALIZED
 
 
-def fidelity_goals(probes: Probed, level: str, trial: Trial) -> list[Goal]:
-    """What a level asks for: its limit; `high` comes as near to FP32 as a share of the work buys.
+def fidelity_goals(probes: Probed, level: str, target: Target, spent: float) -> list[Goal]:
+    """What a level asks for: its limit; `high` comes as near to FP32 as a share `spent` of the work buys.
 
     Static scales, which are faster on the CPU, are near enough at the limit of `max`: what they lose more is clipping.
     """
-    near = NEAR if trial.target.activation_scales == "dynamic" else LIMITS["max"]
-    spent = spendable(probes.network, trial.centered)
+    near = NEAR if target.activation_scales == "dynamic" else LIMITS["max"]
     first = [Goal(FIDELITY, partial(probes.used, limit=near), spent, partial=True)] if level == "high" else []
     return [*first, Goal(FIDELITY, partial(probes.used, limit=LIMITS[level]), MOST_LEFT)]
 

@@ -93,11 +93,6 @@ class Lowered:
         """Names of the nodes that read INT8 operands."""
         return int8_nodes(self.decisions)
 
-    @property
-    def floating(self) -> tuple[str, ...]:
-        """Names of the quantizable nodes that do not."""
-        return tuple(decision.node for decision in self.decisions if not decision.quantized)
-
 
 def lower(
     source: Path, table: ScaleTable, target: Target, exclude: Sequence[str], freed: Mapping[str, str] | None = None
