@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny_archive import config, state, write_manifest, write_members
 from whisper_folder import write_folder
@@ -23,6 +24,7 @@ CHANGES = [
     "evaluation.bench_seconds=[0.5]",
     "evaluation.max_wer_increase=100000",
 ]
+QUICK = ["--seconds", "0.3"]  # of `bench`
 CHEAP = ["-q", *(part for change in CHANGES for part in ("--set", change))]
 
 
@@ -48,6 +50,18 @@ class Compiled:
     def manifest(self) -> Path:
         """Speech."""
         return self.checkpoint.parent / "manifest.json"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *command: object) -> str:
+    """What a command says that ends with 2."""
+    assert main([str(part) for part in command]) == 2
+    return capsys.readouterr().err
+
+
+def results(capsys: pytest.CaptureFixture[str], *command: object) -> list[dict[str, object]]:
+    """The rows of a `bench`."""
+    assert main(["bench", *map(str, command), "--json", *QUICK]) == 0
+    return list(json.loads(capsys.readouterr().out))
 
 
 def run(*command: object) -> tuple[int, str]:

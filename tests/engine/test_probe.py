@@ -63,7 +63,7 @@ def test_an_old_driver_and_a_builder_that_is_null_are_found(monkeypatch: pytest.
         raise MissingError("no builder (factory function returned nullptr)", "update the driver")
 
     monkeypatch.setattr(probe_module, "load_tensorrt", lambda: SimpleNamespace(__version__="10.16.1.11"))
-    monkeypatch.setattr(probe_module, "load_new_driver", lambda: FakeDriver(0, 1))
+    monkeypatch.setattr(probe_module, "load_checked_driver", lambda: FakeDriver(0, 1))
     monkeypatch.setattr(probe_module, "tensorrt_cuda", lambda: 13)
     monkeypatch.setattr(probe_module, "require_builder", refuse)
     assert probe_module.tensorrt_here().detail == "10.16.1.11, built for CUDA 13"
@@ -73,7 +73,7 @@ def test_an_old_driver_and_a_builder_that_is_null_are_found(monkeypatch: pytest.
     assert builder.detail == "no builder (factory function returned nullptr)"
     monkeypatch.setattr(probe_module, "require_builder", lambda: None)
     assert probe_module.builder_here().available
-    monkeypatch.setattr(probe_module, "load_new_driver", refuse)
+    monkeypatch.setattr(probe_module, "load_checked_driver", refuse)
     assert not probe_module.driver_here().available
     assert not probe_module.builder_here().available  # it would only say the same, later
 

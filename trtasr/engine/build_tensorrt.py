@@ -21,7 +21,6 @@ from trtasr.results import Built
 
 log = logging.getLogger(__name__)
 
-TRT_INSTALL = CUDA12_INSTALL
 TRT_MINIMUM = (10, 12)
 BROKEN = (11, 0)  # 11.0 was built without sm_75; 11.1 has it again
 T4_CAPABILITY = (7, 5)
@@ -70,7 +69,7 @@ def require_tensorrt(calibrator: str = "") -> Host:
     """
     found: list[Any] = []
     missing: list[MissingError] = []
-    for load in (load_tensorrt, load_new_driver, load_driver):
+    for load in (load_tensorrt, load_checked_driver, load_driver):
         try:
             found.append(load())
         except MissingError as error:
@@ -94,7 +93,7 @@ def require_tensorrt(calibrator: str = "") -> Host:
     return host
 
 
-def load_new_driver() -> Any:
+def load_checked_driver() -> Any:
     """The CUDA driver library; looked at before pycuda and TensorRT touch it, which say less about one that is too old.
 
     Raises:
@@ -125,19 +124,19 @@ def load_tensorrt() -> Any:
     try:
         trt = importlib.import_module("tensorrt")
     except ModuleNotFoundError as error:
-        raise MissingError("TensorRT is not installed", TRT_INSTALL) from error
+        raise MissingError("TensorRT is not installed", CUDA12_INSTALL) from error
     except (ImportError, OSError) as error:
-        raise MissingError(f"TensorRT cannot be loaded: {str(error).splitlines()[0]}", TRT_INSTALL) from error
+        raise MissingError(f"TensorRT cannot be loaded: {str(error).splitlines()[0]}", CUDA12_INSTALL) from error
     if not hasattr(trt, "__version__"):  # Python takes any folder of that name for a package
         raise MissingError(
-            f"TensorRT is not installed; {next(iter(trt.__path__))} is a folder of that name", TRT_INSTALL
+            f"TensorRT is not installed; {next(iter(trt.__path__))} is a folder of that name", CUDA12_INSTALL
         )
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if version < TRT_MINIMUM or version == BROKEN:
         raise MissingError(
             f"TensorRT {trt.__version__} cannot build strongly typed INT8 for sm_75 (10.12 to 10.16 and "
             "11.1 or newer can)",
-            TRT_INSTALL,
+            CUDA12_INSTALL,
         )
     return trt
 
@@ -172,7 +171,7 @@ def build_tensorrt(
         "workspace_mb": options.workspace_mb,
         "floating": options.floating,
     }
-    product = Product(f"TensorRT {host.tensorrt}", "tensorrt", TRT_INSTALL)
+    product = Product(f"TensorRT {host.tensorrt}", "tensorrt", CUDA12_INSTALL)
     log.info("building %s for %s with TensorRT %s (timing cache %s)", plan_path.name, host.gpu, host.tensorrt, timing)
     with scratch() as folder:
         if options.source is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtasr.engine.build import RTX_INSTALL, RTX_MINIMUM
-from trtasr.engine.build_tensorrt import load_new_driver, load_tensorrt
+from trtasr.engine.build_tensorrt import load_checked_driver, load_tensorrt
 from trtasr.engine.builder_probe import require_builder
 from trtasr.engine.device import PYCUDA_INSTALL
 from trtasr.engine.driver import driver_cuda, tensorrt_cuda
@@ -106,7 +106,7 @@ def for_cuda() -> str:
 
 def driver_here() -> Capability:
     """The driver's own CUDA version, against that of TensorRT."""
-    return tried("NVIDIA driver", lambda: "runs CUDA up to {}.{}".format(*driver_cuda(load_new_driver())))
+    return tried("NVIDIA driver", lambda: "runs CUDA up to {}.{}".format(*driver_cuda(load_checked_driver())))
 
 
 def builder_here() -> Capability:
@@ -114,7 +114,7 @@ def builder_here() -> Capability:
 
     def built() -> str:
         load_tensorrt()
-        load_new_driver()
+        load_checked_driver()
         require_builder()
         return "can be made"
 

@@ -30,7 +30,7 @@ from trtasr.pipeline.parity import prove_parity
 from trtasr.pipeline.record import Evidence, record_of, write_record
 from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Recipe
-from trtasr.results import Record
+from trtasr.results import Control, Record
 from trtasr.targets.target import Quantize, Target
 from trtasr.values import CalibrationSet, ScaleTable
 
@@ -53,8 +53,9 @@ STAGES = (
 # Of the INT8 multiply-accumulates that may go back to floating point: to hold fidelity, and to come near FP32. Where
 # tokens are generated, one that changes changes those behind it: logits alone, which come last, are 15 % of the work of
 # Whisper tiny.en, and without them and as much again of others word disagreement falls from 2.6 to 0.5 %. Without
-# layer norms nothing holds the activations, and none of them can be smoothed: with 15 % of the work instead of a tenth
-# QuartzNet15x5's margin noise on speech falls from 0.087 to 0.073 nat^2, and word disagreement from 1.08 to 0.92 %.
+# layer norms nothing holds the activations, and none can be smoothed: 15 % of the work instead of a tenth brings the
+# margin noise of QuartzNet15x5 on speech from 0.087 to 0.073 nat^2, its word disagreement from 1.08 to 0.92 %. (By the
+# default seed; by seed 1, which ranks layers worse, nothing: docs/ablation.md, What ranks layers as speech does.)
 MOST_LEFT, SPENT, SPENT_UNNORMALIZED, SPENT_GENERATING = 0.5, 0.1, 0.15, 0.2
 
 
@@ -95,8 +96,9 @@ def compile_recipe(recipe: Recipe, options: Options) -> Record:
         subject = Subject(folder, job.network, recipe.evaluation, job.profile, given[0].gpu)
         measured = measure(subject, (*engines, *baselines), job.utterances)
         comparison = compare_first(graphs, engines[0], job.utterances, recipe)
-        heard = job.utterances, measured.results[0]
-        controls = run_controls(exported, tables, recipe, *heard) if options.controls else ()
+        controls: tuple[Control, ...] = ()
+        if options.controls:
+            controls = run_controls(exported, tables, recipe, job.utterances, measured.results[0])
         harm = {item.target.name: item.harm for item in left}
         fidelity = judged(probes, recipe.quantization.fidelity, engines, folder, harm)
         problems = missed_gates(measured.results, recipe.evaluation) + missed_fidelity(fidelity, comparison)
