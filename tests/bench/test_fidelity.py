@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtasr.bench.fidelity import LIMITS, Tally, divergences, edits, loss, margin_noise, tally, total
+from trtasr.bench.fidelity import LIMITS, Tally, divergences, edits, loss, tally, total, typical_error
 
 EXACT = np.array([[2.0, 1.0, 0.0], [0.0, 0.1, -5.0]], np.float32)
 TOKENS = st.lists(st.integers(0, 3), max_size=8)
@@ -69,22 +69,32 @@ def test_max_asks_for_more_than_high_and_fast_is_judged_as_high_is():
     assert LIMITS["max"] < LIMITS["high"] == LIMITS["fast"]
 
 
-def test_margin_noise_is_the_square_error_of_near_margins():
-    exact = np.array([[1.0, 1.0, -9.0], [30.0, 0.0, -9.0]])
-    error = np.array([[0.5, 0.0, 7.0], [0.0, 0.9, 7.0]])  # the third token is no rival, the second margin is wide
-    assert margin_noise([exact], [exact + error]) == pytest.approx(0.25, rel=1e-6)
+def test_the_typical_error_is_the_geometric_mean_of_what_changes_a_distribution():
+    exact = np.zeros((3, 2))
+    error = np.array([[0.1, -0.1], [5.1, 4.9], [10.0, -10.0]])  # variances 0.01, 0.01, 100
+    assert typical_error([exact], [exact + error]) == pytest.approx((0.01 * 0.01 * 100) ** (1 / 3), rel=1e-3)
+    assert typical_error([exact], [exact]) == 0
+    assert typical_error([], []) == 0
 
 
 @given(st.integers(0, 999), st.floats(-50, 50))
-def test_margin_noise_has_bounds_and_ignores_what_is_added_to_all_tokens(seed, shift):
+def test_the_typical_error_grows_with_the_error_and_ignores_what_is_added_to_all_tokens(seed, shift):
     draw = np.random.default_rng(seed)
     exact, error = draw.normal(size=(2, 9, 6))
-    assert margin_noise([exact], [exact + shift]) == pytest.approx(0, abs=1e-12)
-    assert 0 < margin_noise([exact], [exact + 0.1 * error]) < margin_noise([exact], [exact + error]) <= 1
-    assert margin_noise([exact], [exact + 1e6 * error]) == pytest.approx(1)
+    assert typical_error([exact], [exact + shift]) == pytest.approx(0, abs=1e-12)
+    half, whole = (typical_error([exact], [exact + part * error + shift]) for part in (0.5, 1))
+    assert half == pytest.approx(whole / 4, rel=1e-3)
 
 
-def test_margin_noise_of_utterances_is_that_of_all_their_positions():
+def test_the_typical_error_of_utterances_is_that_of_all_their_positions():
     draw = np.random.default_rng(0)
     exact, found = draw.normal(size=(2, 9, 6))
-    assert margin_noise([exact[:4], exact[4:]], [found[:4], found[4:]]) == pytest.approx(margin_noise([exact], [found]))
+    parts = typical_error([exact[:4], exact[4:]], [found[:4], found[4:]])
+    assert parts == pytest.approx(typical_error([exact], [found]))
+
+
+def test_one_position_that_is_far_off_hardly_counts():
+    exact = np.zeros((100, 3))
+    found = np.tile([0.1, 0.0, -0.1], (100, 1))
+    far = np.vstack([found[:99], [[30.0, 0.0, -30.0]]])
+    assert typical_error([exact], [far]) < 1.15 * typical_error([exact], [found])

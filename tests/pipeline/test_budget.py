@@ -11,7 +11,7 @@ from exported import exported
 from whisper_folder import write_folder
 
 from trtasr.bench.agreement import output_sqnr
-from trtasr.bench.fidelity import margin_noise
+from trtasr.bench.fidelity import typical_error
 from trtasr.cli import main
 from trtasr.files.scratch import scratch
 from trtasr.network.network import outputs
@@ -185,7 +185,7 @@ def test_a_layer_harms_as_much_alone_as_where_it_alone_is_quantized(judged):
     """Switches change one layer of one graph; candidates are graphs of their own."""
     trial, names = judged.trial, list(judged.trial.harm)
     for layer in (names[0], names[len(names) // 2]):
-        alone = margin_noise(*judged.outputs([name for name in names if name != layer]))
+        alone = typical_error(*judged.outputs([name for name in names if name != layer]))
         assert abs(trial.harm[layer] + 10 * math.log10(alone)) < 0.5
 
 

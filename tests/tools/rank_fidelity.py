@@ -10,7 +10,7 @@ correlation (Spearman's) of every measure with the disagreement: 1 or -1 where i
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from trtasr.audio.prepare import prepare
-from trtasr.bench.fidelity import margin_noise
 from trtasr.bench.paired import word_disagreement
 from trtasr.files.scratch import scratch
 from trtasr.network.network import Exported, outputs
@@ -33,7 +32,7 @@ from trtasr.pipeline.scales import make_table
 from trtasr.recipe import Quantization, Recipe
 from trtasr.recipe.find import find_recipe
 from trtasr.targets import T4_RTX
-from trtasr.values import CalibrationSet
+from trtasr.values import CalibrationSet, FloatArray
 
 MEASURES = ("divergence", "margin_noise", "thin", "agreement", "sqnr_db", "token_errors")
 LEFT = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)  # shares of the INT8 multiply-accumulates that go back to floating point
@@ -90,6 +89,32 @@ def measured(trial: Trial, left: Sequence[str], probes: Probed, folder: Path) ->
     few = probes.few
     noise = margin_noise(outputs(probes.network, trial.exported.files, few), outputs(probes.network, files, few))
     return {name: float(together[name]) for name in MEASURES if name != "margin_noise"} | {"margin_noise": noise}
+
+
+def margin_noise(exact: Iterable[FloatArray], found: Iterable[FloatArray]) -> float:
+    """How far an engine moves the decisions that are near: mean square error of the margin in nats^2, 0..1.
+
+        sum_t w_t min(1, d_t^2) / sum_t w_t,    w_t = 1 / (1 + exp(m_t))
+
+    with m_t the margin between FP32's two most likely tokens at a position t, and d_t the engine's error of it. A token
+    changes where -d_t exceeds m_t, so a wide margin counts for little, and beyond 1 nat it is all the same how far.
+    The mean KL divergence is the sum of a few large moves (a token one frame earlier, which no transcript shows);
+    this is what all small ones do to words, and of different layers it adds up.
+
+    Args:
+        exact: FP32's scores (logits or log-probabilities) of every utterance, [positions, tokens].
+        found: the engine's.
+    """
+    weights, moved = 0.0, 0.0
+    for reference, scores in zip(exact, found, strict=True):
+        second, first = np.argpartition(reference, -2, axis=-1)[:, -2:].T
+        rows = np.arange(len(reference))
+        margin = (reference[rows, first] - reference[rows, second]).astype(np.float64)
+        error = scores[rows, first].astype(np.float64) - scores[rows, second] - margin
+        near = 1 / (1 + np.exp(np.abs(margin)))
+        weights += float(near.sum())
+        moved += float((near * np.minimum(1, np.square(error))).sum())
+    return moved / weights if weights else 0.0
 
 
 def correlation(one: Sequence[float], other: Sequence[float]) -> float:

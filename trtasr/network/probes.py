@@ -29,10 +29,16 @@ def probes(exported: Exported, calibration: Calibration) -> Kinds:
         calibration: the recipe's section; its seed is another one here.
     """
     described, seed = exported.network.described, calibration.seed + 1
-    longest = described.most_frames / described.frontend.frames_per_second
-    few = replace(calibration, batches=1, batch_size=BATCH, seconds=min(SECONDS, longest), steps=STEPS, seed=seed)
     heard = {kind: through_frontend(kind, described, seed) for kind in PROBES}
-    return {CALIBRATION: exported.original.synthetic(few).examples(), **heard}
+    return {CALIBRATION: like_calibration(exported, replace(calibration, steps=STEPS)), **heard}
+
+
+def like_calibration(exported: Exported, calibration: Calibration) -> list[Example]:
+    """Two short utterances made as the calibration's features are, from the seed behind its own."""
+    described = exported.network.described
+    longest = described.most_frames / described.frontend.frames_per_second
+    few = replace(calibration, batches=1, batch_size=BATCH, seconds=min(SECONDS, longest), seed=calibration.seed + 1)
+    return exported.original.synthetic(few).examples()
 
 
 def through_frontend(kind: str, described: Described, seed: int) -> list[Example]:

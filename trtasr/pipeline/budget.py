@@ -14,7 +14,7 @@ import onnx
 from tqdm import tqdm
 
 from trtasr.bench.agreement import output_sqnr, sqnr_db
-from trtasr.bench.fidelity import margin_noise
+from trtasr.bench.fidelity import typical_error
 from trtasr.engine.sessions import open_session
 from trtasr.files.scratch import scratch
 from trtasr.graph.check import write_checked
@@ -67,7 +67,7 @@ class Left:
     Attributes:
         target: whose layers, with the scales of activations that were chosen for it.
         rules: layer -> the goal that asks for it.
-        harm: layer -> dB that the margin noise lies below 1 nat^2 when it alone is INT8, or its block.
+        harm: layer -> dB that its typical error lies below 1 nat^2 when it alone is INT8, or its block.
     """
 
     target: Target
@@ -117,7 +117,7 @@ class Trial:
 
     @cached_property
     def harm(self) -> dict[str, float]:
-        """How many dB below 1 nat^2 the margin noise is when a layer alone is INT8 (`trtasr.bench.fidelity`).
+        """How many dB below 1 nat^2 the typical error is when a layer alone is INT8 (`trtasr.bench.fidelity`).
 
         First come those with the most noise for what they compute.
 
@@ -235,7 +235,7 @@ def affordable(trial: Trial, goal: Goal, left: Sequence[str]) -> Sequence[str]:
 
 
 def harms(trial: Trial, index: int, reference: Sequence[FloatArray]) -> dict[str, float]:
-    """How many dB below 1 nat^2 the margin noise is when a layer of one part alone is INT8, or its block in long runs.
+    """How many dB below 1 nat^2 the typical error is when a layer of one part alone is INT8, or its block in long runs.
 
     Args:
         trial: whose graphs.
@@ -252,7 +252,7 @@ def harms(trial: Trial, index: int, reference: Sequence[FloatArray]) -> dict[str
         unknown = [group for group in groups(trial, index) if not known.issuperset(group)]
         for group in tqdm(unknown, desc=f"harm {trial.target.name}", unit="run", disable=None):
             switches = np.array([name in group for name in layers], np.float32)
-            found |= dict.fromkeys(group, sqnr_db(1.0, margin_noise(reference, alone(switches))))
+            found |= dict.fromkeys(group, sqnr_db(1.0, typical_error(reference, alone(switches))))
     return found
 
 

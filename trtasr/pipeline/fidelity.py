@@ -9,7 +9,7 @@ from pathlib import Path
 from trtasr.bench.fidelity import LIMITS, Tally, loss, tally, total
 from trtasr.files.keep import sha256_file
 from trtasr.network.network import Exported, Files, Network, dictated, outputs
-from trtasr.network.probes import CALIBRATION, Kinds, brief, probes, transcripts
+from trtasr.network.probes import Kinds, brief, like_calibration, probes, transcripts
 from trtasr.recipe import Calibration
 from trtasr.results import Engine, Fidelity, Judged
 from trtasr.values import Example, FloatArray
@@ -25,6 +25,7 @@ class Probed:
         network: of all engines; it generates few tokens.
         kinds: kind -> utterances, with FP32's text where a decoder reads it.
         exact: kind -> FP32's scores of every utterance, [positions, tokens]; said: -> its greedy transcripts.
+        few: a few short utterances that are like the calibration, for what is tried often.
         known: hashes of graphs -> what was found: graphs are judged before an engine is built, and after.
     """
 
@@ -32,6 +33,7 @@ class Probed:
     kinds: Kinds
     exact: Mapping[str, Sequence[FloatArray]]
     said: Mapping[str, Sequence[Sequence[int]]]
+    few: Sequence[Example]
     known: dict[str, tuple[Fidelity, ...]] = field(default_factory=dict)
 
     def judge(self, files: Files) -> tuple[Fidelity, ...]:
@@ -50,11 +52,6 @@ class Probed:
         found = loss(together)
         logger.info("fidelity: %.4f nats, %.2f %% of positions agree", found, 100 * together.agreement)
         return found / limit
-
-    @property
-    def few(self) -> list[Example]:
-        """A few short utterances, for what is tried often: one that is like the calibration, and a short one."""
-        return [*self.kinds[CALIBRATION][:1], *self.kinds["short"][:1]]
 
     def tally(self, kind: str, files: Files) -> Tally:
         """The sums over the utterances of one kind."""
@@ -76,7 +73,8 @@ def probed(exported: Exported, calibration: Calibration) -> Probed:
     kinds = {kind: dictated(network, exported.files, items) for kind, items in probes(exported, calibration).items()}
     exact = {kind: outputs(network, exported.files, items) for kind, items in kinds.items()}
     said = {kind: transcripts(items, exact[kind]) for kind, items in kinds.items()}
-    return Probed(network, kinds, exact, said)
+    few = dictated(network, exported.files, like_calibration(exported, calibration))
+    return Probed(network, kinds, exact, said, few)
 
 
 def judged(

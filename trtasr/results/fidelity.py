@@ -42,8 +42,8 @@ class Judged:
         target: name of it; level: ``high``, ``max`` or ``fast``.
         loss: what the gate is about: mean KL divergence in nats over all probes; limit: how much of it may be.
         together: of all probes; kinds: of each kind.
-        harm: layer that was left in floating point for a goal -> dB that its own margin noise lies
-            below 1 nat^2 when it alone is INT8 (`trtasr.bench.fidelity.margin_noise`).
+        harm: layer that was left in floating point for a goal -> dB that its typical error lies
+            below 1 nat^2 when it alone is INT8 (`trtasr.bench.fidelity.typical_error`).
     """
 
     target: str
