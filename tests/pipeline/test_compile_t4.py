@@ -65,7 +65,10 @@ def test_int8_beside_fp16_and_fp32_measured_on_the_gpu(host, bundle):
         shapes = [(item["batch"], item["audio_seconds"]) for item in rows[target]["latencies"]]
         assert shapes == [(1, 0.5), (2, 1.0)]  # 60 s is outside the profile
         assert {item["p50_ms"] for item in rows[target]["latencies"]} == {milliseconds}
-        assert {item["device"] for item in rows[target]["latencies"]} == {"Tesla T4 (fake), plain launches"}
+        assert {item["device"] for item in rows[target]["latencies"]} == {"Tesla T4 (fake), CUDA graphs"}
+        beside = [item["plain_launches"] for item in rows[target]["latencies"]]
+        assert {item["device"] for item in beside} == {"Tesla T4 (fake), plain launches"}
+        assert {item["p95_ms"] for item in beside} == {milliseconds}
         assert rows[target]["wer"] is not None
         assert rows[target]["note"] == ""
     assert "int8 t4 against FP16, 2 x 0.5 s: 2.00 x" in printed
@@ -372,6 +375,8 @@ def test_nothing_is_left_on_the_gpu(bundle):
     driver = sys.modules["pycuda.driver"]
     assert driver.state["allocated"] == 0
     assert driver.state["stack"] == 0
+    assert driver.libcuda.captures > 0
+    assert not driver.libcuda.graphs
 
 
 def test_encoder_and_decoder_plans_of_a_whisper_run_with_their_cache_on_the_gpu(host, tmp_path):

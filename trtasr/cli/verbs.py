@@ -232,7 +232,7 @@ def bench_verb(arguments: argparse.Namespace) -> Summary:
     results = bench_bundle(arguments.bundle, speech(arguments), settings)
     lines = [summary_table(results), *difference_lines(results)]
     for result in results:
-        lines += [latency_text(result.engine, latency) for latency in result.latencies]
+        lines += [latency_text(result.engine, latency) for latency in result.timings]
     lines += cpu_speed_line(results) + speed_lines(results)
     slow = slower_than_fp16(results, settings.allow_slower)
     lines += [f"gate missed: {problem}" for problem in slow]
