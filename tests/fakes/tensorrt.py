@@ -421,6 +421,8 @@ class ExecutionContext:
         inputs = [value.name for value in self.engine.proto.input]
         outputs = [value.name for value in self.engine.proto.output]
         driver.state.setdefault("profiles", set()).add(self.profile)
+        largest = self.engine.header["profiles"][0].get("features", [[0]])[-1][0]
+        driver.state.setdefault("ran", set()).add((largest, self.shapes.get("features")))  # utterances it takes
         self.addresses.update(places)
         found = self.session.run(outputs, {name: self.array(name) for name in inputs})
         for name, value in zip(outputs, found, strict=True):

@@ -180,9 +180,11 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
 def write_extras(record: Record, out: Path, arguments: argparse.Namespace) -> None:
     """Honour trtexec's ``--saveEngine``, ``--exportLayerInfo`` and ``--exportProfile`` for the first engine.
 
-    Of several plans each gets the name of its part in front of the suffix.
+    Of several plans each gets the name of its part in front of the suffix, and one without masks ``.unmasked``.
     """
     engine = record.engines[0]
+    for plan in engine.unmasked if arguments.save_engine else ():
+        copy_file(out / plan.path, arguments.save_engine.with_suffix(f".unmasked{arguments.save_engine.suffix}"))
     for path in engine.paths if arguments.save_engine else ():
         part = f".{Path(path).name.partition('.')[0]}" if len(engine.paths) > 1 else ""
         copy_file(out / path, arguments.save_engine.with_suffix(part + arguments.save_engine.suffix))
