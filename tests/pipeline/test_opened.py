@@ -99,18 +99,18 @@ def with_second(path, *parts):
     return {"engines": {"t4": {"label": "int8 t4", "precision": "int8", "parts": [first, *others]}}}
 
 
-def test_a_plan_without_masks_is_one_of_the_files_that_are_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(opened_bundles, "usable_gpu", lambda: "Tesla T4")
+def test_a_plan_without_masks_is_one_of_the_files_that_are_run(tmp_path):
     second, graphs = "t4/model.unmasked.plan", {"graphs": {"fp32": ["model.onnx"], "t4": ["model.onnx"]}}
     changes = graphs | with_second(second, "t4/model.plan")
     out = bundle(tmp_path / "out", "model.onnx", "t4/model.plan", second, **changes)
     opened = open_engine(out)
-    assert opened.runnable("t4") == (out / "t4/model.plan", out / second)
+    files = opened.bundle.sidecar.engines["t4"].files
+    assert opened.files(files) == (out / "t4/model.plan", out / second)
     engine = opened.engine("t4", "Tesla T4")
     assert (engine.measured, engine.size_bytes) == (("t4/model.plan", second), 3)
     (out / second).write_bytes(b"another one")
     with pytest.raises(BundleError, match=r"model\.unmasked\.plan: sha256 .* does not match"):
-        opened.runnable("t4")
+        opened.files(files)
 
 
 @pytest.mark.parametrize(
