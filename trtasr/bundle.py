@@ -68,10 +68,12 @@ class EngineFile:
     Attributes:
         path: relative to the bundle.
         size_bytes: of that file.
+        unmasked: plan of the same part without masks, for one utterance without padding; None: there is none.
     """
 
     path: str
     size_bytes: Count
+    unmasked: "EngineFile | None" = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,13 @@ class EngineFiles:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Its files, relative to the bundle."""
+        """The files of its parts, relative to the bundle."""
         return tuple(part.path for part in self.parts)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All its files: behind those of its parts the plans without masks."""
+        return (*self.paths, *(part.unmasked.path for part in self.parts if part.unmasked))
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ class Sidecar:
     def named(self) -> tuple[str, ...]:
         """The files that are run: graphs and engines."""
         graphs = (file for files in self.graphs.values() for file in files)
-        engines = (path for engine in self.engines.values() for path in engine.paths)
+        engines = (path for engine in self.engines.values() for path in engine.files)
         return (*graphs, *engines, *((self.integer.graph, self.integer.reference) if self.integer else ()))
 
 
@@ -302,8 +309,10 @@ def check_plans(sidecar: Sidecar, where: Path) -> None:
     if plans := list(filter(is_plan, graphs)):
         raise BundleError(f"{where}: {listed(plans)}: a plan, and to be run as a graph", REPAIR)
     for target, engine in sidecar.engines.items():
-        if len(set(map(is_plan, engine.paths))) > 1:
+        if len(set(map(is_plan, engine.files))) > 1:
             raise BundleError(f"{where}: engine {target:.80} has plans and graphs", REPAIR)
+        if engine.files != engine.paths and (len(engine.paths) > 1 or not is_plan(engine.files[-1])):
+            raise BundleError(f"{where}: {engine.files[-1]:.80}: only the one plan of a network has another", REPAIR)
 
 
 def is_plan(name: str) -> bool:

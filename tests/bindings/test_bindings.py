@@ -72,8 +72,11 @@ def test_every_call_in_the_engine_room_fits_the_library(library):
         ("parsed.py", "layer.metadata", "layer.meta_data", "meta_data"),
         ("implicit.py", "layer.precision =", "layer.preferred_precision =", "preferred_precision"),
         ("build_child.py", "engine.create_engine_inspector()", "engine.create_inspector()", "create_inspector"),
-        ("trt_run.py", "context.set_optimization_profile_async(", "context.set_profile(", "set_profile"),
-        ("trt_run.py", "self.context.set_input_shape(", "self.context.set_binding_shape(", "set_binding_shape"),
+        ("plan.py", "context.set_optimization_profile_async(", "context.set_profile(", "set_profile"),
+        ("plan.py", "self.context.set_input_shape(", "self.context.set_binding_shape(", "set_binding_shape"),
+        ("plan.py", "context.set_device_memory(", "context.set_memory(", "set_memory"),
+        ("plan.py", "Strategy.USER_MANAGED", "Strategy.USER", "USER"),
+        ("plan.py", "engine.device_memory_size_v2", "engine.device_memory_size_v3", "device_memory_size_v3"),
     ],
 )
 def test_a_wrong_name_keyword_or_argument_fails_the_check(tmp_path, file, right, wrong, complaint):

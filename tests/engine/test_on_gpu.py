@@ -70,7 +70,7 @@ def test_a_plan_computes_what_onnx_runtime_computes(plan, graphs):
     path, onnx_file = plan
     reference = OrtRunner(onnx_file)
     rng = np.random.default_rng(0)
-    with open_plan(path, graphs) as run:
+    with open_plan(path, graphs=graphs) as run:
         for batch, frames, repeated in ((1, 80, 0), (1, 80, 1), (1, 80, 2), (3, 50, 0), (1, 200, 0), (1, 200, 1)):
             features = rng.normal(size=(batch, tiny_graphs.MELS, frames)).astype(np.float32)
             lengths = np.arange(frames - batch + 1, frames + 1)

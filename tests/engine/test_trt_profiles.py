@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trtasr.engine.trt_run import Plan
+from trtasr.engine.plan import Plan
 from trtasr.errors import BuildError
 
 SHORT, LONG = [(1, 4, 1), (1, 4, 10), (8, 4, 40)], [(1, 4, 1), (8, 4, 40), (8, 4, 40)]

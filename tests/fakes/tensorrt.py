@@ -9,6 +9,7 @@ convolutions without a kernel, FAKE_TRT_NO_MEMORY leaves no workspace, FAKE_TRT_
 import enum
 import json
 import os
+import weakref
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from trt_layers import LayerType, network_layers
 from trt_names import (  # noqa: F401 - some are looked for here, as in the library
     BuilderFlag,
     DataType,
+    ExecutionContextAllocationStrategy,
     ILogger,
     Logger,
     MemoryPoolType,
@@ -291,8 +293,13 @@ class Engine:
             TensorProto.INT64: DataType.INT64,
         }[kind]
 
-    def create_execution_context(self):
-        return ExecutionContext(self)
+    device_memory_size_v2 = 4096  # of a context's activations
+
+    def create_execution_context(self, strategy=ExecutionContextAllocationStrategy.STATIC):
+        driver.need_no_capture()
+        if strategy == ExecutionContextAllocationStrategy.USER_MANAGED and os.environ.get("FAKE_TRT_NO_CONTEXT"):
+            return None
+        return ExecutionContext(self, strategy)
 
     def create_engine_inspector(self):
         return Inspector(self)
@@ -334,19 +341,28 @@ def described(node, engine):
 
 
 class ExecutionContext:
-    def __init__(self, engine):
+    """Of one profile; after a new shape it must run once before it is captured, then it must keep its shapes."""
+
+    def __init__(self, engine, strategy):
         self.engine, self.shapes, self.addresses, self.profiler = engine, {}, {}, None
         self.session, self.known, self.profile = open_session(engine.graph, threads=1), {}, 0
+        self.user_managed, self.memory = strategy == ExecutionContextAllocationStrategy.USER_MANAGED, None
+        self.settled = False
+
+    def set_device_memory(self, memory, size):
+        assert size >= self.engine.device_memory_size_v2
+        self.memory = memory
 
     def set_optimization_profile_async(self, profile_index, stream_handle):
         assert 0 <= profile_index < self.engine.num_optimization_profiles
-        self.shapes, self.profile = {}, profile_index
+        self.shapes, self.profile, self.settled = {}, profile_index, False
         return True
 
     def set_input_shape(self, name, shape):
         low, _, high = self.engine.get_tensor_profile_shape(name, self.profile)
         fits = all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
         if fits:
+            self.settled = self.settled and self.shapes.get(name) == tuple(shape)
             self.shapes[name] = tuple(shape)
         return fits
 
@@ -380,13 +396,34 @@ class ExecutionContext:
         return driver.memory[self.addresses[name]][:count].view(dtype).reshape(shape)
 
     def execute_async_v3(self, stream_handle):
-        inputs = [value.name for value in self.engine.proto.input]
-        outputs = [value.name for value in self.engine.proto.output]
-        if not {*inputs, *outputs} <= set(self.addresses):
+        names = [value.name for value in self.engine.values]
+        stream, bound = driver.streams[stream_handle], {name: self.addresses.get(name) for name in names}
+        missing = None in bound.values() or (self.user_managed and self.memory is None)
+        if missing or (stream.captured is not None and not self.settled):
             return False
         # an output in the place of another tensor is undefined behaviour
-        assert all(list(self.addresses.values()).count(self.addresses[name]) == 1 for name in outputs)
+        assert all(list(bound.values()).count(bound[value.name]) == 1 for value in self.engine.proto.output)
+        self.settled = True
+        here, shapes, memory = weakref.ref(self), dict(self.shapes), self.memory
+
+        def run():
+            context = here()
+            assert context is not None, "a graph is launched whose context is gone"
+            assert context.shapes == shapes, "a graph is launched whose context has another shape"
+            if memory is not None:
+                driver.inside(memory, context.engine.device_memory_size_v2)
+            context.compute(bound)
+
+        stream.do(run)
+        return True
+
+    def compute(self, places):
+        inputs = [value.name for value in self.engine.proto.input]
+        outputs = [value.name for value in self.engine.proto.output]
         driver.state.setdefault("profiles", set()).add(self.profile)
+        largest = self.engine.header["profiles"][0].get("features", [[0]])[-1][0]
+        driver.state.setdefault("ran", set()).add((largest, self.shapes.get("features")))  # utterances it takes
+        self.addresses.update(places)
         found = self.session.run(outputs, {name: self.array(name) for name in inputs})
         for name, value in zip(outputs, found, strict=True):
             self.array(name)[...] = value
@@ -396,4 +433,3 @@ class ExecutionContext:
         if self.profiler is not None:
             for node in weighted(self.engine):
                 self.profiler.report_layer_time(described(node, self.engine)["Name"], 0.5)
-        return True

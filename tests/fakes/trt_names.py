@@ -43,3 +43,7 @@ class MemoryPoolType(enum.IntEnum):
 
 class TensorIOMode(enum.IntEnum):
     NONE, INPUT, OUTPUT = range(3)
+
+
+class ExecutionContextAllocationStrategy(enum.IntEnum):
+    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)

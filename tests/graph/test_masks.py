@@ -8,6 +8,7 @@ from quantized import with_qdq
 from t4_graphs import first_part
 from tiny_network import ops, valid
 
+from trtasr.engine.profile import bucketed
 from trtasr.graph.check import check_model, run_graph
 from trtasr.graph.conv2d import conv1d_to_conv2d
 from trtasr.graph.halve import halve
@@ -38,6 +39,18 @@ def assert_same_alone(model, changed, feeds):
         np.testing.assert_array_equal(value, second[name])
 
 
+def assert_padding_is_free(model, changed, feeds):
+    """Frames behind the longest utterance, up to a bucket as the runner has it, change no valid frame."""
+    frames = feeds["features"].shape[2]
+    behind = [(0, 0), (0, 0), (0, bucketed(frames, 10_000) - frames)]
+    assert behind[2][1] > 0
+    padded = feeds | {"features": np.pad(feeds["features"], behind)}
+    first, second = run_graph(model, feeds), run_graph(changed, padded)
+    np.testing.assert_array_equal(first["output_lengths"], second["output_lengths"])
+    for item in range(len(first["output_lengths"])):
+        np.testing.assert_allclose(valid(first, item), valid(second, item), atol=1e-4)
+
+
 def masked(model):
     """Products with a mask."""
     masks = length_masks(model)
@@ -54,6 +67,7 @@ def test_masks_stay_in_front_of_wide_kernels(fp32, table, feeds, quantize, form)
     assert masked(model) == 7
     assert masked(changed) == 4  # in front of kernels of 5, 7 and 7, the first shared with a pointwise branch, and 3
     assert_same_frames(model, changed, feeds)
+    assert_padding_is_free(model, changed, feeds)
 
 
 @pytest.mark.parametrize("quantize", [False, True])
@@ -73,6 +87,9 @@ def test_a_conformer_needs_all_its_masks(conformer):
     assert masked(conformer.fp32) > 0
     assert masked(changed) == 0
     assert_same_alone(conformer.fp32, changed, conformer.feeds)
+    assert_padding_is_free(conformer.fp32, conformer.fp32, conformer.feeds)
+    with pytest.raises(AssertionError):
+        assert_padding_is_free(conformer.fp32, changed, conformer.feeds)
 
 
 def test_masks_of_fp16_graphs_are_known(fp32):
@@ -153,6 +170,8 @@ def assert_fewer(part, before, after):
         assert_same_frames(model, changed, part.feeds)
         assert_same_frames(model, conv1d_to_conv2d(changed), part.feeds)
         assert_same_alone(model, without_masks(model), part.feeds)
+        assert_same_alone(model, conv1d_to_conv2d(without_masks(model)), part.feeds)
+        assert_padding_is_free(model, changed, part.feeds)
 
 
 CLIPPED_HEADER = '<ir_version: 9, opset_import: ["" : 20]> agraph (int64[B] lengths, float[B,T] x) => (float[B,T] y)'

@@ -194,7 +194,7 @@ def test_plans_are_opened_with_their_rules(monkeypatch, graphs, tmp_path):
     with graphs.network.open(graphs.network.files(tmp_path, "plan")) as found:
         assert found.decoding == "decoding"
         assert not found.captured
-        found.forgo_graphs()  # there are none
+        found.use_graphs(False)  # there are none
     ((encoder, decoder, rules),) = opened
     assert (encoder, decoder) == (tmp_path / "encoder.plan", tmp_path / "decoder.plan")
     for name, bias in RULES.items():

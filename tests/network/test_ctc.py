@@ -36,8 +36,8 @@ class Plan(TrtRunner):
 
     captured = property(lambda self: self._graphs)
 
-    def forgo_graphs(self):
-        self._graphs = False
+    def use_graphs(self, wanted):
+        self._graphs = wanted
 
     def __call__(self, features, lengths):
         self.asked.append((features.shape, lengths.tolist()))
@@ -81,26 +81,27 @@ def test_a_graph_is_run_by_onnx_runtime_with_the_threads_and_waiting_asked_for(g
         found, counts = recognizer.run(features, lengths)
         assert len(recognizer.decode(found, counts)) == 1
         assert not recognizer.captured
-        recognizer.forgo_graphs()  # there are none
+        recognizer.use_graphs(False)  # there are none
     assert opened == [(graphs.files[0], 1, True)]
     assert found.shape == (1, 40, len(LETTERS) + 1)
 
 
-def test_a_plan_is_opened_on_the_gpu_and_may_forgo_its_graphs(graphs, monkeypatch, tmp_path):
-    opened, plan = [], Plan()
+@pytest.mark.parametrize("names", [["model.plan"], ["model.plan", "model.unmasked.plan"]])
+def test_a_plan_is_opened_on_the_gpu_and_may_forgo_its_graphs(graphs, monkeypatch, tmp_path, names):
+    opened, plan, files = [], Plan(), [tmp_path / name for name in names]
 
     @contextmanager
-    def open_plan(path):
-        opened.append(path)
+    def open_plan(*paths):
+        opened.append(paths)
         yield plan
 
     monkeypatch.setattr(wiring, "open_plan", open_plan)
-    with graphs.network.open((tmp_path / "model.plan",)) as recognizer:
+    with graphs.network.open(files) as recognizer:
         assert recognizer.runner is plan
         assert recognizer.captured
-        recognizer.forgo_graphs()
+        recognizer.use_graphs(False)
         assert not recognizer.captured
-    assert opened == [tmp_path / "model.plan"]
+    assert opened == [tuple(files)]
 
 
 def test_a_benchmarked_run_has_full_lengths_and_the_devices_own_time():

@@ -181,7 +181,7 @@ class ToyRecognizer:
     cut: tuple[bool, ...] = ()
     captured = False
 
-    def forgo_graphs(self) -> None:
+    def use_graphs(self, _wanted: bool) -> None:
         """There are none."""
 
     def run(self, features: FloatArray, lengths: IntArray) -> tuple[Array, IntArray]:

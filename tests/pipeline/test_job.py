@@ -15,7 +15,7 @@ from trtasr.errors import AudioError, CheckpointError, RecipeError, UsageError
 from trtasr.pipeline import job as jobs
 from trtasr.pipeline.job import Options, begin, by_header
 from trtasr.recipe import EngineShapes, Evaluation, Recipe
-from trtasr.targets import T4
+from trtasr.targets import T4, targets_of
 
 CPU = EngineShapes(target="cpu")
 OPTIONS = Options(Path("out"))
@@ -110,6 +110,14 @@ def test_a_calibrator_for_several_graphs_is_refused(folder, monkeypatch):
     with pytest.raises(RecipeError, match=r"engine\.quantization = 'implicit'.* explicitly only") as caught:
         begin(implicit, OPTIONS)
     assert caught.value.repair == "leave it out"
+
+
+def test_a_plan_without_masks_for_several_graphs_is_refused(folder, monkeypatch):
+    """Only a T4 host would come so far."""
+    monkeypatch.setattr(jobs, "resolve", lambda engine: (targets_of(engine), None))
+    alone = replace(recipe(folder), engine=EngineShapes(target="t4", unmasked_plan=True))
+    with pytest.raises(RecipeError, match=r"engine\.unmasked_plan: encoder-decoders have no such plan"):
+        begin(alone, OPTIONS)
 
 
 def test_lengths_that_the_engine_does_not_have_are_said(folder, tmp_path, caplog):

@@ -26,6 +26,7 @@ def bundle(out, *files, **changes):
     """A bundle of files that are no graphs."""
     with staged(out) as folder:
         for name in files:
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(b"x")
         seal(folder, description(*files, **changes))
     return out
@@ -89,6 +90,43 @@ def test_plans_do_not_stand_for_graphs(tmp_path, graphs, parts, words):
     changes = PAIR | {"graphs": {"fp32": graphs, "cpu": graphs}, "engines": {"cpu": engine}}
     with pytest.raises(BundleError, match=words):
         open_engine(bundle(tmp_path / "out", *files, **changes))
+
+
+def with_second(path, *parts):
+    """Changes of a description: an engine of these parts, the first of which has a plan without masks."""
+    first, *others = [{"path": part, "size_bytes": 1} for part in parts]
+    first["unmasked"] = {"path": path, "size_bytes": 2}
+    return {"engines": {"t4": {"label": "int8 t4", "precision": "int8", "parts": [first, *others]}}}
+
+
+def test_a_plan_without_masks_is_one_of_the_files_that_are_run(tmp_path):
+    second, graphs = "t4/model.unmasked.plan", {"graphs": {"fp32": ["model.onnx"], "t4": ["model.onnx"]}}
+    changes = graphs | with_second(second, "t4/model.plan")
+    out = bundle(tmp_path / "out", "model.onnx", "t4/model.plan", second, **changes)
+    opened = open_engine(out)
+    files = opened.bundle.sidecar.engines["t4"].files
+    assert opened.files(files) == (out / "t4/model.plan", out / second)
+    engine = opened.engine("t4", "Tesla T4")
+    assert (engine.measured, engine.size_bytes) == (("t4/model.plan", second), 3)
+    (out / second).write_bytes(b"another one")
+    with pytest.raises(BundleError, match=r"model\.unmasked\.plan: sha256 .* does not match"):
+        opened.files(files)
+
+
+@pytest.mark.parametrize(
+    ("second", "parts", "words"),
+    [
+        ("/lib/x.plan", ["a.plan"], "is to be run, but is none of its files"),
+        ("b.onnx", ["a.plan"], "engine t4 has plans and graphs"),
+        ("b.onnx", ["a.onnx"], "b.onnx: only the one plan of a network has another"),
+        ("b.plan", ["a.plan", "c.plan"], "graphs and engines of 1, 2 parts"),
+    ],
+)
+def test_a_second_plan_that_no_compile_writes(tmp_path, second, parts, words):
+    graphs = {"graphs": {"fp32": ["model.onnx"], "t4": ["model.onnx"]}}
+    names = ["model.onnx", *parts, *[second] * (not second.startswith("/"))]
+    with pytest.raises(BundleError, match=words):
+        open_engine(bundle(tmp_path / "out", *names, **graphs, **with_second(second, *parts)))
 
 
 def test_a_network_without_the_graph_of_a_part(tmp_path):

@@ -49,21 +49,26 @@ class Plan:
     """A recognizer whose runs take a millisecond by the device's clock."""
 
     def __init__(self, captured):
-        self.captured, self.forgone, self.asked = captured, False, []
+        self.able, self.wanted, self.asked = captured, True, []
 
-    def forgo_graphs(self):
-        self.captured, self.forgone = False, True
+    captured = property(lambda self: self.able and self.wanted)
+
+    def use_graphs(self, wanted):
+        self.wanted = wanted
 
     def whole_run(self, features, seconds):
         self.asked.append((features.shape, seconds))
-        return Run()
+        return Run(self)
 
 
 class Run:
     tokens = 0
 
+    def __init__(self, plan):
+        self.plan = plan
+
     def __call__(self):
-        return 1.0
+        return 1.0 if self.plan.captured else 3.0
 
     def encoder_ms(self, runs):
         return 0.0
@@ -88,13 +93,18 @@ def test_plans_are_timed_by_the_device_behind_one_warm_up(monkeypatch):
     assert plans[0].asked == [((1, 64, 100), 1.0), ((4, 64, 200), 2.0)]
     assert [(row.p50_ms, row.audio_seconds, row.threads) for row in found["0"]] == [(1.0, 1.0, 0), (1.0, 8.0, 0)]
     assert {row.device for rows in found.values() for row in rows} == {"T4, CUDA graphs"}
+    beside = [row.plain_launches for rows in found.values() for row in rows]
+    assert {(row.device, row.p50_ms, row.runs) for row in beside} == {("T4, plain launches", 3.0, 50)}
+    assert [(row.batch, row.audio_seconds) for row in beside[:2]] == [(1, 1.0), (4, 8.0)]
+    assert all(plan.captured for plan in plans)  # the next shape is launched by graphs again
     assert warmed == [(2, speed.WARM_SECONDS), (2, 0)]
 
 
 def test_one_plan_that_cannot_be_captured_lets_all_be_launched_plainly(monkeypatch):
     plans, found, _ = timed(monkeypatch, True, False, True)
-    assert all(plan.forgone for plan in plans)
+    assert not any(plan.wanted for plan in plans)
     assert {row.device for rows in found.values() for row in rows} == {"T4, plain launches"}
+    assert {(row.p50_ms, row.plain_launches) for rows in found.values() for row in rows} == {(3.0, None)}
 
 
 def test_a_warm_up_runs_every_plan_and_lasts(monkeypatch):

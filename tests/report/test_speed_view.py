@@ -74,3 +74,18 @@ def test_tradeoff_takes_the_longest_input_of_each_batch():
 def test_an_engine_that_was_not_timed_is_listed_as_such():
     untimed = next(p for p in tradeoff(sample().results) if p.engine == "int8 t4-rtx")
     assert (untimed.rtfx, untimed.shape, untimed.wer) == (None, "not timed here", 13.25)
+
+
+def test_plain_launches_are_rows_and_bars_of_their_own():
+    row = cpu_row("t4", 2.0, "T4, CUDA graphs")
+    first = replace(row.latencies[0], threads=0)
+    both = replace(first, plain_launches=replace(first, p50_ms=3.0, device="T4, plain launches"))
+    results = [replace(row, latencies=(both,))]
+    assert [(item.device, item.p50) for item in latency_rows(results)] == [
+        ("T4, CUDA graphs", "2.00"),
+        ("T4, plain launches", "3.00"),
+    ]
+    assert [group.title for group in bar_groups(results)] == [
+        "15 s of audio, T4, CUDA graphs",
+        "15 s of audio, T4, plain launches",
+    ]

@@ -34,3 +34,14 @@ def test_a_speedup_is_over_the_baseline_under_the_same_condition():
 @pytest.mark.parametrize(("reasons", "throttled"), [(0, False), (0x1, False), (0x4, True), (0x5, True)])
 def test_idleness_is_no_throttling(reasons, throttled):
     assert GpuState("T4", "580", "P0", 1590, 1590, 5000, 70, 70, 60, reasons).throttled is throttled
+
+
+def test_plain_launches_stand_behind_those_by_graphs_and_are_compared_with_their_like():
+    def row(precision, graphs, plain):
+        beside = replace(TIMED, p50_ms=plain, threads=0, device="T4, plain launches")
+        first = replace(beside, p50_ms=graphs, device="T4, CUDA graphs", plain_launches=beside)
+        return BenchResult(precision, "t4", 1, (first, replace(TIMED, p50_ms=9.0)), precision=precision)
+
+    int8, fp16 = row("int8", 2.0, 4.0), row("fp16", 3.0, 5.0)
+    assert [item.p50_ms for item in int8.timings] == [2.0, 4.0, 9.0]
+    assert [speedup([fp16, int8], item, "fp16") for item in int8.timings] == [1.5, 1.25, 1.0]

@@ -8,6 +8,7 @@ from trtasr.errors import RecipeError
 from trtasr.graph.conv2d import conv1d_to_conv2d
 from trtasr.graph.gains import channel_gains
 from trtasr.graph.halve import half_caches, halve
+from trtasr.graph.masks import drop_pointwise_masks, without_masks
 from trtasr.recipe import EngineShapes
 from trtasr.targets import CPU, T4, T4_RTX, TARGETS, targets_of
 from trtasr.targets.integer import INTEGER
@@ -66,6 +67,32 @@ def test_the_recipe_may_leave_convolutions_one_dimensional_in_the_plan_and_its_b
         assert len(one.passes) == len(other.passes) - 1
     (same,) = targets_of(EngineShapes(target="t4-rtx", one_dimensional=True))
     assert same.passes == T4_RTX.passes
+
+
+def test_the_recipe_may_have_a_plan_without_masks_beside_every_plan():
+    (target,) = targets_of(EngineShapes(target="t4", unmasked_plan=True))
+    for one, other in zip((target, *target.baselines), (T4, *T4.baselines), strict=True):
+        assert (one.passes, other.unmasked) == (other.passes, ())
+        assert one.unmasked == (without_masks, *other.passes[1:])
+        assert other.passes[0] is drop_pointwise_masks
+    (flat,) = targets_of(EngineShapes(target="t4", unmasked_plan=True, one_dimensional=True))
+    assert flat.unmasked == (without_masks, *flat.passes[1:])
+    for name in ("t4-rtx", "cpu"):
+        (other,) = targets_of(EngineShapes(target=name, unmasked_plan=True))
+        assert other.unmasked == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quantization": "implicit"}, "has no scales for a graph without masks"),
+        ({"min_batch": 2, "opt_batch": 2}, "= 2"),
+    ],
+)
+def test_a_plan_without_masks_that_nothing_could_run_in_is_refused(changes, words):
+    with pytest.raises(RecipeError, match=rf"engine\.unmasked_plan: .*{words}") as caught:
+        targets_of(EngineShapes(target="t4", unmasked_plan=True, **changes))
+    assert "leave" in caught.value.repair
 
 
 @pytest.mark.parametrize("target", [*TARGETS.values(), *T4.baselines, rtx("sm86"), INTEGER], ids=lambda item: item.name)

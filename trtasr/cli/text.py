@@ -134,9 +134,10 @@ def run_inside(folder: Path, command: str) -> str:
 
 
 def latency_text(engine: str, latency: Latency) -> str:
-    """One benchmarked shape in one line."""
+    """One benchmarked shape in one line; on a GPU with how it was launched."""
+    device = "" if latency.threads else f" ({latency.device})"
     return (
-        f"{engine}: {latency.shape} of audio, batch {latency.batch}: p50 {latency.p50_ms:.1f}, "
+        f"{engine}: {latency.shape} of audio, batch {latency.batch}{device}: p50 {latency.p50_ms:.1f}, "
         f"p95 {latency.p95_ms:.1f}, p99 {latency.p99_ms:.1f} ms over {latency.runs} runs, "
         f"RTFx {latency.rtfx:.1f}" + (f"; {generation_words(latency)}" if latency.tokens else "")
     )

@@ -180,9 +180,11 @@ def check_outputs(recipe: Recipe, arguments: argparse.Namespace) -> None:
 def write_extras(record: Record, out: Path, arguments: argparse.Namespace) -> None:
     """Honour trtexec's ``--saveEngine``, ``--exportLayerInfo`` and ``--exportProfile`` for the first engine.
 
-    Of several plans each gets the name of its part in front of the suffix.
+    Of several plans each gets the name of its part in front of the suffix, and one without masks ``.unmasked``.
     """
     engine = record.engines[0]
+    for plan in engine.unmasked if arguments.save_engine else ():
+        copy_file(out / plan.path, arguments.save_engine.with_suffix(f".unmasked{arguments.save_engine.suffix}"))
     for path in engine.paths if arguments.save_engine else ():
         part = f".{Path(path).name.partition('.')[0]}" if len(engine.paths) > 1 else ""
         copy_file(out / path, arguments.save_engine.with_suffix(part + arguments.save_engine.suffix))
@@ -232,7 +234,7 @@ def bench_verb(arguments: argparse.Namespace) -> Summary:
     results = bench_bundle(arguments.bundle, speech(arguments), settings)
     lines = [summary_table(results), *difference_lines(results)]
     for result in results:
-        lines += [latency_text(result.engine, latency) for latency in result.latencies]
+        lines += [latency_text(result.engine, latency) for latency in result.timings]
     lines += cpu_speed_line(results) + speed_lines(results)
     slow = slower_than_fp16(results, settings.allow_slower)
     lines += [f"gate missed: {problem}" for problem in slow]

@@ -107,12 +107,18 @@ def pci_bus_id() -> str:
 class Arena:
     """Named places on the GPU and named page-locked arrays, which grow when they must.
 
+    They grow by half at least, so that whoever meets longer and longer utterances allocates seldom.
+
     Args:
         cuda: pycuda's driver module, with a context pushed.
+
+    Attributes:
+        moved: how often a place or an array gave way to a larger one, whose address is another.
     """
 
     def __init__(self, cuda: Any) -> None:
         self.cuda = cuda
+        self.moved = 0
         self._device: dict[str, tuple[Any, int]] = {}
         self._host: dict[str, Any] = {}
 
@@ -123,11 +129,14 @@ class Arena:
             BuildError: no GPU memory is left.
         """
         size = max(math.prod(shape) * dtype.itemsize, 1)  # an empty tensor needs an address, too
+        room = 0
         if name in self._device and self._device[name][1] < size:
-            self._device.pop(name)[0].free()
+            allocation, held = self._device.pop(name)
+            allocation.free()
+            self.moved, room = self.moved + 1, held + held // 2
         if name not in self._device:
             try:
-                self._device[name] = self.cuda.mem_alloc(size), size
+                self._device[name] = self._allocated(max(size, room), size)
             except self.cuda.Error as error:
                 raise BuildError(
                     f"no GPU memory for {name} {shape}: {error}", "free GPU memory, or run smaller batches"
@@ -136,11 +145,22 @@ class Arena:
 
     def host(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> Array:
         """A page-locked array, whose contents stay until the next call with that name."""
-        count = math.prod(shape)
-        if name not in self._host or self._host[name].size < count:
-            self._host[name] = self.cuda.pagelocked_empty(max(count, 1), dtype)
+        count, held = math.prod(shape), self._host.get(name)
+        if held is None or held.size < count:
+            room = 0 if held is None else held.size + held.size // 2
+            self.moved += held is not None
+            self._host[name] = self.cuda.pagelocked_empty(max(count, room, 1), dtype)
         found: Array = self._host[name][:count].reshape(shape)
         return found
+
+    def _allocated(self, wanted: int, needed: int) -> tuple[Any, int]:
+        """An allocation and its bytes: as many as are wanted, or as are needed where memory is short."""
+        try:
+            return self.cuda.mem_alloc(wanted), wanted
+        except self.cuda.Error:
+            if wanted == needed:
+                raise
+            return self.cuda.mem_alloc(needed), needed
 
     def upload(self, name: str, array: Array, dtype: np.dtype[Any], stream: Any) -> int:
         """Copy an array to its place, through page-locked memory and when the stream comes to it; the address."""

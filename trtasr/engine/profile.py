@@ -8,6 +8,7 @@ from typing import Protocol
 from trtasr.errors import UsageError
 
 ROUNDING = 1e-6  # frames: 0.29 s times 100 frames a second is 28.999999999999996
+BUCKET = 64  # frames, 0.64 s of most front-ends: 20 s are 32 shapes, each of which soon repeats
 FRAME_MULTIPLE = 16  # front-ends pad utterances to a multiple of 16 frames: the largest shape must leave room for it
 
 
@@ -19,6 +20,28 @@ class Shapes(Protocol):
 
     def busy_shapes(self) -> dict[str, list[list[int]]]:
         """The same range, tuned for its busy end; empty where one tuning serves all."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The range of a plan for one utterance at a time, as short and as long as in another's.
+
+    Attributes:
+        others: of the other plan.
+    """
+
+    others: Shapes
+
+    def shapes(self) -> dict[str, list[list[int]]]:
+        """Input name -> [min, opt, max] shape, with batches of one."""
+        return {
+            name: [[1, *sizes] for _, *sizes in shapes]  # the first axis is that of the batch
+            for name, shapes in self.others.shapes().items()
+        }
+
+    def busy_shapes(self) -> dict[str, list[list[int]]]:
+        """None: there are no batches that kernels could be tuned for."""
+        return {}
 
 
 def check_order(**ranges: tuple[float, float, float]) -> None:
@@ -81,6 +104,16 @@ def padded_frames(frames: float) -> int:
     """Frames of so much audio, rounded up to the plan's granularity."""
     # A centred transform of S seconds has one frame more than S * frames_per_second.
     return math.ceil((math.ceil(frames - ROUNDING) + 1) / FRAME_MULTIPLE) * FRAME_MULTIPLE
+
+
+def bucketed(frames: int, most: int) -> int:
+    """Frames of a batch as it is run: whole buckets, so that a service meets few shapes; never more than a plan takes.
+
+    Args:
+        frames: of the batch.
+        most: that the plan takes; a batch of more stays as it is.
+    """
+    return max(frames, min(math.ceil(frames / BUCKET) * BUCKET, most))
 
 
 def nearest(tuned: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> int:

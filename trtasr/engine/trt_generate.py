@@ -15,7 +15,7 @@ import numpy as np
 
 from trtasr.engine.build_tensorrt import load_tensorrt
 from trtasr.engine.device import Arena, Shape, primary_context
-from trtasr.engine.trt_run import COMPILE, Plan
+from trtasr.engine.plan import COMPILE, Plan
 from trtasr.errors import BuildError
 from trtasr.values import Array, FloatArray, IntArray
 

@@ -1,220 +1,54 @@
-"""A TensorRT plan on the GPU: pinned host buffers, one stream, a CUDA graph once a shape repeats.
+"""An acoustic model as a TensorRT plan on the GPU: buffers that stay, shapes in buckets, a CUDA graph for each.
 
-A captured inference is one launch instead of hundreds, which is what a small batch on a fast GPU waits for. pycuda has
-no stream capture: the driver library does it.
+A captured inference is one launch instead of hundreds, which is what a small batch on a fast GPU waits for. A graph is
+of one shape, and speech has any length. So frames are padded to a bucket (`trtasr.engine.profile.bucketed`): `lengths`
+says which are valid, and the network's masks keep the others away from these. Few shapes remain, each comes again, and
+the graphs of those that were run last are kept.
+
+A plan without masks (`trtasr.graph.masks.without_masks`) saves their kernels, but takes no padding: one has no masks or
+few shapes. Where there is such a plan, one utterance alone runs in it, at its own length, which gets a graph only where
+that very length comes again; everything else is padded and runs in the plan with masks. Which plan runs depends on the
+batch alone, never on what ran before.
 """
 
-import ctypes
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from trtasr.engine.bindings import Context, Engine, Trt
+from trtasr.engine.bindings import Context, Trt
 from trtasr.engine.build_tensorrt import load_tensorrt
-from trtasr.engine.device import Arena, Shape, load_libcuda, primary_context
-from trtasr.engine.profile import nearest
+from trtasr.engine.cuda_graph import CudaGraph, Lately
+from trtasr.engine.device import Arena, Shape, primary_context
+from trtasr.engine.plan import COMPILE, Plan
+from trtasr.engine.profile import bucketed
 from trtasr.engine.sessions import Observe
 from trtasr.errors import BuildError
 from trtasr.values import Array, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
 
-REBUILD = "build it on this host: plans belong to one GPU and one TensorRT version"
-COMPILE = "compile the bundle again: both plans must come from one checkpoint"
-BATCH = "widen engine.min_batch or engine.max_batch and build again"
-SECONDS = "widen engine.min_seconds or engine.max_seconds and build again"
-TOKENS = "compile the bundle again: prompt and max_length come from the checkpoint's generation_config.json"
-REPAIRS = {("features", 2): SECONDS, ("cross", 2): SECONDS, ("tokens", 1): TOKENS, ("past", 2): TOKENS}
-CAPTURE_MODE_THREAD_LOCAL = 1  # other threads (torch's) may go on using CUDA while this one captures
-
-
-class Plan:
-    """An engine with an execution context per optimization profile, whose tensors live wherever they are bound.
-
-    Args:
-        path: engine file.
-        trt: the tensorrt module; runtime: its Runtime, shared by all plans.
-
-    Attributes:
-        context: its execution context, of the profile that `choose` took; at first the first one.
-        inputs: name -> type; outputs: likewise.
-
-    Raises:
-        BuildError: the plan cannot be loaded here.
-    """
-
-    def __init__(self, path: Path, trt: Trt, runtime: Any) -> None:
-        self.path = path
-        engine: Engine | None = runtime.deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
-            raise BuildError(f"{path}: TensorRT {trt.__version__} cannot load this plan", REBUILD)
-        self._engine = engine
-        context: Context | None = engine.create_execution_context()
-        if context is None:
-            raise BuildError(f"{path}: no GPU memory for its activations", "free GPU memory or lower engine.max_batch")
-        self.context = context
-        self._contexts = {0: self.context}  # each keeps its profile: changing it would cost a synchronization
-        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        types = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
-        given = {name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
-        self.inputs = {name: types[name] for name in names if name in given}
-        self.outputs = {name: types[name] for name in names if name not in given}
-
-    @cached_property
-    def limits(self) -> dict[str, tuple[Shape, Shape]]:
-        """Input -> smallest and largest shape of the plan's optimization profiles, which differ only in between."""
-        shapes = {name: self._engine.get_tensor_profile_shape(name, 0) for name in self.inputs}
-        return {name: (as_tuple(smallest), as_tuple(largest)) for name, (smallest, _, largest) in shapes.items()}
-
-    @cached_property
-    def tuned(self) -> list[Shape]:
-        """Shape of the first input that each optimization profile is tuned for."""
-        name = next(iter(self.inputs))
-        profiles = range(self._engine.num_optimization_profiles)
-        return [as_tuple(self._engine.get_tensor_profile_shape(name, index)[1]) for index in profiles]
-
-    def choose(self, shape: Shape, stream: int) -> None:
-        """Take the optimization profile that is tuned nearest to a shape; all inputs need their shapes anew after it.
-
-        Args:
-            shape: of the first input.
-            stream: handle of the stream that the plan will be launched on.
-        """
-        index = nearest(self.tuned, shape)
-        if index not in self._contexts:
-            self._contexts[index] = self._context_of(index, stream)
-        self.context = self._contexts[index]
-
-    def set_shape(self, name: str, shape: Shape) -> None:
-        """Give an input its shape for the next run.
-
-        Raises:
-            BuildError: the shape is outside the plan's optimization profile; names what widens it.
-        """
-        for axis, (least, size, most) in enumerate(zip(self.limits[name][0], shape, self.limits[name][1], strict=True)):
-            if not least <= size <= most:
-                raise BuildError(
-                    f"{self.path}: input {name} is {shape}, but its optimization profile has {least} to "
-                    f"{most} at axis {axis}",
-                    repair(name, axis),
-                )
-        if not self.context.set_input_shape(name, shape):
-            raise BuildError(f"{self.path}: TensorRT refuses {shape} for input {name}", "see TensorRT's log above")
-
-    def shape(self, name: str) -> Shape:
-        """Shape of a tensor, once all inputs have theirs."""
-        return as_tuple(self.context.get_tensor_shape(name))
-
-    def bind(self, addresses: Mapping[str, int]) -> None:
-        """Say where tensors lie on the GPU; no two outputs may share a place, nor an output and an input."""
-        for name, address in addresses.items():
-            self.context.set_tensor_address(name, address)
-
-    def enqueue(self, stream: int) -> None:
-        """Launch on a stream, given by its handle.
-
-        Raises:
-            BuildError: TensorRT refused.
-        """
-        if not self.context.execute_async_v3(stream):
-            raise BuildError(
-                f"{self.path}: TensorRT could not launch the plan", "see TensorRT's log above; build the plan again"
-            )
-
-    def close(self) -> None:
-        """Free the plan's GPU memory."""
-        del self.context, self._contexts, self._engine  # TensorRT wants them gone in this order
-
-    def _context_of(self, profile: int, stream: int) -> Context:
-        """A context of a further profile; where there is none, the first one, which takes the same shapes."""
-        context: Context | None = self._engine.create_execution_context()
-        if context is None or not context.set_optimization_profile_async(profile, stream):
-            log.warning(
-                "%s: no context for optimization profile %d: its shapes run under the first", self.path, profile
-            )
-            return self._contexts[0]
-        return context
-
-
-def repair(name: str, axis: int) -> str:
-    """What widens the limits of an input."""
-    kind = name.partition("_")[0]
-    if axis == 0 and kind != "token":
-        return BATCH
-    return REPAIRS.get((kind, axis), COMPILE)
-
-
-def as_tuple(dims: Any) -> Shape:
-    """TensorRT's dimensions as numbers."""
-    return tuple(dims[axis] for axis in range(len(dims)))
-
-
-class CudaGraph:
-    """Work recorded from one stream, to be launched as a whole.
-
-    Args:
-        record: enqueues the work on the stream; nothing runs while it does.
-        stream: handle of the stream (an integer pointer).
-        cuda: the driver library; None loads it.
-
-    Raises:
-        MissingError: no driver.
-        RuntimeError: the work cannot be captured, for instance because it synchronizes.
-    """
-
-    def __init__(self, record: Any, stream: int, cuda: Any = None) -> None:
-        self._cuda = load_libcuda() if cuda is None else cuda
-        self._stream = ctypes.c_void_p(stream)
-        self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
-        self._call("cuStreamBeginCapture_v2", self._stream, CAPTURE_MODE_THREAD_LOCAL)
-        try:
-            record()
-        finally:  # a stream left in capture mode refuses everything else
-            status = self._cuda.cuStreamEndCapture(self._stream, ctypes.byref(self._graph))
-        check_status("cuStreamEndCapture", status)
-        self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), self._graph, ctypes.c_ulonglong(0))
-
-    def launch(self) -> None:
-        """Enqueue the recorded work once on its stream."""
-        self._call("cuGraphLaunch", self._executable, self._stream)
-
-    def close(self) -> None:
-        """Free the graph; it cannot be launched any more."""
-        if self._executable:
-            self._call("cuGraphExecDestroy", self._executable)
-        if self._graph:
-            self._call("cuGraphDestroy", self._graph)
-        self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        check_status(name, getattr(self._cuda, name)(*arguments))
-
-
-def check_status(name: str, status: int) -> None:
-    """Refuse to go on where a call of CUDA's driver failed.
-
-    Raises:
-        RuntimeError: naming the call.
-    """
-    if status != 0:
-        raise RuntimeError(f"{name}: CUDA error {status}")
+MOST_GRAPHS = 32  # kept: as many as 20 s at batch 1 have buckets
+REMEMBERED = 256  # shapes: one that comes again gets a graph
+FEATURES, LENGTHS, ACTIVATIONS = "features", "lengths", "activations"
+BYTES = np.dtype(np.uint8)
 
 
 @contextmanager
-def open_plan(plan: Path, graphs: bool = True) -> Iterator["TrtRunner"]:
-    """A plan ready to run on this machine's GPU, inside the block.
+def open_plan(plan: Path, unmasked: Path | None = None, *, graphs: bool = True) -> Iterator["TrtRunner"]:
+    """A plan ready to run on this machine's GPU, inside the block; arguments as those of `TrtRunner`.
 
     Raises:
-        MissingError: no TensorRT, pycuda, driver or GPU. BuildError: the plan cannot be loaded here.
+        MissingError: no TensorRT, pycuda, driver or GPU. BuildError: a plan cannot be loaded here, or the two do not
+            fit each other.
     """
     trt = load_tensorrt()
     with primary_context() as cuda:
-        runner = TrtRunner(plan, trt, cuda, graphs)
+        runner = TrtRunner([path for path in (plan, unmasked) if path is not None], trt, cuda, graphs)
         try:
             yield runner
         finally:
@@ -223,7 +57,7 @@ def open_plan(plan: Path, graphs: bool = True) -> Iterator["TrtRunner"]:
 
 @contextmanager
 def plan_observer(plan: Path) -> Iterator[Observe]:
-    """Outputs of a plan run on the GPU, inside the block.
+    """Outputs of a plan run on the GPU, inside the block; every shape runs as it is.
 
     Raises:
         MissingError: no GPU, TensorRT or pycuda. BuildError: the plan cannot be loaded here.
@@ -231,38 +65,91 @@ def plan_observer(plan: Path) -> Iterator[Observe]:
     with open_plan(plan, graphs=False) as runner:
 
         def observed(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-            runner(inputs["features"], inputs["lengths"])
+            runner(inputs[FEATURES], inputs[LENGTHS])
             return runner.outputs()
 
         yield observed
 
 
+class Key(NamedTuple):
+    """What one CUDA graph is of.
+
+    Attributes:
+        plan: its number among the runner's.
+        shape: of the features as they are run.
+    """
+
+    plan: int
+    shape: Shape
+
+
+@dataclass
+class Bound:
+    """A plan at one shape, with a place for every tensor.
+
+    Attributes:
+        key: plan and shape.
+        plan: to which the context belongs.
+        context: that has the shape.
+        places: tensor -> address on the GPU.
+        host: tensor -> page-locked array of its shape.
+        own: whether the context is of this shape for good, so that it can be captured.
+        graph: None: launched layer by layer.
+    """
+
+    key: Key
+    plan: Plan
+    context: Context
+    places: Mapping[str, int]
+    host: Mapping[str, Array]
+    own: bool = False
+    graph: CudaGraph | None = None
+
+    def fill(self, features: FloatArray, lengths: IntArray) -> None:
+        """Take the inputs; frames behind them are zero, as those of shorter utterances of a batch are."""
+        padded, frames = self.host[FEATURES], features.shape[2]
+        np.copyto(padded[:, :, :frames], features, casting="same_kind")
+        padded[:, :, frames:] = 0
+        np.copyto(self.host[LENGTHS], lengths, casting="same_kind")
+
+    def close(self) -> None:
+        """Free the graph; its context, which must not go before, goes with this."""
+        if self.graph is not None:
+            self.graph.close()
+        self.graph = None
+
+
 class TrtRunner:
     """An acoustic model run by TensorRT on the current CUDA context.
 
-    A plan whose shape repeats is captured as a CUDA graph at the second run and launched as a whole from then on;
-    where TensorRT cannot be captured (it synchronizes inside), plain launches go on and the log says so.
+    A shape that comes again is captured as a CUDA graph behind its second run, and launched as a whole from then on;
+    where TensorRT cannot be captured (it synchronizes inside), plain launches go on and the log says so once.
 
     Args:
-        plan: engine file with inputs ``features`` and ``lengths``; its first two outputs are the log-probabilities
-            and their lengths.
+        plans: engine file with inputs ``features`` and ``lengths``, whose first two outputs are the log-probabilities
+            and their lengths; behind it one of the same network without masks, or none.
         trt: the tensorrt module.
         cuda: pycuda's driver module, with a context pushed.
-        graphs: False never captures.
+        graphs: False never captures, and runs every shape as it is, unpadded.
+
+    Attributes:
+        device_ms: of the last run, the time of its copies and of the engine on the GPU, by CUDA events.
 
     Raises:
-        BuildError: the plan cannot be loaded here.
+        BuildError: a plan cannot be loaded here, or the two do not fit each other.
     """
 
-    def __init__(self, plan: Path, trt: Trt, cuda: Any, graphs: bool = True) -> None:
-        self._trt, self._cuda, self._graphs = trt, cuda, graphs
-        self._graph: CudaGraph | None = None
+    def __init__(self, plans: Sequence[Path], trt: Trt, cuda: Any, graphs: bool = True) -> None:
+        self._trt, self._cuda, self._padded = trt, cuda, graphs
+        self._wanted = self._capturable = graphs
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-        self._plan = Plan(plan, trt, self._runtime)
+        self._plans = [Plan(path, trt, self._runtime) for path in plans]
+        check_alike(self._plans)
         self._arena = Arena(cuda)
-        self._places: dict[str, int] = {}
-        self._host: dict[str, Array] = {}
-        self._shape: Shape | None = None
+        self._graphs: Lately[Bound] = Lately(MOST_GRAPHS, REMEMBERED)
+        self._loose: Bound | None = None  # in a context that is shared by all shapes
+        self._last: Bound | None = None
+        self._moved = 0  # places, when what is bound was last known to be where it was
         self._stream = cuda.Stream()
         self._events = cuda.Event(), cuda.Event()
         self.device_ms = float("nan")
@@ -270,38 +157,41 @@ class TrtRunner:
     def __call__(self, features: FloatArray, lengths: IntArray) -> tuple[FloatArray, IntArray]:
         """Features float32 [B, mel, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], lengths [B].
 
-        Afterwards `device_ms` is the time of the copies and of the engine on the GPU, by CUDA events.
+        T' is the largest of these lengths.
 
         Raises:
             BuildError: a shape outside the plan's optimization profile, or a failed launch.
         """
-        repeated = features.shape == self._shape
-        if not repeated:
-            self._bind({"features": features, "lengths": lengths})
-        for name, array in (("features", features), ("lengths", lengths)):
-            np.copyto(self._host[name], array, casting="same_kind")
+        bound = self._last = self._bound(self._key(features, lengths))
+        bound.fill(features, lengths)
         start, stop = self._events
         start.record(self._stream)
-        self._launch(repeated)
+        if bound.graph is not None and self._wanted:
+            bound.graph.launch()
+        else:
+            self._enqueue(bound)
         stop.record(self._stream)
         self._stream.synchronize()
         self.device_ms = start.time_till(stop)
-        log_probs, counts = list(self.outputs().values())[:2]
-        return log_probs.astype(np.float32, copy=False), counts.astype(np.int64, copy=False)
+        log_probs, counts = [bound.host[name] for name in bound.plan.outputs][:2]
+        found = log_probs[:, : int(counts.max())].astype(np.float32), counts.astype(np.int64)
+        if bound.own and bound.graph is None:
+            self._capture(bound)
+        return found
 
     @property
     def captured(self) -> bool:
-        """True while the runs of the current shape are launches of one CUDA graph."""
-        return self._graph is not None
+        """True while the next run of the last shape will be one launch of a CUDA graph."""
+        return self._wanted and self._last is not None and self._last.graph is not None
 
-    def forgo_graphs(self) -> None:
-        """Launch layer by layer from now on."""
-        self._drop_graph()
-        self._graphs = False
+    def use_graphs(self, wanted: bool) -> None:
+        """Launch layer by layer from now on, or by CUDA graphs again; the graphs are kept, and shapes stay padded."""
+        self._wanted = wanted
 
     def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Every output of the last run by name, in the plan's order and types."""
-        return {name: self._host[name].copy() for name in self._plan.outputs}
+        """Every output of the last run by name, in the plan's order, types and shapes, padding included."""
+        assert self._last is not None, "nothing has been run"
+        return {name: self._last.host[name].copy() for name in self._last.plan.outputs}
 
     def layer_times(self, features: FloatArray, lengths: IntArray, runs: int) -> dict[str, list[float]]:
         """Milliseconds of every engine layer in each of `runs` runs, by TensorRT's own profiler.
@@ -320,52 +210,113 @@ class TrtRunner:
                 times.setdefault(layer_name, []).append(ms)
 
         profiler = Profiler()
-        self._plan.context.profiler = profiler
+        assert self._last is not None
+        self._last.context.profiler = profiler
         for _ in range(runs):
             self(features, lengths)
         return times
 
     def close(self) -> None:
         """Free the GPU memory; the runner cannot be used any more."""
-        self._drop_graph()
+        self._forget()
+        self._last = None
         self._arena.close()
-        self._plan.close()
-        del self._plan, self._runtime  # TensorRT wants them gone in this order
+        for plan in self._plans:
+            plan.close()
+        del self._plans, self._runtime  # TensorRT wants them gone in this order
 
-    def _bind(self, arrays: Mapping[str, Any]) -> None:
-        """Give every tensor a place of its current shape; the addresses stay until the next shape."""
-        self._drop_graph()
-        self._shape = None
-        self._plan.choose(arrays["features"].shape, self._stream.handle)
-        for name in self._plan.inputs:
-            self._plan.set_shape(name, arrays[name].shape)
-        for name, dtype in {**self._plan.inputs, **self._plan.outputs}.items():
-            shape = self._plan.shape(name)
-            self._places[name] = self._arena.reserve(name, shape, dtype)
-            self._host[name] = self._arena.host(name, shape, dtype)
-        self._plan.bind(self._places)
-        self._shape = tuple(arrays["features"].shape)
+    def _key(self, features: FloatArray, lengths: IntArray) -> Key:
+        """Which plan runs a batch, and at which shape."""
+        batch, rows, frames = features.shape
+        masked, *unmasked = self._plans
+        if unmasked and batch == 1 and int(lengths[0]) == frames and unmasked[0].takes(features.shape):
+            return Key(1, features.shape)
+        most = masked.limits[FEATURES][1][2]
+        return Key(0, (batch, rows, bucketed(frames, most) if self._padded else frames))
 
-    def _launch(self, repeated: bool) -> None:
-        if repeated and self._graphs and self._graph is None:
-            try:
-                self._graph = CudaGraph(self._enqueue, self._stream.handle)
-            except (RuntimeError, BuildError, self._cuda.Error) as error:
-                log.warning("no CUDA graph (%s): plain launches", error)
-                self._graphs = False
-        if self._graph is None:
-            self._enqueue()
+    def _bound(self, key: Key) -> Bound:
+        """The plan at a shape: with its graph, with a context to capture from, or in the context of all shapes."""
+        self._settle()
+        kept = self._graphs.get(key)
+        if kept is not None:
+            return kept
+        plan = self._plans[key.plan]
+        if self._wanted and self._capturable and plan.takes(key.shape) and self._graphs.again(key):
+            own = self._own(key)
+            if own is not None:
+                return own
+        if self._loose is None or self._loose.key != key:
+            self._loose = None  # should it fail, no shape is set
+            plan.choose(key.shape, self._stream.handle)
+            self._loose = self._bind(key, plan.context)
+        return self._loose
+
+    def _own(self, key: Key) -> Bound | None:
+        """The plan at a shape, in a context of its own; None where TensorRT or the GPU's memory has none."""
+        plan, stream = self._plans[key.plan], self._stream.handle
+        try:
+            context = plan.own_context(key.shape, stream, lambda size: self._arena.reserve(ACTIVATIONS, (size,), BYTES))
+            if context is not None:
+                return replace(self._bind(key, context), own=True)
+        except BuildError as error:
+            self._give_up(error.problem)
         else:
-            self._graph.launch()
+            self._give_up("TensorRT gives no execution context for one")
+        return None
 
-    def _enqueue(self) -> None:
-        for name in self._plan.inputs:
-            self._cuda.memcpy_htod_async(self._places[name], self._host[name], self._stream)
-        self._plan.enqueue(self._stream.handle)
-        for name in self._plan.outputs:
-            self._cuda.memcpy_dtoh_async(self._host[name], self._places[name], self._stream)
+    def _bind(self, key: Key, context: Context) -> Bound:
+        """Give a context its shape, and every tensor a place."""
+        plan = self._plans[key.plan]
+        plan.context = context
+        for name in plan.inputs:
+            plan.set_shape(name, key.shape[: 1 if name == LENGTHS else None])
+        types = {**plan.inputs, **plan.outputs}
+        shapes = {name: plan.shape(name) for name in types}
+        places = {name: self._arena.reserve(name, shapes[name], dtype) for name, dtype in types.items()}
+        host = {name: self._arena.host(name, shapes[name], dtype) for name, dtype in types.items()}
+        self._settle()
+        plan.bind(places)
+        return Bound(key, plan, context, places, host)
 
-    def _drop_graph(self) -> None:
-        if self._graph is not None:
-            self._graph.close()
-        self._graph = None
+    def _capture(self, bound: Bound) -> None:
+        """Keep a CUDA graph of the run that was just made; TensorRT wants one between a new shape and a capture."""
+        try:
+            bound.graph = CudaGraph(lambda: self._enqueue(bound), self._stream.handle)
+        except (RuntimeError, BuildError, self._cuda.Error) as error:
+            self._give_up(str(error))
+        else:
+            self._graphs.put(bound.key, bound)
+
+    def _give_up(self, reason: str) -> None:
+        log.warning("no CUDA graph (%s): plain launches", reason)
+        self._capturable = False
+
+    def _enqueue(self, bound: Bound) -> None:
+        for name in bound.plan.inputs:
+            self._cuda.memcpy_htod_async(bound.places[name], bound.host[name], self._stream)
+        bound.plan.context = bound.context
+        bound.plan.enqueue(self._stream.handle)
+        for name in bound.plan.outputs:
+            self._cuda.memcpy_dtoh_async(bound.host[name], bound.places[name], self._stream)
+
+    def _settle(self) -> None:
+        """Forget graphs and shapes that still have a place which has moved since."""
+        if self._arena.moved != self._moved:
+            self._moved = self._arena.moved
+            self._forget()
+
+    def _forget(self) -> None:
+        """Free all graphs, and take no shape for bound."""
+        self._graphs.clear()
+        self._loose = None
+
+
+def check_alike(plans: Sequence[Plan]) -> None:
+    """Refuse plans that do not read and give the same: they share their tensors' places.
+
+    Raises:
+        BuildError: naming the plan that is unlike the first.
+    """
+    for plan in plans[1:]:
+        if (plan.inputs, plan.outputs) != (plans[0].inputs, plans[0].outputs):
+            raise BuildError(f"{plan.path}: other inputs or outputs than {plans[0].path.name}", COMPILE)

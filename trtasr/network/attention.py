@@ -113,7 +113,7 @@ class AttentionRecognizer:
     cut: tuple[bool, ...] = ()
     captured = False  # every step has a longer past than the one before
 
-    def forgo_graphs(self) -> None:
+    def use_graphs(self, _wanted: bool) -> None:
         """There are none."""
 
     def run(self, features: FloatArray, lengths: IntArray) -> tuple[Array, IntArray]:

@@ -41,7 +41,7 @@ def ctc(described: Described) -> Network:
     @contextmanager
     def open_engine(files: Files, threads: int = 0, timed: bool = False) -> Iterator[CtcRecognizer]:
         if files[0].suffix == ".plan":
-            with open_plan(files[0]) as runner:
+            with open_plan(*files) as runner:
                 yield CtcRecognizer(runner, described.tokenizer)
         else:
             yield CtcRecognizer(OrtRunner(files[0], threads, timed), described.tokenizer)
@@ -68,10 +68,10 @@ class CtcRecognizer:
         """True when a repeated shape is launched as a CUDA graph."""
         return isinstance(self.runner, TrtRunner) and self.runner.captured
 
-    def forgo_graphs(self) -> None:
-        """Launch plainly from now on."""
+    def use_graphs(self, wanted: bool) -> None:
+        """Launch plainly from now on, or by CUDA graphs again."""
         if isinstance(self.runner, TrtRunner):
-            self.runner.forgo_graphs()
+            self.runner.use_graphs(wanted)
 
     def run(self, features: FloatArray, lengths: IntArray) -> tuple[Array, IntArray]:
         """Features float32 [B, rows, T], lengths int64 [B] -> log-probabilities [B, T', V + 1], valid frames [B]."""

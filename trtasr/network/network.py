@@ -23,7 +23,9 @@ from trtasr.text.tokens import Tokenizer
 from trtasr.values import Array, CalibrationSet, Example, FloatArray, IntArray
 
 Outputs = Mapping[str, Array]  # of the parts that have run, by name
-Files = Sequence[Path]  # one per part: graphs, or plans
+Files = Sequence[
+    Path
+]  # one per part: graphs, or plans; behind the plan of a single part its plan without masks, if any
 FP32 = "fp32.onnx"  # ends the names of the graphs that everything else is made from
 
 
@@ -80,10 +82,10 @@ class Recognizer(Protocol):
 
     @property
     def captured(self) -> bool:
-        """Whether a repeated shape is launched as a CUDA graph."""
+        """Whether the next run of the last shape is one launch of a CUDA graph."""
 
-    def forgo_graphs(self) -> None:
-        """Launch plainly from now on."""
+    def use_graphs(self, wanted: bool, /) -> None:
+        """Launch plainly from now on, or by CUDA graphs again where they can be captured."""
 
     def run(self, features: FloatArray, lengths: IntArray) -> tuple[Array, IntArray]:
         """Features float32 [B, rows, T], lengths int64 [B] -> what `decode` reads, and how much of it is valid [B].

@@ -4,13 +4,16 @@ import glob
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 import onnx
 
 from trtasr.engine.build_tensorrt import Host
 from trtasr.engine.fallback import nodes_to_free, with_kin
 from trtasr.engine.inspect import ort_layers
+from trtasr.engine.profile import Alone
 from trtasr.errors import BuildError, NoKernelError, TrtasrError
+from trtasr.graph.masks import length_masks
 from trtasr.graph.own_part import own_part, own_patterns
 from trtasr.graph.tensors import sites
 from trtasr.graph.traffic import macs_per_second
@@ -139,11 +142,39 @@ def build_part(order: Order, target: Target, left: Mapping[str, str]) -> tuple[L
             if lowered.int8 and not any(layer.int8 for layer in built.layers):  # or the builder does not tell
                 words = "%s: no layer of %s runs in INT8, though %d should"
                 logger.warning(words, target.name, built.path, len(lowered.int8))
-            return lowered, built
+            return lowered, replace(built, unmasked=unmasked_plan(order, target, freed))
     raise BuildError(
         f"{target.name}: still no INT8 kernel after {MAX_FALLBACKS} builds without {', '.join(freed)}",
         "exclude these layers and their kind: --set quantization.exclude='[\"pattern\"]'",
     )
+
+
+def unmasked_plan(order: Order, target: Target, freed: Mapping[str, str]) -> Built | None:
+    """The second plan of a part: without masks, for one utterance.
+
+    None where the target has none, where the part has no masks, and with a warning where it cannot be built: the plan
+    with masks runs every utterance.
+
+    Args:
+        order: what the first one is built from.
+        target: where it runs.
+        freed: layers that stay in floating point in the first one.
+    """
+    if not target.unmasked or target.plan is None:
+        return None
+    if not length_masks(onnx.load(order.graph)):
+        logger.info("%s: %s has no masks, and so no second plan without them", target.name, order.name)
+        return None
+    plan = str(PurePosixPath(target.plan(order.name)).with_suffix(".unmasked.plan"))
+    name = f"{target.name}-unmasked"
+    alone = replace(target, name=name, passes=target.unmasked, plan=lambda _part: plan, lint=None)
+    try:
+        lowered = lower(order.graph, order.table, alone, order.exclude, freed)
+        return build_file(replace(order, shapes=Alone(order.shapes)), alone, lowered)
+    except TrtasrError as error:
+        logger.warning("no plan without masks (%s): %s", plan, error.problem)
+        (order.graph.parent / plan).unlink(missing_ok=True)
+        return None
 
 
 def to_free(error: BuildError, order: Order, lowered: Lowered) -> tuple[str, ...]:

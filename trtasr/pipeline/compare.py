@@ -110,7 +110,9 @@ def compare_first(graphs: Exported, engine: Engine, heard: Sequence[Prepared], r
         recipe: says what synthetic features are made like.
     """
     network, folder = graphs.network, graphs.files[0].parent
-    candidate = tuple(folder / name for name in (engine.measured if len(network.parts) == 1 else engine.graphs))
+    candidate = tuple(folder / name for name in engine.graphs)
+    if len(network.parts) == 1:
+        candidate = (folder / engine.measured[-1],)  # where there is a plan without masks, utterances alone run in it
     items, kind = examples(heard[:COMPARED_UTTERANCES]), "audio"
     if not items:
         items, kind = list(alone(*graphs.original.unheard(recipe.calibration, recipe.engine))), "synthetic"
@@ -167,7 +169,7 @@ def compare_bundle(path: Path, target: str, manifests: Sequence[Path], out: Path
     opened = open_engine(path)
     items = examples(compared_utterances(opened, target, manifests, limit))
     network, reference = opened.network, opened.graphs("fp32")
-    candidate = opened.runnable(target) if len(network.parts) == 1 else opened.graphs(target)
+    candidate = opened.runnable(target)[-1:] if len(network.parts) == 1 else opened.graphs(target)
     with model_errors(f"{path}: {target} against fp32"):
         engines = {"fp32": reference, f"int8-{target}": candidate}
         return compare(network, engines, dictated(network, reference, items), writable(out))

@@ -149,15 +149,17 @@ def refuse(job: Job) -> None:
     """Refuse what cannot end well, before any work.
 
     Raises:
-        RecipeError: a calibrator for a network of several graphs, a benchmark longer than the model hears, more
-            utterances per run than the plan takes, or no benchmarked shape that fits. AudioError: an utterance too
-            short or too long for the plans.
+        RecipeError: a calibrator or a plan without masks for a network of several graphs, a benchmark longer than the
+            model hears, more utterances per run than the plan takes, or no benchmarked shape that fits. AudioError: an
+            utterance too short or too long for the plans.
     """
     recipe, described = job.recipe, job.network.described
     if recipe.engine.quantization == "implicit" and len(job.network.parts) > 1:
         raise RecipeError(
             "engine.quantization = 'implicit': encoder-decoders are quantized explicitly only", "leave it out"
         )
+    if any(target.unmasked for target in job.targets) and len(job.network.parts) > 1:
+        raise RecipeError("engine.unmasked_plan: encoder-decoders have no such plan", "leave it out")
     refuse_benchmarks(described, recipe.evaluation.bench_seconds)
     say_limits(job)
     if job.host:

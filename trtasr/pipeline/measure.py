@@ -190,7 +190,8 @@ def with_layer_times(subject: Subject, engine: Engine) -> Engine:
 
     The times go beside the plan in trtexec's form, as ``t4/profile.json``.
     """
-    if engine.precision != "int8" or [Path(name).suffix for name in engine.measured] != [".plan"]:
+    files = () if engine.stand_in else engine.paths
+    if engine.precision != "int8" or [Path(name).suffix for name in files] != [".plan"]:
         return engine
     plan = subject.folder / engine.paths[0]
     times = layer_times(plan, subject.network.frontend, subject.profile)

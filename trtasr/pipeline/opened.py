@@ -13,7 +13,7 @@ from trtasr.audio.manifest import ManifestEntry
 from trtasr.audio.prepare import prepare
 from trtasr.audio.read import Reading, Refuse
 from trtasr.audio.stored import FILE, read_stored
-from trtasr.bundle import REPAIR, Bundle, is_plan, open_bundle, restore_tokenizer
+from trtasr.bundle import REPAIR, Bundle, EngineFile, is_plan, open_bundle, restore_tokenizer
 from trtasr.engine.build_tensorrt import require_tensorrt
 from trtasr.engine.external import external_files
 from trtasr.engine.memory import MemoryLimit
@@ -132,7 +132,7 @@ class Opened:
         if place.plan is None or target == REFERENCE:
             return graphs
         if place.runs_here(gpu_for([place])):
-            return self.files(self.bundle.sidecar.engines[target].paths)
+            return self.files(self.bundle.sidecar.engines[target].files)
         logger.info("the GPU of %s is not here: ONNX Runtime runs its Q/DQ graph", target)
         return graphs
 
@@ -147,12 +147,17 @@ class Opened:
         return Engine(
             target,
             held.label,
-            tuple(Built(part.path, part.size_bytes) for part in held.parts),
+            tuple(map(built, held.parts)),
             self.bundle.sidecar.graphs.get(target, ()),
             held.precision,
             stand_in="" if place.runs_here(gpu) else place.stand_in,
             absent=place.absent,
         )
+
+
+def built(file: EngineFile) -> Built:
+    """A part of an engine as far as a bundle tells it where the part is run."""
+    return Built(file.path, file.size_bytes, unmasked=built(file.unmasked) if file.unmasked else None)
 
 
 def gpu_for(places: Iterable[Target]) -> str:

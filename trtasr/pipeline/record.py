@@ -28,6 +28,7 @@ from trtasr.recipe import Recipe, to_dict
 from trtasr.report.html import render
 from trtasr.results import (
     BenchResult,
+    Built,
     Comparison,
     Control,
     Engine,
@@ -174,7 +175,7 @@ def write_record(folder: Path, record: Record, checkpoint: Checkpoint) -> None:
     decisions = {engine.target: plain(engine.decisions) for engine in record.quantized}
     write_json(folder / "scales.json", table_to_json(record.table) | {"decisions": decisions})
     write_text(folder / "calibration.cache", cache_text(record.table))
-    write_json(folder / "layers.json", {engine.target: plain(engine.layers) for engine in record.engines})
+    write_json(folder / "layers.json", layers_json(record.engines))
     write_json(folder / "bench.json", [bench_json(result) for result in record.results])
     if record.gpu:
         write_json(folder / "gpu.json", gpu_json(record.gpu))
@@ -220,15 +221,29 @@ def record_json(record: Record) -> dict[str, Any]:
     }
 
 
+def layers_json(engines: Iterable[Engine]) -> dict[str, Any]:
+    """The layer table of every engine by its target, that of a plan without masks as ``t4-unmasked``."""
+    found: dict[str, Any] = {}
+    for engine in engines:
+        found[engine.target] = plain(engine.layers)
+        found |= {f"{engine.target}-unmasked": plain(plan.layers) for plan in engine.unmasked}
+    return found
+
+
+def part_json(part: Built) -> dict[str, Any]:
+    """One file of an engine, with what its builder said, and the plan without masks beside it."""
+    found = {"path": part.path, "size_bytes": part.size_bytes, **part.details}
+    return found | ({"unmasked": part_json(part.unmasked)} if part.unmasked else {})
+
+
 def engine_json(engine: Engine) -> dict[str, Any]:
     """One engine: what it is called, and its files with what their builder said."""
-    parts = [{"path": part.path, "size_bytes": part.size_bytes, **part.details} for part in engine.parts]
     return {
         "label": engine.label,
         "precision": engine.precision,
         "activation_scales": engine.activation_scales or None,
         "dynamic_layers": list(engine.dynamic),
-        "parts": parts,
+        "parts": list(map(part_json, engine.parts)),
     }
 
 

@@ -19,7 +19,7 @@ from trtasr.engine.sessions import cpu_name
 from trtasr.engine.trt_run import open_plan
 from trtasr.files.cpus import threads as usual_threads
 from trtasr.network.limits import benchmarked
-from trtasr.network.network import Files, Network, Recognizer
+from trtasr.network.network import Files, Network, Recognizer, WholeRun
 from trtasr.recipe import Evaluation
 from trtasr.results import Latency
 from trtasr.values import FloatArray
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 PROFILED_RUNS = 20
 WARM_SECONDS = 2.0  # before the first shape
+GRAPHS, PLAIN = "CUDA graphs", "plain launches"
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ def gpu_timing(settings: Evaluation, profile: Profile, config: Frontend, gpu: st
 def latencies(network: Network, engines: Mapping[str, Files], timing: Timing) -> dict[str, tuple[Latency, ...]]:
     """Latency of each engine at every benchmarked shape, whole utterances from features to the last token.
 
-    On a GPU all plans are launched alike: as CUDA graphs, or none of them where one cannot be captured. A front-end
-    that pads gives every length the same features; where tokens are generated, only their number differs then.
+    On a GPU all plans are launched alike: as CUDA graphs, and beside that plainly at the same shapes; plainly alone
+    where one of them cannot be captured. A front-end that pads gives every length the same features; where tokens are
+    generated, only their number differs then.
 
     Args:
         network: of all engines.
@@ -77,15 +79,37 @@ def latencies(network: Network, engines: Mapping[str, Files], timing: Timing) ->
         for batch, seconds in timing.shapes:
             features = noise(network.frontend, batch, seconds)
             runs = {label: found.whole_run(features, seconds) for label, found in opened.items()}
-            device = timing.device
-            if not timing.threads:
+            plan = Plan(seconds * batch, batch, timing.threads, timing.device, warmup=timing.warmup)
+            if timing.threads:
+                found = whole_latencies(runs, plan)
+            else:
                 warm_up(runs.values(), 0 if any(measured.values()) else WARM_SECONDS)
-                device = f"{device}, {launched_alike(opened.values())}"
-            plan = Plan(seconds * batch, batch, timing.threads, device, warmup=timing.warmup)
-            for label, latency in measure_latencies(runs, plan).items():
-                encoder_ms, tokens = runs[label].encoder_ms(latency.runs), runs[label].tokens
-                measured[label] += (replace(latency, encoder_ms=encoder_ms, tokens=tokens),)
+                found = gpu_latencies(opened, runs, plan)
+            for label, latency in found.items():
+                measured[label] += (latency,)
     return measured
+
+
+def whole_latencies(runs: Mapping[str, WholeRun], plan: Plan) -> dict[str, Latency]:
+    """Latency of each engine at one shape, with the encoder's share and the number of tokens."""
+    return {
+        label: replace(latency, encoder_ms=runs[label].encoder_ms(latency.runs), tokens=runs[label].tokens)
+        for label, latency in measure_latencies(runs, plan).items()
+    }
+
+
+def gpu_latencies(engines: Mapping[str, Recognizer], runs: Mapping[str, WholeRun], plan: Plan) -> dict[str, Latency]:
+    """The same of plans that are warm: by CUDA graphs and beside them plainly, or plainly alone."""
+    launched = launched_alike(engines.values())
+    found = whole_latencies(runs, replace(plan, device=f"{plan.device}, {launched}"))
+    if launched == PLAIN:
+        return found
+    for engine in engines.values():
+        engine.use_graphs(False)
+    plainly = whole_latencies(runs, replace(plan, device=f"{plan.device}, {PLAIN}"))
+    for engine in engines.values():
+        engine.use_graphs(True)
+    return {label: replace(latency, plain_launches=plainly[label]) for label, latency in found.items()}
 
 
 def noise(config: Frontend, batch: int, seconds: float) -> FloatArray:
@@ -105,13 +129,13 @@ def warm_up(runs: Iterable[Callable[[], float | None]], seconds: float) -> None:
 
 
 def launched_alike(engines: Iterable[Recognizer]) -> str:
-    """``CUDA graphs``, or ``plain launches`` for all engines where one of them could not be captured."""
+    """By `GRAPHS`, or by `PLAIN` launches for all engines where one of them could not be captured."""
     chosen = list(engines)
     if all(engine.captured for engine in chosen):
-        return "CUDA graphs"
+        return GRAPHS
     for engine in chosen:
-        engine.forgo_graphs()
-    return "plain launches"
+        engine.use_graphs(False)
+    return PLAIN
 
 
 def layer_times(plan: Path, config: Frontend, profile: Profile) -> dict[str, list[float]]:

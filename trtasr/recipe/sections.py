@@ -113,6 +113,9 @@ class EngineShapes:
         quantize_depthwise: depthwise convolutions in INT8 too; sm_75 has no kernel for them.
         one_dimensional: of `t4`: convolutions over time stay as exported, over [B, C, T]; False: over [B, C, 1, T], of
             which TensorRT's parser makes fewer layers.
+        unmasked_plan: of `t4`: beside every plan one without masks, in which one utterance alone runs at its own
+            length; without it, it is padded to one of few lengths, which have CUDA graphs. For utterances that have few
+            lengths anyway, as windows do. Off, because it doubles the builds, and what it gains is not measured.
         unfold_channels: of `t4-rtx`: convolutions of kernel k > 1 over time with at least so many output channels O run
             as INT8 products of k shifted copies of their input. For each input channel and output frame that saves
             k O / 65e12 s of arithmetic (130 TOPS in INT8, 65 TFLOPS in FP16) and moves k bytes twice (320 GB/s): even
@@ -138,6 +141,7 @@ class EngineShapes:
     compute_capability: str = "7.5"
     quantize_depthwise: bool = False
     one_dimensional: bool = False
+    unmasked_plan: bool = False
     unfold_channels: int = 256
     activation_scales: str = "auto"
     quantization: str = "explicit"

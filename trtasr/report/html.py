@@ -139,7 +139,8 @@ def chips(record: Record) -> list[tuple[str, str]]:
 def files_of(record: Record) -> list[File]:
     """The checkpoint, then the engines; an engine without a hash of its own is hashed in the bundle's sidecar."""
     files = [File("checkpoint", "", "", record.checkpoint["sha256"], "")]
-    for target, part in [(engine.target, part) for engine in record.engines for part in engine.parts]:
+    built = [(engine.target, part) for engine in record.engines for part in (*engine.parts, *engine.unmasked)]
+    for target, part in built:
         facts = {key: value for key, value in part.details.items() if key != "sha256"}
         sha256 = str(part.details.get("sha256", "sha256 in bundle.json"))
         files.append(File(target, part.path, format_size(part.size_bytes), sha256, indented(facts)))

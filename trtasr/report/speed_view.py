@@ -65,7 +65,7 @@ def device_words(latency: Latency) -> str:
 
 def latency_rows(results: Sequence[BenchResult]) -> list[LatencyRow]:
     """Every engine at every shape it was timed at, the same shapes together."""
-    timed = [(result, latency) for result in reference_first(results) for latency in result.latencies]
+    timed = [(result, latency) for result in reference_first(results) for latency in result.timings]
     timed.sort(key=lambda pair: pair[1].condition)
     return [latency_row(results, *pair) for pair in timed]
 
@@ -96,7 +96,7 @@ def bar_groups(results: Sequence[BenchResult]) -> list[BarGroup]:
     """Medians as bars, one group per device and input shape, each to its own scale; empty without a timing."""
     groups: dict[tuple[str, int, int, float], list[tuple[BenchResult, Latency]]] = {}
     for result in reference_first(results):
-        for latency in result.latencies:
+        for latency in result.timings:
             groups.setdefault(latency.condition, []).append((result, latency))
     return [bar_group(groups[key]) for key in sorted(groups)]
 

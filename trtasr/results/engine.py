@@ -43,12 +43,14 @@ class Built:
         size_bytes: of that file.
         layers: the layer table; empty where the builder tells none.
         details: the builder's facts (capability, memory, build seconds); JSON types only.
+        unmasked: plan of the same part without masks, for one utterance without padding; None: there is none.
     """
 
     path: str
     size_bytes: int
     layers: tuple[LayerRow, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    unmasked: "Built | None" = None
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,23 @@ class Engine:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Its files, relative to the bundle."""
+        """The files of its parts, relative to the bundle."""
         return tuple(part.path for part in self.parts)
 
     @property
+    def unmasked(self) -> tuple[Built, ...]:
+        """Its plans without masks."""
+        return tuple(part.unmasked for part in self.parts if part.unmasked)
+
+    @property
     def measured(self) -> tuple[str, ...]:
-        """The files that are run on this machine: its own, or those that stand in for them."""
-        return self.graphs if self.stand_in else self.paths
+        """The files that are run on this machine: its own, plans without masks last, or what stands in for them."""
+        return self.graphs if self.stand_in else (*self.paths, *(plan.path for plan in self.unmasked))
 
     @property
     def size_bytes(self) -> int:
         """Of all its files."""
-        return sum(part.size_bytes for part in self.parts)
+        return sum(part.size_bytes for part in (*self.parts, *self.unmasked))
 
     @property
     def layers(self) -> tuple[LayerRow, ...]:

@@ -19,9 +19,10 @@ class Latency:
         audio_seconds: seconds of audio in one run, over the whole batch.
         batch: utterances per run.
         threads: CPU threads; 0 on a GPU.
-        device: CPU or GPU name.
+        device: CPU or GPU name; of a GPU with how plans were launched.
         encoder_ms: of an encoder-decoder, median time of the encoder alone; 0 elsewhere.
         tokens: that its decoder generated in one run; 0 elsewhere.
+        plain_launches: of what is launched by CUDA graphs, the same launched layer by layer; None elsewhere.
     """
 
     p50_ms: float
@@ -34,6 +35,7 @@ class Latency:
     device: str
     encoder_ms: float = 0.0
     tokens: int = 0
+    plain_launches: "Latency | None" = None
 
     @property
     def token_ms(self) -> float:
@@ -84,6 +86,12 @@ class BenchResult:
     absent: str = "not timed"
     differences: tuple[PairedDifference, ...] = ()
 
+    @property
+    def timings(self) -> tuple[Latency, ...]:
+        """All that was timed: each latency, and behind it that of plain launches where it is one by CUDA graphs."""
+        pairs = ((item, item.plain_launches) for item in self.latencies)
+        return tuple(item for pair in pairs for item in pair if item is not None)
+
 
 def speedup(results: Iterable[BenchResult], latency: Latency, precision: str) -> float | None:
     """Median of the baseline over this median; None unless it was timed under the same condition.
@@ -93,7 +101,7 @@ def speedup(results: Iterable[BenchResult], latency: Latency, precision: str) ->
         latency: of the engine in question.
         precision: of the baseline, ``fp32`` or ``fp16``.
     """
-    timed = (item for result in results if result.precision == precision for item in result.latencies)
+    timed = (item for result in results if result.precision == precision for item in result.timings)
     same = next((item for item in timed if item.condition == latency.condition), None)
     return same.p50_ms / latency.p50_ms if same else None
 

@@ -7,6 +7,7 @@ from trtasr.engine.build_tensorrt import Host, almost_a_host, require_tensorrt
 from trtasr.engine.builder_probe import require_builder
 from trtasr.errors import MissingError, RecipeError
 from trtasr.graph.conv2d import conv1d_to_conv2d
+from trtasr.graph.masks import drop_pointwise_masks, without_masks
 from trtasr.recipe import EngineShapes
 from trtasr.recipe.check import shown
 from trtasr.recipe.sections import CAPABILITIES
@@ -92,6 +93,8 @@ def targets_of(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
         target = with_depthwise(target)
     if engine.one_dimensional:
         target = one_dimensional(target)
+    if engine.unmasked_plan and first == T4.name:
+        target = with_unmasked(target, engine)
     chosen = (target, CPU) if engine.target == AUTO else (target,)
     return tuple(place.scaled(scales) for place in chosen)
 
@@ -133,3 +136,24 @@ def one_dimensional(target: Target) -> Target:
     """The target, and its baselines, with convolutions over time in three dimensions, as they are exported."""
     passes = tuple(change for change in target.passes if change is not conv1d_to_conv2d)
     return replace(target, passes=passes, baselines=tuple(map(one_dimensional, target.baselines)))
+
+
+def with_unmasked(target: Target, engine: EngineShapes) -> Target:
+    """The target, and its baselines, with a second plan each, of the graph without masks.
+
+    Raises:
+        RecipeError: a calibrator, whose scales are those of the graph with masks, or no batches of one.
+    """
+    if not target.explicit:
+        raise RecipeError(
+            "engine.unmasked_plan: a calibrator has no scales for a graph without masks",
+            "leave it out, or engine.quantization = 'implicit'",
+        )
+    if engine.min_batch > 1:
+        raise RecipeError(
+            f"engine.unmasked_plan: is for utterances alone, but engine.min_batch = {engine.min_batch}",
+            "leave one of them out",
+        )
+    passes = tuple(without_masks if change is drop_pointwise_masks else change for change in target.passes)
+    baselines = tuple(with_unmasked(item, engine) for item in target.baselines)
+    return replace(target, unmasked=passes, baselines=baselines)

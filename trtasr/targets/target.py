@@ -96,6 +96,8 @@ class Target:
         dynamic_rules: take the place of `graph_rules` beside `dynamic`; None: they are the same.
         reasons: rule -> why, in words.
         passes: from the quantized graph to the one that the builder reads.
+        unmasked: passes in their place for a second plan, without masks, in which one utterance alone runs; none:
+            there is no such plan.
         precision: ``int8``; of a baseline ``fp16`` or ``fp32``.
         rest: what layers that are not INT8 run in: ``FP16`` or ``FP32``.
         lint: graph for the builder, graph without quantization, table, INT8 nodes -> names of layers whose scales are
@@ -122,6 +124,7 @@ class Target:
     dynamic_rules: GraphRules | None = None
     reasons: Mapping[str, str] = field(default_factory=lambda: REASONS)
     passes: tuple[Pass, ...] = ()
+    unmasked: tuple[Pass, ...] = ()
     precision: str = "int8"
     rest: str = "FP32"
     lint: Lint | None = None
