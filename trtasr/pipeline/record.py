@@ -228,6 +228,7 @@ def engine_json(engine: Engine) -> dict[str, Any]:
         "precision": engine.precision,
         "activation_scales": engine.activation_scales or None,
         "dynamic_layers": list(engine.dynamic),
+        "forms": plain(engine.forms),
         "parts": parts,
     }
 

@@ -13,6 +13,7 @@ RANGES = ("max", "percentile", "mse", "entropy")
 QUANTIZATIONS = ("explicit", "implicit")
 CALIBRATORS = ("table", "entropy", "minmax")
 ACTIVATION_SCALES = ("auto", "static", "dynamic")
+CHAINS = ("off", "on", "auto")
 CAPABILITIES = ("7.5", "8.6", "8.9", "12.0")
 FIDELITIES = ("high", "max", "fast")
 GATES = ("point", "interval")
@@ -113,6 +114,8 @@ class EngineShapes:
         quantize_depthwise: depthwise convolutions in INT8 too; sm_75 has no kernel for them.
         one_dimensional: of `t4`: convolutions over time stay as exported, over [B, C, T]; False: over [B, C, 1, T], of
             which TensorRT's parser makes fewer layers.
+        chains: of `t4`: ``on``: Q/DQ behind the ReLUs of INT8 layers too, so that these can write INT8; ``off``; or
+            ``auto``: both are built, and the builder's counts decide.
         unfold_channels: of `t4-rtx`: convolutions of kernel k > 1 over time with at least so many output channels O run
             as INT8 products of k shifted copies of their input. For each input channel and output frame that saves
             k O / 65e12 s of arithmetic (130 TOPS in INT8, 65 TFLOPS in FP16) and moves k bytes twice (320 GB/s): even
@@ -138,6 +141,7 @@ class EngineShapes:
     compute_capability: str = "7.5"
     quantize_depthwise: bool = False
     one_dimensional: bool = False
+    chains: str = "off"
     unfold_channels: int = 256
     activation_scales: str = "auto"
     quantization: str = "explicit"
@@ -231,6 +235,7 @@ CHOICES: Mapping[tuple[type, str], Sequence[str]] = {
     (Quantization, "correction"): CORRECTIONS,
     (Quantization, "rounding"): ROUNDINGS,
     (EngineShapes, "activation_scales"): ACTIVATION_SCALES,
+    (EngineShapes, "chains"): CHAINS,
     (Quantization, "fidelity"): FIDELITIES,
     (EngineShapes, "quantization"): QUANTIZATIONS,
     (EngineShapes, "calibrator"): CALIBRATORS,

@@ -6,10 +6,13 @@ from dataclasses import replace
 from trtasr.engine.build_tensorrt import Host, almost_a_host, require_tensorrt
 from trtasr.engine.builder_probe import require_builder
 from trtasr.errors import MissingError, RecipeError
+from trtasr.graph.chains import insert_chains
 from trtasr.graph.conv2d import conv1d_to_conv2d
+from trtasr.graph.qdq import insert_qdq
 from trtasr.recipe import EngineShapes
 from trtasr.recipe.check import shown
 from trtasr.recipe.sections import CAPABILITIES
+from trtasr.results import CHAINS
 from trtasr.targets.cpu import CPU
 from trtasr.targets.integer import INTEGER
 from trtasr.targets.rtx import rtx, unasked
@@ -92,6 +95,8 @@ def targets_of(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
         target = with_depthwise(target)
     if engine.one_dimensional:
         target = one_dimensional(target)
+    if engine.chains != "off" and first == T4.name:
+        target = with_chains(target, engine)
     chosen = (target, CPU) if engine.target == AUTO else (target,)
     return tuple(place.scaled(scales) for place in chosen)
 
@@ -133,3 +138,22 @@ def one_dimensional(target: Target) -> Target:
     """The target, and its baselines, with convolutions over time in three dimensions, as they are exported."""
     passes = tuple(change for change in target.passes if change is not conv1d_to_conv2d)
     return replace(target, passes=passes, baselines=tuple(map(one_dimensional, target.baselines)))
+
+
+def with_chains(target: Target, engine: EngineShapes) -> Target:
+    """The target with Q/DQ behind ReLUs; where the recipe leaves it open, the target without them is its rival.
+
+    Layers that go back to floating point are chosen for the form with more noise, and stay there in both.
+
+    Raises:
+        RecipeError: a calibrator, which sees no Q/DQ, or scales computed at run time, which nothing can be told ahead.
+    """
+    for key, value in (("quantization", "implicit"), ("activation_scales", "dynamic")):
+        if getattr(engine, key) == value:
+            raise RecipeError(
+                f"engine.chains = {shown(engine.chains)}: needs Q/DQ with scales of their own, not engine.{key} = "
+                f"{shown(value)}",
+                f"leave out engine.chains, or engine.{key}",
+            )
+    rival = target if engine.chains == AUTO else None
+    return replace(target, quantize=insert_chains, dynamic=None, switched=insert_qdq, form=CHAINS, rival=rival)
