@@ -139,7 +139,7 @@ def test_a_host_builds_both_forms_and_keeps_the_one_that_its_builder_makes_less_
     """Here the layers are as many, and chains let two of them write INT8."""
     caplog.set_level("INFO")
     out = compiled(host, tmp_path / "out", "--set", "engine.chains=auto")
-    assert {path.name for path in (out / "t4").iterdir()} == {"model.plan", "fp16.plan", "fp32.plan"}
+    assert {path.name for path in (out / "t4").iterdir()} == {"model.plan", "fp16.plan", "fp32.plan", "profile.json"}
     first, second = read(out, "bundle.json")["engines"]["t4"]["forms"]
     assert [(form["name"], form["chosen"]) for form in (first, second)] == [("chains", True), ("plain", False)]
     assert [form["counts"]["written"] for form in (first, second)] == [2, 0]

@@ -78,7 +78,8 @@ def test_the_recipe_may_ask_for_chains_or_leave_them_to_the_builder():
     (flat,) = targets_of(EngineShapes(target="t4", chains="auto", one_dimensional=True, quantize_depthwise=True))
     assert flat.passes == flat.rival.passes != T4.passes
     assert flat.rules == flat.rival.rules != T4.rules
-    assert targets_of(EngineShapes(target="t4-rtx", chains="on")) == targets_of(EngineShapes(target="t4-rtx"))
+    (other,) = targets_of(EngineShapes(target="t4-rtx", chains="on"))
+    assert (other.quantize, other.form, other.passes) == (T4_RTX.dynamic, "", T4_RTX.passes)
 
 
 @pytest.mark.parametrize(("key", "value"), [("quantization", "implicit"), ("activation_scales", "dynamic")])
