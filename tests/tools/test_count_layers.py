@@ -51,7 +51,7 @@ def test_a_conformer_has_no_more_shuffles_and_kernels(tmp_path):
 
 
 def test_the_table_has_a_line_for_every_plan(tmp_path):
-    heading, *rows = [line.split() for line in table(bundled("jasper"), "sm86")]
+    _, *rows = [line.split() for line in table(bundled("jasper"), "sm86")]
     assert len(rows) == len(FORMS) * len(PLANS) + 1
     (plain,) = [row for row in rows if row[:2] == ["four-dimensional", "int8"]]
     assert rows[-1][:2] == ["chains", "int8"]
