@@ -333,11 +333,24 @@ def described(node, engine):
         "Name": f"{node.input[1]} + {node.name}",
         "LayerType": "CaskConvolution",
         "Inputs": [{"Name": node.input[0], "Format/Datatype": f"Row major linear {kind} format"}],
-        "Outputs": [{"Name": node.output[0], "Format/Datatype": f"Row major linear {half} format"}],
+        "Outputs": [
+            {"Name": node.output[0], "Format/Datatype": f"Row major linear {written(node, engine) or half} format"}
+        ],
         "Weights": {"Type": kind, "Count": 1},
         "TacticName": f"fake_{kind.lower().replace('int', 'i')}",
         "Metadata": f"[ONNX Layer: {node.name}]",
     }
+
+
+def written(node, engine):
+    """What a convolution writes where its ReLU, and a Q that alone reads that, are part of it: Int8."""
+    name = node.output[0]
+    for kind in ("Relu", "QuantizeLinear"):
+        readers = [reader for reader in engine.proto.node if name in reader.input]
+        if [reader.op_type for reader in readers] != [kind]:
+            return ""
+        name = readers[0].output[0]
+    return "Int8"
 
 
 class ExecutionContext:

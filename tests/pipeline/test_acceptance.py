@@ -45,7 +45,7 @@ def test_acceptance_tries_every_variant_and_writes_one_file(host, tmp_path, monk
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "all" / "t4-acceptance.json").read_text())
     assert found["host"] == {"gpu": "Tesla T4 (fake)", "capability": [7, 5], "tensorrt": "10.16.1.11"}
-    plain, depthwise, ours, theirs = found["variants"]
+    plain, depthwise, chains, ours, theirs = found["variants"]
     assert sum(row["int8"] for row in plain["layers"]["t4"]) == 5
     assert sum(row["int8"] for row in depthwise["layers"]["t4"]) == 5  # one without a kernel takes the others with it
     assert depthwise["fallback"] == [
@@ -54,10 +54,12 @@ def test_acceptance_tries_every_variant_and_writes_one_file(host, tmp_path, monk
         "/encoder/encoder.1/mconv.5/conv/Conv",
     ]
     assert len(plain["layer_sqnr_db"]) == 9
+    forms = [variant["engines"]["t4"]["forms"][0] for variant in (plain, chains)]
+    assert [(form["name"], form["counts"]["written"]) for form in forms] == [("plain", 0), ("chains", 2)]
     assert [v["engines"]["t4"]["parts"][0]["quantization"] for v in (ours, theirs)] == ["implicit", "implicit"]
     assert {row["target"] for row in plain["bench"]} == {"fp32", "t4", "t4-fp16", "t4-fp32"}
     assert "PASSED" in printed.splitlines()[-1]
-    assert [line.split("  ")[0] for line in printed.splitlines()[1:5]] == [v["name"] for v in found["variants"]]
+    assert [line.split("  ")[0] for line in printed.splitlines()[1:6]] == [v["name"] for v in found["variants"]]
 
 
 def test_acceptance_begins_with_a_builder(host, tmp_path, monkeypatch, capsys):
@@ -88,5 +90,5 @@ def test_acceptance_keeps_what_it_has_when_the_gpu_breaks(host, tmp_path, monkey
     monkeypatch.setattr(acceptance, "compile_recipe", broken)
     assert main(["acceptance", str(host / "tiny.nemo"), "-o", str(tmp_path), "-q"]) == 3
     found = json.loads((tmp_path / "t4-acceptance.json").read_text())
-    assert [v["error"] for v in found["variants"]] == ["LogicError: an illegal memory access was encountered"] * 4
+    assert [v["error"] for v in found["variants"]] == ["LogicError: an illegal memory access was encountered"] * 5
     assert "illegal memory access" in capsys.readouterr().out

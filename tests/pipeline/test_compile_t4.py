@@ -138,6 +138,27 @@ def test_a_layer_without_an_int8_kernel_goes_without(host, bundle, tmp_path, mon
     assert any(first in record.getMessage() and "no INT8 kernel" in record.getMessage() for record in caplog.records)
 
 
+def test_a_host_builds_both_forms_and_keeps_the_one_that_its_builder_makes_less_of(host, bundle, tmp_path, caplog):
+    """Here the layers are as many, and chains let two of them write INT8."""
+    caplog.set_level("INFO")
+    out = compiled(host, tmp_path / "out", "--set", "engine.chains=auto")
+    assert {path.name for path in (out / "t4").iterdir()} == {"model.plan", "fp16.plan", "fp32.plan", "profile.json"}
+    first, second = read(out, "bundle.json")["engines"]["t4"]["forms"]
+    assert [(form["name"], form["chosen"]) for form in (first, second)] == [("chains", True), ("plain", False)]
+    assert [form["counts"]["written"] for form in (first, second)] == [2, 0]
+    assert first["counts"]["int8"] == second["counts"]["int8"] == 5
+    assert first["counts"]["kernels"] == second["counts"]["kernels"] == 9
+    assert any("t4: chains, which the builder has made less of" in record.getMessage() for record in caplog.records)
+    page = (out / "report.html").read_text()
+    assert "chains (this engine): 9 kernels, 5 of them INT8, 2 of these INT8 to INT8" in page
+    assert "plain: 9 kernels, 5 of them INT8, 0 of these INT8 to INT8" in page
+    chains, plain = (onnx.load(folder / "model.qdq.onnx") for folder in (out, bundle))
+    pairs = [sum(node.op_type == "QuantizeLinear" for node in model.graph.node) for model in (chains, plain)]
+    assert pairs[0] == pairs[1] + 2
+    (only,) = read(bundle, "bundle.json")["engines"]["t4"]["forms"]
+    assert only == {**second, "chosen": True}
+
+
 def test_implicit_quantization_serves_the_scale_table_as_a_cache(host, tmp_path):
     timings = ["--timingCacheFile", str(tmp_path / "mine.cache")]
     out = compiled(host, tmp_path / "out", "--quantization", "implicit", *timings)

@@ -4,7 +4,7 @@ import pytest
 from report_sample import gpu_sample, sample
 
 from trtasr.report.layer_view import engine_view, lints, mac_shares, precision, skipped, time_shares
-from trtasr.results import LayerRow
+from trtasr.results import Counts, Form, LayerRow
 from trtasr.values import Decision
 
 
@@ -93,3 +93,14 @@ def test_what_stays_out_of_int8_runs_in_what_the_engine_says():
     assert engine_view(plan).kept.startswith("kept FP16: 2 depthwise")
     assert engine_view(replace(plan, rest="FP32")).kept.startswith("kept FP32: 2 depthwise")
     assert engine_view(cpu).kept == "all INT8"
+
+
+def test_both_forms_are_shown_where_both_were_built():
+    chains, plain = Form("chains", Counts(23, 12, 60, 1, 2, 3), True), Form("plain", Counts(23, 0, 64, 4, 5, 6), False)
+    engine = sample().engines[0]
+    assert engine_view(engine).forms == engine_view(replace(engine, forms=(plain,))).forms == ()
+    assert engine_view(replace(engine, forms=(chains, plain))).forms == (
+        "chains (this engine): 60 kernels, 23 of them INT8, 12 of these INT8 to INT8; 1 reformats, 2 shuffles, "
+        "3 Q/DQ kernels",
+        "plain: 64 kernels, 23 of them INT8, 0 of these INT8 to INT8; 4 reformats, 5 shuffles, 6 Q/DQ kernels",
+    )

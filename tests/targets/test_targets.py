@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 from trtasr.errors import RecipeError
+from trtasr.graph.chains import insert_chains
 from trtasr.graph.conv2d import conv1d_to_conv2d
 from trtasr.graph.gains import channel_gains
 from trtasr.graph.halve import half_caches, halve
@@ -53,7 +54,7 @@ def test_rules(site, t4, t4_rtx):
 
 def test_targets_by_name_and_their_passes():
     assert {name: [change.__name__ for change in target.passes] for name, target in TARGETS.items()} == {
-        "t4": ["drop_pointwise_masks", "conv1d_to_conv2d", "halve", "half_caches"],
+        "t4": ["drop_pointwise_masks", "conv1d_to_conv2d", "merge_pairs", "halve", "half_caches"],
         "t4-rtx": ["unfold_convolutions", "pointwise_to_matmul", "channel_gains", "halve", "half_caches"],
         "cpu": [],
     }
@@ -93,6 +94,26 @@ def test_a_plan_without_masks_that_nothing_could_run_in_is_refused(changes, word
     with pytest.raises(RecipeError, match=rf"engine\.unmasked_plan: .*{words}") as caught:
         targets_of(EngineShapes(target="t4", unmasked_plan=True, **changes))
     assert "leave" in caught.value.repair
+
+
+def test_the_recipe_may_ask_for_chains_or_leave_them_to_the_builder():
+    (off,), (on,), (auto,) = (targets_of(EngineShapes(target="t4", chains=chosen)) for chosen in ("off", "on", "auto"))
+    assert (off, off.form, off.rival) == (T4, "plain", None)
+    assert (on.quantize, on.switched, on.form, on.rival) == (insert_chains, T4.quantize, "chains", None)
+    assert auto == replace(on, rival=T4)
+    assert (on.passes, on.rules, on.activation_scales) == (T4.passes, T4.rules, "static")
+    (flat,) = targets_of(EngineShapes(target="t4", chains="auto", one_dimensional=True, quantize_depthwise=True))
+    assert flat.passes == flat.rival.passes != T4.passes
+    assert flat.rules == flat.rival.rules != T4.rules
+    (other,) = targets_of(EngineShapes(target="t4-rtx", chains="on"))
+    assert (other.quantize, other.form, other.passes) == (T4_RTX.dynamic, "", T4_RTX.passes)
+
+
+@pytest.mark.parametrize(("key", "value"), [("quantization", "implicit"), ("activation_scales", "dynamic")])
+def test_chains_need_scales_of_their_own(key, value):
+    with pytest.raises(RecipeError, match=rf"engine\.chains = 'auto'.* not engine\.{key} = '{value}'") as error:
+        targets_of(EngineShapes(target="t4", chains="auto", **{key: value}))
+    assert error.value.repair == f"leave out engine.chains, or engine.{key}"
 
 
 @pytest.mark.parametrize("target", [*TARGETS.values(), *T4.baselines, rtx("sm86"), INTEGER], ids=lambda item: item.name)

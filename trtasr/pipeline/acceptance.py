@@ -32,6 +32,7 @@ COMPARED = 4  # utterances of the comparison by layer
 VARIANTS: Mapping[str, dict[str, Any]] = {
     "explicit": {},
     "explicit, depthwise too": {"quantize_depthwise": True},
+    "explicit, chains": {"chains": "on"},
     "implicit, our scales": {"quantization": "implicit", "calibrator": "table"},
     "implicit, TensorRT's ranges": {"quantization": "implicit", "calibrator": "entropy"},
 }

@@ -142,7 +142,7 @@ class Trial:
         """What quantizes a graph of this target layer by layer; stands in for operators of its own with Q/DQ."""
         if self.target.layered:
             assert self.target.quantize
-            return self.target.quantize
+            return self.target.switched or self.target.quantize
         return insert_dynamic_qdq if self.target.activation_scales == "dynamic" else insert_qdq
 
     def placed(self, left: Sequence[str]) -> list[Placed]:
@@ -261,7 +261,7 @@ def switched_part(trial: Trial, index: int) -> onnx.ModelProto:
     layers = [name for part in trial.macs for name in part]
     placed, floating = trial.placed(())[index], trial.placed(layers)[index].fp32
     quantized = placed.model
-    if not trial.target.layered:
+    if trial.layered is not trial.target.quantize:
         quantized = trial.layered(placed.fp32, trial.tables[index], placed.int8)
     return switched(placed.fp32, quantized, list(trial.macs[index]), constants(floating))
 

@@ -4,7 +4,7 @@ import glob
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import onnx
 
@@ -13,13 +13,15 @@ from trtasr.engine.fallback import nodes_to_free, with_kin
 from trtasr.engine.inspect import ort_layers
 from trtasr.engine.profile import Alone
 from trtasr.errors import BuildError, NoKernelError, TrtasrError
+from trtasr.files.replace import OTHER_FOLDER
+from trtasr.files.workspace import workspace
 from trtasr.graph.masks import length_masks
 from trtasr.graph.own_part import own_part, own_patterns
 from trtasr.graph.tensors import sites
 from trtasr.graph.traffic import macs_per_second
 from trtasr.network.network import Exported
 from trtasr.recipe import Recipe
-from trtasr.results import Built, Engine
+from trtasr.results import Built, Engine, Form, counts_of, is_less
 from trtasr.targets import Target
 from trtasr.targets.place import Lowered, lower
 from trtasr.targets.target import Order
@@ -77,6 +79,8 @@ def orders(
 def build(given: Sequence[Order], target: Target, left: Mapping[str, str] | None = None) -> Engine:
     """Lower every part for a target and build it; layers the builder has no INT8 kernel for go without.
 
+    A target with a rival is built in both forms; the engine is the one that the builder has made less of.
+
     Args:
         given: the parts, what each is built from.
         target: where it runs.
@@ -85,7 +89,64 @@ def build(given: Sequence[Order], target: Target, left: Mapping[str, str] | None
     Raises:
         BuildError: the builder refused a graph for another reason, or too often. MissingError: no builder here.
     """
-    made = [build_part(order, target, left or {}) for order in given]
+    if target.rival is not None:
+        return build_lesser(given, target, target.rival, left or {})
+    return build_form(given, target, left or {})
+
+
+def build_lesser(given: Sequence[Order], target: Target, rival: Target, left: Mapping[str, str]) -> Engine:
+    """Two forms of one target, whose files have the same names, built one after the other: the lesser one.
+
+    Where the builder refuses one form, the other is the engine, with a warning.
+
+    Raises:
+        BuildError: it refuses both.
+    """
+    first = form_or_none(given, target, left)
+    if first is None:
+        return build_form(given, rival, left)
+    with workspace(given[0].graph.parent, OTHER_FOLDER) as aside:
+        files = tuple(engine_files(given, target))
+        kept = {file: file.replace(aside / str(number)) for number, file in enumerate(files)}
+        second = form_or_none(given, rival, left)
+        if second is not None and not is_less(first.forms[0].counts, second.forms[0].counts):
+            return beside(second, first)
+        for file, place in kept.items():
+            place.replace(file)
+    return first if second is None else beside(first, second)
+
+
+def beside(chosen: Engine, other: Engine) -> Engine:
+    """An engine that knows what its builder has made of the other form."""
+    forms = (*chosen.forms, *(replace(form, chosen=False) for form in other.forms))
+    counted = "; ".join(f"{form.name}: {form.counts}" for form in forms)
+    logger.info("%s: %s, which the builder has made less of (%s)", chosen.target, forms[0].name, counted)
+    return replace(chosen, forms=forms)
+
+
+def form_or_none(given: Sequence[Order], target: Target, left: Mapping[str, str]) -> Engine | None:
+    """One of two forms; None, with a warning, where the builder refuses it."""
+    try:
+        return build_form(given, target, left)
+    except BuildError as error:
+        logger.warning("%s: not built with %s: %s", target.name, target.form, error.problem)
+        return None
+
+
+def engine_files(given: Sequence[Order], target: Target) -> Iterator[Path]:
+    """Graphs and plans of a target, with files of their own for large weights."""
+    for order in given:
+        folder, graph = order.graph.parent, target.graph(order.name)
+        yield from folder.glob(f"{glob.escape(graph)}*")
+        if target.plan:
+            yield folder / target.plan(order.name)
+            yield from folder.glob(glob.escape(unmasked_path(target.plan(order.name))))
+
+
+def build_form(given: Sequence[Order], target: Target, left: Mapping[str, str]) -> Engine:
+    """A target in one form."""
+    made = [build_part(order, target, left) for order in given]
+    layers = [layer for _, built in made for layer in built.layers]
     return Engine(
         target=target.name,
         label=target.label,
@@ -102,6 +163,7 @@ def build(given: Sequence[Order], target: Target, left: Mapping[str, str] | None
         subnormal=tuple(name for lowered, _ in made for name in lowered.subnormal),
         overflowing=tuple(name for lowered, _ in made for name in lowered.overflowing),
         dynamic=tuple(name for lowered, _ in made for name in lowered.dynamic),
+        forms=(Form(target.form, counts_of(layers), True),) if target.form else (),
     )
 
 
@@ -165,7 +227,7 @@ def unmasked_plan(order: Order, target: Target, freed: Mapping[str, str]) -> Bui
     if not length_masks(onnx.load(order.graph)):
         logger.info("%s: %s has no masks, and so no second plan without them", target.name, order.name)
         return None
-    plan = str(PurePosixPath(target.plan(order.name)).with_suffix(".unmasked.plan"))
+    plan = unmasked_path(target.plan(order.name))
     name = f"{target.name}-unmasked"
     alone = replace(target, name=name, passes=target.unmasked, plan=lambda _part: plan, lint=None)
     try:
@@ -175,6 +237,11 @@ def unmasked_plan(order: Order, target: Target, freed: Mapping[str, str]) -> Bui
         logger.warning("no plan without masks (%s): %s", plan, error.problem)
         (order.graph.parent / plan).unlink(missing_ok=True)
         return None
+
+
+def unmasked_path(plan: str) -> str:
+    """The plan without masks that lies beside a plan."""
+    return str(PurePosixPath(plan).with_suffix(".unmasked.plan"))
 
 
 def to_free(error: BuildError, order: Order, lowered: Lowered) -> tuple[str, ...]:

@@ -54,8 +54,8 @@ STAGES = (
 # tokens are generated, one that changes changes those behind it: logits alone, which come last, are 15 % of the work of
 # Whisper tiny.en, and without them and as much again of others word disagreement falls from 2.6 to 0.5 %. Without
 # layer norms nothing holds the activations, and none can be smoothed: 15 % of the work instead of a tenth brings the
-# margin noise of QuartzNet15x5 on speech from 0.087 to 0.073 nat^2, its word disagreement from 1.08 to 0.92 %, by another
-# seed from 1.00 to 0.65 % (docs/ablation.md, What ranks layers as speech does).
+# margin noise of QuartzNet15x5 on speech from 0.087 to 0.073 nat^2, its word disagreement from 1.08 to 0.92 %; by
+# another seed it falls from 1.00 to 0.65 % (docs/ablation.md, What ranks layers as speech does).
 MOST_LEFT, SPENT, SPENT_UNNORMALIZED, SPENT_GENERATING = 0.5, 0.1, 0.15, 0.2
 
 

@@ -243,6 +243,7 @@ def engine_json(engine: Engine) -> dict[str, Any]:
         "precision": engine.precision,
         "activation_scales": engine.activation_scales or None,
         "dynamic_layers": list(engine.dynamic),
+        "forms": plain(engine.forms),
         "parts": list(map(part_json, engine.parts)),
     }
 

@@ -13,6 +13,7 @@ RANGES = ("max", "percentile", "mse", "entropy")
 QUANTIZATIONS = ("explicit", "implicit")
 CALIBRATORS = ("table", "entropy", "minmax")
 ACTIVATION_SCALES = ("auto", "static", "dynamic")
+CHAINS = ("off", "on", "auto")
 CAPABILITIES = ("7.5", "8.6", "8.9", "12.0")
 FIDELITIES = ("high", "max", "fast")
 GATES = ("point", "interval")
@@ -116,6 +117,8 @@ class EngineShapes:
         unmasked_plan: of `t4`: beside every plan one without masks, in which one utterance alone runs at its own
             length; without it, it is padded to one of few lengths, which have CUDA graphs. For utterances that have few
             lengths anyway, as windows do. Off, because it doubles the builds, and what it gains is not measured.
+        chains: of `t4`: ``on``: Q/DQ behind the ReLUs of INT8 layers too, so that these can write INT8; ``off``; or
+            ``auto``: both are built, and the builder's counts decide.
         unfold_channels: of `t4-rtx`: convolutions of kernel k > 1 over time with at least so many output channels O run
             as INT8 products of k shifted copies of their input. For each input channel and output frame that saves
             k O / 65e12 s of arithmetic (130 TOPS in INT8, 65 TFLOPS in FP16) and moves k bytes twice (320 GB/s): even
@@ -142,6 +145,7 @@ class EngineShapes:
     quantize_depthwise: bool = False
     one_dimensional: bool = False
     unmasked_plan: bool = False
+    chains: str = "off"
     unfold_channels: int = 256
     activation_scales: str = "auto"
     quantization: str = "explicit"
@@ -235,6 +239,7 @@ CHOICES: Mapping[tuple[type, str], Sequence[str]] = {
     (Quantization, "correction"): CORRECTIONS,
     (Quantization, "rounding"): ROUNDINGS,
     (EngineShapes, "activation_scales"): ACTIVATION_SCALES,
+    (EngineShapes, "chains"): CHAINS,
     (Quantization, "fidelity"): FIDELITIES,
     (EngineShapes, "quantization"): QUANTIZATIONS,
     (EngineShapes, "calibrator"): CALIBRATORS,

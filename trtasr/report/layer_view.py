@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from trtasr.report.table import coverage_line, decision_summary
-from trtasr.results import Engine, LayerRow, kernel_counts, kernel_kind
+from trtasr.results import Engine, Form, LayerRow, kernel_counts, kernel_kind
 
 NO_WEIGHTS = "no weights"
 COLOURS = {"INT8": "int8", "FP16": "fp16", "FP32": "fp32", "other": "other", NO_WEIGHTS: "glue"}
@@ -41,7 +41,8 @@ class Row(NamedTuple):
 class EngineView(NamedTuple):
     """One engine: heading, stacked bars and layer table; `timed` and `tactics` say whether it has those columns.
 
-    `kernels` counts the layers by the kind of their kernel; empty where the builder tells no tactics.
+    `kernels` counts the layers by the kind of their kernel; empty where the builder tells no tactics. `forms` says what
+    the builder has made of each form that was built; empty where there is but one.
     """
 
     target: str
@@ -52,6 +53,7 @@ class EngineView(NamedTuple):
     timed: bool
     tactics: bool
     kernels: str
+    forms: tuple[str, ...]
     rows: tuple[Row, ...]
 
 
@@ -113,6 +115,7 @@ def engine_view(engine: Engine) -> EngineView:
         timed=any(layer.time_share > 0 for layer in layers),
         tactics=any(layer.tactic for layer in layers),
         kernels=kernels(layers),
+        forms=tuple(map(form_line, engine.forms)) if len(engine.forms) > 1 else (),
         rows=tuple(row_of(layer, total, rules, reasons) for layer in layers),
     )
 
@@ -122,6 +125,16 @@ def kernels(layers: Sequence[LayerRow]) -> str:
     if not any(layer.tactic for layer in layers):
         return ""
     return "kernels: " + ", ".join(f"{count} {kind}" for kind, count in kernel_counts(layers).items())
+
+
+def form_line(form: Form) -> str:
+    """One form of an engine that was built in several."""
+    counts = form.counts
+    return (
+        f"{form.name}{' (this engine)' if form.chosen else ''}: {counts.kernels} kernels, {counts.int8} of them INT8, "
+        f"{counts.written} of these INT8 to INT8; {counts.reformats} reformats, {counts.shuffles} shuffles, "
+        f"{counts.pairs} Q/DQ kernels"
+    )
 
 
 def row_of(layer: LayerRow, total: int, rules: Mapping[str, str], reasons: Mapping[str, str]) -> Row:

@@ -2,8 +2,9 @@
 
 from trtasr.results.ablation import Ablation, Cell, Scored, Setting, cell_of
 from trtasr.results.comparison import Comparison, Control, TensorComparison
-from trtasr.results.engine import Built, Engine, LayerRow
+from trtasr.results.engine import Built, Counts, Engine, Form, LayerRow
 from trtasr.results.fidelity import Fidelity, Judged
+from trtasr.results.forms import CHAINS, PLAIN, counts_of, is_less
 from trtasr.results.integer import (
     Accumulator,
     Difference,
@@ -21,6 +22,8 @@ from trtasr.results.speech import PairedDifference, Prepared, Score, Utterance, 
 from trtasr.results.speed import BenchResult, GpuState, Latency, Measured, speedup
 
 __all__ = [
+    "CHAINS",
+    "PLAIN",
     "Ablation",
     "Accumulator",
     "BenchResult",
@@ -29,9 +32,11 @@ __all__ = [
     "Cell",
     "Comparison",
     "Control",
+    "Counts",
     "Difference",
     "Engine",
     "Fidelity",
+    "Form",
     "GpuState",
     "IntegerComparison",
     "IntegerGraph",
@@ -54,6 +59,8 @@ __all__ = [
     "Utterance",
     "WerResult",
     "cell_of",
+    "counts_of",
+    "is_less",
     "kernel_counts",
     "kernel_kind",
     "plain",

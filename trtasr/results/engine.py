@@ -54,6 +54,40 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """What a builder has made of a graph.
+
+    Attributes:
+        int8: layers with a weight that compute in INT8; written: those of them that write INT8 too.
+        kernels: all layers of the engine.
+        reformats: layers that change type or layout alone; shuffles: those that only move data.
+        pairs: layers that quantize or dequantize and do nothing else.
+    """
+
+    int8: int
+    written: int
+    kernels: int
+    reformats: int
+    shuffles: int
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to quantize a graph that was built.
+
+    Attributes:
+        name: ``plain`` (Q/DQ in front of what INT8 layers read) or ``chains`` (behind their ReLUs too).
+        counts: of its builder.
+        chosen: whether it is the engine.
+    """
+
+    name: str
+    counts: Counts
+    chosen: bool
+
+
+@dataclass(frozen=True)
 class Engine:
     """What was built for one target, and everything about it that a table or the report says.
 
@@ -72,6 +106,7 @@ class Engine:
         linted: whether its arithmetic in FP16 was examined.
         subnormal: layers with a channel whose activation scale x weight scale is below FP16's normal range.
         overflowing: layers whose integer accumulator could exceed FP16's range.
+        forms: that were built, the engine's own first; none where a target has but one.
         dynamic: INT8 layers with `activation_scales` computed at run time, where the others have static ones.
     """
 
@@ -90,6 +125,7 @@ class Engine:
     subnormal: tuple[str, ...] = ()
     overflowing: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
+    forms: tuple[Form, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:

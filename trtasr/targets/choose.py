@@ -6,11 +6,14 @@ from dataclasses import replace
 from trtasr.engine.build_tensorrt import Host, almost_a_host, require_tensorrt
 from trtasr.engine.builder_probe import require_builder
 from trtasr.errors import MissingError, RecipeError
+from trtasr.graph.chains import insert_chains
 from trtasr.graph.conv2d import conv1d_to_conv2d
 from trtasr.graph.masks import drop_pointwise_masks, without_masks
+from trtasr.graph.qdq import insert_qdq
 from trtasr.recipe import EngineShapes
 from trtasr.recipe.check import shown
 from trtasr.recipe.sections import CAPABILITIES
+from trtasr.results import CHAINS
 from trtasr.targets.cpu import CPU
 from trtasr.targets.integer import INTEGER
 from trtasr.targets.rtx import rtx, unasked
@@ -95,6 +98,8 @@ def targets_of(engine: EngineShapes, gpu: bool = False) -> tuple[Target, ...]:
         target = one_dimensional(target)
     if engine.unmasked_plan and first == T4.name:
         target = with_unmasked(target, engine)
+    if engine.chains != "off" and first == T4.name:
+        target = with_chains(target, engine)
     chosen = (target, CPU) if engine.target == AUTO else (target,)
     return tuple(place.scaled(scales) for place in chosen)
 
@@ -157,3 +162,22 @@ def with_unmasked(target: Target, engine: EngineShapes) -> Target:
     passes = tuple(without_masks if change is drop_pointwise_masks else change for change in target.passes)
     baselines = tuple(with_unmasked(item, engine) for item in target.baselines)
     return replace(target, unmasked=passes, baselines=baselines)
+
+
+def with_chains(target: Target, engine: EngineShapes) -> Target:
+    """The target with Q/DQ behind ReLUs; where the recipe leaves it open, the target without them is its rival.
+
+    Layers that go back to floating point are chosen for the form with more noise, and stay there in both.
+
+    Raises:
+        RecipeError: a calibrator, which sees no Q/DQ, or scales computed at run time, which nothing can be told ahead.
+    """
+    for key, value in (("quantization", "implicit"), ("activation_scales", "dynamic")):
+        if getattr(engine, key) == value:
+            raise RecipeError(
+                f"engine.chains = {shown(engine.chains)}: needs Q/DQ with scales of their own, not engine.{key} = "
+                f"{shown(value)}",
+                f"leave out engine.chains, or engine.{key}",
+            )
+    rival = target if engine.chains == AUTO else None
+    return replace(target, quantize=insert_chains, dynamic=None, switched=insert_qdq, form=CHAINS, rival=rival)

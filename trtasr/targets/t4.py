@@ -12,6 +12,7 @@ import onnx
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt
 from trtasr.engine.cache import format_cache
 from trtasr.engine.calibrator import Source, at_opt_shape, cache_header
+from trtasr.graph.chains import merge_pairs
 from trtasr.graph.conv2d import conv1d_to_conv2d
 from trtasr.graph.dynamic import dynamic_layers, insert_dynamic_qdq
 from trtasr.graph.front_end import position_rules, waveform_rules
@@ -20,7 +21,7 @@ from trtasr.graph.lint import overflow_lint
 from trtasr.graph.masks import drop_pointwise_masks, mask_tensors
 from trtasr.graph.passes import Pass
 from trtasr.graph.qdq import insert_qdq
-from trtasr.results import Built
+from trtasr.results import PLAIN, Built
 from trtasr.targets.rules import TURING_REASONS, alignment, depthwise
 from trtasr.targets.target import QDQ, Order, Target
 from trtasr.values import ScaleTable
@@ -118,11 +119,12 @@ T4 = Target(
     graph=QDQ,
     quantize=insert_qdq,
     dynamic=insert_dynamic_qdq,
+    form=PLAIN,
     rules=(depthwise, alignment),
     graph_rules=waveform_rules,
     dynamic_rules=position_rules,
     reasons=TURING_REASONS,
-    passes=(*IMAGES, *HALVES),
+    passes=(*IMAGES, merge_pairs, *HALVES),
     rest="FP16",
     lint=fp16_lint,
     build=build,
@@ -131,4 +133,6 @@ T4 = Target(
     absent=ABSENT,
     baselines=(baseline("fp16", (*IMAGES, *HALVES)), baseline("fp32", IMAGES)),
 )
-CALIBRATED = replace(T4, dynamic=None, passes=(), lint=None, build=partial(build, calibrated=True), explicit=False)
+CALIBRATED = replace(
+    T4, dynamic=None, form="", passes=(), lint=None, build=partial(build, calibrated=True), explicit=False
+)

@@ -93,6 +93,9 @@ class Target:
             scales miss the recipe's fidelity (`NEEDED`), or never (`ASKED`).
         rules: asked in order about each site; the first that answers with its name keeps the site out of INT8.
         graph_rules: graph -> rules that depend on more of it than the site, asked before those.
+        switched: quantizes layer by layer where `quantize` does more: for the harm of each layer; None: as `quantize`.
+        form: name of how it quantizes, where a builder's counts decide between several; empty elsewhere.
+        rival: the same target in another form, which is built too; the lesser of both is the engine. None: no other.
         dynamic_rules: take the place of `graph_rules` beside `dynamic`; None: they are the same.
         reasons: rule -> why, in words.
         passes: from the quantized graph to the one that the builder reads.
@@ -119,6 +122,9 @@ class Target:
     quantize: Quantize | None
     dynamic: Quantize | None = None
     dynamic_when: str = ASKED
+    switched: Quantize | None = None
+    form: str = ""
+    rival: "Target | None" = None
     rules: tuple[Rule, ...] = ()
     graph_rules: GraphRules = lambda _model: ()
     dynamic_rules: GraphRules | None = None
