@@ -1,92 +1,39 @@
-"""The acceptance run: that it runs every variant, on a T4 host made of fakes, and what it says of each."""
+"""The acceptance run: that it runs every step on a T4 host made of fakes, and what it says of each."""
 
 import json
-import math
-import sys
-from dataclasses import replace
+import tarfile
 
-from report_sample import gpu_sample
+import pytest
+from forked_steps import fork_steps
 from t4_host import FAST
 
 from trtasr.cli import main
-from trtasr.errors import BuildError, MissingError
-from trtasr.pipeline import acceptance
-from trtasr.pipeline.acceptance import Outcome, outcome_json, outcome_table
+from trtasr.errors import MissingError
+from trtasr.pipeline.acceptance import run
+from trtasr.pipeline.acceptance.steps import BASELINES, VARIANTS, planned
 
-BUILT = Outcome("explicit", gpu_sample(4), "", {"/a": math.inf, "/b": 17.25}, 30.04)
-FAILED = Outcome("implicit", None, "no parser\nrepair: none", {}, 1.0)
-
-
-def test_a_variant_is_json_with_its_kernels_and_the_error_of_every_layer() -> None:
-    found = json.loads(json.dumps(outcome_json(BUILT), allow_nan=False))
-    assert (found["name"], found["outcome"], found["error"], found["seconds"]) == ("explicit", "PASSED", "", 30.0)
-    assert [row["target"] for row in found["bench"]] == ["fp32", "t4-fp16", "t4-fp32", "t4", "cpu"]
-    assert found["engines"]["t4"]["parts"][0]["tensorrt"] == "10.16.1.11"
-    assert found["layers"]["t4"][0]["tactic"].startswith("sm75_")
-    assert found["layer_sqnr_db"] == {"/a": None, "/b": 17.25}
-    assert found["fallback"] == []
+QUICK = [*FAST, "--set", "quantization.fidelity=fast"]  # random weights are easily harmed
 
 
-def test_a_variant_that_failed_says_why() -> None:
-    assert outcome_json(FAILED) == {"name": "implicit", "seconds": 1.0, "error": "no parser\nrepair: none"}
-    missed = replace(BUILT, record=replace(gpu_sample(4), problems=("too slow",)))
-    heading, *rows = [line.split() for line in outcome_table([BUILT, missed, FAILED]).splitlines()]
-    assert heading[:3] == ["variant", "WER", "%"]
-    assert rows[0] == ["explicit", "13.27", "+0.08", "2", "of", "4", "1.41", "3.59", "17.2"]
-    assert rows[1][-2:] == ["too", "slow"]
-    assert rows[2][-3:] == ["failed:", "no", "parser"]
+def command(host, out, *flags):
+    return ["acceptance", str(host / "tiny.nemo"), "--manifest", str(host / "manifest.json"), "-o", str(out), *flags]
 
 
-def test_acceptance_tries_every_variant_and_writes_one_file(host, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FAKE_TRT_NO_INT8", "/encoder/encoder.0/mconv.0/conv/Conv")  # the first depthwise convolution
-    model, manifest = str(host / "tiny.nemo"), str(host / "manifest.json")
-    command = ["acceptance", model, "--manifest", manifest, "-o", str(tmp_path / "all"), *FAST, "-q"]
-    assert main([*command, "--set", "quantization.fidelity=fast"]) == 0  # random weights are easily harmed
-    printed = capsys.readouterr().out
-    found = json.loads((tmp_path / "all" / "t4-acceptance.json").read_text())
-    assert found["host"] == {"gpu": "Tesla T4 (fake)", "capability": [7, 5], "tensorrt": "10.16.1.11"}
-    plain, depthwise, ours, theirs = found["variants"]
-    assert sum(row["int8"] for row in plain["layers"]["t4"]) == 5
-    assert sum(row["int8"] for row in depthwise["layers"]["t4"]) == 5  # one without a kernel takes the others with it
-    assert depthwise["fallback"] == [
-        "/encoder/encoder.0/mconv.0/conv/Conv",
-        "/encoder/encoder.1/mconv.0/conv/Conv",
-        "/encoder/encoder.1/mconv.5/conv/Conv",
-    ]
-    assert len(plain["layer_sqnr_db"]) == 9
-    assert [v["engines"]["t4"]["parts"][0]["quantization"] for v in (ours, theirs)] == ["implicit", "implicit"]
-    assert {row["target"] for row in plain["bench"]} == {"fp32", "t4", "t4-fp16", "t4-fp32"}
-    assert "PASSED" in printed.splitlines()[-1]
-    assert [line.split("  ")[0] for line in printed.splitlines()[1:5]] == [v["name"] for v in found["variants"]]
+@pytest.fixture(scope="module")
+def whole(host, tmp_path_factory):
+    """A whole run, its result and what was printed."""
+    out = tmp_path_factory.mktemp("whole") / "all"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAKE_TRT_NO_INT8", "/encoder/encoder.0/mconv.0/conv/Conv")  # the first depthwise convolution
+        ran = fork_steps(patch)
+        code = main([*command(host, out, "-q"), *QUICK])
+    return out, json.loads((out / "t4-acceptance.json").read_text()), code, ran
 
 
-def test_acceptance_begins_with_a_builder(host, tmp_path, monkeypatch, capsys):
-    def refuse():
-        raise MissingError("TensorRT gives no builder here", "update the driver")
-
-    monkeypatch.setattr(acceptance, "require_builder", refuse)
-    assert main(["acceptance", str(host / "tiny.nemo"), "-o", str(tmp_path), "-q"]) == 4
-    assert "TensorRT gives no builder here" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_acceptance_keeps_a_failure_as_a_finding(host, tmp_path, monkeypatch, capsys):
-    def fail(recipe, options):
-        raise BuildError("the parser refused it", "another graph")
-
-    monkeypatch.setattr(acceptance, "compile_recipe", fail)
-    assert main(["acceptance", str(host / "tiny.nemo"), "-o", str(tmp_path), "-q"]) == 3
-    found = json.loads((tmp_path / "t4-acceptance.json").read_text())
-    assert all("the parser refused it" in variant["error"] for variant in found["variants"])
-    assert "failed: the parser refused it" in capsys.readouterr().out
-
-
-def test_acceptance_keeps_what_it_has_when_the_gpu_breaks(host, tmp_path, monkeypatch, capsys):
-    def broken(recipe, options):
-        raise sys.modules["pycuda.driver"].LogicError("an illegal memory access was encountered")
-
-    monkeypatch.setattr(acceptance, "compile_recipe", broken)
-    assert main(["acceptance", str(host / "tiny.nemo"), "-o", str(tmp_path), "-q"]) == 3
-    found = json.loads((tmp_path / "t4-acceptance.json").read_text())
-    assert [v["error"] for v in found["variants"]] == ["LogicError: an illegal memory access was encountered"] * 4
-    assert "illegal memory access" in capsys.readouterr().out
+def test_every_step_runs_once_and_in_order(whole):
+    out, found, code, ran = whole
+    assert code == 0
+    assert [(step.kind, step.subject) for step in planned(True)] == ran
+    assert [kind for kind, _ in ran[:6]] == ["trial"] * 5 + ["prepare"]
+    assert found["missing"] == []
+    assert {step["state"] for step in found["steps"]} == {"done"}

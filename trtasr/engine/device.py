@@ -226,9 +226,9 @@ def understood(program: str, card: str) -> tuple[str, ...]:
         MissingError: it does not even tell the card's name.
     """
     for reasons in REASONS:
-        fields = (*STATE_FIELDS[:-1], reasons)
-        if answers(program, card, fields):
-            return fields
+        whole = (*STATE_FIELDS[:-1], reasons)
+        if answers(program, card, whole):
+            return whole
     queried(program, card, STATE_FIELDS[:1])
     fields = tuple(field for field in (*STATE_FIELDS, *REASONS[1:]) if answers(program, card, (field,)))
     log.warning("nvidia-smi does not answer: %s", ", ".join(name for name in STATE_FIELDS if name not in fields))

@@ -1,7 +1,7 @@
 """Graphs of one convolution each, which ask a builder and a card the first questions in seconds instead of minutes.
 
-All have the inputs ``features`` float32 [B, C, T] and ``lengths`` int64 [B], as an acoustic model has, so that what runs
-those runs these: ``log_probs`` is the convolution's output, float32 [B, C, T], ``counts`` are the lengths.
+All have the inputs ``features`` float32 [B, C, T] and ``lengths`` int64 [B], as an acoustic model has, so that what
+runs those runs these: ``log_probs`` is the convolution's output, float32 [B, C, T], ``counts`` are the lengths.
 """
 
 from collections.abc import Mapping
