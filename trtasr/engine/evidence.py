@@ -69,7 +69,7 @@ def log_writer(folder: str | None) -> Callable[[str, str], None]:
 
 
 def keep_inspected(folder: str | None, text: str) -> None:
-    """Keep the engine inspector's JSON as it is, if evidence is kept and there is room."""
-    if folder is not None:
+    """Keep the engine inspector's JSON as it is, if evidence is kept, there is room, and it said anything."""
+    if folder is not None and text:
         with suppress(OSError):
             (Path(folder) / INSPECTED).write_text(text, encoding="utf-8")

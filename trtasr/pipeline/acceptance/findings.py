@@ -85,10 +85,9 @@ class Findings:
         return step.name in self.outcomes and self.outcomes[step.name].state != BROKEN
 
     def found(self, names: Iterable[str]) -> dict[str, Any]:
-        """Names of steps -> what they found; without those that found nothing."""
-        return {
-            name: self.outcomes[name].found for name in names if name in self.outcomes and self.outcomes[name].found
-        }
+        """Names of steps -> what they found, and the seconds it took; without those that found nothing."""
+        known = [self.outcomes[name] for name in names if name in self.outcomes]
+        return {item.name: {**item.found, "seconds": item.seconds} for item in known if item.found}
 
     def add(self, step: Step, outcome: Outcome) -> None:
         """Keep an outcome, on disk first.

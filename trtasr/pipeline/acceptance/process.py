@@ -46,7 +46,7 @@ def attempt(name: str, request: Request) -> Outcome:
     if status == os.EX_IOERR:
         raise DiskError(f"{request.folder}: the step {name!r} could not write here", OTHER_PLACE)
     told = told_in(request.folder)
-    fault = told.error or ended(status, request.folder)
+    fault = told.error or ended(status)
     if fault:
         keep_report(request.folder)
     state: State = DONE if fault is None else BROKEN if fault.again else REFUSED
@@ -69,8 +69,10 @@ def launch(request: Mapping[str, Any]) -> int | None:
 
 
 def told_in(folder: Path) -> Told:
-    """What a step's process has written until its end."""
-    file = folder / TOLD
+    """What a step's process has written until its end; a record of its crash stays only where it crashed."""
+    file, crash = folder / TOLD, folder / CRASH
+    if crash.is_file() and not crash.stat().st_size:
+        crash.unlink()
     if not file.is_file():
         return Told()
     found = Source(file, UsageError, AGAIN).json(Told)
@@ -78,11 +80,8 @@ def told_in(folder: Path) -> Told:
     return found
 
 
-def ended(status: int | None, folder: Path) -> Fault | None:
+def ended(status: int | None) -> Fault | None:
     """Why a process that names no error did not end well; None where it did."""
-    crash = folder / CRASH
-    if crash.is_file() and not crash.stat().st_size:
-        crash.unlink()
     if status == 0:
         return None
     if status is None:

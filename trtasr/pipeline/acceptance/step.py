@@ -29,6 +29,7 @@ from trtasr.pipeline.acceptance.measuring import (
     measure_wer,
 )
 from trtasr.pipeline.acceptance.process import AGAIN, CRASH, INTERRUPTED, TOLD
+from trtasr.pipeline.acceptance.sealing import seal_bundle
 from trtasr.pipeline.acceptance.steps import PREPARE, Request, request_of
 from trtasr.pipeline.acceptance.trial import run_trial
 from trtasr.results import plain
@@ -46,6 +47,7 @@ KINDS: Mapping[str, Callable[[Request, Tell], None]] = {
     "comparison": compare_outputs,
     "layer times": measure_layers,
     "layer SQNR": compare_inside,
+    "bundle": seal_bundle,
 }
 
 

@@ -129,3 +129,10 @@ def examined(variant: str, speech: bool) -> Iterator[Step]:
     yield Step(f"{variant}: layer times", "layer times", variant, built)
     if speech and VARIANTS[variant].get("quantization") != "implicit":
         yield Step(f"{variant}: layer SQNR", "layer SQNR", variant, built)
+    others = (
+        PREPARE,
+        REFERENCE_WER,
+        *(f"{name}: {what}" for name in BASELINES for what in ("build", "latency", "WER")),
+    )
+    own = tuple(f"{variant}: {what}" for what in ("latency", "WER", "layer times"))
+    yield Step(f"{variant}: bundle", "bundle", variant, (*built, f"{variant}: comparison"), (*others, *own))
