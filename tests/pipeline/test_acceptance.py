@@ -173,10 +173,11 @@ def test_acceptance_begins_with_a_builder(host, tmp_path, monkeypatch, capsys):
     assert found["outcome"] == "INCOMPLETE"
 
 
+@pytest.mark.slow
 def test_a_whisper_is_built_and_measured_too(host, tmp_path, monkeypatch):
     """Two graphs: both plans of every engine, layers of neither are timed, implicit quantization is refused."""
     fork_steps(monkeypatch)
-    few = "--set", "calibration.batches=1", "--set", "calibration.batch_size=2"
+    few = "--set", "calibration.batches=1", "--set", "calibration.batch_size=2", "--set", "evaluation.allow_slower=true"
     with only(["explicit", "implicit, our scales"], []):
         code, found = accepted(host, tmp_path / "all", *few, model="whisper")
     explicit, implicit = found["variants"]
