@@ -5,6 +5,13 @@ ARG BASE=nvcr.io/nvidia/tensorrt:26.05-py3
 ARG RUNTIME_BASE=ubuntu:24.04
 
 FROM ${BASE} AS compiler
+ARG BASE
+LABEL org.opencontainers.image.title="trtasr compiler" \
+      org.opencontainers.image.description="Builds, measures and tests INT8 speech recognition engines on a T4 host" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.base.name="${BASE}"
+# Package of TensorRT, for a base image that has none: a CUDA 12 base for older drivers (docs/docker.md).
+ARG TENSORRT=""
 # An index with PyTorch's CPU wheels; without one, pip may take the CUDA build of torch, which is gigabytes larger.
 ARG TORCH_INDEX=""
 # Not UID and GID: bash has read-only variables of these names.
@@ -27,10 +34,11 @@ RUN if getent passwd "${USER_ID}"; then userdel "$(getent passwd "${USER_ID}" | 
     && install --directory --owner=trtasr --group=trtasr /home/trtasr/.cache
 
 COPY constraints.txt ./
-# The base image's own TensorRT shows through: nothing of the `t4` extra but pycuda is installed.
+# The base image's own TensorRT shows through: nothing of the `t4` extra but pycuda is installed, unless TENSORRT says so.
 RUN python3 -m venv --system-site-packages .venv \
     && pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url="${TORCH_INDEX}"} torch
-RUN python -c 'import tensorrt; print("TensorRT", tensorrt.__version__)'
+RUN if [ -n "${TENSORRT}" ]; then pip install --constraint constraints.txt "${TENSORRT}"; fi \
+    && python -c 'import tensorrt; print("TensorRT", tensorrt.__version__)'
 # Without curand the runtime image needs no CUDA library but libcudart.
 RUN printf 'CUDA_ROOT = "/usr/local/cuda"\nCUDA_ENABLE_CURAND = False\n' > "${HOME}/.aksetup-defaults.py" \
     && pip wheel --constraint constraints.txt --wheel-dir /opt/wheels pycuda==2026.1 \
@@ -46,16 +54,16 @@ RUN chown --recursive trtasr:trtasr engines calib
 USER ${USER_ID}:${GROUP_ID}
 CMD ["make", "help"]
 
-# TensorRT's Python package and the libraries it loads, as the dynamic linker of the base image finds them.
+# TensorRT's Python packages, one or three, and the libraries that importing them loads.
 FROM compiler AS tensorrt
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-RUN module="$(python -c 'import sys, tensorrt; print(sys.modules[tensorrt.Logger.__module__].__file__)')" \
-    && mkdir -p /home/trtasr/export/lib /home/trtasr/export/python \
-    && cp --recursive "$(dirname "${module}")" /home/trtasr/export/python/ \
-    && ldd "${module}" | awk '/lib(nvinfer|nvonnxparser|cudart)/ {print $3}' \
-       | xargs cp --dereference --target-directory=/home/trtasr/export/lib
+RUN python -m trtasr.engine.gather /home/trtasr/export
 
 FROM ${RUNTIME_BASE} AS runtime
+ARG RUNTIME_BASE
+LABEL org.opencontainers.image.title="trtasr" \
+      org.opencontainers.image.description="Transcribes and benches finished INT8 speech recognition bundles" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.base.name="${RUNTIME_BASE}"
 ARG TORCH_INDEX=""
 ARG USER_ID=1000
 ARG GROUP_ID=1000
@@ -89,6 +97,10 @@ COPY trtasr/ trtasr/
 RUN pip install --constraint constraints.txt --no-deps --editable . \
     && python -m compileall -q trtasr \
     && mkdir engines
+# The bundle whose health is that of the container; it is mounted when one runs.
+ENV TRTASR_HEALTH=engines/quartznet
+HEALTHCHECK --interval=5m --timeout=2m --start-period=2m --retries=2 \
+    CMD ["sh", "-c", "text=\"$(trtasr transcribe \"$TRTASR_HEALTH\" trtasr/zoo/eval/001.ogg --quiet)\" && test -n \"$text\""]
 USER ${USER_ID}:${GROUP_ID}
 ENTRYPOINT ["trtasr"]
 CMD ["--help"]

@@ -24,7 +24,7 @@ trained_by = trtasr.zoo.train --network $(MODEL) --out trtasr/zoo/$(MODEL).nemo
 training = $(if $(filter whisper,$(MODEL)),trtasr.zoo.train_whisper --out trtasr/zoo/whisper,$(trained_by))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt fuzz load chaos peers ablation t4-acceptance lint clean zoo
+.PHONY: help setup engine calib bench wer compare inspect doctor test test-slow test-gpu check-tensorrt fuzz load chaos peers ablation t4-acceptance t4-acceptance-bundle lint clean zoo
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -85,8 +85,11 @@ peers: $(STAMP) ## WER of MODEL on MANIFEST in INT8 by other tools, which hear A
 ablation: $(STAMP) ## WER and SQNR of every correction, mean and deviation over seeds (long): ABLATION="--bits 4 --resume"
 	@$(BIN)/trtasr ablation "$$MODEL" $(manifest) $(ABLATION)
 
-t4-acceptance: $(STAMP) ## on a T4 host: build, measure and compare every variant, write one JSON
+t4-acceptance: $(STAMP) ## on a T4 host: build, measure and compare every variant, write one JSON; again: what is missing
 	@$(BIN)/trtasr acceptance "$$MODEL" $(out) $(manifest)
+
+t4-acceptance-bundle: $(STAMP) ## pack what it found into one archive to send back: PACK=--everything adds plans and graphs
+	@$(BIN)/trtasr acceptance "$$MODEL" $(out) --pack $(PACK)
 
 chaos: $(STAMP) ## signals, full disks and races at random moments of a compile (minutes)
 	$(BIN)/python tests/chaos/chaos.py
@@ -104,4 +107,4 @@ zoo: $(STAMP) ## train the bundled MODEL again (one hour on 2 quiet cores; needs
 	$(BIN)/trtasr calibrate $(MODEL) --calib-dir calib
 
 clean: ## remove built bundles and the virtual environment
-	rm -rf $(VENV) engines/*/ t4-acceptance *.egg-info .check-tensorrt .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) engines/*/ engines/*.tar.gz *.egg-info .check-tensorrt .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -190,7 +191,8 @@ def test_context_has_what_the_images_need(path: str) -> None:
 
 MADE_HERE = (
     ".git/config",
-    "t4-acceptance/explicit/bundle.json",
+    "engines/t4-acceptance/explicit/bundle.json",
+    "engines/t4-acceptance.tar.gz",
     ".check-tensorrt/10/lib/libnvinfer.so.10",
     ".venv/bin/python",
     "engines/quartznet/bundle.json",
@@ -218,6 +220,42 @@ def test_context_holds_every_tracked_file() -> None:
     if listed.returncode != 0:
         pytest.skip(f"no git checkout here: {listed.stderr.strip()}")
     assert [path for path in listed.stdout.splitlines() if ignored(path)] == []
+
+
+@pytest.mark.parametrize("stage", IMAGES)
+def test_labels_say_what_an_image_is(stage: str) -> None:
+    (labels,) = of(parse(TEXT), stage, "LABEL")
+    found = dict(pair.split("=", 1) for pair in shlex.split(labels))
+    prefix = "org.opencontainers.image."
+    assert set(found) == {f"{prefix}{name}" for name in ("title", "description", "version", "base.name")}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert found[f"{prefix}version"] == project["version"]
+    base = {"compiler": "BASE", "runtime": "RUNTIME_BASE"}[stage]
+    assert found[f"{prefix}base.name"] == f"${{{base}}}"
+    assert base in defaults(parse(TEXT), stage)  # else it is empty behind FROM
+
+
+def healthcheck() -> list[str]:
+    """The command that says whether a container of `runtime` is healthy."""
+    (value,) = of(parse(TEXT), "runtime", "HEALTHCHECK")
+    return json.loads(value.partition("CMD ")[2])
+
+
+@pytest.mark.parametrize(
+    ("script", "healthy"),
+    [("echo some words", True), ("true", False), ("echo words; exit 3", False), ("exit 4", False)],
+)
+def test_a_container_is_healthy_where_a_bundled_file_has_words(tmp_path: Path, script: str, healthy: bool) -> None:
+    program = tmp_path / "trtasr"
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n{script}\n')
+    program.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TRTASR_HEALTH": "my bundles/a"}
+    done = subprocess.run(healthcheck(), env=env, check=False)
+    assert (done.returncode == 0) == healthy
+    asked = (tmp_path / "asked").read_text(encoding="utf-8").strip()
+    assert asked == "transcribe my bundles/a trtasr/zoo/eval/001.ogg --quiet"
+    assert parser().parse_args(["transcribe", "engines/quartznet", *asked.split()[-2:]]).quiet
+    assert not ignored("trtasr/zoo/eval/001.ogg")
 
 
 def runtime_packages() -> set[str]:
@@ -280,7 +318,7 @@ LEFT_OUT = {  # part of a RUN step -> why it is not run here
     "chown": "root, and the user of the image",
     "pip wheel": "pycuda needs the CUDA toolkit and its stub of the driver",
     "--no-index": "the pycuda wheel of the step before",
-    "tensorrt.Logger": "TensorRT's libraries",
+    "engine.gather": "TensorRT's libraries",
     "import tensorrt;": "TensorRT's libraries",
 }
 
@@ -377,6 +415,7 @@ def test_compiled_in_one_image_transcribed_in_the_other(stages: dict[str, Stage]
     text = runtime.command(["trtasr", "transcribe", "engines/quartznet", audio])
     assert len(text.split()) > 1
     assert text == compiler.command(["trtasr", "transcribe", "engines/quartznet", audio])
+    runtime.command(healthcheck())
     rows = json.loads(runtime.command(["trtasr", "bench", "engines/quartznet", "--seconds", "2", "--json"]))
     assert [row["target"] for row in rows] == ["fp32", "cpu"]
     assert all(row["wer"] < 10 and row["latencies"] for row in rows)

@@ -95,10 +95,11 @@ def floor(name):
 
 def siblings():
     """(stage, stage) of every import of one stage by another."""
-    for path in sorted((PACKAGE / "pipeline").glob("*.py")):
+    for path in sorted((PACKAGE / "pipeline").rglob("*.py")):
+        stage = path.relative_to(PACKAGE / "pipeline").parts[0].removesuffix(".py")  # a folder is one driver
         for parts in own_imports(path):
-            if path.stem not in DRIVERS and parts[0] == "pipeline" and len(parts) > 1:
-                yield path.stem, parts[1]
+            if stage not in DRIVERS and parts[0] == "pipeline" and len(parts) > 1:
+                yield stage, parts[1]
 
 
 @pytest.fixture(params=FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

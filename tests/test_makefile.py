@@ -71,6 +71,13 @@ def test_without_variables_it_is_the_bundled_model(tmp_path) -> None:
     assert received(tmp_path, "t4-acceptance") == ["acceptance", "quartznet"]
 
 
+def test_the_archive_to_send_back_is_of_the_same_run(tmp_path) -> None:
+    assert received(tmp_path, "t4-acceptance-bundle") == ["acceptance", "quartznet", "--pack"]
+    words = ["OUT=my runs/t4", "PACK=--everything"]
+    expected = ["acceptance", "quartznet", "-o", "my runs/t4", "--pack", "--everything"]
+    assert received(tmp_path, "t4-acceptance-bundle", *words) == expected
+
+
 def test_an_archive_with_blanks_becomes_an_engine_that_make_finds_again(tmp_path) -> None:
     real = "from trtasr.cli import main\nsys.exit(main())"
     write_archive(tmp_path / "my модель.nemo")

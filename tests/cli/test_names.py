@@ -277,10 +277,10 @@ def test_a_bundle_is_found_by_the_model_it_was_made_from(tmp_path, monkeypatch, 
 def test_findings_of_another_model_are_not_replaced(tmp_path, monkeypatch, capsys, held) -> None:
     monkeypatch.chdir(tmp_path)
     write_archive(tmp_path / "m.nemo")
-    file = tmp_path / "t4-acceptance" / "t4-acceptance.json"
-    file.parent.mkdir()
+    file = tmp_path / "engines" / "t4-acceptance" / "t4-acceptance.json"
+    file.parent.mkdir(parents=True)
     file.write_text(held, encoding="utf-8")
     assert main(["acceptance", "m.nemo"]) == 2
-    assert "-o t4-acceptance replaces it" in capsys.readouterr().err
+    assert "-o engines/t4-acceptance replaces it" in capsys.readouterr().err
     assert file.read_text(encoding="utf-8") == held
-    assert main(["acceptance", "m.nemo", "-o", "t4-acceptance"]) == 4  # as far as it gets without a T4
+    assert main(["acceptance", "m.nemo", "-o", "engines/t4-acceptance"]) == 4  # as far as it gets without a T4

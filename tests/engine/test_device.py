@@ -2,12 +2,13 @@
 
 import logging
 import math
+import sys
 import threading
 
 import pytest
 
 from trtasr.engine import device
-from trtasr.engine.device import STATE_FIELDS, parse_state, summarized, watched
+from trtasr.engine.device import REASONS, STATE_FIELDS, parse_state, summarized, watched
 from trtasr.errors import MissingError
 
 T4 = "Tesla T4, 580.95.05, P0, 1590, 1590, 5000, 68.31, 70.00, 61, 0x0000000000000004\n"
@@ -60,6 +61,64 @@ def test_the_program_is_asked_for_every_field(monkeypatch, tmp_path):
     asked = (tmp_path / "asked").read_text()
     assert "--id=0000:00:1E.0" in asked
     assert all(field in asked for field in STATE_FIELDS)
+
+
+def smi_without(folder, monkeypatch, *refused):
+    """An nvidia-smi that refuses a query with one of these fields, in nvidia-smi's own words."""
+    values = dict(zip(STATE_FIELDS, T4.strip().split(", "), strict=True)) | {REASONS[1]: "0x0000000000000008"}
+    program = folder / "nvidia-smi"
+    program.write_text(
+        f"""#!{sys.executable}
+import sys
+values, refused = {values!r}, {refused!r}
+fields = sys.argv[2].partition("=")[2].split(",")
+for field in fields:
+    if field in refused:
+        print(f'Field "{{field}}" is not a valid field to query.')
+        sys.exit(2)
+with open({str(folder / "asked")!r}, "a") as log:
+    print(len(fields), file=log)
+print(", ".join(values[field] for field in fields))
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_an_older_driver_is_asked_by_the_older_name(monkeypatch, tmp_path):
+    smi_without(tmp_path, monkeypatch, REASONS[0])
+    state = device.gpu_state("0")
+    assert (state.throttle, state.sm_mhz, state.driver) == (8, 1590.0, "580.95.05")
+
+
+def test_one_field_that_is_refused_costs_no_other(monkeypatch, tmp_path, caplog):
+    smi_without(tmp_path, monkeypatch, *REASONS, "power.limit")
+    state = device.gpu_state("0")
+    assert (state.name, state.driver, state.sm_mhz, state.power_w) == ("Tesla T4", "580.95.05", 1590.0, 68.31)
+    assert math.isnan(state.limit_w)
+    assert not state.throttled
+    assert "does not answer: power.limit, clocks_event_reasons.active" in caplog.text
+    asked = len((tmp_path / "asked").read_text().splitlines())
+    device.gpu_state("0")
+    assert len((tmp_path / "asked").read_text().splitlines()) == asked + 1  # what it understands is known by now
+
+
+def test_an_nvidia_smi_that_never_ends_is_given_up(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(device, "SMI_SECONDS", 0.1)
+    with pytest.raises(MissingError, match="timed out"):
+        device.gpu_state("0")
+
+
+def test_the_whole_report_is_what_nvidia_smi_says(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\necho "asked $1"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert device.gpu_report() == "asked -q\n"
 
 
 def states(*clocks_and_reasons):

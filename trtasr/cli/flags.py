@@ -230,7 +230,11 @@ def add_ablation(sub: argparse.ArgumentParser) -> None:
 def add_acceptance(sub: argparse.ArgumentParser) -> None:
     """Flags of ``acceptance``."""
     add_model(sub)
-    sub.add_argument("-o", "--out", type=path, help="folder of bundles and findings (default: t4-acceptance)")
+    sub.add_argument(
+        "-o", "--out", type=path, help="folder of plans, graphs and findings (default: engines/t4-acceptance)"
+    )
+    sub.add_argument("--pack", action="store_true", help="run nothing: pack what was found into one archive to send")
+    sub.add_argument("--everything", action="store_true", help="with --pack: plans, graphs, scales and transcripts too")
 
 
 def add_bench(sub: argparse.ArgumentParser) -> None:

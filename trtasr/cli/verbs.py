@@ -27,7 +27,8 @@ from trtasr.errors import AudioError, RecipeError, UsageError
 from trtasr.files.look import is_folder, is_there
 from trtasr.files.write import copy_file, replaceable, write_json
 from trtasr.pipeline.ablation import SETTINGS, Plan, ablate, ablation_json
-from trtasr.pipeline.acceptance import accept, keep_other_findings
+from trtasr.pipeline.acceptance.archive import pack
+from trtasr.pipeline.acceptance.run import accept
 from trtasr.pipeline.compare import COMPARED_UTTERANCES, compare_bundle, compare_layers
 from trtasr.pipeline.compile import STAGES, calibrate_recipe, compile_recipe, rehearse
 from trtasr.pipeline.gates import slower_than_fp16
@@ -50,7 +51,7 @@ from trtasr.targets import check_target
 from trtasr.text.printable import json_text, one_line
 
 logger = logging.getLogger(__name__)
-CALIB, ACCEPTANCE = Path("calib"), Path("t4-acceptance")
+CALIB, ACCEPTANCE = Path("calib"), ENGINES / "t4-acceptance"  # a container mounts ENGINES
 SHAPE = re.compile(r"features:(\d{1,9})x(\d{1,9})x(\d{1,9})", re.ASCII)
 
 
@@ -360,11 +361,12 @@ def ablation_verb(arguments: argparse.Namespace) -> Summary:
 
 def acceptance_verb(arguments: argparse.Namespace) -> Summary:
     """``trtasr acceptance``: what only a T4 host can prove."""
+    out, started = arguments.out or ACCEPTANCE, time.monotonic()
+    if arguments.pack:
+        packed = pack(out, arguments.everything)
+        return Summary(str(packed), {"archive": str(packed)})
     recipe = resolve_recipe(arguments)
-    started = time.monotonic()
-    if arguments.out is None:
-        keep_other_findings(recipe, ACCEPTANCE)
-    file, table, passed = accept(recipe, arguments.out or ACCEPTANCE, arguments.calib_dir or CALIB)
+    file, table, passed = accept(recipe, out, arguments.calib_dir or CALIB, replace=arguments.out is not None)
     outcome = "PASSED" if passed else "FAILED"
     text = f"{table}\n{last_line(outcome, time.monotonic() - started, {'result': str(file)})}"
     return Summary(text, json.loads(file.read_text(encoding="utf-8")), 0 if passed else 3)

@@ -26,6 +26,7 @@ from trtasr.engine.bindings import BuilderConfig, Logger, Network, OptimizationP
 from trtasr.engine.builder import Built, NetworkRequest, build_network, make_monitor, use_capabilities
 from trtasr.engine.calibrator import make_calibrator, read_source
 from trtasr.engine.device import primary_context
+from trtasr.engine.evidence import keep_inspected, log_writer
 from trtasr.engine.fallback import unsupported
 from trtasr.engine.implicit import keep_floating, refuse_unscaled, use_calibrator
 from trtasr.engine.parsed import nodes_behind
@@ -91,6 +92,7 @@ def take_turns() -> None:
 def build_requested(trt: Trt, request: dict[str, Any]) -> dict[str, Any]:
     """Writes the requested plan, unless the graph was refused; returns the report."""
     messages: list[tuple[str, str]] = []
+    keep = log_writer(request.get("evidence"))
 
     class BuilderLog(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -99,6 +101,7 @@ def build_requested(trt: Trt, request: dict[str, Any]) -> dict[str, Any]:
         def log(self, severity: Any, message: str) -> None:
             # Of 26 000 verbose lines only the layer table is kept: lines with timings differ in length from build to
             # build, and memory held for them moves the builder's own (see take_turns).
+            keep(severity.name, message)
             if severity.name != "VERBOSE" or message.startswith("Layers:"):
                 messages.append((severity.name, message))
 
@@ -163,6 +166,7 @@ def build_tensorrt(trt: Trt, logger: Logger, request: dict[str, Any]) -> tuple[B
         if calibrator is not None:
             calibrator.check(built.plan is not None)
         extra = {} if built.plan is None else {"layers": inspected(trt, logger, built.plan, request["shapes"])}
+        keep_inspected(request.get("evidence"), extra.get("layers", ""))
     if timing is not None and built.timing_cache:
         extra["unsaved"] = write_aside(timing, built.timing_cache)
     return built, extra

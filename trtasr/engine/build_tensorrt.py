@@ -13,6 +13,7 @@ from trtasr.engine.calibrator import Source, require_calibrators, write_source
 from trtasr.engine.child import Product, build_plan
 from trtasr.engine.device import load_driver, load_libcuda
 from trtasr.engine.driver import CUDA12_INSTALL, check_driver
+from trtasr.engine.evidence import kept
 from trtasr.engine.inspect import attribute_macs, inspector_layers
 from trtasr.engine.profile import Shapes
 from trtasr.errors import MissingError
@@ -50,12 +51,15 @@ class TensorrtOptions:
         workspace_mb: limit of the builder's scratch memory in MiB; 0: all of the GPU's.
         timing_cache: file; None: the default of this GPU and TensorRT, see `timing_cache_path`.
         floating: with a calibrator: nodes that stay in FP16, though they may have scales.
+        evidence: folder for the builder's whole log and the inspector's JSON (`trtasr.engine.evidence`); None: neither
+            is kept.
     """
 
     source: Source | None = None
     workspace_mb: int = 0
     timing_cache: Path | None = None
     floating: tuple[str, ...] = ()
+    evidence: Path | None = None
 
 
 def require_tensorrt(calibrator: str = "") -> Host:
@@ -173,11 +177,11 @@ def build_tensorrt(
     }
     product = Product(f"TensorRT {host.tensorrt}", "tensorrt", CUDA12_INSTALL)
     log.info("building %s for %s with TensorRT %s (timing cache %s)", plan_path.name, host.gpu, host.tensorrt, timing)
-    with scratch() as folder:
+    with scratch() as folder, kept(options.evidence) as evidence:
         if options.source is not None:
             write_source(folder / "calibration.npz", options.source)
             request["calibration"] = str(folder / "calibration.npz")
-        done = build_plan(request, onnx_path, plan_path, product)
+        done = build_plan({**request, **evidence}, onnx_path, plan_path, product)
     if done.report.get("unsaved"):
         log.warning(
             "the timing cache cannot be kept (%s): the next build measures every kernel again", done.report["unsaved"]

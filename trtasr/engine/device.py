@@ -32,11 +32,13 @@ PYCUDA_INSTALL = "pip install 'pycuda>=2025.1' (needs the CUDA toolkit), or use 
 NO_GPU = "run on a host with an NVIDIA GPU (docker run --gpus all)"
 DRIVER = "libcuda.so.1"
 NUMBERS = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw", "power.limit", "temperature.gpu")
-STATE_FIELDS = ("name", "driver_version", "pstate", *NUMBERS, "clocks_throttle_reasons.active")
+REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # newer drivers drop the second name
+STATE_FIELDS = ("name", "driver_version", "pstate", *NUMBERS, REASONS[0])
 ABSENT = ("[N/A]", "[Not Supported]", "N/A", "[Unknown Error]", "")  # the card does not tell
 
 log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 2.0  # between two looks at the clocks
+SMI_SECONDS = 30  # a card that fell off the bus makes nvidia-smi wait
 
 
 def load_libcuda() -> Any:
@@ -185,34 +187,104 @@ def gpu_state(card: str) -> GpuState:
     Raises:
         MissingError: no nvidia-smi, or it fails.
     """
+    program = smi_program()
+    fields = understood(program, card)
+    return parse_state(queried(program, card, fields), fields)
+
+
+def gpu_report() -> str:
+    """Everything that nvidia-smi says of this machine's GPUs, ``nvidia-smi -q``.
+
+    Raises:
+        MissingError: no nvidia-smi, or it fails.
+    """
+    return smi_answer([smi_program(), "-q"])
+
+
+def smi_program() -> str:
+    """Path of nvidia-smi.
+
+    Raises:
+        MissingError: there is none.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         raise MissingError("nvidia-smi: program not found", "install the NVIDIA driver, or run docker with --gpus all")
-    command = [program, f"--id={card}", f"--query-gpu={','.join(STATE_FIELDS)}", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return program
+
+
+def smi_answer(command: Sequence[str]) -> str:
+    """What nvidia-smi prints.
+
+    Raises:
+        MissingError: it fails, or does not end.
+    """
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SMI_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MissingError(f"nvidia-smi: {error}", "check the NVIDIA driver with `nvidia-smi`") from error
     if answer.returncode != 0:
         problem = (answer.stdout + answer.stderr).strip().splitlines()[:1] or ["no message"]
         raise MissingError(f"nvidia-smi: {problem[0]}", "check the NVIDIA driver with `nvidia-smi`")
-    return parse_state(answer.stdout)
+    return answer.stdout
 
 
-def parse_state(text: str) -> GpuState:
-    """One line of ``nvidia-smi --query-gpu=... --format=csv,noheader,nounits`` with the columns of `STATE_FIELDS`.
+def queried(program: str, card: str, fields: Sequence[str]) -> str:
+    """One line with the values of these fields.
+
+    Raises:
+        MissingError: nvidia-smi fails, as it does where it does not know one of the fields.
+    """
+    return smi_answer([program, f"--id={card}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"])
+
+
+@cache
+def understood(program: str, card: str) -> tuple[str, ...]:
+    """The fields of a card's state that this nvidia-smi answers: it refuses a whole query for one it does not know.
+
+    Raises:
+        MissingError: it does not even tell the card's name.
+    """
+    for reasons in REASONS:
+        whole = (*STATE_FIELDS[:-1], reasons)
+        if answers(program, card, whole):
+            return whole
+    queried(program, card, STATE_FIELDS[:1])
+    fields = tuple(field for field in (*STATE_FIELDS, *REASONS[1:]) if answers(program, card, (field,)))
+    log.warning("nvidia-smi does not answer: %s", ", ".join(name for name in STATE_FIELDS if name not in fields))
+    return fields
+
+
+def answers(program: str, card: str, fields: Sequence[str]) -> bool:
+    """Whether nvidia-smi answers a query of these fields."""
+    try:
+        queried(program, card, fields)
+    except MissingError:
+        return False
+    return True
+
+
+def parse_state(text: str, fields: Sequence[str] = STATE_FIELDS) -> GpuState:
+    """One line of ``nvidia-smi --query-gpu=... --format=csv,noheader,nounits``.
+
+    Args:
+        text: the answer.
+        fields: its columns; a field of `STATE_FIELDS` that is not among them is one that the card does not report.
 
     Raises:
         MissingError: another number of columns, or a word where a number belongs.
     """
     values = [value.strip() for value in next(csv.reader(text.splitlines()[:1]), [])]
-    if len(values) != len(STATE_FIELDS):
+    if len(values) != len(fields):
         raise MissingError(f"nvidia-smi: unexpected answer {text[:80]!r}", "update the NVIDIA driver (525 or newer)")
-    name, driver, pstate, *numbers, reasons = values
+    told = {field: "" if value in ABSENT else value for field, value in zip(fields, values, strict=True)}
+    reasons = next((told[field] for field in REASONS if told.get(field)), "0")
     try:
-        sm, max_sm, memory, power, limit, temperature = (
-            float("nan") if value in ABSENT else float(value) for value in numbers
-        )
-        throttle = 0 if reasons in ABSENT else int(reasons, 0)
+        sm, max_sm, memory, power, limit, temperature = (float(told.get(field) or "nan") for field in NUMBERS)
+        throttle = int(reasons, 0)
     except ValueError as error:
         raise MissingError(f"nvidia-smi: unexpected answer {text[:80]!r}", "update the NVIDIA driver") from error
+    name, driver, pstate = (told.get(field, "") for field in STATE_FIELDS[:3])
     return GpuState(name, driver, pstate, sm, max_sm, memory, power, limit, temperature, throttle)
 
 

@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -273,7 +274,7 @@ def after_fallbacks(error: BuildError, freed: Mapping[str, str]) -> BuildError:
 
 
 def build_file(order: Order, target: Target, lowered: Lowered) -> Built:
-    """Build one part from its lowered graph, which is removed where it is not the engine: it can be made again.
+    """Build one part from its lowered graph, which is put away where it is not the engine: it can be made again.
 
     Raises:
         BuildError: the builder refused the graph. MissingError: no builder here.
@@ -288,4 +289,13 @@ def build_file(order: Order, target: Target, lowered: Lowered) -> Built:
         return replace(target.build(given), path=plan)
     finally:
         for file in graph.parent.glob(f"{glob.escape(graph.name)}*"):  # large weights have a file of their own
-            file.unlink()
+            put_away(file, order.evidence)
+
+
+def put_away(file: Path, evidence: Path | None) -> None:
+    """Keep a lowered graph as evidence, in the place of one that an earlier build read; else remove it."""
+    if evidence is None:
+        file.unlink()
+        return
+    evidence.mkdir(parents=True, exist_ok=True)
+    shutil.move(file, evidence / file.name)

@@ -14,6 +14,7 @@ from trtasr.bench.agreement import Noise, compare_tensor, scores
 from trtasr.engine.build_tensorrt import TensorrtOptions, build_tensorrt, require_tensorrt
 from trtasr.engine.faults import model_errors
 from trtasr.engine.polygraphy import Kept, polygraphy_command, run_both
+from trtasr.engine.profile import Profile
 from trtasr.engine.sessions import Observe, load_model, open_session, ort_observer
 from trtasr.engine.trt_run import plan_observer
 from trtasr.errors import QualityError, UsageError
@@ -23,9 +24,9 @@ from trtasr.graph.passes import passed
 from trtasr.graph.tensors import layer_outputs
 from trtasr.network.network import Exported, Files, Network, Outputs, Part, accepted, dictated, feeds, run, run_part
 from trtasr.pipeline.opened import Opened, open_engine, usable_gpu
-from trtasr.recipe import Recipe
+from trtasr.recipe import EngineShapes, Recipe
 from trtasr.results import Comparison, Engine, Prepared, TensorComparison
-from trtasr.targets import T4
+from trtasr.targets import T4, Target
 from trtasr.targets.choose import one_dimensional
 from trtasr.targets.integer import INTEGER
 from trtasr.values import Array, Example, alone
@@ -196,21 +197,45 @@ def compare_layers(path: Path, target: str, manifests: Sequence[Path], limit: in
     """
     opened = open_engine(path)
     items = examples(compared_utterances(opened, target, manifests, limit))
-    network, engines = opened.network, (opened.graphs("fp32"), opened.graphs(target))
-    with model_errors(f"{path}: {target} against fp32"), ExitStack() as stack:
-        names = shared_outputs(engines, target, path)
-        said = dictated(network, engines[0], items)
+    engines = opened.graphs("fp32"), opened.graphs(target)
+    with model_errors(f"{path}: {target} against fp32"):
+        return errors_by_layer(opened.network, opened.recipe.engine, engines, items, target)
+
+
+def errors_by_layer(
+    network: Network, engine: EngineShapes, graphs: tuple[Files, Files], items: Sequence[Example], target: str
+) -> dict[str, float]:
+    """The same, of graphs that need not be a bundle's.
+
+    Args:
+        network: of both.
+        engine: the recipe's section.
+        graphs: in FP32, and of the engine.
+        items: utterances.
+        target: of the engine.
+
+    Raises:
+        UsageError: the graphs share no tensor.
+    """
+    with ExitStack() as stack:
+        names = shared_outputs(graphs, target)
+        said = dictated(network, graphs[0], items)
         marked = target == T4.name and len(network.parts) == 1 and bool(usable_gpu())
+        shapes = accepted(engine, network.described)
+        place = one_dimensional(T4) if engine.one_dimensional else T4
         found: dict[str, float] = {}
         for index, tensors in enumerate(names):
-            reference, candidate = (files[index] for files in engines)
-            other = marked_plan(opened, candidate, tensors, stack) if marked else ort_observer(candidate, tensors)
-            inputs = zip(*(feeds(network, files, said, index) for files in engines), strict=True)
+            reference, candidate = (files[index] for files in graphs)
+            if marked:
+                other = marked_plan(place, shapes, candidate, tensors, stack)
+            else:
+                other = ort_observer(candidate, tensors)
+            inputs = zip(*(feeds(network, files, said, index) for files in graphs), strict=True)
             found |= layer_sqnr((ort_observer(reference, tensors), other), tensors, inputs)
     return found
 
 
-def shared_outputs(engines: tuple[Files, Files], target: str, path: Path) -> list[list[str]]:
+def shared_outputs(engines: tuple[Files, Files], target: str) -> list[list[str]]:
     """Outputs of layers that both engines compute under one name, part by part.
 
     Raises:
@@ -221,7 +246,7 @@ def shared_outputs(engines: tuple[Files, Files], target: str, path: Path) -> lis
     shared, total = (sum(map(len, lists)) for lists in (names, made))
     if not shared:
         raise UsageError(
-            f"{path}: the {target} graph shares no inner tensor with the FP32 graph",
+            f"{engines[1][0]}: the {target} graph shares no inner tensor with the FP32 graph",
             "compare the layers of another engine with --target",
         )
     if shared < total:
@@ -258,14 +283,13 @@ def layer_sqnr(
     return {name: total.sqnr_db for name, total in sums.items()}
 
 
-def marked_plan(opened: Opened, qdq: Path, names: Sequence[str], stack: ExitStack) -> Observe:
+def marked_plan(place: Target, shapes: Profile, qdq: Path, names: Sequence[str], stack: ExitStack) -> Observe:
     """The engine's graph built once more with inner tensors as outputs, ready to run until `stack` closes."""
-    folder, target = stack.enter_context(scratch()), one_dimensional(T4) if opened.recipe.engine.one_dimensional else T4
+    folder = stack.enter_context(scratch())
     model, graph = load_model(qdq), folder / "marked.onnx"
     inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
     model.graph.output.extend(inferred[name] for name in names)
-    onnx.save(passed(model, target.passes, f"{T4.name}.marked"), graph)
-    shapes = accepted(opened.recipe.engine, opened.network.described)
+    onnx.save(passed(model, place.passes, f"{T4.name}.marked"), graph)
     logger.info("building the engine again with %d tensors as outputs", len(names))
     build_tensorrt(graph, folder / "t4" / "marked.plan", shapes, {}, TensorrtOptions(), require_tensorrt())
     return stack.enter_context(plan_observer(folder / "t4" / "marked.plan"))

@@ -296,7 +296,8 @@ def by_header(entries: Iterable[ManifestEntry], config: Frontend, reading: Readi
         if reading.refuse:
             reading.refuse(entry.audio_filepath, seconds)
         frames = int(seconds * config.frames_per_second)
-        nothing = np.broadcast_to(np.float32(0), (config.rows, max(frames, 1)))
+        padded = int(getattr(config, "pad_seconds", 0) * config.frames_per_second)
+        nothing = np.broadcast_to(np.float32(0), (config.rows, max(frames, padded, 1)))
         found.append(Prepared(str(entry.audio_filepath), seconds, entry.text, nothing, frames, entry.dataset))
     return found
 

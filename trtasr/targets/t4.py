@@ -45,7 +45,7 @@ def build(order: Order, calibrated: bool = False) -> Built:
     assert order.host is not None  # `trtasr.targets.choose.resolve` found it before anything was built
     source = calibrator_source(order, order.host.tensorrt) if calibrated else None
     cache = Path(order.engine.timing_cache) if order.engine.timing_cache else None
-    options = TensorrtOptions(source, order.engine.workspace_mb, cache, order.floating)
+    options = TensorrtOptions(source, order.engine.workspace_mb, cache, order.floating, order.evidence)
     return build_tensorrt(order.graph, order.plan, order.shapes, order.macs, options, order.host)
 
 

@@ -36,6 +36,7 @@ class Order:
         features: for a calibrator that takes its own ranges; None elsewhere.
         plan: file that a builder writes.
         floating: quantizable nodes that stay out of INT8, for a builder that would choose by itself.
+        evidence: folder for what a build of TensorRT says, and the graph that it read; None: nothing is kept.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Order:
     features: CalibrationSet | None
     plan: Path = Path()
     floating: tuple[str, ...] = ()
+    evidence: Path | None = None
 
     @property
     def gpu(self) -> str:
