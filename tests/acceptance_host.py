@@ -5,6 +5,7 @@ import os
 import sys
 from contextlib import contextmanager
 
+import torch
 from t4_host import FAST
 
 from trtasr.cli import main
@@ -33,6 +34,7 @@ def fork_steps(monkeypatch, before=lambda request: None):
         sys.stdout.flush()
         child = os.fork()
         if not child:
+            torch.set_num_threads(1)  # the threads of torch's pool are not forked: whoever waits for them waits forever
             status = 99
             try:
                 status = step.answered(request)
