@@ -91,8 +91,27 @@ def build(given: Sequence[Order], target: Target, left: Mapping[str, str] | None
         BuildError: the builder refused a graph for another reason, or too often. MissingError: no builder here.
     """
     if target.rival is not None:
-        return build_lesser(given, target, target.rival, left or {})
-    return build_form(given, target, left or {})
+        return build_lesser(given, replace(target, rival=None), target.rival, left or {})
+    made = [build_part(order, target, left or {}) for order in given]
+    layers = [layer for _, built in made for layer in built.layers]
+    return Engine(
+        target=target.name,
+        label=target.label,
+        parts=tuple(built for _, built in made),
+        graphs=tuple(target.graph(order.name) for order in given) if target.quantize else (),
+        precision=target.precision,
+        rest=target.rest,
+        activation_scales=target.activation_scales,
+        decisions=tuple(item for lowered, _ in made for item in lowered.decisions),
+        reasons=target.reasons,
+        stand_in="" if target.runs_here(given[0].gpu) else target.stand_in,
+        absent=target.absent,
+        linted=target.lint is not None,
+        subnormal=tuple(name for lowered, _ in made for name in lowered.subnormal),
+        overflowing=tuple(name for lowered, _ in made for name in lowered.overflowing),
+        dynamic=tuple(name for lowered, _ in made for name in lowered.dynamic),
+        forms=(Form(target.form, counts_of(layers), True),) if target.form else (),
+    )
 
 
 def build_lesser(given: Sequence[Order], target: Target, rival: Target, left: Mapping[str, str]) -> Engine:
@@ -105,7 +124,7 @@ def build_lesser(given: Sequence[Order], target: Target, rival: Target, left: Ma
     """
     first = form_or_none(given, target, left)
     if first is None:
-        return build_form(given, rival, left)
+        return build(given, rival, left)
     with workspace(given[0].graph.parent, OTHER_FOLDER) as aside:
         files = tuple(engine_files(given, target))
         kept = {file: file.replace(aside / str(number)) for number, file in enumerate(files)}
@@ -128,7 +147,7 @@ def beside(chosen: Engine, other: Engine) -> Engine:
 def form_or_none(given: Sequence[Order], target: Target, left: Mapping[str, str]) -> Engine | None:
     """One of two forms; None, with a warning, where the builder refuses it."""
     try:
-        return build_form(given, target, left)
+        return build(given, target, left)
     except BuildError as error:
         logger.warning("%s: not built with %s: %s", target.name, target.form, error.problem)
         return None
@@ -142,30 +161,6 @@ def engine_files(given: Sequence[Order], target: Target) -> Iterator[Path]:
         if target.plan:
             yield folder / target.plan(order.name)
             yield from folder.glob(glob.escape(unmasked_path(target.plan(order.name))))
-
-
-def build_form(given: Sequence[Order], target: Target, left: Mapping[str, str]) -> Engine:
-    """A target in one form."""
-    made = [build_part(order, target, left) for order in given]
-    layers = [layer for _, built in made for layer in built.layers]
-    return Engine(
-        target=target.name,
-        label=target.label,
-        parts=tuple(built for _, built in made),
-        graphs=tuple(target.graph(order.name) for order in given) if target.quantize else (),
-        precision=target.precision,
-        rest=target.rest,
-        activation_scales=target.activation_scales,
-        decisions=tuple(item for lowered, _ in made for item in lowered.decisions),
-        reasons=target.reasons,
-        stand_in="" if target.runs_here(given[0].gpu) else target.stand_in,
-        absent=target.absent,
-        linted=target.lint is not None,
-        subnormal=tuple(name for lowered, _ in made for name in lowered.subnormal),
-        overflowing=tuple(name for lowered, _ in made for name in lowered.overflowing),
-        dynamic=tuple(name for lowered, _ in made for name in lowered.dynamic),
-        forms=(Form(target.form, counts_of(layers), True),) if target.form else (),
-    )
 
 
 def build_baselines(given: Sequence[Order], targets: Sequence[Target]) -> tuple[Engine, ...]:
