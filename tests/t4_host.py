@@ -1,6 +1,7 @@
 """A T4 host made of ONNX Runtime and host memory (tests/fakes), for compiles that only such a machine can do."""
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from tiny_archive import write_archive, write_manifest
 from whisper_folder import write_folder
 
+from trtasr.cli import main
 from trtasr.engine import build_tensorrt, cuda_graph
 
 FAKES = Path(__file__).parent / "fakes"
@@ -53,3 +55,21 @@ def t4_host(folder: Path) -> Iterator[Path]:
         yield folder
     for name in [name for name in sys.modules if name.split(".")[0] in ("tensorrt", "pycuda")]:
         del sys.modules[name]
+
+
+def compiled(folder, out, *flags, model="tiny.nemo", code=0):
+    """The bundle of a compile for ``t4`` on such a machine."""
+    speech = ["--manifest", str(folder / "manifest.json")]
+    command = ["compile", str(folder / model), *speech, "-o", str(out), "-q", *FAST, "--target", "t4", *flags]
+    assert main(command) == code
+    return out
+
+
+def read(out, name):
+    """A JSON file of a bundle."""
+    return json.loads((out / name).read_text(encoding="utf-8"))
+
+
+def header(out, name):
+    """What the fake builder wrote at the head of a plan."""
+    return json.loads((out / name).read_bytes().split(b"\n")[1])

@@ -37,6 +37,14 @@ def test_another_answer_is_refused():
         parse_state("No devices were found\n")
 
 
+def put_smi(monkeypatch, folder, script):
+    """A program of that name, the only one there is."""
+    program = folder / "nvidia-smi"
+    program.write_text(script)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
 def test_without_nvidia_smi_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setattr(device.shutil, "which", lambda name: None)
     with pytest.raises(MissingError, match="nvidia-smi"):
@@ -44,19 +52,13 @@ def test_without_nvidia_smi_the_error_says_what_to_do(monkeypatch):
 
 
 def test_a_failing_nvidia_smi_is_quoted(monkeypatch, tmp_path):
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    put_smi(monkeypatch, tmp_path, "#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     with pytest.raises(MissingError, match="has failed"):
         device.gpu_state("0")
 
 
 def test_the_program_is_asked_for_every_field(monkeypatch, tmp_path):
-    program = tmp_path / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\necho '{T4.strip()}'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    put_smi(monkeypatch, tmp_path, f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\necho '{T4.strip()}'\n")
     assert device.gpu_state("0000:00:1E.0").name == "Tesla T4"
     asked = (tmp_path / "asked").read_text()
     assert "--id=0000:00:1E.0" in asked
@@ -104,20 +106,14 @@ def test_one_field_that_is_refused_costs_no_other(monkeypatch, tmp_path, caplog)
 
 
 def test_an_nvidia_smi_that_never_ends_is_given_up(monkeypatch, tmp_path):
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    put_smi(monkeypatch, tmp_path, "#!/bin/sh\nexec /bin/sleep 60\n")
     monkeypatch.setattr(device, "SMI_SECONDS", 0.1)
     with pytest.raises(MissingError, match="timed out"):
         device.gpu_state("0")
 
 
 def test_the_whole_report_is_what_nvidia_smi_says(monkeypatch, tmp_path):
-    program = tmp_path / "nvidia-smi"
-    program.write_text('#!/bin/sh\necho "asked $1"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    put_smi(monkeypatch, tmp_path, '#!/bin/sh\necho "asked $1"\n')
     assert device.gpu_report() == "asked -q\n"
 
 

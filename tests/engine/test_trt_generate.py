@@ -1,16 +1,14 @@
 """Two plans on the fake TensorRT and GPU (tests/fakes): results, copies, addresses, limits and memory."""
 
-import importlib
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import tiny_pair
+from fake_gpu import fake_gpu
 from tiny_pair import HEADS, LAYERS, ROWS, VOCABULARY, WIDTH
 
 from trtasr.engine.builder import NetworkRequest, build_network, make_monitor
@@ -19,7 +17,6 @@ from trtasr.engine.sessions import open_session
 from trtasr.engine.trt_generate import open_pair
 from trtasr.errors import BuildError
 
-FAKES = Path(__file__).parents[1] / "fakes"
 HALF = onnx.TensorProto.FLOAT16
 PROMPT, MAX_LENGTH, FRAMES = 3, 9, 32
 ENCODER = Profile(batches=(1, 1, 3), seconds=(0.04, 0.2, 0.3), frames_per_second=100, mel_bins=ROWS)
@@ -46,14 +43,8 @@ GIVEN = np.array([[1, 4, 6], [3, 0, 9]])
 @pytest.fixture(scope="module")
 def gpu():
     """The fake tensorrt and driver, in the place of real ones."""
-    fakes = ("tensorrt", "pycuda", "pycuda.driver")
-    kept = {name: sys.modules.pop(name) for name in fakes if name in sys.modules}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FAKES))
-        yield SimpleNamespace(trt=importlib.import_module("tensorrt"), driver=importlib.import_module("pycuda.driver"))
-    for name in fakes:
-        sys.modules.pop(name, None)
-    sys.modules.update(kept)
+    with fake_gpu() as (_, trt, driver):
+        yield SimpleNamespace(trt=trt, driver=driver)
 
 
 @pytest.fixture(autouse=True)

@@ -3,16 +3,14 @@
 The fake driver captures: what is enqueued meanwhile runs at every launch of the graph, at the addresses of then.
 """
 
-import importlib
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import tiny_graphs
+from fake_gpu import fake_gpu
 
 from trtasr.engine import cuda_graph, trt_run
 from trtasr.engine.builder import NetworkRequest, build_network, make_monitor
@@ -21,7 +19,6 @@ from trtasr.engine.sessions import OrtRunner
 from trtasr.engine.trt_run import TrtRunner
 from trtasr.errors import BuildError
 
-FAKES = Path(__file__).parents[1] / "fakes"
 LARGEST = 200  # frames, no whole bucket
 PROFILE = Profile(batches=(1, 1, 4), seconds=(0.1, 1.0, 1.99), frames_per_second=100, mel_bins=tiny_graphs.MELS)
 PROFILE = replace(PROFILE, most_frames=LARGEST)
@@ -31,18 +28,11 @@ FEW = 3  # graphs that are kept here
 @pytest.fixture(scope="module")
 def gpu():
     """The fake tensorrt and driver, in the place of real ones."""
-    fakes = ("tensorrt", "pycuda", "pycuda.driver")
-    kept = {name: sys.modules.pop(name) for name in fakes if name in sys.modules}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FAKES))
-        trt, driver = importlib.import_module("tensorrt"), importlib.import_module("pycuda.driver")
+    with fake_gpu() as (patch, trt, driver):
         patch.setattr(cuda_graph, "load_libcuda", lambda: driver.libcuda)
         patch.setattr(trt_run, "MOST_GRAPHS", FEW)
         driver.Context().push()
         yield SimpleNamespace(trt=trt, driver=driver, cuda=driver.libcuda)
-    for name in fakes:
-        sys.modules.pop(name, None)
-    sys.modules.update(kept)
 
 
 def build(trt, model, shapes, path):

@@ -92,7 +92,7 @@ def typical_error(exact: Iterable[FloatArray], found: Iterable[FloatArray]) -> f
         exp(mean_t log(e_t + 1e-6)) - 1e-6,    e_t = mean_v (d_tv - mean_v d_tv)^2
 
     with d_tv the engine's error of token v's score at position t; what is added to all tokens of a position changes no
-    distribution. An arithmetic mean is that of a few positions at which a token moves by one, or where a signal is
+    distribution. An arithmetic mean is that of a few positions, where a token moves by one frame, or where a signal is
     unlike anything that the network knows: they are others on speech. What all the rest have is the same on speech, and
     on every signal: it ranks layers alike whatever the seed (docs/ablation.md, What ranks layers as speech does).
 

@@ -13,15 +13,14 @@ MOVING = {"shuffle", "transpose", "squeeze", "unsqueeze"}
 def counts_of(layers: Iterable[LayerRow]) -> Counts:
     """The layers of an engine, counted."""
     rows = tuple(layers)
-    pairs = [row for row in rows if is_pair(row)]
-    others = [row for row in rows if row not in pairs]
+    others = [row for row in rows if not is_pair(row)]
     return Counts(
         int8=sum(row.int8 for row in rows),
         written=sum(row.int8 and row.outputs[:1] == ("Int8",) for row in rows),
         kernels=len(rows),
         reformats=sum(kernel_kind(row) == REFORMAT for row in others),
         shuffles=sum(row.kind.lower() in MOVING for row in others),
-        pairs=len(pairs),
+        pairs=len(rows) - len(others),
     )
 
 
